@@ -1,0 +1,30 @@
+# Everything a fresh machine needs is Python 3.11 with venv and pip: every target sets up .venv first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-fast check clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)  ## The whole path on drawn data, into captune-demo/
+	$(BIN)/captune demo --out captune-demo
+
+test: $(READY)  ## All tests
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## Tests without Keras and Ray, in seconds
+	$(BIN)/python -m pytest -m 'not slow and not cluster'
+
+check: $(READY)  ## Format, lint, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) captune-demo
