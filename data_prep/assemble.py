@@ -1,0 +1,132 @@
+"""Records become the files of a prepared data set."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep import folder
+from data_prep.captions import CaptionSettings, count_words, tokenize
+from data_prep.images import image_path
+from data_prep.labels import Labels
+from data_prep.manifest import EXAMPLES, PIXELS, VERSION, VOCABULARY, Manifest
+from data_prep.pixels import write_pixels
+from data_prep.records import BadRow, DataError, OnBad, Records
+from data_prep.split import SPLITS, Shares, split
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def write_pictures(
+    target: Path,
+    source: Path,
+    found: Records,
+    images: Path,
+    side: int,
+    on_bad: OnBad,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Records, str]:
+    """Write each picture once; return the examples that keep their picture, and the digest of the pixels."""
+    image_ids = list(dict.fromkeys(example.image_id for example in found.examples))
+    first_line = dict(zip(reversed([e.image_id for e in found.examples]), reversed(found.lines), strict=True))
+    faults: dict[str, str] = {}
+
+    def on_fault(place: int, reason: str) -> None:
+        image_id = image_ids[place]
+        if on_bad == "error":
+            raise DataError(f"{source}, {found.unit} {first_line[image_id]}: {reason}; mend it or use --on-bad skip")
+        faults[image_id] = reason
+
+    paths = [image_path(images, image_id) for image_id in image_ids]
+    digest = write_pixels(target / PIXELS, paths, side, workers=workers, on_fault=on_fault, progress=progress)
+    if len(faults) == len(image_ids):
+        raise DataError(f"{images} has no usable picture of {source}; the first: {faults[image_ids[0]]}")
+    kept, lines, bad = [], [], list(found.bad)
+    for example, line in zip(found.examples, found.lines, strict=True):
+        if example.image_id in faults:
+            bad.append(BadRow(line, example.image_id, faults[example.image_id]))
+        else:
+            kept.append(example)
+            lines.append(line)
+    bad.sort(key=lambda row: row.line)
+    return replace(found, examples=tuple(kept), bad=tuple(bad), lines=tuple(lines)), digest
+
+
+def write_examples(
+    target: Path, found: Records, shares: Shares, seed: int, settings: CaptionSettings, pixels_digest: str
+) -> Manifest:
+    """Split, tokenize and write all but pictures. The manifest still lacks what prepare alone knows."""
+    import pyarrow as pa
+
+    rows = [example.labels for example in found.examples]
+    labels = Labels.of(rows, found.label_names)
+    hot = labels.multi_hot(rows)
+    places: dict[str, int] = {}
+    for example in found.examples:
+        places.setdefault(example.image_id, len(places))
+    picture = np.array([places[example.image_id] for example in found.examples])
+    assigned = split(hot, shares, seed, groups=picture)
+    columns: dict[str, pa.Array] = {
+        "image_id": pa.array([example.image_id for example in found.examples], pa.string()),
+        "split": pa.array(assigned),
+        "picture": pa.array(picture),
+        "caption": pa.array([example.caption for example in found.examples], pa.string()),
+        "labels": _fixed_lists(hot),
+    }
+    vocabulary, max_tokens = None, None
+    if found.has_captions:
+        tokenized = [tokenize(example.caption, settings) for example in found.examples]
+        train = [tokens for tokens, code in zip(tokenized, assigned, strict=True) if code == 0]
+        vocabulary = count_words(train, settings)
+        max_tokens = max(1, min(settings.max_tokens, max(map(len, train))))
+        columns["tokens"] = _fixed_lists(vocabulary.encode_tokens(tokenized)[:, :max_tokens])
+        folder.write_durably(target / VOCABULARY, vocabulary.to_json())
+    batch = pa.RecordBatch.from_pydict(columns)
+    with pa.OSFile(str(target / EXAMPLES), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+    digest = hashlib.sha256(pixels_digest.encode())
+    digest.update(json.dumps([labels.ids, labels.names, found.has_captions]).encode())
+    for column in columns.values():
+        is_text = column.type == pa.string()
+        digest.update(json.dumps(column.to_pylist()).encode() if is_text else column.buffers()[-1])
+    digest.update(vocabulary.to_json().encode() if vocabulary else b"")
+    return Manifest(
+        version=VERSION,
+        fingerprint=digest.hexdigest(),
+        counts={name: int((assigned == code).sum()) for code, name in enumerate(SPLITS)},
+        rows_read=0,
+        rows_skipped=0,
+        label_ids=labels.ids,
+        label_names=labels.names,
+        label_counts=tuple(hot[assigned == 0].sum(axis=0, dtype=np.int64).tolist()),
+        side=None,
+        max_tokens=max_tokens,
+        vocabulary_size=vocabulary.size if vocabulary else None,
+        captions=settings if vocabulary else None,
+        inputs={},
+        files={},
+    )
+
+
+def write_bad_rows(path: Path, bad: tuple[BadRow, ...]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["line", "image_id", "reason"])
+        writer.writerows((row.line, row.image_id, row.reason) for row in bad)
+
+
+def _fixed_lists(matrix: NDArray[np.generic]) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])

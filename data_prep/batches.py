@@ -1,0 +1,105 @@
+"""Batches of a prepared data set as plain numpy, shuffled anew each epoch and the same on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.captions import PADDING, UNKNOWN
+from data_prep.records import DataError
+from data_prep.store import PreparedData
+
+Modality = Literal["both", "image", "caption"]
+Inputs = dict[str, NDArray[np.uint8] | NDArray[np.int32]]
+Batch = tuple[Inputs, NDArray[np.float32]]
+
+
+class Batches:
+    """rows of data in batches of batch_size, the last one smaller where they do not divide.
+
+    A batch is (inputs, labels): inputs {"image": uint8 (b, side, side, 3), "caption": int32 (b, max_tokens)},
+    of these what modality names; labels float32 (b, L). max_tokens cuts captions or pads them with 0; None
+    takes that of data. Ids of vocabulary_size and above become 1 (unknown), None keeps all. seed: each epoch
+    has its own order, told by (seed, epoch) alone; None keeps the order of rows.
+    """
+
+    def __init__(
+        self,
+        data: PreparedData,
+        rows: NDArray[np.int64],
+        batch_size: int,
+        *,
+        modality: Modality,
+        max_tokens: int | None = None,
+        vocabulary_size: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if modality not in ("both", "image", "caption"):
+            raise DataError(f"modality must be both, image or caption, got {modality!r}")
+        for name, value, low in (
+            ("batch_size", batch_size, 1),
+            ("max_tokens", max_tokens, 1),
+            ("vocabulary_size", vocabulary_size, UNKNOWN + 1),
+        ):
+            if value is not None and value < low:
+                raise DataError(f"{name} must be {low} or more, got {value}")
+        if modality != "caption" and not data.has_images:
+            raise DataError(f"{data.path} has no pictures, modality {modality} needs them: choose caption")
+        if modality != "image" and not data.has_captions:
+            raise DataError(f"{data.path} has no captions, modality {modality} needs them: choose image")
+        self.data = data
+        self.rows = np.asarray(rows, np.int64)
+        self.batch_size = batch_size
+        self.seed = seed
+        self._with_images = modality != "caption"
+        self._labels = data.labels[self.rows].astype(np.float32)
+        self._tokens: NDArray[np.int32] | None = None
+        if modality != "image" and data.tokens is not None:
+            self._tokens = _fit(data.tokens[self.rows], max_tokens, vocabulary_size)
+        self._last_order: tuple[int, NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.rows) // self.batch_size)
+
+    def batch(self, number: int, index: int) -> Batch:
+        """Batch index (0 to len - 1) of epoch number (0 or more). Raises IndexError beyond."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch must be from 0 to {len(self) - 1}, got {index}")
+        chosen = self._order(number)[index * self.batch_size : (index + 1) * self.batch_size]
+        inputs: Inputs = {}
+        if self._with_images:
+            inputs["image"] = self.data.pixels(self.rows[chosen])
+        if self._tokens is not None:
+            inputs["caption"] = self._tokens[chosen]
+        return inputs, self._labels[chosen]
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """All batches of epoch number, in order."""
+        for index in range(len(self)):
+            yield self.batch(number, index)
+
+    def _order(self, number: int) -> NDArray[np.int64]:
+        # Read and set in one step each, so that threads asking for two epochs at once get the right orders.
+        last = self._last_order
+        if last is not None and last[0] == number:
+            return last[1]
+        order = np.arange(len(self.rows))
+        if self.seed is not None:
+            order = np.random.default_rng((self.seed, number)).permutation(order)
+        self._last_order = (number, order)
+        return order
+
+
+def _fit(tokens: NDArray[np.int32], max_tokens: int | None, vocabulary_size: int | None) -> NDArray[np.int32]:
+    """Cut or pad (n, T) to (n, max_tokens); ids beyond the vocabulary become unknown."""
+    width = tokens.shape[1] if max_tokens is None else max_tokens
+    fitted = np.full((len(tokens), width), PADDING, np.int32)
+    kept = tokens[:, :width]
+    if vocabulary_size is not None:
+        kept = np.where(kept < vocabulary_size, kept, UNKNOWN)
+    fitted[:, : kept.shape[1]] = kept
+    return fitted

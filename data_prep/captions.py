@@ -1,0 +1,187 @@
+"""Captions become token ids: NLTK word tokens, stop words out, Porter stems, one vocabulary."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.records import DataError
+
+PADDING = 0
+UNKNOWN = 1
+FIRST_WORD = 2
+# No English word is longer; the stemmer recurses over a run of y's and would overflow the stack on a long
+# one.
+LONGEST_STEMMED = 40
+
+# Function words: they say how a sentence hangs together, not what is in the picture. Among them are the
+# tokens that the tokenizer makes of contractions ("ca" + "n't", "'s"), and words of place ("on", "under").
+_FUNCTION_WORDS = """
+    a an the this that these those such some any each every either neither both all another other
+    i me my mine myself we us our ours ourselves you your yours yourself yourselves
+    he him his himself she her hers herself it its itself they them their theirs themselves
+    who whom whose which what whatever whoever somebody someone something anybody anyone anything
+    am is are was were be been being do does did doing done have has had having
+    can could may might must shall should will would ca wo sha gon na
+    and or but nor so yet if then else than because since while as until though although whether
+    of at by for with about against between among into onto through during before after above below
+    to from up down in out on off over under beside near along across around behind beyond toward towards
+    within without upon via per
+    again further once here there when where why how not no only own same too very just also quite
+    's 'm 're 've 'd 'll 't n't 'em o'clock s t d ll m re ve
+"""
+STOP_WORDS: frozenset[str] = frozenset(_FUNCTION_WORDS.split())
+
+
+@dataclass(frozen=True)
+class CaptionSettings:
+    """How captions become tokens.
+
+    max_tokens: tokens kept of a caption, 1 to 4096. vocabulary_limit: words kept, the commonest first, 1 to
+    10**6. min_count: how often a word must stand in the training captions, 1 or more.
+    """
+
+    remove_stop_words: bool = True
+    stem: bool = True
+    max_tokens: int = 64
+    vocabulary_limit: int = 20_000
+    min_count: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("remove_stop_words", "stem"):
+            if not isinstance(getattr(self, name), bool):
+                raise DataError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        for name, high in (("max_tokens", 4096), ("vocabulary_limit", 10**6), ("min_count", 10**9)):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= high:
+                raise DataError(f"{name} must be a whole number from 1 to {high}, got {value!r}")
+
+
+def tokenize(caption: str, settings: CaptionSettings) -> list[str]:
+    """Lower-cased word tokens in order, at most as many as the caption has; [] where no word is left.
+
+    Tokens without a letter or digit (punctuation, emoji) are dropped; full stops and the like are cut off the
+    ends of the others, since the tokenizer parts a full stop from its word only at the end of a caption.
+    """
+    split = _splitter()
+    words = []
+    for token in split(caption.replace("\u2019", "'").lower()):
+        word = _bare(token)
+        if not word or (settings.remove_stop_words and word in STOP_WORDS):
+            continue
+        words.append(_stem(word) if settings.stem else word)
+    return words
+
+
+@lru_cache(maxsize=2**16)
+def _bare(token: str) -> str:
+    """The token without punctuation at its ends; a leading apostrophe of a contraction stays."""
+    if not any(map(str.isalnum, token)):
+        return ""
+    start, end = 0, len(token)
+    while not token[end - 1].isalnum():
+        end -= 1
+    while not token[start].isalnum() and not (token[start] == "'" and token[start:end] in STOP_WORDS):
+        start += 1
+    return token[start:end]
+
+
+@cache
+def _splitter() -> Callable[[str], list[str]]:
+    # Imported here: NLTK costs more than a second, and needs no downloaded data for this tokenizer.
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
+    tokenizer = NLTKWordTokenizer()
+
+    def split(text: str) -> list[str]:
+        return list(tokenizer.tokenize(text))
+
+    return split
+
+
+@cache
+def _stemmer() -> Callable[[str], str]:
+    from nltk.stem.porter import PorterStemmer
+
+    stemmer = PorterStemmer()
+
+    def stem(word: str) -> str:
+        return str(stemmer.stem(word))
+
+    return stem
+
+
+@lru_cache(maxsize=2**16)
+def _stem(word: str) -> str:
+    return _stemmer()(word) if len(word) <= LONGEST_STEMMED else word
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words of the training captions, commonest first, ties by the alphabet.
+
+    Id 0 is padding, 1 an unknown word, i + 2 is words[i]: an id is below V exactly where its word would be in
+    a vocabulary of size V, so a smaller vocabulary is a comparison, not a new encoding.
+    """
+
+    words: tuple[str, ...]
+    settings: CaptionSettings
+
+    def __post_init__(self) -> None:
+        if len(set(self.words)) != len(self.words) or not all(self.words):
+            raise DataError("a vocabulary holds each word once and no empty word")
+
+    @property
+    def size(self) -> int:
+        """Number of ids: the words, padding and unknown."""
+        return len(self.words) + FIRST_WORD
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: place for place, word in enumerate(self.words, start=FIRST_WORD)}
+
+    def encode(self, captions: Sequence[str]) -> NDArray[np.int32]:
+        """(n, settings.max_tokens) ids: padded with 0 at the end, cut at max_tokens."""
+        return self.encode_tokens([tokenize(caption, self.settings) for caption in captions])
+
+    def encode_tokens(self, tokenized: Sequence[Sequence[str]]) -> NDArray[np.int32]:
+        """The same for captions that are tokenized already with these settings."""
+        ids = np.full((len(tokenized), self.settings.max_tokens), PADDING, np.int32)
+        for row, tokens in zip(ids, tokenized, strict=True):
+            kept = [self._ids.get(token, UNKNOWN) for token in tokens[: self.settings.max_tokens]]
+            row[: len(kept)] = kept
+        return ids
+
+    def to_json(self) -> str:
+        """Words and settings, all that encode needs."""
+        return json.dumps({"settings": asdict(self.settings), "words": self.words}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Vocabulary:
+        """The inverse of to_json. Raises DataError for anything else."""
+        try:
+            content = json.loads(text)
+            words = content["words"]
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise TypeError("words must be a list of strings")
+            return cls(tuple(words), CaptionSettings(**content["settings"]))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"this is not a vocabulary: {error}; prepare the data set again") from None
+
+
+def build_vocabulary(train_captions: Iterable[str], settings: CaptionSettings) -> Vocabulary:
+    """The vocabulary of the training captions, and of no others: words seen elsewhere are unknown."""
+    return count_words((tokenize(caption, settings) for caption in train_captions), settings)
+
+
+def count_words(tokenized: Iterable[Sequence[str]], settings: CaptionSettings) -> Vocabulary:
+    """The same for captions that are tokenized already with these settings."""
+    counts = Counter(token for tokens in tokenized for token in tokens)
+    ranked = sorted((-count, word) for word, count in counts.items() if count >= settings.min_count)
+    return Vocabulary(tuple(word for _, word in ranked[: settings.vocabulary_limit]), settings)

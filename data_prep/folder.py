@@ -1,0 +1,91 @@
+"""A folder that is either finished or not there: built aside, renamed into place at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.records import DataError
+
+LOCK = "prepare.lock"
+HALF = ".new"  # ending of a file that is being written
+
+
+@contextlib.contextmanager
+def building(out: Path, own_files: frozenset[str]) -> Iterator[Path]:
+    """Give an empty folder beside out to build in; it becomes out where the block ends without an error.
+
+    own_files: the names that may stand in it. What a killed run left is cleaned up; a folder with any other
+    file is never touched. Two runs cannot build the same out at once. Raises DataError where out or the
+    folder aside is taken, or the disk refuses.
+    """
+    aside = out.parent / f".{out.name}.partial"
+    check_free(out)
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+        if foreign := sorted({path.name.removesuffix(HALF) for path in aside.iterdir()} - own_files - {LOCK}):
+            raise DataError(f"{aside} is needed to build {out} but holds {foreign[0]!r}: move that away")
+        with (aside / LOCK).open("w") as lock:
+            _take(lock.fileno(), out)
+            try:
+                _empty(aside, keep=LOCK)
+                yield aside
+                for path in aside.iterdir():
+                    _flush(path)
+                _flush(aside)
+                # Replaces an empty folder; fails where anything has come to stand there meanwhile.
+                aside.rename(out)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    _empty(aside)
+                    aside.rmdir()
+                raise
+            # Only now, in its new place: a lock taken away earlier would let a second run into the folder
+            # aside.
+            (out / LOCK).unlink()
+            _flush(out.parent)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
+
+
+def check_free(out: Path) -> None:
+    """Raise DataError unless out is missing or an empty folder."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file: choose another --out")
+    if out.is_dir() and any(out.iterdir()):
+        raise DataError(f"{out} holds files that are not a prepared data set: choose another --out")
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write text so that path holds either all of it or what it held before, even if power fails."""
+    beside = path.with_name(path.name + HALF)
+    beside.write_text(text, encoding="utf-8")
+    _flush(beside)
+    beside.replace(path)
+    _flush(path.parent)
+
+
+def _take(lock: int, out: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(f"{out} is being prepared by another process: wait for it") from None
+    except OSError:
+        return  # a file system without locks: go on as if alone
+
+
+def _empty(folder: Path, keep: str | None = None) -> None:
+    for path in folder.iterdir():
+        if path.name != keep:
+            path.unlink()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

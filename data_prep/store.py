@@ -1,0 +1,246 @@
+"""The prepared data set on disk: Arrow files, memory-mapped, with a manifest written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep import assemble, folder, records
+from data_prep.captions import CaptionSettings, Vocabulary
+from data_prep.images import Pixels, check_side, image_path
+from data_prep.manifest import BAD_ROWS, EXAMPLES, FILES, MANIFEST, PIXELS, VOCABULARY, Manifest
+from data_prep.pixels import PixelFile, cores
+from data_prep.records import DataError, Example, OnBad
+from data_prep.split import SPLITS, Shares, check_shares
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Format = Literal["kaggle", "coco"]
+
+_ANEW = "delete the folder and prepare it again"
+
+
+class PreparedData:
+    """A prepared data set, opened. Rows are numbered 0 to n - 1 in the order of the source.
+
+    Arrays are views of the memory map where they can be, and read-only: opening costs milliseconds.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        """Use PreparedData.open, which checks."""
+        import pyarrow as pa
+
+        self.path = path
+        self.manifest = manifest
+        try:
+            batch = pa.ipc.open_file(pa.memory_map(str(path / EXAMPLES))).get_batch(0)
+            batch.validate(full=True)
+            self._columns = {name: batch.column(name) for name in batch.schema.names}
+            self._split = self._columns["split"].to_numpy()
+            self._picture = self._columns["picture"].to_numpy()
+            self.labels: NDArray[np.uint8] = _matrix(self._columns["labels"])
+            self.tokens: NDArray[np.int32] | None = None
+            if manifest.max_tokens is not None:
+                self.tokens = _matrix(self._columns["tokens"])
+        except (OSError, KeyError, AttributeError, pa.ArrowException) as error:
+            raise DataError(f"{path / EXAMPLES} is damaged ({error}): {_ANEW}") from None
+        expected = (sum(manifest.counts.values()), len(manifest.label_ids))
+        if self.labels.shape != expected:
+            raise DataError(f"{path / EXAMPLES} has labels {self.labels.shape}, not {expected}: {_ANEW}")
+        self._pixels = None if manifest.side is None else PixelFile(path / PIXELS, manifest.side)
+        if self._pixels is not None and self._picture.max() >= len(self._pixels):
+            raise DataError(f"{path / PIXELS} has only {len(self._pixels)} pictures: {_ANEW}")
+
+    @classmethod
+    def open(cls, path: str | Path) -> PreparedData:
+        """Open what prepare has finished. Raises DataError for anything else, and for cut files."""
+        path = Path(path)
+        if not (path / MANIFEST).is_file():
+            raise DataError(f"{path} is not a prepared data set (no {MANIFEST}): make one with captune prepare")
+        try:
+            manifest = Manifest.from_json((path / MANIFEST).read_text(encoding="utf-8"))
+        except DataError as error:
+            raise DataError(f"{path / MANIFEST}: {error}; {_ANEW}") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(f"{path / MANIFEST} is damaged ({error!r}): {_ANEW}") from None
+        for name, size in manifest.files.items():
+            found = (path / name).stat().st_size if (path / name).is_file() else 0
+            if found != size:
+                raise DataError(f"{path / name} has {found} bytes, not {size}: {_ANEW}")
+        return cls(path, manifest)
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    @property
+    def has_images(self) -> bool:
+        return self._pixels is not None
+
+    @property
+    def has_captions(self) -> bool:
+        return self.tokens is not None
+
+    @cached_property
+    def image_ids(self) -> tuple[str, ...]:
+        return tuple(self._columns["image_id"].to_pylist())
+
+    @cached_property
+    def captions(self) -> tuple[str, ...]:
+        """The captions as they stand in the source; empty strings where it has none."""
+        return tuple(self._columns["caption"].to_pylist())
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        if not self.has_captions:
+            return None
+        return Vocabulary.from_json((self.path / VOCABULARY).read_text(encoding="utf-8"))
+
+    def rows(self, *splits: str) -> NDArray[np.int64]:
+        """The rows of the named splits ("train", "validation", "test"), rising."""
+        if unknown := set(splits) - set(SPLITS):
+            raise DataError(f"split {min(unknown)!r} is unknown: name {', '.join(SPLITS)}")
+        return np.flatnonzero(np.isin(self._split, [SPLITS.index(name) for name in splits]))
+
+    def pixels(self, rows: NDArray[np.int64]) -> Pixels:
+        """(len(rows), side, side, 3) uint8, each copied once out of the memory map."""
+        if self._pixels is None:
+            raise DataError(f"{self.path} holds no pictures: prepare it with an image folder")
+        return self._pixels.gather(self._picture[rows])
+
+
+def prepare(
+    source: str | Path,
+    images: str | Path | None,
+    out: str | Path,
+    *,
+    format: Format = "kaggle",  # noqa: A002 (named as on the command line)
+    side: int = 224,
+    on_bad: OnBad = "error",
+    shares: Shares = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    captions: CaptionSettings | None = None,
+    known_labels: frozenset[int] | None = None,
+    per_caption: bool = False,
+    categories: frozenset[int] | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PreparedData:
+    """Make a prepared data set in the folder out, or open it at once where it is there already.
+
+    source: a CSV (format "kaggle") or COCO annotations ("coco"), see records. images: the folder of its
+    pictures, None for a set of captions alone; a source without captions makes a set of pictures alone.
+    side: pixels, 1 to 1024. captions: None for the defaults. known_labels goes with "kaggle", per_caption
+    and categories with "coco". workers: threads that decode, None for one per core. progress: called with
+    (done, total) pictures.
+
+    With on_bad "skip", rows and pictures that cannot be used are left out and listed in bad_rows.csv. Nothing
+    appears in out before everything is done. Raises DataError for bad input, and where out holds something
+    else, be it a set made with other settings.
+    """
+    source, out = Path(source), Path(out).absolute()
+    images = None if images is None else Path(images)
+    captions = captions or CaptionSettings()
+    check_side(side)
+    check_shares(shares)
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise DataError(f"the seed must be a whole number from 0 to 2**32 - 1, got {seed!r}")
+    if workers is not None and workers < 1:
+        raise DataError(f"workers must be 1 or more, got {workers}")
+    if format == "coco":
+        if known_labels is not None:
+            raise DataError("known_labels goes with the format kaggle: use categories with coco")
+        found = records.read_coco(source, per_caption=per_caption, categories=categories, on_bad=on_bad)
+    elif per_caption or categories is not None:
+        raise DataError("per_caption and categories go with the format coco: use known_labels with kaggle")
+    else:
+        found = records.read_csv(source, on_bad=on_bad, known_labels=known_labels)
+    if images is None and not found.has_captions:
+        raise DataError(f"{source} has no captions: name the folder of its pictures, or add a column Caption")
+    if images is not None and not images.is_dir():
+        raise DataError(f"{images} is not a folder: name the folder of the pictures")
+
+    chosen = known_labels if categories is None else categories
+    inputs = {
+        "source": _source_digest(source, format),
+        "format": format,
+        "on-bad": on_bad,
+        "split": "/".join(f"{100 * share:g}" for share in shares),
+        "seed": str(seed),
+        "labels": "all" if chosen is None else " ".join(map(str, sorted(chosen))),
+        "per-caption": str(per_caption),
+        "captions": json.dumps(asdict(captions)) if found.has_captions else "none",
+        "pictures": "none" if images is None else _pictures_digest(images, found.examples),
+        "side": "none" if images is None else str(side),
+    }
+    if (out / MANIFEST).exists():
+        return _reuse(out, inputs)
+    with folder.building(out, FILES) as target:
+        # Pictures first: the split and the vocabulary are made of the examples whose pictures can be used.
+        pixels_digest = ""
+        rows_read = len(found.examples) + len(found.bad)
+        if images is not None:
+            workers = workers or cores()
+            found, pixels_digest = assemble.write_pictures(
+                target, source, found, images, side, on_bad, workers, progress
+            )
+        manifest = assemble.write_examples(target, found, shares, seed, captions, pixels_digest)
+        if found.bad:
+            assemble.write_bad_rows(target / BAD_ROWS, found.bad)
+        files = {path.name: path.stat().st_size for path in target.iterdir() if path.name in FILES}
+        manifest = replace(
+            manifest,
+            rows_read=rows_read,
+            rows_skipped=len(found.bad),
+            side=None if images is None else side,
+            inputs=inputs,
+            files=files,
+        )
+        folder.write_durably(target / MANIFEST, manifest.to_json())
+    return PreparedData.open(out)
+
+
+def _reuse(out: Path, inputs: dict[str, str]) -> PreparedData:
+    """Open the finished set in out, if it was made of the same inputs."""
+    data = PreparedData.open(out)
+    before = data.manifest.inputs
+    changed = [name for name in inputs if inputs[name] != before.get(name)]
+    if changed:
+        told = ", ".join(
+            f"{name} ({before.get(name)}, now {inputs[name]})" if len(inputs[name]) < 32 else name for name in changed
+        )
+        raise DataError(f"{out} was prepared with another {told}: choose another --out")
+    return data
+
+
+def _source_digest(source: Path, kind: Format) -> str:
+    files = [source] if kind == "kaggle" else [path for path in records.coco_files(source) if path]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _pictures_digest(images: Path, examples: tuple[Example, ...]) -> str:
+    """Of names, sizes and times alone: telling whether pictures have changed must not read them all."""
+    digest = hashlib.sha256()
+    for image_id in dict.fromkeys(example.image_id for example in examples):
+        try:
+            status = image_path(images, image_id).stat()
+            digest.update(json.dumps([image_id, status.st_size, status.st_mtime_ns]).encode())
+        except OSError:
+            digest.update(json.dumps([image_id, "missing"]).encode())
+    return digest.hexdigest()
+
+
+def _matrix(column: pa.Array) -> NDArray[Any]:
+    """(n, width) view of a fixed-size list column."""
+    return column.values.to_numpy().reshape(-1, column.type.list_size)

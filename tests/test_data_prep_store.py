@@ -1,0 +1,386 @@
+"""The prepared data set: whole or not there, the same everywhere, safe to open."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data_prep.pixels
+from data_prep.captions import CaptionSettings, tokenize
+from data_prep.images import read_image
+from data_prep.records import DataError
+from data_prep.store import PreparedData, prepare
+
+REAL = Path(os.environ.get("CAPTUNE_TEST_DATA", "nowhere"))
+ROWS = 24
+LABELS = [(1,), (1, 3), (3,), (1, 13)]
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """raw/train.csv with 24 rows of three labels, raw/images/*.png of 20 x 16 noise."""
+    folder = tmp_path / "raw"
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with (folder / "train.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ImageID", "Labels", "Caption"])
+        for place in range(ROWS):
+            writer.writerow(
+                [
+                    f"{place}.png",
+                    " ".join(map(str, LABELS[place % 4])),
+                    f'A red dog, number{place}, says "woof"' + " again" * (place % 5),
+                ]
+            )
+            noise = rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / "images" / f"{place}.png")
+    return folder
+
+
+def make(raw: Path, name: str = "data", **options: object) -> PreparedData:
+    settings: dict[str, object] = {"side": 8, **options}
+    return prepare(raw / "train.csv", raw / "images", raw.parent / name, **settings)  # type: ignore[arg-type]
+
+
+def leftovers(raw: Path) -> list[str]:
+    return sorted(path.name for path in raw.parent.iterdir() if path != raw)
+
+
+def test_prepared_set_holds_what_the_source_holds(raw: Path) -> None:
+    data = make(raw)
+    manifest = data.manifest
+    assert (len(data), manifest.rows_read, manifest.rows_skipped) == (ROWS, ROWS, 0)
+    assert data.image_ids == tuple(f"{place}.png" for place in range(ROWS))
+    assert data.captions[0] == 'A red dog, number0, says "woof"'
+    assert manifest.label_ids == (1, 3, 13)
+    assert data.labels.tolist()[:4] == [[1, 0, 0], [1, 1, 0], [0, 1, 0], [1, 0, 1]]
+    assert manifest.label_counts == tuple(data.labels[data.rows("train")].sum(axis=0))
+    expected = np.stack([read_image(raw / "images" / name, 8) for name in data.image_ids])
+    assert (data.pixels(np.arange(ROWS)) == expected).all()
+    assert data.has_images and data.has_captions
+    assert leftovers(raw) == ["data"]
+    assert sorted(path.name for path in data.path.iterdir()) == [
+        "examples.arrow",
+        "manifest.json",
+        "pixels.arrow",
+        "vocabulary.json",
+    ]
+
+
+def test_splits_cover_all_rows_once(raw: Path) -> None:
+    data = make(raw)
+    parts = [data.rows(name) for name in ("train", "validation", "test")]
+    assert [len(part) for part in parts] == list(data.manifest.counts.values())
+    assert sorted(np.concatenate(parts).tolist()) == list(range(ROWS))
+    assert (data.rows("validation", "train") == np.sort(np.concatenate(parts[:2]))).all()
+    with pytest.raises(DataError, match="'dev'"):
+        data.rows("dev")
+
+
+def test_vocabulary_and_length_come_from_train_alone(raw: Path) -> None:
+    data = make(raw)
+    assert data.vocabulary is not None and data.tokens is not None
+    train = [tokenize(data.captions[row], CaptionSettings()) for row in data.rows("train")]
+    assert set(data.vocabulary.words) == {word for tokens in train for word in tokens}
+    assert data.manifest.max_tokens == data.tokens.shape[1] == max(map(len, train))
+    assert data.manifest.vocabulary_size == data.vocabulary.size
+    unseen = data.rows("validation", "test")
+    assert (data.tokens[unseen] == 1).any(axis=1).all()
+    encoded = data.vocabulary.encode(data.captions)
+    assert (encoded[:, : data.tokens.shape[1]] == data.tokens).all()
+
+
+def test_pixels_come_in_the_order_asked_and_across_record_batches(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make(raw).pixels(np.arange(ROWS))
+    monkeypatch.setattr(data_prep.pixels, "BATCH_ROWS", 5)
+    data = make(raw, "other")
+    rows = np.array([23, 0, 4, 5, 5, 9, 10])
+    assert (data.pixels(rows) == whole[rows]).all()
+    assert data.pixels(rows[:0]).shape == (0, 8, 8, 3)
+    with pytest.raises(IndexError):
+        data.pixels(np.array([ROWS]))
+
+
+def test_arrays_of_the_store_cannot_be_written(raw: Path) -> None:
+    data = make(raw)
+    assert data.tokens is not None
+    for array in (data.labels, data.tokens):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0] = 1
+
+
+def test_fingerprint_tells_content_and_nothing_else(raw: Path) -> None:
+    first = make(raw).manifest.fingerprint
+    for path in (raw / "images").iterdir():
+        os.utime(path, (1, 1))
+    assert make(raw, "touched", workers=1).manifest.fingerprint == first
+    others = [
+        make(raw, "side", side=9),
+        make(raw, "seed", seed=1),
+        make(raw, "stems", captions=CaptionSettings(stem=False)),
+    ]
+    Image.new("RGB", (20, 16)).save(raw / "images/3.png")
+    others.append(make(raw, "picture"))
+    assert len({first, *(data.manifest.fingerprint for data in others)}) == 5
+
+
+def test_same_inputs_are_used_again_without_work(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make(raw)
+    monkeypatch.setattr("data_prep.assemble.write_pixels", lambda *_, **__: pytest.fail("decoded again"))
+    assert make(raw).manifest == first.manifest
+
+
+def test_other_inputs_onto_a_finished_set_are_refused_by_name(raw: Path) -> None:
+    make(raw)
+    with pytest.raises(DataError, match=r"side \(8, now 9\).*another --out"):
+        make(raw, side=9)
+    with pytest.raises(DataError, match=r"seed \(0, now 4\)"):
+        make(raw, seed=4)
+    with pytest.raises(DataError, match="captions"):
+        make(raw, captions=CaptionSettings(max_tokens=3))
+    os.utime(raw / "images/0.png", (1, 1))
+    with pytest.raises(DataError, match="another pictures"):
+        make(raw)
+    assert make(raw, "fresh").manifest.counts == PreparedData.open(raw.parent / "data").manifest.counts
+
+
+def test_captions_alone_and_pictures_alone(raw: Path) -> None:
+    data = prepare(raw / "train.csv", None, raw.parent / "captions")
+    assert data.has_captions and not data.has_images and data.manifest.side is None
+    with pytest.raises(DataError, match="no pictures"):
+        data.pixels(np.array([0]))
+    rows = (raw / "train.csv").read_text().splitlines()
+    (raw / "train.csv").write_text("\n".join(",".join(row.split(",")[:2]) for row in rows))
+    data = make(raw, "pictures")
+    assert data.has_images and not data.has_captions
+    assert data.tokens is None and data.vocabulary is None and set(data.captions) == {""}
+    with pytest.raises(DataError, match="no captions"):
+        prepare(raw / "train.csv", None, raw.parent / "neither")
+
+
+def test_bad_pictures_raise_or_are_listed(raw: Path) -> None:
+    (raw / "images/2.png").write_bytes(b"")
+    (raw / "images/5.png").unlink()
+    with pytest.raises(DataError, match=r"train\.csv, line 4: picture .*2\.png is empty"):
+        make(raw)
+    assert leftovers(raw) == []
+    data = make(raw, on_bad="skip")
+    assert (data.manifest.rows_read, data.manifest.rows_skipped, len(data)) == (ROWS, 2, ROWS - 2)
+    assert "2.png" not in data.image_ids
+    with (data.path / "bad_rows.csv").open(newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert [(row["line"], row["image_id"]) for row in listed] == [("4", "2.png"), ("7", "5.png")]
+    assert (data.pixels(np.array([2]))[0] == read_image(raw / "images/3.png", 8)).all()
+
+
+def test_no_usable_picture_at_all_is_refused(raw: Path) -> None:
+    for path in (raw / "images").iterdir():
+        path.write_bytes(b"no")
+    with pytest.raises(DataError, match="no usable picture"):
+        make(raw, on_bad="skip")
+    assert leftovers(raw) == []
+
+
+def test_coco_with_all_captions_keeps_pictures_once_and_together(raw: Path) -> None:
+    images = [{"id": place, "file_name": f"{place}.png"} for place in range(ROWS)]
+    notes = [{"image_id": place, "category_id": 1 + place % 2} for place in range(ROWS)]
+    texts = [{"id": k, "image_id": k % ROWS, "caption": f"word{k}"} for k in range(3 * ROWS)]
+    names = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    (raw / "instances.json").write_text(json.dumps({"images": images, "annotations": notes, "categories": names}))
+    (raw / "captions.json").write_text(json.dumps({"annotations": texts}))
+    data = prepare(raw, raw / "images", raw.parent / "data", format="coco", per_caption=True, side=8)
+    assert len(data) == 3 * ROWS
+    assert data.manifest.label_names == ("cat", "dog")
+    assert data.manifest.files["pixels.arrow"] < 2 * ROWS * 8 * 8 * 3
+    assert (data.pixels(np.array([0]))[0] == data.pixels(np.array([1]))[0]).all()
+    splits = {data.image_ids[row]: set() for row in range(len(data))}
+    for name in ("train", "validation", "test"):
+        for row in data.rows(name):
+            splits[data.image_ids[row]].add(name)
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_progress_counts_every_picture(raw: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    make(raw, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(place + 1, ROWS) for place in range(ROWS)]
+
+
+def test_folder_that_is_not_ours_is_left_alone(raw: Path) -> None:
+    for name in ("data", ".data.partial"):
+        (raw.parent / name).mkdir()
+        (raw.parent / name / "mine.txt").write_text("mine")
+        with pytest.raises(DataError):
+            make(raw)
+        assert (raw.parent / name / "mine.txt").read_text() == "mine"
+        (raw.parent / name / "mine.txt").unlink()
+    assert len(make(raw)) == ROWS
+
+
+def test_half_written_files_of_a_killed_run_are_cleaned_up(raw: Path) -> None:
+    aside = raw.parent / ".data.partial"
+    aside.mkdir()
+    for name in ("vocabulary.json.new", "manifest.json.new", "manifest.json", "pixels.arrow", "prepare.lock"):
+        (aside / name).write_text("half")
+    assert len(make(raw)) == ROWS
+    assert leftovers(raw) == ["data"]
+    assert "vocabulary.json.new" not in {path.name for path in (raw.parent / "data").iterdir()}
+
+
+def test_out_that_is_a_file_or_cannot_be_made_is_refused(raw: Path) -> None:
+    (raw.parent / "data").write_text("x")
+    with pytest.raises(DataError, match="is a file"):
+        make(raw)
+    with pytest.raises(DataError, match="cannot be written"):
+        make(raw, "data/below")
+
+
+def test_two_runs_cannot_build_the_same_set_at_once(raw: Path) -> None:
+    def second(done: int, total: int) -> None:
+        if done == 1:
+            with pytest.raises(DataError, match="by another process"):
+                make(raw)
+
+    assert len(make(raw, progress=second)) == ROWS
+    assert leftovers(raw) == ["data"]
+
+
+def test_interrupt_leaves_nothing(raw: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(raw, progress=interrupt)
+    assert leftovers(raw) == []
+
+
+@pytest.mark.parametrize("moment", ["pictures", "examples", "manifest"])
+def test_killed_prepare_leaves_nothing_that_looks_finished(raw: Path, moment: str) -> None:
+    code = f"""
+import sys, time
+from pathlib import Path
+from data_prep import assemble, store
+raw, moment = Path(sys.argv[1]), {moment!r}
+def wait(*_, **__):
+    print("there", flush=True)
+    time.sleep(60)
+if moment == "examples":
+    assemble.count_words = wait
+if moment == "manifest":
+    Path.rename = wait
+progress = (lambda done, total: wait() if done == 9 else None) if moment == "pictures" else None
+store.prepare(raw / "train.csv", raw / "images", raw.parent / "data", side=8, progress=progress)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, str(raw)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    process.stdout.close()
+    assert leftovers(raw) == [".data.partial"]
+    with pytest.raises(DataError, match="not a prepared data set"):
+        PreparedData.open(raw.parent / "data")
+    assert len(make(raw)) == ROWS
+    assert leftovers(raw) == ["data"]
+
+
+def test_prepare_runs_from_a_script_without_main_guard(raw: Path) -> None:
+    script = raw / "script.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom data_prep.store import prepare\n"
+        "raw = Path(sys.argv[1])\n"
+        "print(len(prepare(raw / 'train.csv', raw / 'images', raw.parent / 'data', side=8)))\n"
+    )
+    done = subprocess.run([sys.executable, script, raw], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{ROWS}\n"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "examples.arrow", "pixels.arrow", "vocabulary.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "empty"])
+def test_damaged_set_is_refused_not_misread(raw: Path, name: str, damage: str) -> None:
+    path = make(raw).path / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    with pytest.raises(DataError, match=name.replace(".", r"\.")):
+        PreparedData.open(path.parent)
+
+
+@pytest.mark.parametrize("name", ["examples.arrow", "pixels.arrow"])
+def test_file_of_the_right_size_with_wrong_bytes_is_refused(raw: Path, name: str) -> None:
+    path = make(raw).path / name
+    path.write_bytes(b"\xa5" * path.stat().st_size)
+    with pytest.raises(DataError, match=name.replace(".", r"\.")):
+        PreparedData.open(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("version", 2, "format version 2"),
+        ("counts", {"train": 3}, "counts"),
+        ("label_ids", [1], "equally many"),
+        ("captions", {"stem": 3}, "stem"),
+        ("extra", 1, "damaged"),
+        ("files", None, "files must be given"),
+        ("side", 9, "side 9"),
+    ],
+)
+def test_manifest_that_says_something_else_is_refused(raw: Path, key: str, value: object, told: str) -> None:
+    path = make(raw).path / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(DataError) as caught:
+        PreparedData.open(path.parent)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"side": 0}, "side"),
+        ({"shares": (0.5, 0.5, 0.5)}, "sum to 100"),
+        ({"seed": -1}, "seed"),
+        ({"workers": 0}, "workers"),
+        ({"per_caption": True}, "per_caption"),
+        ({"format": "coco", "known_labels": frozenset({1})}, "known_labels"),
+        ({"known_labels": frozenset({1, 3})}, "label 13 is unknown"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_written(raw: Path, wrong: dict[str, object], told: str) -> None:
+    with pytest.raises(DataError) as caught:
+        make(raw, **wrong)
+    assert told in str(caught.value)
+    assert leftovers(raw) == []
+
+
+def test_image_folder_that_is_missing_is_told(raw: Path) -> None:
+    with pytest.raises(DataError, match="is not a folder"):
+        prepare(raw / "train.csv", raw / "none", raw.parent / "data")
+
+
+def test_importing_any_module_loads_no_heavy_package() -> None:
+    modules = [f"data_prep.{path.stem}" for path in Path(data_prep.pixels.__file__).parent.glob("[!_]*.py")]
+    heavy = ("pandas", "nltk", "pyarrow", "sklearn", "iterstrat", "keras", "ray")
+    code = f"import sys, {', '.join(modules)}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="CAPTUNE_TEST_DATA names no folder")
+def test_real_photographs_are_prepared_and_opened_in_milliseconds(tmp_path: Path) -> None:
+    data = prepare(REAL / "coco-mini/train.csv", REAL / "coco-mini/images", tmp_path / "data", side=64)
+    assert sum(data.manifest.counts.values()) == 97
+    started = time.perf_counter()
+    PreparedData.open(data.path)
+    assert time.perf_counter() - started < 0.5
