@@ -1,0 +1,1 @@
+"""The network, its size, its training and its bundle."""

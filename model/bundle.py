@@ -1,0 +1,161 @@
+"""The deliverable: a folder of safetensors and JSON with SHA-256 sums. No pickle, no code, nothing is executed.
+
+bundle.json           network, decision rule, labels, sums of all files; written last
+weights.safetensors   every weight, in the network's own order
+vocabulary.json       words and caption settings, where the network reads captions
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from model.classifier import build
+from model.config import ModelConfig
+from model.image_encoder import normalisations
+from model.metrics import DecisionRule
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+WEIGHTS = "weights.safetensors"
+VOCABULARY = "vocabulary.json"
+
+
+class BundleError(ValueError):
+    """A folder that is no bundle, or one that was changed or cut short."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A network with all that is needed to use it."""
+
+    network: keras.Model
+    config: ModelConfig
+    rule: DecisionRule
+    label_ids: tuple[int, ...]
+    label_names: tuple[str, ...]
+    vocabulary: str | None  # JSON of data_prep.captions.Vocabulary; None for a network without captions
+
+    def save(self, path: Path) -> None:
+        """Writes the bundle to a folder that does not exist yet; the manifest last, so a cut-off bundle is none.
+
+        Raises:
+            BundleError: the folder exists.
+        """
+        if path.exists():
+            raise BundleError(f"{path} exists; name a folder that does not")
+        aside = path.with_name(f"{path.name}.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        (aside / WEIGHTS).write_bytes(save(_tensors(self.network)))
+        if self.vocabulary is not None:
+            (aside / VOCABULARY).write_text(self.vocabulary, encoding="utf-8")
+        # The weights are inside: where they once came from, and which were trained, is history.
+        config = self.config.model_dump()
+        if config["image"] is not None:
+            config["image"] |= {"weights": "none", "frozen": False}
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "model": config,
+            "threshold": self.rule.threshold,
+            "label_ids": self.label_ids,
+            "label_names": self.label_names,
+            "sha256": {file.name: _digest(file) for file in sorted(aside.iterdir())},
+        }
+        manifest["sha256"][MANIFEST] = _own_digest(manifest)
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        aside.rename(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Bundle:
+        """The bundle in a folder, its sums checked first.
+
+        Raises:
+            BundleError: no bundle, a newer format, or a file that is not as it was written.
+        """
+        manifest = _manifest(path)
+        for name in sorted({WEIGHTS, *manifest["sha256"]} - {MANIFEST}):
+            if name not in (WEIGHTS, VOCABULARY) or not (path / name).is_file():
+                raise BundleError(f"{path} is not whole: {name} is missing or unknown; export it again")
+            if _digest(path / name) != manifest["sha256"].get(name):
+                raise BundleError(f"{path / name} is not as it was written (SHA-256 differs); export it again")
+        try:
+            config = ModelConfig.model_validate(manifest["model"])
+            rule = DecisionRule(manifest["threshold"])
+            label_ids, label_names = tuple(manifest["label_ids"]), tuple(manifest["label_names"])
+            vocabulary = (path / VOCABULARY).read_text(encoding="utf-8") if VOCABULARY in manifest["sha256"] else None
+        except (ValidationError, ValueError, TypeError, KeyError) as error:
+            raise BundleError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        if (config.text is None) != (vocabulary is None) or not (
+            len(label_ids) == len(label_names) == config.num_labels
+        ):
+            raise BundleError(f"{path / MANIFEST} contradicts itself; export it again")
+        network = build(config, load_weights=False)
+        try:
+            _assign(network, load_file(path / WEIGHTS))
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise BundleError(f"{path / WEIGHTS} does not fit the network: {error}") from None
+        return cls(network, config, rule, label_ids, label_names, vocabulary)
+
+
+def measured_bytes(path: Path) -> int:
+    """Bytes of the files of a bundle, or of one file."""
+    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.iterdir() if f.is_file())
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise BundleError(
+            f"{path} is not a bundle (no readable {MANIFEST}); name a folder that refit or export made"
+        ) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise BundleError(
+            f"{path} has bundle format {found}, this captune reads format {FORMAT}; use a matching version"
+        )
+    if not isinstance(manifest.get("sha256"), dict) or manifest["sha256"].get(MANIFEST) != _own_digest(manifest):
+        raise BundleError(f"{path / MANIFEST} is not as it was written (SHA-256 differs); export it again")
+    return manifest
+
+
+def _own_digest(manifest: dict[str, Any]) -> str:
+    """Sum of the manifest itself, all but the place where this sum stands."""
+    others = {name: value for name, value in manifest["sha256"].items() if name != MANIFEST}
+    return hashlib.sha256(json.dumps({**manifest, "sha256": others}, sort_keys=True).encode()).hexdigest()
+
+
+def _tensors(network: keras.Model) -> dict[str, np.ndarray[Any, Any]]:
+    """Weights by place and path: paths alone vary with how many networks a process has built before."""
+    return {
+        f"{place:04d}/{weight.path}": np.array(keras.ops.convert_to_numpy(weight.value), order="C")
+        for place, weight in enumerate(network.weights)
+    }
+
+
+def _assign(network: keras.Model, tensors: dict[str, np.ndarray[Any, Any]]) -> None:
+    ordered = [tensors[name] for name in sorted(tensors)]
+    if len(ordered) != len(network.weights):
+        raise ValueError(f"{len(ordered)} tensors for {len(network.weights)} weights")
+    for weight, tensor in zip(network.weights, ordered, strict=True):
+        if tuple(weight.shape) != tensor.shape:
+            raise ValueError(f"{weight.path} is {tuple(weight.shape)}, the file has {tensor.shape}")
+        weight.assign(tensor)
+    for layer in normalisations(network):
+        layer.finalize_state()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

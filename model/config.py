@@ -1,0 +1,196 @@
+"""Every number that describes a network or its training, with its unit and range; and the presets.
+
+A configuration is a frozen value. `flatten` turns it into dotted names (`image.backbone`, `train.learning_rate`) for
+tables and for Optuna; `unflatten` is its inverse. Numbers outside their range raise pydantic's ValidationError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.backbones import BACKBONES
+
+BackboneName = Literal[
+    "compact",
+    "ResNet50",
+    "EfficientNetV2B0",
+    "EfficientNetV2B1",
+    "EfficientNetV2B2",
+    "EfficientNetB0",
+    "MobileNetV3Small",
+    "MobileNetV3Large",
+    "DenseNet121",
+    "VGG16",
+    "ConvNeXtTiny",
+]
+Modality = Literal["both", "image", "caption"]
+Flat = dict[str, Any]
+Share = Annotated[float, Field(ge=0, le=0.9)]
+
+
+class Settings(BaseModel):
+    """A frozen, closed set of numbers: unknown names, NaN and infinity are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ImageConfig(Settings):
+    """The image encoder: backbone, pooling over the picture, dropout, dense layer."""
+
+    backbone: BackboneName = Field("compact", description="network that reads the pixels")
+    weights: str = Field("none", description="imagenet, none (random start), or a Keras weights file without top")
+    frozen: bool = Field(False, description="leave the backbone's weights as they are loaded")
+    scaling: Literal["backbone", "unit"] = Field(
+        "backbone", description="pixels as the backbone's ImageNet weights expect them, or divided by 255"
+    )
+    side: int = Field(224, ge=8, le=1024, description="pixels a side")
+    pooling: Literal["average", "max", "both"] = Field("average", description="over the positions")
+    units: int = Field(128, ge=0, le=4096, description="dense layer after pooling; 0: none")
+    dropout: Share = Field(0.0, description="share of pooled features dropped in training")
+    width: int = Field(16, ge=4, le=256, description="compact only: channels of the first convolution")
+    stages: int = Field(3, ge=1, le=6, description="compact only: stages, each half the side, twice the channels")
+    blocks: int = Field(1, ge=1, le=4, description="compact only: convolutions in a stage")
+
+    @model_validator(mode="after")
+    def _weights_suit_the_backbone(self) -> Self:
+        if self.backbone == "compact" and self.weights == "imagenet":
+            raise ValueError("compact has no ImageNet weights; use weights: none, or another backbone")
+        if self.frozen and self.weights == "none":
+            raise ValueError("a frozen backbone needs weights (imagenet or a file), as random ones never learn")
+        if self.backbone == "compact" and self.side < 2 ** (self.stages + 1):
+            raise ValueError(f"{self.stages} stages need a side of {2 ** (self.stages + 1)} pixels, got {self.side}")
+        if self.backbone != "compact" and self.side < 32:
+            raise ValueError(f"{self.backbone} needs a side of at least 32 pixels, got {self.side}")
+        return self
+
+
+class TextConfig(Settings):
+    """The text encoder: embedding, encoder over the tokens, dropout, dense layer."""
+
+    encoder: Literal["bilstm", "lstm", "gru", "convolution", "average"] = Field(
+        "convolution", description="what reads the embedded tokens"
+    )
+    vocabulary_size: int = Field(10_000, ge=3, le=1_000_000, description="token ids, padding and unknown included")
+    max_tokens: int = Field(64, ge=1, le=512, description="tokens of a caption that are read")
+    embedding: int = Field(128, ge=1, le=1024, description="values a token")
+    units: int = Field(128, ge=1, le=2048, description="recurrent units a direction, or convolution filters")
+    kernel: int = Field(3, ge=1, le=9, description="convolution only: tokens a filter sees")
+    dense: int = Field(128, ge=0, le=4096, description="dense layer after the encoder; 0: none")
+    embedding_dropout: Share = Field(0.0, description="share of embedded values dropped in training")
+    dropout: Share = Field(0.0, description="share of the encoder's features dropped in training")
+
+
+class ModelConfig(Settings):
+    """One network. With both encoders they are fused; with one, its features go to the head as they are."""
+
+    image: ImageConfig | None = None
+    text: TextConfig | None = None
+    fusion: Literal["concatenation", "gated"] = Field("concatenation", description="how the encoders meet")
+    head_units: int = Field(0, ge=0, le=4096, description="dense layer before the outputs; 0: none")
+    head_dropout: Share = Field(0.0, description="share dropped in training before the outputs")
+    num_labels: int = Field(18, ge=1, le=10_000, description="outputs; set from the data")
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> Self:
+        if self.image is None and self.text is None:
+            raise ValueError("a model needs an image encoder, a text encoder, or both")
+        return self
+
+    @property
+    def modality(self) -> Modality:
+        """What the network reads."""
+        if self.image is None:
+            return "caption"
+        return "image" if self.text is None else "both"
+
+
+class AugmentConfig(Settings):
+    """Random affine changes of training pictures, drawn anew for every picture; pixels outside repeat the border."""
+
+    rotation: float = Field(0.0, ge=0, le=180, description="degrees to either side")
+    shift: float = Field(0.0, ge=0, le=0.9, description="share of the side, along each axis")
+    shear: float = Field(0.0, ge=0, le=45, description="degrees to either side")
+    zoom: float = Field(0.0, ge=0, le=0.9, description="each axis scaled by 1 - zoom to 1 + zoom")
+    flip: bool = Field(False, description="mirrored left to right, every other picture")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is changed at all."""
+        return self.flip or any((self.rotation, self.shift, self.shear, self.zoom))
+
+
+class TrainConfig(Settings):
+    """How a network is trained."""
+
+    epochs: int = Field(10, ge=1, le=1000, description="passes over the training examples")
+    batch_size: int = Field(32, ge=1, le=8192, description="examples a step")
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(1e-3, ge=1e-7, le=1, description="highest rate of the schedule")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="cosine falls to zero at the last epoch")
+    warmup: float = Field(0.0, ge=0, le=0.5, description="share of all steps in which the rate rises from zero")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="adamw only: decoupled decay a step, times the rate")
+    label_smoothing: float = Field(0.0, ge=0, le=0.5, description="targets are drawn this far towards 0.5")
+    clip_norm: float = Field(0.0, ge=0, le=1000, description="limit of the gradients' global norm; 0: none")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay a step of the averaged weights that are kept; 0: none")
+    loss: Literal["binary_crossentropy", "focal", "asymmetric"] = "binary_crossentropy"
+    gamma: float = Field(2.0, ge=1, le=8, description="focal, asymmetric: how much easy (negative) labels fade")
+    class_weights: Literal["none", "inverse"] = Field("none", description="inverse: rare labels weigh more")
+    augment: AugmentConfig = AugmentConfig()
+
+
+class TrialConfig(Settings):
+    """All that Optuna proposes and a trial runs on: the network and its training."""
+
+    model: ModelConfig
+    train: TrainConfig = TrainConfig()
+
+
+def flatten(config: TrialConfig) -> Flat:
+    """Dotted names to values; the model's own names stand at the top. An absent encoder is one key with None."""
+    return {**_dotted(config.model.model_dump(), ""), **_dotted(config.train.model_dump(), "train.")}
+
+
+def unflatten(flat: Mapping[str, Any]) -> TrialConfig:
+    """The configuration that `flatten` turned into `flat`; missing names take their defaults."""
+    nested: dict[str, Any] = {"model": {}, "train": {}}
+    for name, value in flat.items():
+        path = name.split(".") if name.startswith("train.") else ["model", *name.split(".")]
+        node: Any = nested
+        for step in path[:-1]:
+            node = node.setdefault(step, {}) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node[path[-1]] = value
+        else:  # a setting of an encoder that is absent is an unknown name
+            nested["model"][name] = value
+    return TrialConfig.model_validate(nested)
+
+
+def replace(config: TrialConfig, changes: Mapping[str, Any]) -> TrialConfig:
+    """A copy with dotted names changed, checked as a whole."""
+    return unflatten({**flatten(config), **changes})
+
+
+def restrict(config: ModelConfig, modality: Modality) -> ModelConfig:
+    """The same network reading only `modality`.
+
+    Raises:
+        ValueError: the network has no encoder for it.
+    """
+    image = config.image if modality != "caption" else None
+    text = config.text if modality != "image" else None
+    if (modality != "caption" and image is None) or (modality != "image" and text is None):
+        raise ValueError(f"modality {modality} was asked for, but this model reads {config.modality}")
+    return config.model_copy(update={"image": image, "text": text})
+
+
+def _dotted(values: Mapping[str, Any], prefix: str) -> Flat:
+    flat: Flat = {}
+    for name, value in values.items():
+        flat |= _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+assert set(BackboneName.__args__) == {"compact", *BACKBONES}  # type: ignore[attr-defined]

@@ -1,0 +1,153 @@
+"""Pixels -> one feature vector a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from model.backbones import BACKBONES
+from model.config import ImageConfig
+
+IMAGENET_BGR_MEANS = (103.939, 116.779, 123.68)
+IMAGENET_RGB_MEANS = (0.485, 0.456, 0.406)
+IMAGENET_RGB_DEVIATIONS = (0.229, 0.224, 0.225)
+
+
+class WeightsError(RuntimeError):
+    """Pretrained weights that were asked for cannot be had. Training never starts from random ones instead."""
+
+
+def encode(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
+    """Features of pictures.
+
+    Args:
+        pixels: RGB of shape (batch, side, side, 3), 0..255.
+        config: which backbone, where its weights come from, and the layers after it.
+        load_weights: False where the caller fills all weights in afterwards (a bundle being loaded).
+
+    Returns:
+        float32 of shape (batch, features): `units` features, or the pooled channels where `units` is 0.
+
+    Raises:
+        WeightsError: the weights that `config` names cannot be loaded.
+    """
+    if config.backbone == "compact":
+        maps = _compact(layers.Rescaling(1 / 255, name="image_scaling")(pixels), config)
+        if load_weights and config.weights != "none":
+            raise WeightsError(f"compact has no pretrained weights, got {config.weights}; use weights: none")
+    else:
+        backbone = _named(config, load_weights=load_weights)
+        backbone.trainable = not config.frozen
+        # A frozen backbone also keeps its batch-norm statistics: Keras runs it in inference mode.
+        maps = backbone(_scaled(pixels, config))
+    match config.pooling:
+        case "average":
+            x = layers.GlobalAveragePooling2D(name="image_pooling")(maps)
+        case "max":
+            x = layers.GlobalMaxPooling2D(name="image_pooling")(maps)
+        case "both":
+            x = ops.concatenate(
+                [
+                    layers.GlobalAveragePooling2D(name="image_average")(maps),
+                    layers.GlobalMaxPooling2D(name="image_max")(maps),
+                ],
+                axis=-1,
+            )
+    x = layers.Dropout(config.dropout, name="image_dropout")(x)
+    if config.units:
+        x = layers.Dense(config.units, activation="relu", name="image_dense")(x)
+    return x
+
+
+def _compact(x: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
+    """A small network for CPUs: a convolution of stride 2, then stages of convolutions, each halved by its maxima."""
+    x = _convolution(x, config.width, "compact_stem", strides=2)
+    for stage in range(1, config.stages + 1):
+        for block in range(config.blocks):
+            x = _convolution(x, config.width * 2**stage, f"compact_{stage}_{block}")
+        x = layers.MaxPooling2D(2, padding="same", name=f"compact_{stage}_halving")(x)
+    return x
+
+
+def _convolution(x: keras.KerasTensor, channels: int, name: str, *, strides: int = 1) -> keras.KerasTensor:
+    x = layers.Conv2D(channels, 3, strides=strides, padding="same", use_bias=False, name=f"{name}_convolution")(x)
+    # Keras's default of 0.99 needs more steps than short trials have.
+    x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
+    return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def _scaled(pixels: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
+    """Pixels as the backbone wants them, by built-in layers and operations only: a .keras file needs none of ours."""
+    included = BACKBONES[config.backbone].scaling == "included"
+    if config.scaling == "unit":
+        # Networks that scale by themselves expect 0..255; for them 1/255 would be applied twice.
+        return ops.cast(pixels, "float32") if included else layers.Rescaling(1 / 255, name="image_scaling")(pixels)
+    match BACKBONES[config.backbone].scaling:
+        case "included":
+            return ops.cast(pixels, "float32")
+        case "caffe":
+            bgr = ops.flip(ops.cast(pixels, "float32"), axis=-1)
+            return layers.Rescaling(1.0, offset=[-mean for mean in IMAGENET_BGR_MEANS], name="image_scaling")(bgr)
+        case "torch":
+            pairs = zip(IMAGENET_RGB_MEANS, IMAGENET_RGB_DEVIATIONS, strict=True)
+            return layers.Rescaling(
+                [1 / (255 * deviation) for deviation in IMAGENET_RGB_DEVIATIONS],
+                offset=[-mean / deviation for mean, deviation in pairs],
+                name="image_scaling",
+            )(pixels)
+
+
+def _named(config: ImageConfig, *, load_weights: bool) -> keras.Model:
+    """A network of keras.applications without its top, its weights loaded."""
+    weights = config.weights if load_weights and config.weights != "none" else None
+    if weights not in (None, "imagenet") and not Path(weights).is_file():
+        raise WeightsError(
+            f"image.weights must be imagenet, none or a weights file without top, but {weights} is no file"
+        )
+    build = partial(
+        getattr(keras.applications, config.backbone), include_top=False, input_shape=(config.side, config.side, 3)
+    )
+    try:
+        network = build(weights=weights)
+        return _mend_normalisation(network, build) if weights and config.backbone == "EfficientNetB0" else network
+    except Exception as error:  # Keras raises plain Exception for a failed download, others for a bad file
+        if weights is None:
+            raise
+        way_out = (
+            "fetch the no-top weights file where there is a network and pass it as image.weights: FILE, "
+            "or choose image.weights: none"
+            if weights == "imagenet"
+            else "pass a Keras weights file of this backbone saved without its top"
+        )
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"weights {weights} of {config.backbone} cannot be loaded; {way_out} ({reason})") from error
+
+
+def _mend_normalisation(network: keras.Model, build: Callable[..., keras.Model]) -> keras.Model:
+    """EfficientNetB0 with the right numbers in its normalisation, of the same layers whatever its weights are.
+
+    The published weights hold deviations where variances belong. Keras makes up for it by one layer more, but only
+    with weights="imagenet"; a bundle, built without, would then scale its pictures differently.
+    """
+    plain = build(weights=None)
+    plain.set_weights(network.get_weights())
+    for layer in normalisations(plain):
+        mean, variance, count = layer.get_weights()
+        if np.allclose(variance, IMAGENET_RGB_DEVIATIONS, atol=1e-3):
+            layer.set_weights([mean, np.square(variance), count])
+        layer.finalize_state()
+    return plain
+
+
+def normalisations(network: keras.Model) -> list[keras.layers.Normalization]:
+    """Layers that compute from their weights when told to (`finalize_state`), not whenever these are assigned."""
+    return [
+        layer
+        for layer in network._flatten_layers()
+        if isinstance(layer, keras.layers.Normalization) and layer.input_mean is None
+    ]

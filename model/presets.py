@@ -1,0 +1,92 @@
+"""Configurations that are known to work: where a search starts."""
+
+from __future__ import annotations
+
+from model.config import AugmentConfig, ImageConfig, ModelConfig, TextConfig, TrainConfig, TrialConfig
+
+PAPER = TrialConfig(
+    model=ModelConfig(
+        image=ImageConfig(backbone="ResNet50", weights="imagenet", scaling="unit", side=224, units=128),
+        text=TextConfig(encoder="bilstm", vocabulary_size=10_000, max_tokens=64, embedding=195, units=128, dense=128),
+        num_labels=18,
+    ),
+    train=TrainConfig(
+        epochs=10,
+        batch_size=32,
+        optimizer="adam",
+        learning_rate=1e-4,
+        augment=AugmentConfig(rotation=20, shift=0.2, shear=0.2, zoom=0.2, flip=True),
+    ),
+)
+
+CAPTIONS = TrialConfig(
+    model=ModelConfig(
+        text=TextConfig(
+            encoder="convolution",
+            vocabulary_size=10_000,
+            max_tokens=16,
+            embedding=128,
+            units=384,
+            kernel=2,
+            dense=0,
+            embedding_dropout=0.3,
+            dropout=0.5,
+        ),
+    ),
+    train=TrainConfig(
+        epochs=6,
+        batch_size=128,
+        optimizer="adam",
+        learning_rate=4e-3,
+        schedule="cosine",
+        warmup=0.1,
+        label_smoothing=0.05,
+    ),
+)
+
+COMPACT = TrialConfig(
+    model=ModelConfig(
+        image=ImageConfig(
+            backbone="compact", side=48, pooling="average", units=0, dropout=0.2, width=16, stages=3, blocks=1
+        ),
+        text=CAPTIONS.model.text,
+        fusion="gated",
+        head_units=256,
+        head_dropout=0.3,
+    ),
+    train=TrainConfig(
+        epochs=8,
+        batch_size=64,
+        optimizer="adam",
+        learning_rate=3e-3,
+        schedule="cosine",
+        warmup=0.1,
+        label_smoothing=0.05,
+        augment=AugmentConfig(flip=True),
+    ),
+)
+
+FULL = TrialConfig(
+    model=ModelConfig(
+        image=ImageConfig(backbone="EfficientNetV2B0", weights="imagenet", side=224, units=256),
+        text=CAPTIONS.model.text,
+        fusion="gated",
+        head_units=256,
+        head_dropout=0.3,
+    ),
+    train=TrainConfig(
+        epochs=10,
+        batch_size=64,
+        optimizer="adamw",
+        learning_rate=3e-4,
+        schedule="cosine",
+        warmup=0.1,
+        weight_decay=0.01,
+        ema=0.999,
+        clip_norm=1.0,
+        augment=AugmentConfig(rotation=10, shift=0.1, zoom=0.1, flip=True),
+    ),
+)
+
+PRESETS: dict[str, TrialConfig] = {"paper": PAPER, "captions": CAPTIONS, "compact": COMPACT, "full": FULL}
+"""paper: the network that captune grew from; captions: text alone; compact: for CPUs; full: for GPUs."""

@@ -1,0 +1,45 @@
+"""Token ids -> one feature vector a caption."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers, ops
+
+from model.config import TextConfig
+
+
+def encode(tokens: keras.KerasTensor, config: TextConfig) -> keras.KerasTensor:
+    """Features of captions.
+
+    Args:
+        tokens: ids of shape (batch, max_tokens), int32; 0 is padding, at the end only.
+        config: which encoder, and its widths.
+
+    Returns:
+        float32 of shape (batch, features): `dense` features, or the encoder's own where `dense` is 0.
+    """
+    recurrent = config.encoder in ("bilstm", "lstm", "gru")
+    x = layers.Embedding(config.vocabulary_size, config.embedding, mask_zero=recurrent, name="text_embedding")(tokens)
+    x = layers.Dropout(config.embedding_dropout, name="text_embedding_dropout")(x)
+    # Recurrent layers skip padding by their mask; the others are kept from it here.
+    present = ops.expand_dims(ops.cast(ops.not_equal(tokens, 0), "float32"), -1)
+    match config.encoder:
+        case "bilstm":
+            x = layers.Bidirectional(layers.LSTM(config.units), name="text_bilstm")(x)
+        case "lstm":
+            x = layers.LSTM(config.units, name="text_lstm")(x)
+        case "gru":
+            x = layers.GRU(config.units, name="text_gru")(x)
+        case "convolution":  # after Kim, 2014 (arXiv 1408.5882)
+            convolution = layers.Conv1D(
+                config.units, config.kernel, padding="same", activation="relu", name="text_convolution"
+            )
+            # After the ReLU no feature is below zero, so a padded position never is the maximum.
+            x = layers.GlobalMaxPooling1D(name="text_pooling")(convolution(x * present) * present)
+        case "average":
+            # An empty caption has no token: its mean is zero, not zero divided by zero.
+            x = ops.sum(x * present, axis=1) / ops.maximum(ops.sum(present, axis=1), 1.0)
+    x = layers.Dropout(config.dropout, name="text_dropout")(x)
+    if config.dense:
+        x = layers.Dense(config.dense, activation="relu", name="text_dense")(x)
+    return x

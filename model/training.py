@@ -1,0 +1,203 @@
+"""Fits one network, epoch by epoch. Knows batches of arrays, not where they come from, nor who asks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from model import metrics
+from model.augment import RandomAffine
+from model.classifier import build
+from model.config import TrainConfig, TrialConfig
+from model.losses import make_loss
+from model.metrics import Epoch
+
+Arrays = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
+
+
+class Batches(Protocol):
+    """A source of batches: `batch(epoch, index)` for index below `len`, the same arrays for the same numbers."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, number: int, index: int) -> Arrays:
+        """Inputs by name and multi-hot labels (batch, num_labels) float32."""
+        ...
+
+
+class Training:
+    """One network being trained.
+
+    Args:
+        config: the network and how it is trained.
+        train: shuffled training batches.
+        label_counts: training examples with each label, for class weights.
+        seed: of the initial weights, dropout and augmentation. Same seed, data and machine: same network on CPUs.
+    """
+
+    def __init__(self, config: TrialConfig, train: Batches, label_counts: Sequence[int], *, seed: int) -> None:
+        keras.utils.clear_session()  # frees the graphs of the trial before, where a worker lives on
+        keras.utils.set_random_seed(seed)
+        self._train = train
+        self.network = build(config.model)
+        self._trained = _with_augmentation(self.network, config, seed)
+        optimizer = _optimizer(config.train, steps=config.train.epochs * len(train))
+        # With its slots made beforehand, TensorFlow traces the training step once instead of twice.
+        optimizer.build(self._trained.trainable_variables)
+        self._trained.compile(
+            optimizer=optimizer,
+            loss=make_loss(config.train, label_counts),
+            jit_compile=_jit(),
+        )
+
+    def epoch(self, number: int) -> float:
+        """Trains on every batch of epoch `number` (from 1); returns the mean loss, NaN as soon as one batch has it."""
+        optimizer = self._trained.optimizer
+        averages = optimizer.use_ema
+        # As it ends, fit would put the averaged weights in the place of the trained ones for good.
+        apart = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(optimizer, "use_ema", False))
+        try:
+            history = self._trained.fit(
+                _Sequence(self._train, number),
+                epochs=1,
+                verbose=0,
+                shuffle=False,
+                callbacks=[keras.callbacks.TerminateOnNaN(), apart],
+            )
+        finally:
+            optimizer.use_ema = averages
+        return float(history.history["loss"][-1])
+
+    def predict(self, batches: Batches) -> NDArray[np.float32]:
+        """Probabilities (n, num_labels) of all examples of `batches`, by the averaged weights where they are kept."""
+        with self.averaged():
+            return predict(self.network, batches)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network with its averaged weights in place, for predicting and for saving; training goes on without."""
+        optimizer = self._trained.optimizer
+        if not optimizer.use_ema:
+            yield
+            return
+        # Keras's own SwapEMAWeights swaps by adding and subtracting, which changes the last bits of both.
+        weights = self._trained.trainable_variables
+        kept = [keras.ops.copy(weight.value) for weight in weights]
+        optimizer.finalize_variable_values(weights)
+        try:
+            yield
+        finally:
+            for weight, value in zip(weights, kept, strict=True):
+                weight.assign(value)
+
+
+def fit(
+    config: TrialConfig,
+    train: Batches,
+    validation: Batches,
+    truth: NDArray[np.uint8],
+    label_counts: Sequence[int],
+    *,
+    seed: int,
+) -> Iterator[Epoch]:
+    """Trains for `config.train.epochs` epochs and yields each one's report; the caller stops by not asking on.
+
+    Args:
+        truth: labels of the validation examples, (n, num_labels) of 0 and 1, in the order of `validation`.
+    """
+    training = Training(config, train, label_counts, seed=seed)
+    for number in range(1, config.train.epochs + 1):
+        started = time.monotonic()
+        loss = training.epoch(number)
+        trained = time.monotonic()
+        if not math.isfinite(loss):
+            yield _diverged(number, loss, trained - started)
+            return
+        probabilities = training.predict(validation)
+        if not np.isfinite(probabilities).all():
+            yield _diverged(number, loss, time.monotonic() - started)
+            return
+        given = metrics.cross_fitted(truth, probabilities)
+        scores = metrics.score(truth, probabilities, given)
+        yield Epoch(
+            epoch=number,
+            loss=loss,
+            mean_f1=scores.mean_f1,
+            micro_f1=scores.micro_f1,
+            macro_f1=scores.macro_f1,
+            map=scores.map,
+            threshold=metrics.fit_rule(truth, probabilities).threshold,
+            train_seconds=trained - started,
+            evaluate_seconds=time.monotonic() - trained,
+            standard_error=float(metrics.f1_per_example(truth, given).std() / math.sqrt(len(truth))),
+        )
+
+
+def _diverged(number: int, loss: float, seconds: float) -> Epoch:
+    """The report of an epoch after which there is nothing to score."""
+    nan = math.nan
+    return Epoch(number, loss, nan, nan, nan, nan, nan, train_seconds=seconds, evaluate_seconds=0.0)
+
+
+def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:
+    """Probabilities (n, num_labels) of all examples of `batches`, in their order."""
+    network.jit_compile = _jit()
+    rows = [network.predict_on_batch(batches.batch(0, index)[0]) for index in range(len(batches))]
+    return np.concatenate(rows)
+
+
+class _Sequence(keras.utils.PyDataset):
+    """One epoch of batches, as Keras reads them: a thread prefetches the next batch while one trains."""
+
+    def __init__(self, batches: Batches, number: int) -> None:
+        super().__init__(workers=1, max_queue_size=4)
+        self._batches = batches
+        self._number = number
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Arrays:
+        return self._batches.batch(self._number, index)
+
+
+def _with_augmentation(network: keras.Model, config: TrialConfig, seed: int) -> keras.Model:
+    """The network up to its logits, pictures changed at random first; weights are shared with `network`."""
+    logits = keras.Model({x.name: x for x in network.inputs}, network.get_layer("logits").output)
+    if config.model.image is None or not config.train.augment.active:
+        return logits
+    inputs = {x.name: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in network.inputs}
+    changed = RandomAffine(config.train.augment, seed=seed)(inputs["image"])
+    return keras.Model(inputs, logits({**inputs, "image": changed}))
+
+
+def _optimizer(config: TrainConfig, *, steps: int) -> keras.optimizers.Optimizer:
+    """Adam or AdamW with the rate's schedule over `steps` steps, clipping and averaging."""
+    warmup = round(config.warmup * steps)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else config.learning_rate,
+        decay_steps=max(1, steps - warmup),
+        alpha=0.0 if config.schedule == "cosine" else 1.0,  # alpha 1: the rate never falls
+        warmup_target=config.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    shared: dict[str, Any] = {
+        "global_clipnorm": config.clip_norm or None,
+        "use_ema": config.ema > 0,
+        "ema_momentum": config.ema or 0.99,
+    }
+    if config.optimizer == "adamw":
+        return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, **shared)
+    return keras.optimizers.Adam(rate, **shared)
+
+
+def _jit() -> bool | str:
+    """XLA where it pays: not on TensorFlow's CPU, where compiling costs seconds a trial."""
+    return False if keras.backend.backend() == "tensorflow" and not keras.distribution.list_devices("gpu") else "auto"

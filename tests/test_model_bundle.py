@@ -1,0 +1,413 @@
+"""The bundle: the same network comes back or one line says why not, and nothing in it is ever executed."""
+
+import hashlib
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.config import ImageConfig, ModelConfig, TextConfig
+
+pytestmark = pytest.mark.slow
+
+IMAGE = ImageConfig(side=32, width=4, stages=2, units=5)
+TEXT = TextConfig(vocabulary_size=6, max_tokens=4, embedding=3, units=5, dense=4)
+VOCABULARY = json.dumps({"settings": {}, "words": ["dog", "chat noir", "Straße", "犬"]}, ensure_ascii=False)
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+TOKENS = np.array([[2, 3, 5, 0], [1, 4, 2, 2], [0, 0, 0, 0]], np.int32)
+FILES = ["bundle.json", "vocabulary.json", "weights.safetensors"]
+
+
+def bundle(config: ModelConfig, **changes: Any) -> Any:
+    import keras
+
+    from model.bundle import Bundle
+    from model.classifier import build
+    from model.metrics import DecisionRule
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(4)
+    network = build(config)
+    rng = np.random.default_rng(1)
+    for weight in network.weights:  # batch-norm statistics and biases too: a mix-up must show
+        weight.assign(rng.normal(0.5, 0.2, weight.shape))
+    values = {
+        "network": network,
+        "config": config,
+        "rule": DecisionRule(0.35),
+        "label_ids": (1, 2, 13),
+        "label_names": ("person", "bicycle", "stop sign"),
+        "vocabulary": VOCABULARY if config.text is not None else None,
+        **changes,
+    }
+    return Bundle(**values)
+
+
+def probabilities(network: Any) -> NDArray[np.float32]:
+    inputs = {"image": PIXELS, "caption": TOKENS}
+    return np.asarray(network.predict_on_batch({x.name: inputs[x.name] for x in network.inputs}))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of both encoders that no test may change."""
+    path = tmp_path_factory.mktemp("bundle") / "whole"
+    bundle(ModelConfig(image=IMAGE, text=TEXT, num_labels=3)).save(path)
+    return path
+
+
+@pytest.fixture
+def copy(written: Path, tmp_path: Path) -> Path:
+    """The same, to be harmed."""
+    return Path(shutil.copytree(written, tmp_path / "copy"))
+
+
+def refused(path: Path) -> str:
+    from model.bundle import Bundle, BundleError
+
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def rewritten(path: Path, *, seal: bool = True, **changes: Any) -> None:
+    """The manifest with keys changed, its own sum put right: by someone who means harm, or an older version."""
+    from model.bundle import _own_digest
+
+    manifest = json.loads((path / "bundle.json").read_text())
+    manifest.update(changes)
+    if seal and isinstance(manifest["sha256"], dict):
+        manifest["sha256"]["bundle.json"] = _own_digest(manifest)
+    (path / "bundle.json").write_text(json.dumps(manifest))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# There and back
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(image=IMAGE, num_labels=3),
+        *(
+            ModelConfig(text=TEXT.model_copy(update={"encoder": encoder}), num_labels=3)
+            for encoder in ("bilstm", "lstm", "gru", "convolution", "average")
+        ),
+        ModelConfig(image=IMAGE, text=TEXT, num_labels=3),
+        ModelConfig(image=IMAGE, text=TEXT, fusion="gated", head_units=4, num_labels=3),
+        ModelConfig(image=IMAGE.model_copy(update={"blocks": 3, "pooling": "both"}), num_labels=3),
+        ModelConfig(image=ImageConfig(backbone="MobileNetV3Small", side=32, units=4), num_labels=3),
+    ],
+)
+def test_loaded_network_gives_identical_probabilities(tmp_path: Path, config: ModelConfig) -> None:
+    from model.bundle import Bundle
+
+    saved = bundle(config)
+    before = probabilities(saved.network)
+    saved.save(tmp_path / "x")
+    loaded = Bundle.load(tmp_path / "x")
+    assert (probabilities(loaded.network) == before).all()
+    assert loaded.config == config
+    assert (loaded.rule, loaded.label_ids, loaded.label_names, loaded.vocabulary) == (
+        saved.rule,
+        saved.label_ids,
+        saved.label_names,
+        saved.vocabulary,
+    )
+
+
+def test_bundle_of_a_frozen_backbone_from_a_file_needs_the_file_no_more(tmp_path: Path) -> None:
+    import keras
+
+    from model.bundle import Bundle
+
+    source = tmp_path / "mobile.weights.h5"
+    keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(source)
+    image = ImageConfig(backbone="MobileNetV3Small", side=32, weights=str(source), frozen=True, units=4)
+    saved = bundle(ModelConfig(image=image, text=TEXT, num_labels=3))
+    before = probabilities(saved.network)
+    saved.save(tmp_path / "x")
+    source.unlink()
+    loaded = Bundle.load(tmp_path / "x")
+    assert (probabilities(loaded.network) == before).all()
+    assert str(tmp_path) not in (tmp_path / "x" / "bundle.json").read_text()
+
+
+def test_loading_does_not_depend_on_what_the_process_has_built_before(tmp_path: Path) -> None:
+    from model.bundle import Bundle
+    from model.classifier import build
+
+    config = ModelConfig(image=IMAGE, text=TEXT, fusion="gated", num_labels=3)
+    saved = bundle(config)
+    saved.save(tmp_path / "x")
+    for _ in range(2):
+        build(config)
+    assert (probabilities(Bundle.load(tmp_path / "x").network) == probabilities(saved.network)).all()
+
+
+def test_bundle_may_be_moved(copy: Path, tmp_path: Path) -> None:
+    from model.bundle import Bundle
+
+    copy.rename(tmp_path / "elsewhere")
+    assert Bundle.load(tmp_path / "elsewhere").label_ids == (1, 2, 13)
+
+
+def test_folder_holds_three_files_of_which_all_bytes_are_counted(written: Path) -> None:
+    from model.bundle import measured_bytes
+
+    assert sorted(path.name for path in written.iterdir()) == FILES
+    assert measured_bytes(written) == sum((written / name).stat().st_size for name in FILES)
+    assert measured_bytes(written / "bundle.json") == (written / "bundle.json").stat().st_size
+
+
+def test_bundle_without_captions_has_no_vocabulary(tmp_path: Path) -> None:
+    bundle(ModelConfig(image=IMAGE, num_labels=3)).save(tmp_path / "x")
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["bundle.json", "weights.safetensors"]
+
+
+# Writing
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_existing_target_is_refused_and_left_as_it_is(tmp_path: Path, kind: str) -> None:
+    from model.bundle import BundleError
+
+    target = tmp_path / "x"
+    if kind == "folder":
+        target.mkdir()
+        (target / "mine").write_text("kept")
+    else:
+        target.write_text("kept")
+    with pytest.raises(BundleError, match="exists"):
+        bundle(ModelConfig(text=TEXT, num_labels=3)).save(target)
+    assert (target / "mine" if kind == "folder" else target).read_text() == "kept"
+
+
+@pytest.mark.parametrize("step", ["weights", "vocabulary", "manifest", "rename"])
+def test_interrupted_save_leaves_nothing_that_loads_and_may_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    from model.bundle import Bundle
+
+    saved = bundle(ModelConfig(text=TEXT, num_labels=3))
+    write = Path.write_text
+
+    def cut(self: Path, content: str, **options: Any) -> int:
+        if self.name == {"vocabulary": "vocabulary.json", "manifest": "bundle.json"}.get(step):
+            write(self, content[: len(content) // 2], **options)
+            raise KeyboardInterrupt
+        return write(self, content, **options)
+
+    def cut_bytes(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise KeyboardInterrupt
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", cut)
+    if step == "weights":
+        monkeypatch.setattr(Path, "write_bytes", cut_bytes)
+    if step == "rename":
+        monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        saved.save(tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    refused(tmp_path / "x")
+    if step != "rename":
+        for left in tmp_path.iterdir():
+            refused(left)
+    monkeypatch.undo()
+    saved.save(tmp_path / "x")
+    assert Bundle.load(tmp_path / "x").label_ids == (1, 2, 13)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+# Harmed files
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.99])
+def test_one_flipped_bit_in_any_file_is_found(copy: Path, name: str, place: float) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[int(place * len(content))] ^= 1
+    (copy / name).write_bytes(content)
+    assert name in refused(copy)
+
+
+def test_changed_threshold_is_found(copy: Path) -> None:
+    rewritten(copy, seal=False, threshold=0.36)
+    assert "SHA-256" in refused(copy)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    assert name in refused(copy)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kept", [0, 0.5, -1])
+def test_file_that_was_cut_short_is_found(copy: Path, name: str, kept: float) -> None:
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[: int(kept * len(content)) if kept >= 0 else -1])
+    assert name in refused(copy)
+
+
+def test_swapped_files_are_found(copy: Path) -> None:
+    (copy / "vocabulary.json").rename(copy / "aside")
+    (copy / "weights.safetensors").rename(copy / "vocabulary.json")
+    (copy / "aside").rename(copy / "weights.safetensors")
+    refused(copy)
+
+
+def test_weights_of_another_bundle_are_found(copy: Path, tmp_path: Path) -> None:
+    bundle(ModelConfig(image=IMAGE, text=TEXT, fusion="gated", num_labels=3)).save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "weights.safetensors", copy)
+    assert "weights.safetensors" in refused(copy)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "null", "[]", "3", '"x"', "{", "\x00", "[" * 100_000])
+def test_folder_without_a_readable_manifest_is_no_bundle(copy: Path, content: str) -> None:
+    (copy / "bundle.json").write_text(content)
+    refused(copy)
+
+
+def test_what_is_no_folder_or_not_there_is_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
+        assert "is not a bundle" in refused(path)
+
+
+# Manifests that are whole but wrong
+
+
+@pytest.mark.parametrize("found", [2, 0, None, "1", [1]])
+def test_other_format_is_refused_with_both_numbers(copy: Path, found: Any) -> None:
+    rewritten(copy, format=found)
+    assert f"format {found}, this captune reads format 1" in refused(copy)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "other.bin", "", ".", "weights.safetensors/x"])
+def test_sum_of_a_file_that_is_not_a_bundles_own_is_refused_unread(copy: Path, name: str) -> None:
+    (copy.parent / "secret").write_text("secret")
+    sums = json.loads((copy / "bundle.json").read_text())["sha256"]
+    rewritten(copy, sha256={**sums, name: digest(copy.parent / "secret")})
+    assert "missing or unknown" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sha256": {}},
+        {"sha256": []},
+        {"sha256": None},
+        {"sha256": "x"},
+        {"sha256": 3},
+        {"model": None},
+        {"model": {}},
+        {"model": {"text": {"units": -1}}},
+        {"model": "x"},
+        {"threshold": "0.5"},
+        {"threshold": None},
+        {"threshold": 2},
+        {"threshold": float("nan")},
+        {"label_ids": [1, 2]},
+        {"label_ids": 3},
+        {"label_ids": None},
+        {"label_names": ["one"]},
+        {"label_names": None},
+    ],
+)
+def test_manifest_with_a_wrong_value_is_refused(copy: Path, changes: dict[str, Any]) -> None:
+    rewritten(copy, **changes)
+    refused(copy)
+
+
+@pytest.mark.parametrize("key", ["model", "threshold", "label_ids", "label_names", "sha256", "format"])
+def test_manifest_without_a_key_is_refused(copy: Path, key: str) -> None:
+    from model.bundle import _own_digest
+
+    manifest = json.loads((copy / "bundle.json").read_text())
+    del manifest[key]
+    if "sha256" in manifest:
+        manifest["sha256"]["bundle.json"] = _own_digest(manifest)
+    (copy / "bundle.json").write_text(json.dumps(manifest))
+    refused(copy)
+
+
+def test_unknown_setting_of_the_network_is_refused(copy: Path) -> None:
+    model = json.loads((copy / "bundle.json").read_text())["model"]
+    rewritten(copy, model={**model, "layers": 3})
+    refused(copy)
+
+
+def test_network_that_does_not_fit_its_weights_is_refused(copy: Path) -> None:
+    model = json.loads((copy / "bundle.json").read_text())["model"]
+    rewritten(copy, model={**model, "head_units": 9})
+    assert "does not fit the network" in refused(copy)
+
+
+def test_network_of_the_same_number_of_weights_but_other_shapes_is_refused(copy: Path) -> None:
+    model = json.loads((copy / "bundle.json").read_text())["model"]
+    rewritten(copy, model={**model, "text": {**model["text"], "dense": 5}})
+    assert "does not fit the network" in refused(copy)
+
+
+def test_vocabulary_of_a_network_without_captions_is_a_contradiction(copy: Path) -> None:
+    model = json.loads((copy / "bundle.json").read_text())["model"]
+    rewritten(copy, model={**model, "text": None})
+    assert "contradicts itself" in refused(copy)
+
+
+# Nothing is executed
+
+
+class Harmful:
+    """Leaves a mark where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_pickle_in_place_of_a_file_is_never_loaded(copy: Path, tmp_path: Path, name: str) -> None:
+    mark = tmp_path / "executed"
+    (copy / name).write_bytes(pickle.dumps(Harmful(mark)))
+    if name != "bundle.json":  # with its sum put right
+        sums = json.loads((copy / "bundle.json").read_text())["sha256"]
+        rewritten(copy, sha256={**sums, name: digest(copy / name)})
+    if name == "vocabulary.json":
+        from data_prep.captions import Vocabulary
+        from data_prep.records import DataError
+        from model.bundle import Bundle, BundleError
+
+        with pytest.raises((BundleError, DataError)):
+            Vocabulary.from_json(str(Bundle.load(copy).vocabulary))
+    else:
+        refused(copy)
+    assert not mark.exists()
+
+
+def test_weights_are_plain_arrays_of_known_types(written: Path) -> None:
+    from safetensors.numpy import load_file
+
+    tensors = load_file(written / "weights.safetensors")
+    assert {tensor.dtype.kind for tensor in tensors.values()} <= {"f", "i", "u"}
+    header = (written / "weights.safetensors").read_bytes()
+    assert len(header) - sum(tensor.nbytes for tensor in tensors.values()) == 8 + int.from_bytes(header[:8], "little")

@@ -1,0 +1,340 @@
+"""Training: it learns, it repeats itself, it ends at the first NaN, and averaged weights leave no trace."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model import metrics
+from model.config import AugmentConfig, ImageConfig, ModelConfig, TextConfig, TrainConfig, TrialConfig
+
+pytestmark = pytest.mark.slow
+
+LABELS, WORDS, TOKENS, SIDE = 4, 20, 5, 16
+TEXT = TextConfig(encoder="average", vocabulary_size=WORDS, max_tokens=TOKENS, embedding=8, units=8, dense=16)
+IMAGE = ImageConfig(side=SIDE, width=4, stages=2, units=8)
+CAPTION = ModelConfig(text=TEXT, num_labels=LABELS)
+BOTH = ModelConfig(image=IMAGE, text=TEXT, fusion="gated", num_labels=LABELS)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Batches of rows that lie in memory, in the same order in every epoch."""
+
+    inputs: dict[str, NDArray[Any]]
+    labels: NDArray[np.float32]
+    size: int = 16
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.size)
+
+    def batch(self, number: int, index: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
+        rows = slice(index * self.size, (index + 1) * self.size)
+        return {name: values[rows] for name, values in self.inputs.items()}, self.labels[rows]
+
+
+def task(count: int, seed: int) -> Arrays:
+    """Label n is there exactly where word n + 2 is in the caption; label 0 is the commonest. Pictures are noise."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((count, LABELS)) < [0.7, 0.3, 0.3, 0.3]).astype(np.float32)
+    captions = rng.integers(LABELS + 2, WORDS, (count, TOKENS)).astype(np.int32)
+    for n in range(LABELS):
+        captions[:, n] = np.where(labels[:, n] == 1, n + 2, captions[:, n])
+    pixels = rng.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+    return Arrays({"caption": captions, "image": pixels}, labels)
+
+
+def of(arrays: Arrays, config: ModelConfig) -> Arrays:
+    names = {"both": ["image", "caption"], "image": ["image"], "caption": ["caption"]}[config.modality]
+    return replace(arrays, inputs={name: arrays.inputs[name] for name in names})
+
+
+def fitted(
+    model: ModelConfig = CAPTION, train: Arrays | None = None, seed: int = 0, **settings: Any
+) -> list[metrics.Epoch]:
+    from model.training import fit
+
+    train = train or task(64, 1)
+    config = TrialConfig(model=model, train=TrainConfig(**{"epochs": 2, "learning_rate": 0.02, **settings}))
+    held_out = task(40, 2)
+    counts = train.labels.sum(axis=0).astype(int).tolist()
+    truth = held_out.labels.astype(np.uint8)
+    return list(fit(config, of(train, model), of(held_out, model), truth, counts, seed=seed))
+
+
+def training(model: ModelConfig = CAPTION, rows: int = 64, **settings: Any) -> Any:
+    from model.training import Training
+
+    config = TrialConfig(model=model, train=TrainConfig(**settings))
+    train = task(rows, 1)
+    return Training(config, of(train, model), train.labels.sum(axis=0).astype(int).tolist(), seed=0)
+
+
+def without_seconds(epochs: Sequence[metrics.Epoch]) -> list[tuple[float, ...]]:
+    return [(e.epoch, e.loss, e.mean_f1, e.micro_f1, e.macro_f1, e.map, e.threshold) for e in epochs]
+
+
+def test_network_learns_what_is_to_be_learnt() -> None:
+    found = fitted(train=task(256, 1), epochs=8)
+    truth = task(40, 2).labels.astype(np.uint8)
+    always = np.zeros_like(truth)
+    always[:, truth.sum(axis=0).argmax()] = 1
+    baseline = float(metrics.f1_per_example(truth, always).mean())
+    assert found[-1].mean_f1 > baseline
+    assert found[-1].map > truth.mean(axis=0).mean()  # what probabilities at random come to
+    assert found[-1].loss < found[0].loss / 2
+
+
+def test_epochs_are_numbered_from_one_and_cost_time() -> None:
+    found = fitted(epochs=3)
+    assert [epoch.epoch for epoch in found] == [1, 2, 3]
+    assert all(epoch.train_seconds > 0 and epoch.evaluate_seconds > 0 for epoch in found)
+    assert all(0.05 <= epoch.threshold <= 0.95 for epoch in found)
+
+
+SETTINGS = {"augment": AugmentConfig(rotation=20, flip=True), "ema": 0.9}
+DROPPING = BOTH.model_copy(
+    update={"image": IMAGE.model_copy(update={"dropout": 0.3}), "text": TEXT.model_copy(update={"dropout": 0.3})}
+)
+
+
+def test_same_seed_gives_the_same_epochs_twice_in_one_process_and_another_seed_others() -> None:
+    first, again, other = (without_seconds(fitted(DROPPING, seed=seed, **SETTINGS)) for seed in (5, 5, 6))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        (BOTH, {"optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0}),
+        (BOTH, {"augment": AugmentConfig(shift=0.1, zoom=0.1)}),
+        (ModelConfig(image=IMAGE, num_labels=LABELS), {"augment": AugmentConfig(flip=True), "loss": "asymmetric"}),
+        (CAPTION, {"augment": AugmentConfig(flip=True), "class_weights": "inverse", "loss": "focal"}),
+        (CAPTION, {"schedule": "cosine", "warmup": 0.5, "ema": 0.5, "epochs": 1}),
+        (CAPTION, {"optimizer": "adamw", "weight_decay": 0.0, "label_smoothing": 0.1}),
+    ],
+)
+def test_every_setting_of_training_gives_finite_epochs(model: ModelConfig, settings: Any) -> None:
+    found = fitted(model, **{"epochs": 2, **settings})
+    assert len(found) == settings.get("epochs", 2)
+    assert all(math.isfinite(value) for epoch in without_seconds(found) for value in epoch)
+
+
+# Divergence
+
+
+def test_nan_in_a_batch_gives_one_epoch_without_scores_and_ends() -> None:
+    train = task(64, 1)
+    train.labels[20, 0] = np.nan
+    found = fitted(train=train, epochs=5)
+    assert len(found) == 1
+    assert math.isnan(found[0].loss) and math.isnan(found[0].mean_f1)
+    assert found[0].epoch == 1
+    assert found[0].train_seconds > 0
+
+
+def test_nan_ends_the_epoch_at_once() -> None:
+    seen: list[int] = []
+
+    class Watched(Arrays):
+        def batch(self, number: int, index: int) -> Any:
+            seen.append(index)
+            return super().batch(number, index)
+
+    train = task(16 * 60, 1)
+    train.labels[0] = np.nan
+    assert len(fitted(train=Watched(train.inputs, train.labels))) == 1
+    assert 1 <= len(set(seen)) < 30  # what was fetched ahead, not all 60
+
+
+def test_infinite_loss_ends_the_trial_too() -> None:
+    train = task(64, 1)
+    train.labels[20, 0] = -np.inf
+    found = fitted(train=train, epochs=3)
+    assert len(found) == 1
+    assert not math.isfinite(found[0].loss) and math.isnan(found[0].mean_f1)
+
+
+def test_finite_loss_with_nan_probabilities_ends_the_trial_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from model.training import Training
+
+    def last_step_overflows(self: Training, number: int) -> float:
+        kernel = self.network.get_layer("logits").kernel
+        kernel.assign(np.full(kernel.shape, np.nan))
+        return 0.5
+
+    monkeypatch.setattr(Training, "epoch", last_step_overflows)
+    found = fitted(epochs=3)
+    assert len(found) == 1
+    assert (found[0].loss, math.isnan(found[0].mean_f1), math.isnan(found[0].threshold)) == (0.5, True, True)
+
+
+def test_absurd_learning_rate_never_raises_and_ends_at_the_first_epoch_without_scores() -> None:
+    found = fitted(BOTH, epochs=6, learning_rate=1.0, optimizer="adamw", weight_decay=1.0)
+    assert all(math.isfinite(epoch.mean_f1) for epoch in found[:-1])
+    assert len(found) == 6 or not math.isfinite(found[-1].mean_f1)
+
+
+def test_error_in_a_batch_reaches_the_caller_soon() -> None:
+    class Broken(Arrays):
+        def batch(self, number: int, index: int) -> Any:
+            if index == 2:
+                raise OSError("the disk is gone")
+            return super().batch(number, index)
+
+    train = task(64, 1)
+    started = time.monotonic()
+    with pytest.raises(Exception, match="the disk is gone"):
+        fitted(train=Broken(train.inputs, train.labels))
+    assert time.monotonic() - started < 60
+
+
+# Averaged weights
+
+
+def test_averaged_weights_are_in_place_inside_and_gone_to_the_last_bit_outside() -> None:
+    found = training(BOTH, ema=0.9)
+    found.epoch(1)
+    before = [np.array(weight) for weight in found.network.weights]
+    with found.averaged():
+        inside = [np.array(weight) for weight in found.network.weights]
+    after = [np.array(weight) for weight in found.network.weights]
+    assert any((a != b).any() for a, b in zip(before, inside, strict=True))
+    assert all((a == b).all() for a, b in zip(before, after, strict=True))
+    with found.averaged():
+        again = [np.array(weight) for weight in found.network.weights]
+    assert all((a == b).all() for a, b in zip(inside, again, strict=True))
+
+
+def test_averaged_weights_are_put_back_after_an_error() -> None:
+    found = training(ema=0.9)
+    found.epoch(1)
+    before = found.network.get_weights()
+    with pytest.raises(KeyError), found.averaged():
+        raise KeyError
+    assert all((a == b).all() for a, b in zip(before, found.network.get_weights(), strict=True))
+
+
+def test_averaged_weights_are_the_exponential_mean_of_the_steps() -> None:
+    import keras
+
+    found = training(ema=0.75)
+    steps: list[list[NDArray[Any]]] = []
+    keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: steps.append(found.network.get_weights()))
+    source = task(64, 1)
+    for index in range(4):
+        inputs, labels = of(source, CAPTION).batch(1, index)
+        found._trained.train_on_batch(inputs, labels)
+        keep.on_train_batch_end(index)
+    mean = steps[0]
+    for weights in steps[1:]:
+        mean = [0.75 * a + 0.25 * b for a, b in zip(mean, weights, strict=True)]
+    with found.averaged():
+        for a, b in zip(found.network.get_weights(), mean, strict=True):
+            assert a == pytest.approx(b, abs=1e-5)
+
+
+def test_predictions_are_those_of_the_averaged_weights() -> None:
+    from model.training import predict
+
+    found, rows = training(ema=0.9), of(task(40, 2), CAPTION)
+    found.epoch(1)
+    with found.averaged():
+        inside = predict(found.network, rows)
+    assert (found.predict(rows) == inside).all()
+    assert (predict(found.network, rows) != inside).any()
+
+
+def test_evaluating_in_between_does_not_change_training() -> None:
+    def losses(evaluate: bool) -> list[float]:
+        found, rows, seen = training(ema=0.9, epochs=3), of(task(40, 2), CAPTION), []
+        for number in (1, 2, 3):
+            seen.append(found.epoch(number))
+            if evaluate:
+                found.predict(rows)
+        return seen
+
+    assert losses(True) == losses(False)
+
+
+def test_without_averaging_the_network_is_left_as_it_is() -> None:
+    found = training()
+    found.epoch(1)
+    before = found.network.get_weights()
+    with found.averaged():
+        inside = found.network.get_weights()
+    assert all((a == b).all() for a, b in zip(before, inside, strict=True))
+
+
+# Prediction
+
+
+def test_predictions_come_in_the_order_of_the_rows_whatever_the_batch() -> None:
+    from model.training import predict
+
+    found, rows = training(BOTH), of(task(37, 2), BOTH)
+    whole = predict(found.network, Arrays(rows.inputs, rows.labels, 37))
+    parts = predict(found.network, Arrays(rows.inputs, rows.labels, 5))
+    assert whole.shape == (37, LABELS)
+    assert parts == pytest.approx(whole, abs=1e-6)
+
+
+def test_predicting_changes_no_weight() -> None:
+    from model.training import predict
+
+    found = training(BOTH)
+    before = found.network.get_weights()
+    predict(found.network, of(task(20, 2), BOTH))
+    assert all((a == b).all() for a, b in zip(before, found.network.get_weights(), strict=True))
+
+
+def test_training_with_augmentation_trains_the_network_that_is_kept() -> None:
+    found = training(BOTH, augment=AugmentConfig(flip=True))
+    before = found.network.get_weights()
+    found.epoch(1)
+    assert all((a != b).any() for a, b in zip(before, found.network.get_weights(), strict=True))
+    assert "affine" not in " ".join(layer.name for layer in found.network.layers)
+
+
+# The rate's schedule
+
+
+def rates(steps: int, **settings: Any) -> NDArray[np.float64]:
+    from model.training import _optimizer
+
+    rate = _optimizer(TrainConfig(learning_rate=0.01, **settings), steps=steps)._learning_rate
+    return np.array([float(rate(step)) for step in range(steps + 1)])
+
+
+def test_constant_rate_stays() -> None:
+    assert rates(50) == pytest.approx(0.01)
+
+
+def test_cosine_falls_from_the_rate_to_zero_at_the_last_step() -> None:
+    found = rates(50, schedule="cosine")
+    assert found[0] == pytest.approx(0.01)
+    assert found[25] == pytest.approx(0.005)
+    assert found[-1] == pytest.approx(0, abs=1e-8)
+    assert (np.diff(found) < 0).all()
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_warm_up_rises_from_zero_to_the_rate_in_its_share_of_the_steps(schedule: Any) -> None:
+    found = rates(50, schedule=schedule, warmup=0.2)
+    assert found[0] == pytest.approx(0, abs=1e-8)
+    assert found[10] == pytest.approx(0.01, rel=1e-5)
+    assert (np.diff(found[:11]) > 0).all()
+    assert found.max() <= 0.01 * (1 + 1e-6)
+    assert found[-1] == pytest.approx(0.01 if schedule == "constant" else 0, abs=1e-8)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
+def test_run_of_a_single_step_has_a_finite_rate(warmup: float) -> None:
+    found = rates(1, schedule="cosine", warmup=warmup)
+    assert np.isfinite(found).all() and found.max() <= 0.01 * (1 + 1e-6)
