@@ -1,0 +1,1 @@
+"""Where the search runs: Ray sessions and their resources."""

@@ -1,0 +1,58 @@
+"""One trial in full, for the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from results.study import Record
+
+
+def trial(record: Record) -> list[Table]:
+    """Fate and cost, curve, configuration."""
+    facts = _two_columns("trial", str(record.number))
+    for name, value in record.row().items():
+        if name not in ("number", "config") and value is not None:
+            facts.add_row(name, f"{value:.4f}" if isinstance(value, float) else escape(str(value)))
+    curve = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in (
+        "epoch",
+        "loss",
+        "mean_f1",
+        "micro_f1",
+        "macro_f1",
+        "map",
+        "threshold",
+        "train s",
+        "evaluate s",
+    ):
+        curve.add_column(heading, justify="right")
+    for e in record.curve:
+        scores = (e.loss, e.mean_f1, e.micro_f1, e.macro_f1, e.map)
+        seconds = (e.train_seconds, e.evaluate_seconds)
+        curve.add_row(str(e.epoch), *(f"{v:.4f}" for v in scores), f"{e.threshold:.2f}", *(f"{v:.1f}" for v in seconds))
+    settings = _two_columns("setting", "value")
+    for name, value in record.config.items():
+        if value is not None:
+            settings.add_row(name, escape(str(value)))
+    return [facts, curve, settings]
+
+
+def without_nan(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _two_columns(left: str, right: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(left)
+    table.add_column(right, overflow="fold")
+    return table

@@ -1,0 +1,206 @@
+"""The Optuna study as the record of a run: file names inside a run folder, and trials as frozen records.
+
+`RUN/study.journal` is append-only with one writer, the driver of the search; reading takes no lock and disturbs no one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from model.metrics import Epoch
+
+if TYPE_CHECKING:
+    import optuna
+
+STUDY_NAME = "captune"
+Fate = Literal["complete", "stopped", "over_budget", "diverged", "failed", "lost"]
+FATES: tuple[str, ...] = get_args(Fate)
+SCORED: tuple[str, ...] = ("complete", "stopped")
+"""Fates that leave a score which may win."""
+
+
+class RunError(ValueError):
+    """A run folder that is not one, exists already, or lacks what was asked of it."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The one owner of file names inside a run folder."""
+
+    path: Path
+
+    @property
+    def journal(self) -> Path:
+        """The study: every trial."""
+        return self.path / "study.journal"
+
+    @property
+    def settings(self) -> Path:
+        """How the search was asked for, on which data, with which versions."""
+        return self.path / "run.json"
+
+    @property
+    def summary(self) -> Path:
+        """What the search came to."""
+        return self.path / "summary.json"
+
+    @property
+    def tracebacks(self) -> Path:
+        """One text file for each failed trial."""
+        return self.path / "tracebacks"
+
+    @property
+    def ray(self) -> Path:
+        """Ray's own state of the experiment; nothing of ours reads it."""
+        return self.path / "ray"
+
+    @property
+    def winner(self) -> Path:
+        """The refit winner."""
+        return self.path / "winner"
+
+    @property
+    def proof(self) -> Path:
+        """The winner's scores: in the search, on test, reloaded."""
+        return self.winner / "proof.json"
+
+    @property
+    def bundle(self) -> Path:
+        """What is shipped."""
+        return self.winner / "bundle"
+
+    def read_settings(self) -> dict[str, Any]:
+        """The content of run.json.
+
+        Raises:
+            RunError: the folder holds no run.
+        """
+        try:
+            settings: dict[str, Any] = json.loads(self.settings.read_text())
+        except (OSError, ValueError):
+            raise RunError(f"{self.path} holds no run (no readable run.json); name a folder that search made") from None
+        return settings
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial as a value. `mean_f1` is that of its best epoch, None before the first."""
+
+    number: int
+    fate: str  # one of FATES; "running" or "waiting" before it has one
+    mean_f1: float | None
+    best_epoch: int | None
+    epochs: int
+    weights_bytes: int | None
+    seconds: float | None  # wall time from asking to telling
+    node: str | None
+    reason: str | None
+    seed: int | None
+    config: dict[str, Any]  # flat, dotted names
+    curve: tuple[Epoch, ...]
+
+    @property
+    def best(self) -> Epoch | None:
+        """The report of the best epoch."""
+        return None if self.best_epoch is None else next(e for e in self.curve if e.epoch == self.best_epoch)
+
+    def row(self) -> dict[str, Any]:
+        """The record as the table and JSON show it, scores of the best epoch beside each other."""
+        best = self.best
+        return {
+            "number": self.number,
+            "fate": self.fate,
+            "mean_f1": self.mean_f1,
+            "micro_f1": best.micro_f1 if best else None,
+            "macro_f1": best.macro_f1 if best else None,
+            "map": best.map if best else None,
+            "epochs": self.epochs,
+            "best_epoch": self.best_epoch,
+            "weights_bytes": self.weights_bytes,
+            "seconds": self.seconds,
+            "node": self.node,
+            "reason": self.reason,
+            "config": self.config,
+        }
+
+
+def open_storage(run: RunFolder, *, write: bool = False) -> optuna.storages.BaseStorage:
+    """The journal of a run; made where it does not exist.
+
+    Args:
+        write: for the one writer: a last line that was cut off is removed, so that the next one is not glued to it.
+    """
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if write and run.journal.is_file():
+        with run.journal.open("r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+    return JournalStorage(JournalFileBackend(str(run.journal)))
+
+
+def load_records(run: RunFolder) -> list[Record]:
+    """All trials of a run in the order of their numbers, also while the search writes on.
+
+    Raises:
+        RunError: the folder holds no run, or its journal is damaged.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    run.read_settings()
+    if not run.journal.is_file():
+        return []  # the search has not yet made its study
+    try:
+        study = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run))
+    except KeyError:
+        return []
+    except ValueError as error:
+        raise RunError(f"{run.journal} is damaged, a line of it is not JSON ({error}); take that line out") from None
+    return [_record(trial) for trial in study.get_trials(deepcopy=False)]
+
+
+def epoch_attribute(epoch: Epoch) -> tuple[str, dict[str, Any]]:
+    """Name and value under which an epoch is kept with its trial: one each, so that the journal only ever grows."""
+    return f"epoch:{epoch.epoch}", {k: v for k, v in asdict(epoch).items() if not _non_finite(v)}
+
+
+def _record(trial: optuna.trial.FrozenTrial) -> Record:
+    attributes = trial.user_attrs
+    curve = tuple(sorted(_curve(attributes), key=lambda epoch: epoch.epoch))
+    finite = [epoch for epoch in curve if math.isfinite(epoch.mean_f1)]
+    best = max(finite, key=lambda epoch: epoch.mean_f1, default=None)
+    return Record(
+        number=trial.number,
+        fate=attributes.get("fate", "waiting" if trial.state.name == "WAITING" else "running"),
+        mean_f1=best.mean_f1 if best else None,
+        best_epoch=best.epoch if best else None,
+        epochs=len(curve),
+        weights_bytes=attributes.get("weights_bytes"),
+        seconds=trial.duration.total_seconds() if trial.duration else None,
+        node=attributes.get("node"),
+        reason=attributes.get("reason"),
+        seed=attributes.get("seed"),
+        config=attributes.get("config", {}),
+        curve=curve,
+    )
+
+
+def _curve(attributes: Mapping[str, Any]) -> list[Epoch]:
+    names = Epoch.__dataclass_fields__
+    return [
+        Epoch(**{name: value.get(name, math.nan) for name in names})
+        for key, value in attributes.items()
+        if key.startswith("epoch:")
+    ]
+
+
+def _non_finite(value: float) -> bool:
+    """NaN and infinity have no place in JSON; an absent value is read back as NaN."""
+    return not math.isfinite(value)

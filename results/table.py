@@ -1,0 +1,180 @@
+"""Records as a table: in the terminal, and as CSV, JSON, Parquet or Markdown for other programs."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from results.report import without_nan
+from results.study import Record, RunError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+FORMATS = ("table", "csv", "json", "parquet", "markdown")
+# What a terminal shows unless asked otherwise: then come the settings that differ between trials.
+TERMINAL_COLUMNS = ("number", "fate", "mean_f1", "epochs", "weights_bytes", "seconds")
+
+
+def frame(
+    records: Sequence[Record],
+    *,
+    sort: str | None = None,
+    where: str | None = None,
+    limit: int | None = None,
+) -> pd.DataFrame:
+    """One row a trial, the configuration flattened to columns of dotted names, absent values empty.
+
+    Args:
+        records: trials.
+        sort: a column; best first for scores, otherwise rising. Trials without a value come last.
+        where: a pandas query over the columns, e.g. "fate == 'complete' and mean_f1 > 0.8"; dotted names in backticks.
+        limit: rows at most, at least 1.
+
+    Raises:
+        RunError: an unknown column or an expression that cannot be read.
+    """
+    import pandas as pd
+
+    rows = [{k: v for k, v in r.row().items() if k != "config"} | r.config for r in records]
+    # NaN, not None: a column of None alone has no order, so "mean_f1 > 0.8" would fail before the first score.
+    rows = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or list(_empty_row())
+    table = pd.DataFrame(rows, columns=columns)
+    if where is not None:
+        if "@" in where or "__" in where:
+            raise RunError(f"--where takes columns and constants only, got {where!r}")
+        try:
+            kept = table.eval(where, engine="python")
+            if not (isinstance(kept, pd.Series) and kept.dtype == "bool"):  # pandas would take numbers for row labels
+                raise ValueError("neither true nor false for each trial")
+            table = table[kept]
+        except Exception as error:  # pandas raises a different class for each way of being wrong
+            raise RunError(
+                f"--where {where!r} cannot be evaluated ({' '.join(str(error).split())[:200]}); "
+                "write e.g. \"fate == 'complete' and mean_f1 > 0.8\", dotted names in backticks"
+            ) from None
+    if sort is not None:
+        _check_columns([sort], columns)
+        rising = sort not in ("mean_f1", "micro_f1", "macro_f1", "map")
+        table = table.sort_values(sort, ascending=rising, na_position="last", kind="stable")
+    return table.head(limit) if limit is not None else table
+
+
+def render(
+    records: Sequence[Record],
+    format: str,  # noqa: A002 - the word users type
+    *,
+    columns: Sequence[str] | None = None,
+    sort: str | None = None,
+    where: str | None = None,
+    limit: int | None = None,
+) -> bytes:
+    """The trials in `format`, one of FORMATS but "table", as the bytes of a file.
+
+    JSON is a list of objects with the keys of `Record.row`; `columns` then names keys of these.
+    """
+    if format == "json":
+        chosen = frame(records, sort=sort, where=where, limit=limit).index
+        rows = [records[i].row() for i in chosen]
+        if columns is not None:
+            _check_columns(columns, list(_empty_row()))
+            rows = [{name: row[name] for name in columns} for row in rows]
+        return (json.dumps(without_nan(rows), indent=2, allow_nan=False) + "\n").encode()
+    table = frame(records, sort=sort, where=where, limit=limit)
+    if columns is not None:
+        _check_columns(columns, list(table.columns))
+        table = table[list(columns)]
+    match format:
+        case "csv":
+            return table.to_csv(index=False).encode()
+        case "parquet":
+            buffer = io.BytesIO()
+            # A setting that is a number in one trial and absent or text in another has no Parquet type but text.
+            mixed = [str(name) for name in table if table[name].dropna().map(type).nunique() > 1]
+            table.assign(**{name: table[name].map(_text) for name in mixed}).to_parquet(buffer, index=False)
+            return buffer.getvalue()
+        case _:
+            return _markdown(table).encode()
+
+
+def terminal(
+    records: Sequence[Record],
+    *,
+    columns: Sequence[str] | None = None,
+    sort: str | None = None,
+    where: str | None = None,
+    limit: int | None = None,
+) -> Table:
+    """The trials for people: the usual columns, then the settings that vary between trials."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = frame(records, sort=sort, where=where, limit=limit)
+    settings = dict.fromkeys(name for r in records for name in r.config)
+    shown = list(columns) if columns is not None else [*TERMINAL_COLUMNS, *_varying(table, list(settings))]
+    _check_columns(shown, list(table.columns))
+    view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in shown:
+        heading = "MiB" if name == "weights_bytes" else name.removeprefix("train.")
+        view.add_column(heading, justify="left" if name in ("fate", "node", "reason") else "right", overflow="fold")
+    for row in table[shown].itertuples(index=False):
+        view.add_row(*(escape(_shown(name, value)) for name, value in zip(shown, row, strict=True)))
+    return view
+
+
+def _varying(table: pd.DataFrame, settings: list[str]) -> list[str]:
+    return [name for name in settings if name in table and table[name].map(repr).nunique() > 1]
+
+
+def _shown(name: str, value: Any) -> str:
+    import pandas as pd
+
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return ""
+    if name == "weights_bytes":
+        return f"{value / 2**20:.2f}"
+    if name == "seconds":
+        return f"{value:.1f}"
+    if isinstance(value, float):
+        whole = name.endswith(("epochs", "best_epoch", "units", "width")) or value.is_integer()
+        return str(int(value)) if whole else f"{value:.4g}"
+    return str(value)
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    def line(cells: Sequence[Any]) -> str:
+        return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
+
+    names = [str(name) for name in table]
+    rows = [
+        line(
+            [
+                f"{value:.0f}" if name == "weights_bytes" and value == value else _shown(name, value)
+                for name, value in zip(names, row, strict=True)
+            ]
+        )
+        for row in table.itertuples(index=False)
+    ]
+    return "\n".join([line(names), line(["---"] * len(table.columns)), *rows]) + "\n"
+
+
+def _check_columns(names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise RunError(f"no column {name}; there are: {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise RunError(f"each column can be named once, got {', '.join(names)}")
+
+
+def _empty_row() -> dict[str, Any]:
+    return Record(0, "", None, None, 0, None, None, None, None, None, {}, ()).row()
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or value != value else str(value)

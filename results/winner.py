@@ -1,0 +1,65 @@
+"""Chooses the winner, and how long it is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from model.metrics import Epoch
+from model.size import show_bytes
+from results.study import SCORED, Record, RunError
+
+
+def choose(records: Sequence[Record], budget: int, *, number: int | None = None) -> Record:
+    """The scored trial inside the budget with the best mean F1; of equal ones the smaller, then the earlier.
+
+    Args:
+        records: all trials of a run.
+        budget: bytes of weights allowed.
+        number: choose this trial instead.
+
+    Raises:
+        RunError: no trial qualifies, or trial `number` does not.
+    """
+    if number is not None:
+        chosen = next((r for r in records if r.number == number), None)
+        if chosen is None:
+            raise RunError(f"the run has no trial {number}; `captune trials` lists the {len(records)} it has")
+        if not _qualifies(chosen, budget):
+            raise RunError(
+                f"trial {number} cannot win: fate {chosen.fate}, mean F1 {chosen.mean_f1}, "
+                f"{show_bytes(chosen.weights_bytes or 0)}; "
+                f"choose a complete or stopped one within {show_bytes(budget)}"
+            )
+        return chosen
+    candidates = [r for r in records if _qualifies(r, budget)]
+    if not candidates:
+        raise RunError(
+            f"no trial of this run has a score yet within {show_bytes(budget)} ({len(records)} trials); "
+            "search longer or with other settings"
+        )
+    return max(candidates, key=lambda r: (r.mean_f1, -(r.weights_bytes or 0), -r.number))
+
+
+def epoch_to_keep(record: Record) -> Epoch:
+    """The last epoch whose score is within one standard error of the trial's best.
+
+    Between those the scores do not tell, and a later one has come further down the rate's schedule.
+
+    Raises:
+        RunError: the trial has no scored epoch.
+    """
+    best = record.best
+    if best is None:
+        raise RunError(f"trial {record.number} has no scored epoch; choose another with --trial")
+    within = best.mean_f1 - best.standard_error if math.isfinite(best.standard_error) else best.mean_f1
+    return [epoch for epoch in record.curve if epoch.mean_f1 >= within][-1]
+
+
+def _qualifies(record: Record, budget: int) -> bool:
+    return (
+        record.fate in SCORED
+        and record.mean_f1 is not None
+        and record.weights_bytes is not None
+        and record.weights_bytes <= budget
+    )

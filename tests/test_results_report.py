@@ -1,0 +1,101 @@
+"""One trial in full: nothing is lost on the way to the terminal, whatever its texts hold."""
+
+import io
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from model.config import flatten
+from model.metrics import Epoch
+from model.presets import CAPTIONS
+from results import report
+from results.study import Record
+
+CURVE = (
+    Epoch(1, 0.61, 0.5, 0.4, 0.3, 0.2, 0.35, 2.0, 1.0),
+    Epoch(2, 0.52, 0.6125, 0.41, 0.31, 0.21, 0.45, 2.1, 1.1),
+    Epoch(3, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, 2.2, 0.0),
+)
+RECORD = Record(
+    number=17,
+    fate="diverged",
+    mean_f1=0.6125,
+    best_epoch=2,
+    epochs=3,
+    weights_bytes=123_456,
+    seconds=9.5,
+    node="machine-1",
+    reason="loss nan in epoch 3",
+    seed=1,
+    config={**flatten(CAPTIONS), "train.learning_rate": 0.00123},
+    curve=CURVE,
+)
+
+
+def shown(record: Record) -> str:
+    console = Console(width=200, file=io.StringIO())
+    for part in report.trial(record):
+        console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["17", "diverged", "0.6125", "123456", "machine-1", "loss nan in epoch 3", "0.35", "0.00123", "convolution"],
+)
+def test_trial_is_shown_with_fate_cost_curve_and_settings(words: str) -> None:
+    assert words in shown(RECORD)
+
+
+def test_every_epoch_and_every_setting_has_a_line() -> None:
+    text = shown(RECORD)
+    for name, value in RECORD.config.items():
+        assert (name in text) == (value is not None), name
+    assert [part.row_count for part in report.trial(RECORD)][1] == 3
+
+
+@pytest.mark.parametrize("text", ["[/red]", "[bold]node[/bold]", "shape [batch,3]", "[link=x]"])
+def test_text_that_looks_like_markup_is_shown_as_it_is(text: str) -> None:
+    record = replace(RECORD, reason=text, config={"image.weights": f"/data/{text}/x.weights.h5"})
+    assert shown(record).count(text) == 2
+
+
+def test_trial_that_never_ran_is_shown_without_a_curve() -> None:
+    record = replace(
+        RECORD,
+        fate="over_budget",
+        mean_f1=None,
+        best_epoch=None,
+        epochs=0,
+        curve=(),
+        node=None,
+        seconds=None,
+        config={},
+    )
+    text = shown(record)
+    assert "over_budget" in text
+    assert "None" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (math.nan, None),
+        ([1.0, math.inf, [-math.inf]], [1.0, None, [None]]),
+        ({"a": {"b": math.nan, "c": 2}}, {"a": {"b": None, "c": 2}}),
+        ((1, math.nan), [1, None]),
+        ("nan", "nan"),
+        (None, None),
+        (0.0, 0.0),
+        (True, True),
+    ],
+)
+def test_nan_and_infinity_become_null_and_nothing_else_changes(value: Any, expected: Any) -> None:
+    found = report.without_nan(value)
+    assert found == expected
+    json.dumps(found, allow_nan=False)

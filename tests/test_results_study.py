@@ -1,0 +1,319 @@
+"""Records from a real journal, written as the search writes it, whole or cut short."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from model.metrics import Epoch
+from model.presets import CAPTIONS
+from results.study import (
+    FATES,
+    SCORED,
+    STUDY_NAME,
+    Record,
+    RunError,
+    RunFolder,
+    epoch_attribute,
+    load_records,
+    open_storage,
+)
+
+
+def epoch(number: int, mean_f1: float, loss: float = 0.5) -> Epoch:
+    return Epoch(number, loss, mean_f1, mean_f1 - 0.1, mean_f1 - 0.2, mean_f1 / 2, 0.4, 3.0, 1.0)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run folder whose search has not made its study."""
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.settings.write_text('{"seed": 3}')
+    return folder
+
+
+def new_study(run: RunFolder) -> optuna.Study:
+    return optuna.create_study(
+        study_name=STUDY_NAME,
+        storage=open_storage(run, write=True),
+        sampler=optuna.samplers.RandomSampler(seed=0),
+        direction="maximize",
+        load_if_exists=True,
+    )
+
+
+def launch(study: optuna.Study, config: dict[str, Any] | None = None) -> optuna.Trial:
+    """A trial that the gate has let through."""
+    trial = study.ask()
+    trial.suggest_float("train.learning_rate", 1e-4, 1e-2)
+    trial.set_user_attr("config", config or {"train.learning_rate": 0.001, "image": None})
+    trial.set_user_attr("weights_bytes", 1000 + trial.number)
+    trial.set_user_attr("seed", 77)
+    return trial
+
+
+def report(trial: optuna.Trial, *epochs: Epoch) -> None:
+    for each in epochs:
+        trial.set_user_attr(*epoch_attribute(each))
+        trial.set_user_attr("node", "machine-1")
+        if math.isfinite(each.mean_f1):
+            trial.report(each.mean_f1, each.epoch)
+
+
+def end(study: optuna.Study, trial: optuna.Trial, fate: str, reason: str | None = None, best: float = 0.0) -> None:
+    trial.set_user_attr("fate", fate)
+    if reason is not None:
+        trial.set_user_attr("reason", reason)
+    if fate == "complete":
+        study.tell(trial, best)
+    else:
+        study.tell(trial, state=TrialState.FAIL if fate in ("failed", "lost") else TrialState.PRUNED)
+
+
+def only(run: RunFolder) -> Record:
+    (found,) = load_records(run)
+    return found
+
+
+def test_complete_trial_is_read_back_as_it_was_written(run: RunFolder) -> None:
+    study = new_study(run)
+    trial = launch(study)
+    curve = (epoch(1, 0.5), epoch(2, 0.7))
+    report(trial, *curve)
+    end(study, trial, "complete", best=0.7)
+    found = only(run)
+    assert found.curve == curve
+    assert (found.number, found.fate, found.mean_f1, found.best_epoch, found.epochs) == (0, "complete", 0.7, 2, 2)
+    assert (found.weights_bytes, found.node, found.reason, found.seed) == (1000, "machine-1", None, 77)
+    assert found.config == {"train.learning_rate": 0.001, "image": None}
+    assert found.seconds is not None and 0 <= found.seconds < 60
+
+
+def test_score_is_that_of_the_best_epoch_not_of_the_last(run: RunFolder) -> None:
+    study = new_study(run)
+    trial = launch(study)
+    report(trial, epoch(1, 0.5), epoch(2, 0.9), epoch(3, 0.6))
+    end(study, trial, "stopped", "halving at epoch 3")
+    found = only(run)
+    assert (found.mean_f1, found.best_epoch, found.epochs) == (0.9, 2, 3)
+    assert found.best == epoch(2, 0.9)
+    row = found.row()
+    assert (row["mean_f1"], row["micro_f1"], row["macro_f1"], row["map"]) == (0.9, 0.8, 0.7, 0.45)
+
+
+def test_of_equally_good_epochs_the_first_is_the_best(run: RunFolder) -> None:
+    study = new_study(run)
+    trial = launch(study)
+    report(trial, epoch(1, 0.5), epoch(2, 0.5))
+    end(study, trial, "complete", best=0.5)
+    assert only(run).best_epoch == 1
+
+
+def test_epochs_beyond_nine_keep_their_order(run: RunFolder) -> None:
+    study = new_study(run)
+    trial = launch(study)
+    report(trial, *(epoch(number, number / 20) for number in range(1, 13)))
+    end(study, trial, "complete", best=0.6)
+    assert [each.epoch for each in only(run).curve] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_every_fate_is_read_with_its_reason(run: RunFolder, fate: str) -> None:
+    study = new_study(run)
+    trial = launch(study)
+    if fate in SCORED:
+        report(trial, epoch(1, 0.5))
+    end(study, trial, fate, "because", best=0.5)
+    found = only(run)
+    assert (found.fate, found.reason) == (fate, "because")
+    assert (found.mean_f1 is None) == (fate not in SCORED)
+
+
+def test_refused_trial_never_ran(run: RunFolder) -> None:
+    study = new_study(run)
+    trial = study.ask()
+    trial.set_user_attr("weights_bytes", 10**9)
+    end(study, trial, "over_budget", "needs more")
+    found = only(run)
+    assert (found.epochs, found.node, found.seed, found.best, found.config) == (0, None, None, None, {})
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_diverged_epoch_is_kept_without_a_score(run: RunFolder, loss: float) -> None:
+    study = new_study(run)
+    trial = launch(study)
+    lost = Epoch(2, loss, math.nan, math.nan, math.nan, math.nan, math.nan, 1.0, 0.0)
+    report(trial, epoch(1, 0.4), lost)
+    end(study, trial, "diverged", "loss nan in epoch 2")
+    found = only(run)
+    assert (found.mean_f1, found.best_epoch, found.epochs) == (0.4, 1, 2)
+    assert math.isnan(found.curve[1].mean_f1) and math.isnan(found.curve[1].loss)
+    assert found.curve[1].train_seconds == 1.0
+
+
+def test_trial_that_diverged_at_once_has_no_score(run: RunFolder) -> None:
+    study = new_study(run)
+    trial = launch(study)
+    report(trial, Epoch(1, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, 1.0, 0.0))
+    end(study, trial, "diverged")
+    assert (only(run).mean_f1, only(run).best) == (None, None)
+
+
+def test_journal_holds_no_nan(run: RunFolder) -> None:
+    study = new_study(run)
+    trial = launch(study)
+    report(trial, Epoch(1, math.inf, math.nan, math.nan, math.nan, math.nan, math.nan, 1.0, 0.0))
+    end(study, trial, "diverged")
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} in the journal")
+
+    for line in run.journal.read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+
+
+def test_epoch_of_a_score_of_zero_is_kept() -> None:
+    name, value = epoch_attribute(epoch(3, 0.0))
+    assert name == "epoch:3"
+    assert value == asdict(epoch(3, 0.0))
+
+
+def test_running_trial_shows_the_epochs_that_it_has(run: RunFolder) -> None:
+    report(launch(new_study(run)), epoch(1, 0.3))
+    found = only(run)
+    assert (found.fate, found.mean_f1, found.epochs, found.seconds) == ("running", 0.3, 1, None)
+
+
+def test_enqueued_trial_waits(run: RunFolder) -> None:
+    new_study(run).enqueue_trial({"train.learning_rate": 0.001})
+    assert only(run).fate == "waiting"
+
+
+def test_records_stand_in_the_order_of_their_numbers(run: RunFolder) -> None:
+    study = new_study(run)
+    trials = [launch(study) for _ in range(5)]
+    for trial in reversed(trials):
+        end(study, trial, "failed", "x")
+    assert [found.number for found in load_records(run)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("tail", ['{"op_code":', '{"op_code":8,"worker_id":"a"', "\x00\x00\x00", "{"])
+def test_half_written_last_line_hides_no_trial(run: RunFolder, tail: str) -> None:
+    study = new_study(run)
+    trial = launch(study)
+    report(trial, epoch(1, 0.5))
+    end(study, trial, "complete", best=0.5)
+    before = load_records(run)
+    with run.journal.open("a") as file:
+        file.write(tail)
+    assert load_records(run) == before
+
+
+def test_search_goes_on_after_a_half_written_last_line(run: RunFolder) -> None:
+    study = new_study(run)
+    end(study, launch(study), "failed", "x")
+    with run.journal.open("a") as file:
+        file.write('{"op_code":8,"worker')
+    again = new_study(run)
+    end(again, launch(again), "failed", "y")
+    assert [found.reason for found in load_records(run)] == ["x", "y"]
+
+
+def test_every_cut_of_the_journal_is_readable_and_only_ever_grows(run: RunFolder) -> None:
+    study = new_study(run)
+    for _ in range(2):
+        trial = launch(study)
+        report(trial, epoch(1, 0.5))
+        end(study, trial, "complete", best=0.5)
+    content, seen = run.journal.read_bytes(), 0
+    for length in range(0, len(content), 37):
+        run.journal.write_bytes(content[:length])
+        found = len(load_records(run))
+        assert found >= seen
+        seen = found
+    assert seen == 2
+
+
+def test_reading_changes_no_file(run: RunFolder) -> None:
+    study = new_study(run)
+    launch(study)
+    with run.journal.open("a") as file:
+        file.write('{"half')
+    before = {path: path.read_bytes() for path in run.path.iterdir()}
+    load_records(run)
+    assert {path: path.read_bytes() for path in run.path.iterdir()} == before
+
+
+def test_reader_in_another_process_sees_a_search_that_writes_on(run: RunFolder) -> None:
+    study = new_study(run)
+    report(launch(study), epoch(1, 0.5))
+    code = (
+        "import sys; from pathlib import Path; from results.study import *;"
+        "print([(r.fate, r.mean_f1) for r in load_records(RunFolder(Path(sys.argv[1])))])"
+    )
+    found = subprocess.run([sys.executable, "-c", code, run.path], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[('running', 0.5)]"
+    assert found.stderr == ""
+    launch(study)
+    assert len(load_records(run)) == 2
+
+
+def test_run_before_its_first_trial_has_no_records(run: RunFolder) -> None:
+    assert load_records(run) == []
+    new_study(run)
+    assert load_records(run) == []
+
+
+def test_empty_journal_has_no_records(run: RunFolder) -> None:
+    run.journal.touch()
+    assert load_records(run) == []
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '["half', b"\xff\xfe"])
+def test_folder_without_a_readable_run_json_holds_no_run(tmp_path: Path, content: Any) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RunError, match="holds no run") as caught:
+        load_records(RunFolder(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folder_holds_no_run_and_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no run"):
+        load_records(RunFolder(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_file_instead_of_a_folder_holds_no_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="holds no run"):
+        load_records(RunFolder(tmp_path / "file"))
+
+
+def test_study_of_another_name_is_not_ours(run: RunFolder) -> None:
+    optuna.create_study(study_name="other", storage=open_storage(run, write=True)).ask()
+    assert load_records(run) == []
+
+
+def test_whole_configuration_survives_the_journal(run: RunFolder) -> None:
+    from model.config import flatten, unflatten
+
+    launch(new_study(run), flatten(CAPTIONS))
+    assert unflatten(only(run).config) == CAPTIONS
+
+
+def test_file_names_of_a_run_all_differ_and_lie_inside_it(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    names = [folder.journal, folder.settings, folder.summary, folder.tracebacks, folder.ray, folder.winner]
+    names += [folder.proof, folder.bundle]
+    assert len(set(names)) == len(names)
+    assert all(tmp_path in path.parents for path in names)
+    assert folder.proof.parent == folder.bundle.parent == folder.winner

@@ -1,0 +1,271 @@
+"""Trials as tables: the same rows in every format, columns that programs can rely on, nothing evaluated but columns."""
+
+import io
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from model.config import flatten
+from model.metrics import Epoch
+from model.presets import CAPTIONS, COMPACT
+from results.study import Record, RunError
+from results.table import frame, render, terminal
+
+KEYS = ["number", "fate", "mean_f1", "epochs", "weights_bytes", "seconds", "node", "reason", "config"]
+
+
+def record(number: int, mean_f1: float | None, fate: str = "complete", **changes: Any) -> Record:
+    curve = () if mean_f1 is None else (Epoch(1, 0.5, mean_f1, mean_f1 / 2, mean_f1 / 3, mean_f1 / 4, 0.4, 2.0, 1.0),)
+    made = Record(
+        number=number,
+        fate=fate,
+        mean_f1=mean_f1,
+        best_epoch=1 if curve else None,
+        epochs=len(curve),
+        weights_bytes=1_000_000 + number,
+        seconds=12.5,
+        node="machine-1",
+        reason=None,
+        seed=5,
+        config=flatten(CAPTIONS),
+        curve=curve,
+    )
+    return replace(made, **changes)
+
+
+RECORDS = [
+    record(0, 0.5),
+    record(1, None, "failed", reason='ValueError: [/red] "a, b"\nsecond | line', node=None, config=flatten(COMPACT)),
+    record(2, 0.9, "stopped", reason="halving at epoch 1", config=flatten(COMPACT)),
+    record(3, None, "over_budget", weights_bytes=None, seconds=None, node=None, epochs=0, config={}),
+    record(4, 0.7, config={**flatten(CAPTIONS), "train.learning_rate": 0.01}),
+]
+
+
+def numbers(**options: Any) -> list[int]:
+    return frame(RECORDS, **options)["number"].tolist()
+
+
+def rows(**options: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(render(RECORDS, "json", **options))
+    return found
+
+
+def shown(records: list[Record] = RECORDS, **options: Any) -> str:
+    console = Console(width=400, file=io.StringIO())
+    console.print(terminal(records, **options))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_json_is_a_list_of_objects_with_the_promised_keys() -> None:
+    found = rows()
+    assert [row["number"] for row in found] == [0, 1, 2, 3, 4]
+    for row, source in zip(found, RECORDS, strict=True):
+        assert set(KEYS) <= set(row)
+        assert row["config"] == source.config
+        assert row["reason"] == source.reason
+    assert found[1]["mean_f1"] is None
+    assert found[3]["weights_bytes"] is None
+    assert found[0]["weights_bytes"] == 1_000_000
+
+
+def test_json_holds_no_nan_where_a_trial_has_half_an_epoch() -> None:
+    half = Epoch(1, math.nan, 0.5, math.nan, math.nan, math.nan, math.nan, 1.0, 0.0)
+    (found,) = json.loads(render([record(0, 0.5, curve=(half,))], "json"), parse_constant=pytest.fail)
+    assert found["mean_f1"] == 0.5
+    assert found["map"] is None
+
+
+def test_no_trials_are_an_empty_list_and_tables_with_a_heading() -> None:
+    assert json.loads(render([], "json")) == []
+    assert render([], "csv").decode().splitlines()[0].startswith("number,fate,mean_f1")
+    assert pd.read_parquet(io.BytesIO(render([], "parquet"))).empty
+    assert render([], "markdown").decode().startswith("| number | fate |")
+    assert json.loads(render([], "json", where="mean_f1 > 0.5", sort="mean_f1")) == []
+
+
+def test_csv_has_the_same_rows_with_the_configuration_flattened() -> None:
+    table = pd.read_csv(io.BytesIO(render(RECORDS, "csv")))
+    assert table["number"].tolist() == [0, 1, 2, 3, 4]
+    assert set(KEYS) - {"config"} <= set(table.columns)
+    assert "config" not in table.columns
+    assert set(flatten(COMPACT)) <= set(table.columns)
+    assert table["reason"][1] == RECORDS[1].reason
+    assert table["text.units"].tolist()[:3] == [384, 384, 384]
+    assert table["image.side"].isna().tolist() == [True, False, False, True, True]
+    assert table["train.learning_rate"][4] == 0.01
+
+
+def test_parquet_has_the_same_columns_and_rows_as_csv() -> None:
+    from_csv = pd.read_csv(io.BytesIO(render(RECORDS, "csv")))
+    table = pd.read_parquet(io.BytesIO(render(RECORDS, "parquet")))
+    assert list(table.columns) == list(from_csv.columns)
+    for name in ("number", "fate", "mean_f1", "weights_bytes", "text.encoder", "image.side"):
+        assert table[name].isna().tolist() == from_csv[name].isna().tolist(), name
+        assert table[name].dropna().tolist() == from_csv[name].dropna().tolist(), name
+
+
+def test_setting_that_is_a_number_here_and_text_there_still_fits_parquet() -> None:
+    records = [
+        record(0, 0.5, config={"x": 1}),
+        record(1, 0.6, config={"x": "auto"}),
+        record(2, 0.7, config={"x": None}),
+    ]
+    table = pd.read_parquet(io.BytesIO(render(records, "parquet")))
+    assert table["x"].tolist()[:2] == ["1", "auto"]
+    assert table["x"].isna().tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("format_", ["json", "csv", "parquet", "markdown"])
+def test_every_format_obeys_sort_where_and_limit(format_: str) -> None:
+    options: dict[str, Any] = {"sort": "mean_f1", "where": "mean_f1 > 0.4", "limit": 2}
+    content = render(RECORDS, format_, **options)
+    match format_:
+        case "json":
+            found = [row["number"] for row in json.loads(content)]
+        case "csv":
+            found = pd.read_csv(io.BytesIO(content))["number"].tolist()
+        case "parquet":
+            found = pd.read_parquet(io.BytesIO(content))["number"].tolist()
+        case _:
+            found = [int(line.split("|")[1]) for line in content.decode().splitlines()[2:]]
+    assert found == [2, 4]
+
+
+def test_scores_sort_best_first_and_others_rising_with_absent_ones_last() -> None:
+    assert numbers(sort="mean_f1") == [2, 4, 0, 1, 3]
+    assert numbers(sort="map") == [2, 4, 0, 1, 3]
+    assert numbers(sort="weights_bytes") == [0, 1, 2, 4, 3]
+    assert numbers(sort="train.learning_rate")[-2:] == [4, 3]
+    assert numbers(sort="fate") == [0, 4, 1, 3, 2]
+    assert numbers(sort="image.weights")[:2] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("fate == 'complete'", [0, 4]),
+        ("mean_f1 > 0.6", [2, 4]),
+        ("mean_f1 > 0.6 and fate == 'complete'", [4]),
+        ("not (fate == 'complete')", [1, 2, 3]),
+        ("`train.learning_rate` > 0.005", [4]),
+        ("fate in ['failed', 'stopped']", [1, 2]),
+        ("node == 'machine-1'", [0, 2, 4]),
+        ("mean_f1 != mean_f1", [1, 3]),
+        ("number > 99", []),
+    ],
+)
+def test_where_keeps_the_rows_for_which_it_holds(where: str, expected: list[int]) -> None:
+    assert numbers(where=where) == expected
+    assert [row["number"] for row in rows(where=where)] == expected
+
+
+def test_where_on_scores_finds_nothing_before_the_first_score() -> None:
+    assert frame([RECORDS[1], RECORDS[3]], where="mean_f1 > 0.5").empty
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "",
+        " ",
+        "fate = 'complete'",
+        "mean_f1 >",
+        "nothing > 1",
+        "number",
+        "epochs",
+        "number + 1",
+        "'a'",
+        "True",
+        "fate > 3",
+        "import os",
+        "(",
+        "number > 0\nnumber > 1",
+        "number = 5",
+        "`nothing` > 1",
+        "\x00",
+    ],
+)
+def test_where_that_is_no_condition_is_refused_in_one_line(where: str) -> None:
+    with pytest.raises(RunError, match="--where") as caught:
+        frame(RECORDS, where=where)
+    assert "\n" not in str(caught.value).replace(repr(where), "")
+
+
+SECRET = "outside"
+
+
+@pytest.mark.parametrize(
+    "where", ["fate == @SECRET", "@pd.io.common.os.getpid() > 0", "number.__class__ == 1", "fate.__len__() > 0"]
+)
+def test_where_reaches_nothing_outside_the_table(where: str) -> None:
+    with pytest.raises(RunError, match="columns and constants only"):
+        frame(RECORDS, where=where)
+
+
+def test_local_names_are_no_columns() -> None:
+    SECRET_HERE = 3  # noqa: N806, F841
+    with pytest.raises(RunError):
+        frame(RECORDS, where="number == SECRET_HERE")
+
+
+@pytest.mark.parametrize("format_", ["json", "csv", "parquet", "markdown"])
+def test_unknown_column_is_refused_with_those_that_there_are(format_: str) -> None:
+    with pytest.raises(RunError, match=r"no column speed; there are: number, fate, mean_f1"):
+        render(RECORDS, format_, columns=["number", "speed"])
+
+
+def test_unknown_column_to_sort_by_is_refused() -> None:
+    with pytest.raises(RunError, match="no column speed"):
+        frame(RECORDS, sort="speed")
+
+
+def test_columns_are_those_named_in_that_order() -> None:
+    assert list(rows(columns=["fate", "number"], limit=1)[0].items()) == [("fate", "complete"), ("number", 0)]
+    table = pd.read_csv(io.BytesIO(render(RECORDS, "csv", columns=["train.learning_rate", "number"])))
+    assert list(table.columns) == ["train.learning_rate", "number"]
+
+
+def test_sorting_and_filtering_may_use_columns_that_are_not_shown() -> None:
+    assert [row["number"] for row in rows(columns=["number"], sort="mean_f1", where="fate != 'failed'")] == [2, 4, 0, 3]
+
+
+def test_markdown_has_one_line_a_trial_and_the_same_number_of_cells_in_each() -> None:
+    lines = render(RECORDS, "markdown", columns=["number", "reason", "weights_bytes"]).decode().splitlines()
+    assert lines[0] == "| number | reason | weights_bytes |"
+    assert len(lines) == 2 + len(RECORDS)
+    assert all(line.replace("\\|", "").count("|") == 4 for line in lines)
+    assert lines[2] == "| 0 |  | 1000000 |"
+    assert lines[5] == "| 3 |  |  |"
+
+
+def test_terminal_shows_the_usual_columns_and_only_the_settings_that_differ() -> None:
+    text = shown([RECORDS[0], RECORDS[4]])
+    heading = text.splitlines()[1] if not text.splitlines()[0].strip() else text.splitlines()[0]
+    assert heading.split() == ["number", "fate", "mean_f1", "epochs", "MiB", "seconds", "learning_rate"]
+    assert "0.95" in text
+    assert "nan" not in text.lower()
+
+
+def test_terminal_shows_text_that_looks_like_markup_as_it_is() -> None:
+    assert "[/red]" in shown(columns=["number", "reason"])
+
+
+def test_terminal_leaves_absent_values_empty() -> None:
+    text = shown()
+    assert "nan" not in text.lower() and "none" not in text.lower().replace(" none ", "")
+
+
+def test_terminal_refuses_an_unknown_column() -> None:
+    with pytest.raises(RunError, match="no column speed"):
+        terminal(RECORDS, columns=["speed"])
+
+
+def test_terminal_of_a_run_without_trials_is_a_heading() -> None:
+    assert "number" in shown([])
