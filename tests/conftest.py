@@ -1,0 +1,127 @@
+"""A drawn data set small enough for every test, and the command as a function."""
+
+import contextlib
+import io
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from data_prep.demo import draw
+from data_prep.store import PreparedData, prepare
+
+SIDE = 32
+
+# Trial 0 is the compact preset with less of everything: some 10,000 weights.
+SEARCH_YAML = """\
+preset: compact
+trials: 4
+halving: {grace: 1, reduction: 2}
+fixed:
+  train.epochs: 3
+  train.batch_size: 32
+  image.width: 4
+  image.stages: 2
+  text.units: 16
+  head_units: 16
+space:
+  image.width: [4, 8]
+  text.embedding: {low: 8, high: 24, step: 8}
+  train.learning_rate: {low: 1e-3, high: 1e-2, log: true}
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left: exit status, standard output as bytes, standard error as text."""
+
+    code: int
+    stdout: bytes
+    err: str
+
+    @property
+    def out(self) -> str:
+        return self.stdout.decode()
+
+
+Captune = Callable[..., Ran]
+
+
+def run_main(*arguments: object) -> Ran:
+    """`captune ARGUMENTS` in this process, its traceback included where it has one."""
+    import traceback
+
+    from tuner import cli
+
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    err = io.StringIO()
+    code = 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["captune", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except Exception:
+            code = 1
+            traceback.print_exc()
+    out.flush()
+    return Ran(code, out.buffer.getvalue(), err.getvalue())  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def captune() -> Captune:
+    """The command line in this process: quick, and readable where it fails."""
+    return run_main
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train.csv with 120 labelled scenes, test.csv with 12 unlabelled ones, images/*.jpg. Not to be changed."""
+    out = tmp_path_factory.mktemp("drawn") / "demo"
+    draw(out, count=120, unlabelled=12, seed=0)
+    return out
+
+
+@pytest.fixture(scope="session")
+def data(drawn: Path) -> PreparedData:
+    """Pictures and captions of the drawn scenes, prepared."""
+    return prepare(drawn / "train.csv", drawn / "images", drawn.parent / "data", side=SIDE)
+
+
+@pytest.fixture(scope="session")
+def captions_data(drawn: Path) -> PreparedData:
+    """The captions alone."""
+    return prepare(drawn / "train.csv", None, drawn.parent / "captions")
+
+
+@pytest.fixture(scope="session")
+def pictures_data(drawn: Path) -> PreparedData:
+    """The pictures alone: the CSV without its captions."""
+    rows = (drawn / "train.csv").read_text().splitlines()
+    uncaptioned = drawn.parent / "uncaptioned.csv"
+    uncaptioned.write_text("".join(",".join(row.split(",")[:2]) + "\n" for row in rows))
+    return prepare(uncaptioned, drawn / "images", drawn.parent / "pictures", side=SIDE)
+
+
+@pytest.fixture
+def twelve(drawn: Path, tmp_path: Path) -> Path:
+    """raw/train.csv and raw/images with the first twelve scenes, to be spoilt."""
+    raw = tmp_path / "raw"
+    (raw / "images").mkdir(parents=True)
+    rows = (drawn / "train.csv").read_text().splitlines(keepends=True)[:13]
+    (raw / "train.csv").write_text("".join(rows))
+    for row in rows[1:]:
+        shutil.copy(drawn / "images" / row.split(",")[0], raw / "images")
+    return raw
+
+
+@pytest.fixture(scope="session")
+def search_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search.yaml whose trials take a second."""
+    path = tmp_path_factory.mktemp("settings") / "search.yaml"
+    path.write_text(SEARCH_YAML)
+    return path

@@ -1,0 +1,479 @@
+"""The whole path through the command line, with Ray and Keras: one search shared by most tests, others small."""
+
+import csv
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Captune, Ran
+
+from data_prep.store import PreparedData
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+
+CAPTIONS_YAML = """\
+preset: captions
+halving: {grace: 1, reduction: 2}
+fixed: {train.epochs: 3, train.batch_size: 32, text.units: 16}
+space:
+  text.embedding: {low: 8, high: 24, step: 8}
+  train.learning_rate: {low: 1e-3, high: 1e-2, log: true}
+"""
+PICTURES_YAML = """\
+preset: compact
+modality: image
+fixed: {train.epochs: 1, train.batch_size: 32, image.width: 4, image.stages: 2, head_units: 16}
+"""
+ROW_KEYS = {"number", "fate", "mean_f1", "epochs", "weights_bytes", "seconds", "node", "reason", "config"}
+# Prints its address, and lives until its standard input closes; Ray then stops what it started.
+CLUSTER = """\
+import sys, ray
+ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, object_store_memory=10**8,
+         log_to_driver=False, logging_level="ERROR")
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+ray.shutdown()
+"""
+
+
+def start(*arguments: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """`captune ARGUMENTS` as a terminal runs it: leader of a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tuner.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        env=os.environ | (environment or {}),
+    )
+
+
+def finished(process: subprocess.Popen[str], *, within: float = 180) -> Ran:
+    """What the process left; it is ended where it takes longer."""
+    try:
+        out, err = process.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"not done after {within} s: {out}{err}") from None
+    return Ran(process.returncode, out.encode(), err)
+
+
+def run_process(*arguments: object, environment: dict[str, str] | None = None) -> Ran:
+    return finished(start(*arguments, environment=environment))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running Ray and what a process needs to be let in."""
+
+    address: str
+    environment: dict[str, str]
+
+    def run(self, *arguments: object) -> Ran:
+        """`captune ARGUMENTS --address ...`."""
+        return run_process(*arguments, "--address", self.address, environment=self.environment)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A finished search."""
+
+    run: Path
+    ran: Ran
+    polls: Sequence[Ran] = ()  # what `captune trials` told while it went on
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.run / "summary.json").read_text())
+        return content
+
+
+def trials(captune: Captune, run: Path) -> list[dict[str, Any]]:
+    ran = captune("trials", run, "--format", "json")
+    assert ran.code == 0, ran
+    content: list[dict[str, Any]] = json.loads(ran.out)
+    return content
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def searched(captune: Captune, data: PreparedData, search_yaml: Path, folder: Path) -> Search:
+    """Four trials on a local Ray, the table of trials asked for all the while."""
+    run = folder / "both"
+    process = start("search", data.path, "--run", run, "--config", search_yaml)
+    polls = []
+    deadline = time.monotonic() + 180
+    while process.poll() is None and time.monotonic() < deadline:
+        if (run / "run.json").exists():
+            polls.append(captune("trials", run, "--format", "json"))
+        time.sleep(0.3)
+    return Search(run, finished(process, within=1), polls)
+
+
+@pytest.fixture(scope="session")
+def refitted(captune: Captune, searched: Search) -> Ran:
+    assert searched.ran.code == 0
+    return captune("refit", searched.run)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Four CPUs and two GPUs, all of them logical, behind a token that is made here and used nowhere else."""
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    quiet = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment | quiet,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    port = process.stdout.readline().strip().rpartition(":")[2]
+    yield Cluster(f"127.0.0.1:{port}", environment)
+    process.stdin.close()
+    process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def captions_yaml(folder: Path) -> Path:
+    path = folder / "captions.yaml"
+    path.write_text(CAPTIONS_YAML)
+    return path
+
+
+@pytest.fixture(scope="session")
+def captions_searches(cluster: Cluster, captions_data: PreparedData, captions_yaml: Path, folder: Path) -> list[Search]:
+    """The same search on captions alone twice, one trial at a time."""
+    return [
+        Search(
+            folder / name,
+            cluster.run(
+                *("search", captions_data.path, "--run", folder / name, "--config", captions_yaml),
+                *("--trials", 3, "--seed", 3, "--cpus-per-trial", 4, "--gpus-per-trial", 0),
+            ),
+        )
+        for name in ("captions", "captions-again")
+    ]
+
+
+@pytest.fixture(scope="session")
+def pictures_search(cluster: Cluster, pictures_data: PreparedData, folder: Path) -> Search:
+    """One trial on pictures alone, half a GPU each."""
+    (folder / "pictures.yaml").write_text(PICTURES_YAML)
+    run = folder / "pictures"
+    ran = cluster.run(
+        *("search", pictures_data.path, "--run", run, "--config", folder / "pictures.yaml"),
+        *("--trials", 1, "--gpus-per-trial", 0.5),
+    )
+    return Search(run, ran)
+
+
+def test_search_ends_well_and_says_what_comes_next(searched: Search) -> None:
+    assert searched.ran.code == 0, searched.ran
+    assert "best: trial " in searched.ran.out
+    assert f"captune refit {searched.run}" in searched.ran.out
+    assert "Traceback" not in searched.ran.err
+    assert "Warning" not in searched.ran.err
+
+
+def test_run_json_holds_what_was_asked_on_which_data_with_which_versions(searched: Search, data: PreparedData) -> None:
+    content = json.loads((searched.run / "run.json").read_text())
+    assert content["search"]["preset"] == "compact"
+    assert content["search"]["trials"] == 4
+    assert content["search"]["space"]["image.width"] == [4, 8]
+    assert content["data"] == str(data.path)
+    assert content["fingerprint"] == data.manifest.fingerprint
+    assert {"captune", "keras", "tensorflow", "ray", "optuna", "python"} <= content["versions"].keys()
+
+
+def test_summary_json_has_the_keys_that_users_build_on(searched: Search, captune: Captune) -> None:
+    summary, rows = searched.summary, trials(captune, searched.run)
+    assert summary["trials"] == Counter(row["fate"] for row in rows)
+    assert sum(summary["trials"].values()) == 4
+    assert summary["epochs"] == sum(row["epochs"] for row in rows)
+    assert summary["slots"] >= 1
+    assert 0 < sum(summary["busy_seconds"].values()) < summary["wall_seconds"] * summary["slots"]
+    assert summary["interrupted"] is False
+    assert summary["best"]["mean_f1"] == max(row["mean_f1"] for row in rows)
+
+
+def test_every_trial_has_a_score_a_size_and_a_fate(searched: Search, captune: Captune) -> None:
+    rows = trials(captune, searched.run)
+    assert [row["number"] for row in rows] == [0, 1, 2, 3]
+    for row in rows:
+        assert row.keys() >= ROW_KEYS
+        assert row["fate"] in ("complete", "stopped")
+        assert 0 < row["mean_f1"] <= 1
+        assert 1 <= row["epochs"] <= 3
+        assert 0 < row["weights_bytes"] < 10**6
+        assert row["seconds"] > 0
+        assert row["node"]
+        assert (row["reason"] is None) == (row["fate"] == "complete")
+
+
+def test_trial_0_is_the_preset_with_what_was_fixed(searched: Search, captune: Captune) -> None:
+    config = trials(captune, searched.run)[0]["config"]
+    assert (config["image.width"], config["text.units"], config["head_units"]) == (4, 16, 16)
+    assert config["train.learning_rate"] == 3e-3
+    assert (config["num_labels"], config["image.side"]) == (6, 32)
+
+
+def test_trials_are_readable_while_the_search_runs(searched: Search) -> None:
+    assert len(searched.polls) > 3
+    assert [poll for poll in searched.polls if poll.code != 0 or poll.err] == []
+    seen = [json.loads(poll.out) for poll in searched.polls]
+    assert [len(rows) for rows in seen] == sorted(len(rows) for rows in seen)
+    assert any(row["fate"] == "running" for rows in seen for row in rows)
+
+
+def test_csv_parquet_and_markdown_hold_the_same_trials(searched: Search, captune: Captune, tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    rows = trials(captune, searched.run)
+    (tmp_path / "t.csv").write_bytes(captune("trials", searched.run, "--format", "csv").stdout)
+    (tmp_path / "t.parquet").write_bytes(captune("trials", searched.run, "--format", "parquet").stdout)
+    with (tmp_path / "t.csv").open(newline="") as file:
+        from_csv = list(csv.DictReader(file))
+    from_parquet = pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist()
+    assert list(from_csv[0]) == list(from_parquet[0])
+    for row, plain, typed in zip(rows, from_csv, from_parquet, strict=True):
+        assert float(plain["mean_f1"]) == typed["mean_f1"] == row["mean_f1"]
+        assert int(plain["number"]) == typed["number"] == row["number"]
+        assert float(plain["train.learning_rate"]) == row["config"]["train.learning_rate"]
+    markdown = captune("trials", searched.run, "--format", "markdown").out.splitlines()
+    assert len(markdown) == 2 + len(rows)
+    assert all(line.count("|") == markdown[0].count("|") for line in markdown)
+
+
+def test_show_tells_a_trial_with_its_curve(searched: Search, captune: Captune) -> None:
+    content = json.loads(captune("show", searched.run, 0, "--json").out)
+    assert len(content["curve"]) == content["epochs"]
+    assert max(epoch["mean_f1"] for epoch in content["curve"]) == content["mean_f1"]
+    assert "train.learning_rate" in captune("show", searched.run, 0).out
+
+
+def test_search_into_an_existing_run_is_refused_and_changes_nothing(
+    searched: Search, captune: Captune, data: PreparedData
+) -> None:
+    before = (searched.run / "study.journal").read_bytes()
+    ran = captune("search", data.path, "--run", searched.run, "--trials", 1)
+    assert ran.code == 2
+    assert "exists" in ran.err
+    assert (searched.run / "study.journal").read_bytes() == before
+
+
+def test_refit_proves_what_it_ships(searched: Search, refitted: Ran, captune: Captune) -> None:
+    assert refitted.code == 0, refitted
+    proof = json.loads((searched.run / "winner" / "proof.json").read_text())
+    best = max(trials(captune, searched.run), key=lambda row: row["mean_f1"])
+    assert proof["search"]["mean_f1"] == best["mean_f1"]
+    assert proof["config"] == next(r for r in trials(captune, searched.run) if r["number"] == proof["trial"])["config"]
+    assert 0 <= proof["test"]["low"] <= proof["test"]["mean_f1"] <= proof["test"]["high"] <= 1
+    assert proof["reloaded"]["max_difference"] <= 1e-6
+    assert proof["reloaded"]["mean_f1"] == pytest.approx(proof["test"]["mean_f1"], abs=1e-6)
+    assert proof["weights_bytes"] == best["weights_bytes"] <= 100 * 2**20
+    files = (searched.run / "winner" / "bundle").iterdir()
+    assert proof["bundle_bytes"] == sum(file.stat().st_size for file in files)
+    assert not (searched.run / "winner.tmp").exists()
+
+
+def test_refit_a_second_time_is_refused(searched: Search, refitted: Ran, captune: Captune) -> None:
+    before = (searched.run / "winner" / "proof.json").read_bytes()
+    ran = captune("refit", searched.run)
+    assert ran.code == 2
+    assert len(ran.err.splitlines()) == 1 and "exists" in ran.err
+    assert (searched.run / "winner" / "proof.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("form", "name"), [("bundle", "shipped"), ("keras", "shipped.keras")])
+def test_export_gives_the_same_probabilities(
+    searched: Search, refitted: Ran, captune: Captune, tmp_path: Path, form: str, name: str
+) -> None:
+    target = tmp_path / "deep" / name
+    ran = captune("export", searched.run, "--to", target, "--format", form)
+    assert ran.code == 0, ran
+    assert target.is_dir() if form == "bundle" else target.is_file()
+    assert [path.name for path in target.parent.iterdir()] == [name]
+    refused = captune("export", searched.run, "--to", target, "--format", form)
+    assert refused.code == 2
+    assert "exists" in refused.err
+
+
+def test_evaluate_json_has_the_keys_that_users_build_on(
+    searched: Search, refitted: Ran, captune: Captune, drawn: Path
+) -> None:
+    ran = captune("evaluate", searched.run / "winner" / "bundle", drawn / "train.csv", drawn / "images", "--json")
+    assert ran.code == 0, ran
+    scores = json.loads(ran.out)
+    assert scores["examples"] == 120
+    assert list(scores["per_label"]) == ["1", "2", "3", "5", "6", "8"]
+    for name in ("mean_f1", "micro_f1", "macro_f1", "map"):
+        assert 0 < scores[name] <= 1
+    assert scores["macro_f1"] == pytest.approx(sum(scores["per_label"].values()) / 6)
+
+
+def test_predict_gives_every_row_a_label_in_the_order_of_the_csv(
+    searched: Search, refitted: Ran, captune: Captune, drawn: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "submission.csv"
+    arguments = ("predict", searched.run / "winner" / "bundle", drawn / "test.csv", drawn / "images", "--out", out)
+    assert captune(*arguments).code == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (drawn / "test.csv").open(newline="") as file:
+        asked = [row["ImageID"] for row in csv.DictReader(file)]
+    assert list(rows[0]) == ["ImageID", "Labels"]
+    assert [row["ImageID"] for row in rows] == asked
+    assert all({int(label) for label in row["Labels"].split()} <= {1, 2, 3, 5, 6, 8} for row in rows)
+    assert all(row["Labels"] for row in rows)
+    assert captune(*arguments).code == 2, "an existing file is not overwritten"
+
+
+def test_captions_alone_are_searched_and_refitted(
+    captions_searches: list[Search], captune: Captune, drawn: Path
+) -> None:
+    search = captions_searches[0]
+    assert search.ran.code == 0, search.ran
+    assert search.summary["slots"] == 1
+    assert {name.split(".")[0] for name in trials(captune, search.run)[0]["config"]} >= {"text"}
+    assert trials(captune, search.run)[0]["config"]["image"] is None
+    assert captune("refit", search.run).code == 0
+    scored = captune("evaluate", search.run / "winner" / "bundle", drawn / "train.csv", "--json")
+    assert scored.code == 0, "a bundle that reads captions needs no pictures"
+
+
+def test_same_seed_one_slot_gives_the_same_trials_and_scores(captions_searches: list[Search], captune: Captune) -> None:
+    def said(search: Search) -> list[dict[str, Any]]:
+        rows = trials(captune, search.run)
+        return [{k: v for k, v in row.items() if k not in ("seconds", "node")} for row in rows]
+
+    first, second = map(said, captions_searches)
+    assert len(first) == 3
+    assert first == second
+
+
+def test_pictures_alone_are_searched_and_refitted_on_halves_of_a_gpu(pictures_search: Search, captune: Captune) -> None:
+    assert pictures_search.ran.code == 0, pictures_search.ran
+    assert pictures_search.summary["slots"] == 4
+    (row,) = trials(captune, pictures_search.run)
+    assert row["config"]["text"] is None
+    assert captune("refit", pictures_search.run).code == 0
+    assert not (pictures_search.run / "winner" / "bundle" / "vocabulary.json").exists()
+
+
+def test_time_limit_ends_the_search_with_no_trial_left_running(
+    cluster: Cluster, captune: Captune, captions_data: PreparedData, captions_yaml: Path, tmp_path: Path
+) -> None:
+    ran = cluster.run(
+        *("search", captions_data.path, "--run", tmp_path / "run", "--config", captions_yaml),
+        *("--time-limit", "12s", "--cpus-per-trial", 4, "--gpus-per-trial", 0),
+    )
+    rows = trials(captune, tmp_path / "run")
+    scored = [row for row in rows if row["mean_f1"] is not None]
+    assert ran.code == (0 if scored else 1), ran  # a slow machine may score nothing in this time
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert 12 <= summary["wall_seconds"] < 24
+    assert summary["interrupted"] is False
+    assert rows
+    assert not [row for row in rows if row["fate"] in ("running", "waiting")]
+
+
+def test_request_that_no_node_meets_is_refused_in_one_line(
+    cluster: Cluster, captions_data: PreparedData, captions_yaml: Path, tmp_path: Path
+) -> None:
+    ran = cluster.run(
+        *("search", captions_data.path, "--run", tmp_path / "run", "--config", captions_yaml),
+        *("--trials", 1, "--gpus-per-trial", 8),
+    )
+    assert ran.code == 2
+    assert "--gpus-per-trial" in ran.err
+    assert "Traceback" not in ran.err
+    assert not (tmp_path / "run").exists(), "the same command can be given again, mended"
+
+
+def test_address_where_nothing_listens_is_told_in_one_line(
+    captions_data: PreparedData, captions_yaml: Path, tmp_path: Path
+) -> None:
+    started = time.monotonic()
+    ran = run_process(
+        *("search", captions_data.path, "--run", tmp_path / "run", "--config", captions_yaml),
+        *("--trials", 1, "--address", "127.0.0.1:9"),
+    )
+    assert ran.code == 1
+    assert ran.err.startswith("error: cannot start or join Ray at 127.0.0.1:9"), ran.err
+    assert len(ran.err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+    assert time.monotonic() - started < 30
+
+
+def test_search_interrupted_before_its_first_trial_can_be_resumed(
+    captune: Captune, captions_data: PreparedData, captions_yaml: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start("search", captions_data.path, "--run", run, "--config", captions_yaml, "--trials", 30)
+    while not (run / "run.json").exists() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(1)  # in the middle of the imports
+    sent = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    ran = finished(process, within=60)
+    assert time.monotonic() - sent <= 15
+    assert ran.code == 0, ran
+    assert ran.err == f"interrupted; go on with: captune resume {run}\n"
+    assert not [row for row in trials(captune, run) if row["fate"] == "running"]
+
+
+def test_interrupted_search_ends_soon_and_resume_brings_it_to_its_end(
+    cluster: Cluster, captune: Captune, captions_data: PreparedData, captions_yaml: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start("search", captions_data.path, "--run", run, "--config", captions_yaml, "--trials", 30)
+    deadline = time.monotonic() + 120
+    before: list[dict[str, Any]] = []
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.2)
+        before = trials(captune, run) if (run / "run.json").exists() else []
+        fates = [row["fate"] for row in before]
+        if "running" in fates and {"complete", "stopped"} & set(fates):
+            break
+    assert process.poll() is None, finished(process)
+    sent = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends Ctrl-C to the whole group
+    ran = finished(process, within=60)
+    assert time.monotonic() - sent <= 15
+    assert f"captune resume {run}" in ran.err, ran
+    assert "Traceback" not in ran.err
+    assert ran.code == 0, ran
+    left = trials(captune, run)
+    assert not [row for row in left if row["fate"] in ("running", "waiting")]
+    lost = [row for row in left if row["fate"] == "lost"]
+    assert lost
+    done = [row for row in left if row["fate"] in ("complete", "stopped")]
+    wanted = len(done) + len(lost) + 1
+    ran = cluster.run("resume", run, "--trials", wanted)
+    assert ran.code == 0, ran
+    after = trials(captune, run)
+    assert after[: len(left)] == left, "what was told stays told"
+    finally_done = [row for row in after if row["fate"] in ("complete", "stopped", "diverged", "failed")]
+    assert len(finally_done) == wanted
+    assert not [row for row in after if row["fate"] in ("running", "waiting")]
+    again = after[len(left) :][: len(lost)]
+    assert [row["config"] for row in again] == [row["config"] for row in lost]
+    assert json.loads((run / "summary.json").read_text())["interrupted"] is False

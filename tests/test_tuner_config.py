@@ -1,0 +1,349 @@
+"""search.yaml: what is right is read, what is wrong is told with file, line and key, in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.config import flatten
+from model.presets import PRESETS
+from model.size import DEFAULT_BUDGET, MiB
+from tuner.config import (
+    ConfigError,
+    SearchConfig,
+    parse_duration,
+    read_search,
+    read_trial_config,
+    shipped_space,
+)
+from tuner.space import Number
+
+
+def read(path: Path | None, *, preset: str | None = None, **overrides: Any) -> SearchConfig:
+    return read_search(path, preset=preset, default_preset="compact", overrides=overrides)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "search.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_shipped_space_builds(preset: str) -> None:
+    config = read(None, preset=preset, trials=3)
+    assert config.preset == preset
+    assert config.build_space().dimensions
+    assert config.modality == PRESETS[preset].model.modality
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_shipped_space_read_from_a_file_is_the_same_search(tmp_path: Path, preset: str) -> None:
+    assert read(written(tmp_path, shipped_space(preset)), trials=3) == read(None, preset=preset, trials=3)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_shipped_number_is_drawn_as_its_field_wants(preset: str) -> None:
+    for name, dimension in read(None, preset=preset, trials=1).build_space().dimensions.items():
+        if isinstance(dimension, Number):
+            assert isinstance(flatten(PRESETS[preset])[name], int) == dimension.whole, name
+
+
+BAD = {
+    # name: (search.yaml, line, key, more of the message)
+    "unknown key": ("preset: compact\ntrails: 3\n", 2, "trails", "unknown key"),
+    "unknown key of halving": ("trials: 3\nhalving:\n  grace: 1\n  rungs: 2\n", 4, "halving: rungs", "reduction"),
+    "duplicate key": ("trials: 3\npreset: compact\ntrials: 4\n", 3, "trials", "second time"),
+    "duplicate dimension": (
+        "trials: 3\nspace:\n  fusion: [gated]\n  fusion: [concatenation]\n",
+        4,
+        "space.fusion",
+        "second time",
+    ),
+    "low above high": ("trials: 3\nspace:\n  text.units: {low: 9, high: 8}\n", 3, "text.units", "low 9 and high 8"),
+    "NaN as a bound": ("trials: 3\nspace:\n  head_dropout: {low: .nan, high: 0.5}\n", 3, "head_dropout", "finite"),
+    "infinite bound": ("trials: 3\nspace:\n  head_dropout: {low: 0.1, high: .inf}\n", 3, "head_dropout", "finite"),
+    "low without high": ("trials: 3\nspace:\n  text.units: {low: 9}\n", 3, "text.units", "low and high"),
+    "bound of words": ("trials: 3\nspace:\n  text.units: {low: few, high: 8}\n", 3, "text.units", "few"),
+    "log from 0": ("trials: 3\nspace:\n  train.gamma: {low: 0, high: 8, log: true}\n", 3, "train.gamma", "above 0"),
+    "log and step": (
+        "trials: 3\nspace:\n  text.units: {low: 1, high: 8, log: true, step: 2}\n",
+        3,
+        "text.units",
+        "step",
+    ),
+    "step beside the end": ("trials: 3\nspace:\n  text.units: {low: 2, high: 37, step: 2}\n", 3, "text.units", "by 2"),
+    "step of 0": ("trials: 3\nspace:\n  text.units: {low: 1, high: 8, step: 0}\n", 3, "text.units", "step"),
+    "log of a word": ("trials: 3\nspace:\n  text.units: {low: 1, high: 8, log: much}\n", 3, "text.units", "log"),
+    "no choices": ("trials: 3\nspace:\n  fusion: []\n", 3, "fusion", "one or more"),
+    "doubled choice": ("trials: 3\nspace:\n  fusion: [gated, gated]\n", 3, "fusion", "none twice"),
+    "choice of a list": ("trials: 3\nspace:\n  fusion: [[gated]]\n", 3, "fusion", "gated"),
+    "choice the field refuses": ("trials: 3\nspace:\n  fusion: [gated, sum]\n", 3, "fusion", "sum"),
+    "range the field refuses": (
+        "trials: 3\nspace:\n  head_dropout: {low: 0.0, high: 1.5}\n",
+        3,
+        "head_dropout",
+        "1.5",
+    ),
+    "fraction where whole numbers belong": (
+        "trials: 3\nspace:\n  text.units: {low: 8.5, high: 64.5}\n",
+        3,
+        "text.units",
+        "8.5",
+    ),
+    "single value in space": ("trials: 3\nspace:\n  fusion: gated\n", 3, "fusion", "fixed"),
+    "unknown key of a dimension": (
+        "trials: 3\nspace:\n  text.units:\n    low: 8\n    high: 64\n    size: 3\n",
+        6,
+        "text.units: size",
+        "step",
+    ),
+    "unknown name in space": ("trials: 3\nspace:\n  text.unit: [8]\n", 3, "text.unit", "text.units"),
+    "unknown name in fixed": ("trials: 3\nfixed:\n  epochs: 3\n", 3, "epochs", "train.epochs"),
+    "fixed value the field refuses": ("trials: 3\nfixed:\n  train.epochs: 0\n", 3, "train.epochs", "0"),
+    "fixed word for a number": ("trials: 3\nfixed:\n  train.epochs: many\n", 3, "train.epochs", "many"),
+    "when on an unknown name": (
+        "trials: 3\nspace:\n  text.units:\n    low: 8\n    high: 64\n    when: {encoder: gru}\n",
+        6,
+        "text.units: when",
+        "encoder",
+    ),
+    "when on a later name": (
+        "trials: 3\nspace:\n  text.units: {low: 8, high: 64, when: {text.encoder: gru}}\n  text.encoder: [gru]\n",
+        3,
+        "text.units: when",
+        "before",
+    ),
+    "when of a word": ("trials: 3\nspace:\n  fusion: {choices: [gated], when: gru}\n", 3, "fusion: when", "gru"),
+    "negative trials": ("trials: -1\n", 1, "trials", "-1"),
+    "no trials": ("trials: 0\n", 1, "trials", "0"),
+    "trials of a word": ("trials: many\n", 1, "trials", "many"),
+    "half a trial": ("trials: 1.5\n", 1, "trials", "1.5"),
+    "unknown preset": ("trials: 3\npreset: papers\n", 2, "preset", "papers"),
+    "bad duration": ("trials: 3\ntime_limit: soon\n", 2, "time_limit", "30m"),
+    "duration without a unit": ("trials: 3\ntime_limit: 30\n", 2, "time_limit", "30m"),
+    "negative duration": ("trials: 3\ntime_limit: -5\n", 2, "time_limit", "-5"),
+    "budget without unit": ("trials: 3\nbudget: 100\n", 2, "budget", "MiB"),
+    "budget in an unknown unit": ("trials: 3\nbudget: 100 Mio\n", 2, "budget", "MiB"),
+    "budget of nothing": ("trials: 3\nbudget: 0MiB\n", 2, "budget", "above 0"),
+    "unknown modality": ("trials: 3\nmodality: sound\n", 2, "modality", "sound"),
+    "modality the preset lacks": ("trials: 3\npreset: captions\nmodality: image\n", 3, "modality", "image"),
+    "negative seed": ("trials: 3\nseed: -1\n", 2, "seed", "-1"),
+    "negative CPUs": ("trials: 3\ncpus_per_trial: -1\n", 2, "cpus_per_trial", "-1"),
+    "infinite GPUs": ("trials: 3\ngpus_per_trial: .inf\n", 2, "gpus_per_trial", "inf"),
+    "grace of 0": ("trials: 3\nhalving: {grace: 0}\n", 2, "halving: grace", "0"),
+    "reduction of 1": ("trials: 3\nhalving: {reduction: 1}\n", 2, "halving: reduction", "1"),
+    "halving of a number": ("trials: 3\nhalving: 3\n", 2, "halving", "3"),
+    "number as a name": ("trials: 3\nspace:\n  3: [1, 2]\n", 3, "3", "must be a name"),
+    "truth as a name": ("trials: 3\non: [1, 2]\n", 2, "on", "must be a name"),
+    "space of a list": ("trials: 3\nspace: [fusion]\n", 2, "space", "fusion"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_fault_is_told_in_one_line_with_file_line_and_key(tmp_path: Path, name: str) -> None:
+    text, line, key, more = BAD[name]
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} line {line}: "), message
+    assert key in message, message
+    assert more in message.removeprefix(str(path)), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("trials: 3\nspace: [\n", 3),
+        ("a: b: c\n", 1),
+        ("trials: 3\n\tseed: 0\n", 2),
+        ("trials: !!python/name:os.system\n", 1),
+    ],
+    ids=["open bracket", "two colons", "tab", "python tag"],
+)
+def test_file_that_is_not_yaml_is_told_with_its_line(tmp_path: Path, content: str, line: int) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(ConfigError, match=f"line {line}: ") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["- trials\n- 3\n", "trials\n", "3\n", "? [a, b]\n: 3\n", "3: 4\n", "~: 4\n"])
+def test_file_without_named_keys_is_refused(tmp_path: Path, content: str) -> None:
+    with pytest.raises(ConfigError, match="line 1") as caught:
+        read(written(tmp_path, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_file_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(written(tmp_path, "trials: 3\nspace: &again\n  fusion: *again\n"))
+    assert "\n" not in str(caught.value)
+
+
+def test_file_of_two_documents_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="line 2"):
+        read(written(tmp_path, "trials: 3\n---\ntrials: 4\n"))
+
+
+def test_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_bytes(b"preset: compact # caf\xe9\n")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        read(path)
+
+
+def test_file_of_control_characters_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_bytes(b"preset: \x00\x01\n")
+    with pytest.raises(ConfigError) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(ConfigError, match="cannot read"):
+            read(path)
+
+
+@pytest.mark.parametrize("content", ["", "# nothing yet\n", "---\n"])
+def test_empty_file_searches_nothing_but_the_default_preset(tmp_path: Path, content: str) -> None:
+    config = read(written(tmp_path, content), trials=1)
+    assert config.preset == "compact"
+    assert config.build_space().dimensions == {}
+
+
+@pytest.mark.parametrize("key", ["fixed", "space", "halving", "seed", "budget", "time_limit"])
+def test_key_left_without_value_takes_its_default(tmp_path: Path, key: str) -> None:
+    assert read(written(tmp_path, f"trials: 3\n{key}:\n")) == read(written(tmp_path, "trials: 3\n"))
+
+
+def test_settings_are_read_as_people_write_them(tmp_path: Path) -> None:
+    config = read(
+        written(
+            tmp_path,
+            "preset: captions\ntrials: 7\ntime_limit: 1h30m\nbudget: 20MiB\nseed: 5\ncpus_per_trial: 0.5\n"
+            "gpus_per_trial: 0.25\nhalving: {grace: 2, reduction: 4}\n",
+        )
+    )
+    assert (config.trials, config.time_limit, config.budget, config.seed) == (7, 5400.0, 20 * MiB, 5)
+    assert (config.cpus_per_trial, config.gpus_per_trial) == (0.5, 0.25)
+    assert (config.halving.grace, config.halving.reduction) == (2, 4)
+
+
+def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "preset: compact\ntrials: 3\ntime_limit: 1h\nbudget: 10MiB\nseed: 1\nmodality: both\ncpus_per_trial: 1\n",
+    )
+    given = {"trials": 9, "time_limit": 5.0, "budget": MiB, "seed": 0, "modality": "caption", "cpus_per_trial": 2.0}
+    config = read(path, **given)
+    assert {name: getattr(config, name) for name in given} == given
+
+
+def test_preset_of_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    assert read(written(tmp_path, "preset: compact\ntrials: 1\n"), preset="captions").preset == "captions"
+
+
+def test_what_the_command_line_leaves_out_stays_as_in_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "trials: 3\nbudget: 10MiB\n")
+    assert read(path, trials=None, budget=None, seed=None) == read(path)
+
+
+def test_defaults_are_100_mib_and_seed_0() -> None:
+    config = read(None, trials=1)
+    assert (config.budget, config.seed, config.time_limit) == (DEFAULT_BUDGET, 0, None)
+    assert DEFAULT_BUDGET == 100 * 2**20
+
+
+def test_bad_value_of_the_command_line_is_told() -> None:
+    for override in ({"trials": 0}, {"seed": -1}, {"cpus_per_trial": -1.0}):
+        with pytest.raises(ConfigError, match=next(iter(override))):
+            read(None, **{"trials": 1, **override})
+
+
+def test_search_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--trials N"):
+        read(written(tmp_path, "preset: compact\n"))
+    assert read(written(tmp_path, "preset: compact\n"), time_limit=60.0).trials is None
+
+
+def test_unknown_preset_of_the_command_line_is_refused() -> None:
+    with pytest.raises(ConfigError, match="paper, captions, compact, full"):
+        read(None, preset="papers", trials=1)
+
+
+@pytest.mark.parametrize("number", ["1e-4", "1.0e-4", "0.0001", '"1e-4"'])
+def test_number_that_yaml_takes_for_text_is_a_number(tmp_path: Path, number: str) -> None:
+    path = written(tmp_path, f"trials: 1\nspace:\n  train.learning_rate: {{low: {number}, high: 1e-2, log: true}}\n")
+    dimension = read(path).build_space().dimensions["train.learning_rate"]
+    assert isinstance(dimension, Number)
+    assert (dimension.low, dimension.high) == (1e-4, 1e-2)
+
+
+def test_fixed_number_that_yaml_takes_for_text_is_a_number(tmp_path: Path) -> None:
+    config = read(written(tmp_path, "trials: 1\nfixed:\n  train.learning_rate: 2e-3\n"))
+    assert config.build_space().base.train.learning_rate == 2e-3
+
+
+def test_settings_survive_json(tmp_path: Path) -> None:
+    import json
+
+    config = read(written(tmp_path, shipped_space("full")), trials=3)
+    again = SearchConfig.model_validate(json.loads(json.dumps(config.model_dump())))
+    assert again == config
+    assert again.build_space() == config.build_space()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("2h", 7200), (" 1h1m1s ", 3661)]
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "x", "90", "0s", "-5m", "1.5h", "30m1h", "5 minutes", "1d"])
+def test_other_durations_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="90s, 30m or 1h30m"):
+        parse_duration(text)
+
+
+def test_trial_config_changes_its_preset_by_dotted_names(tmp_path: Path) -> None:
+    config = read_trial_config(written(tmp_path, "preset: captions\ntext.units: 16\ntrain.learning_rate: 1e-4\n"))
+    changed = flatten(PRESETS["captions"]) | {"text.units": 16, "train.learning_rate": 1e-4}
+    assert flatten(config) == changed
+
+
+def test_trial_config_of_an_empty_file_is_the_paper(tmp_path: Path) -> None:
+    assert read_trial_config(written(tmp_path, "")) == PRESETS["paper"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("preset: captions\ntext.unit: 16\n", 2, "text.unit: unknown name"),
+        ("preset: captions\n\ntext.units: 0\n", 3, "text.units"),
+        ("preset: captions\nimage.width: 8\n", 2, "image.width"),
+        ("preset: captions\ntext:\n  units: 16\n", 2, "text"),
+        ("text.units: 16\ntext.units: 17\n", 2, "text.units"),
+        ("preset: papers\n", 1, "papers"),
+        ("preset: [paper]\n", 1, "paper"),
+        ("- preset\n", 1, "keys"),
+    ],
+)
+def test_fault_of_a_trial_config_is_told_with_its_line(tmp_path: Path, text: str, line: int, words: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        read_trial_config(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} line {line}: "), message
+    assert words in message.removeprefix(str(path))
+    assert "\n" not in message
+
+
+def test_configuration_impossible_only_together_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="frozen"):
+        read_trial_config(written(tmp_path, "preset: compact\nimage.frozen: true\n"))

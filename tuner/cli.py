@@ -1,0 +1,422 @@
+"""The `captune` command. TensorFlow, Ray and the rest are loaded inside the verbs that need them: help is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tuner.console import at_least, bar, exit_status, fail, live, numbers, one_of, parsed, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from results.study import RunFolder
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Searches for the best image-caption classifier that fits a size budget.",
+)
+
+RunPath = Annotated[Path, typer.Argument(help="a run folder that `search` made")]
+Preset = Annotated[str | None, typer.Option(help="paper, captions, compact or full")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+TimeLimit = Annotated[str | None, typer.Option(help="wall time, e.g. 90s, 30m, 1h30m")]
+
+
+def main() -> None:
+    """Entry point: people's mistakes end with one line and status 2, failed work with status 1."""
+    try:
+        app()
+    except (ValueError, RuntimeError, OSError) as error:
+        status = exit_status(error)
+        if status is None:
+            raise  # a bug: its traceback is what helps
+        fail(str(error), status=status)
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="folder to make")] = Path("captune-demo")) -> None:
+    """The whole path on drawn data, in minutes: prepare, search, table, refit, proof, export, predict."""
+    from tuner.demo import run_demo
+
+    run_demo(out, say=say)
+
+
+@app.command()
+def prepare(
+    csv: Annotated[Path, typer.Argument(help="CSV (ImageID,Labels,Caption), or COCO annotations with --format coco")],
+    images: Annotated[Path | None, typer.Argument(help="folder of the pictures; leave out for captions alone")] = None,
+    out: Annotated[Path, typer.Option(help="folder of the prepared data set")] = ...,  # type: ignore[assignment]
+    format: Annotated[str, typer.Option(help="kaggle or coco")] = "kaggle",  # noqa: A002
+    side: Annotated[int, typer.Option(help="pixels a side that pictures are decoded to, 8 to 1024")] = 224,
+    on_bad: Annotated[
+        str, typer.Option(help="bad rows: error stops at the first, skip lists them in a file")
+    ] = "error",
+    split: Annotated[str, typer.Option(help="percent train/validation/test")] = "80/10/10",
+    seed: Annotated[int, typer.Option(help="of the split")] = 0,
+    stop_words: Annotated[bool, typer.Option("--stop-words/--no-stop-words", help="drop English stop words")] = True,
+    stems: Annotated[bool, typer.Option("--stems/--no-stems", help="reduce words to Porter stems")] = True,
+    max_tokens: Annotated[int, typer.Option(help="tokens of a caption that are kept at most")] = 64,
+    vocabulary: Annotated[int, typer.Option(help="words kept at most")] = 20_000,
+    min_count: Annotated[int, typer.Option(help="times that a word must stand in the training captions")] = 1,
+    labels: Annotated[
+        str | None, typer.Option(help="label numbers allowed, e.g. 1-11,13-19; others are errors")
+    ] = None,
+    per_caption: Annotated[bool, typer.Option(help="coco: one example per caption, not per image")] = False,
+    categories: Annotated[str | None, typer.Option(help="coco: category ids to keep, e.g. 1-19")] = None,
+) -> None:
+    """Decodes pictures and captions once into a memory-mapped data set."""
+    from data_prep.captions import CaptionSettings
+    from data_prep.split import parse_shares
+    from data_prep.store import prepare as prepare_data
+
+    one_of("--format", format, ("kaggle", "coco"))
+    one_of("--on-bad", on_bad, ("error", "skip"))
+    if format == "coco" and labels is not None:
+        fail("--labels is for --format kaggle; choose COCO categories with --categories")
+    if format == "kaggle" and (per_caption or categories is not None):
+        fail("--per-caption and --categories are for --format coco; restrict a CSV's labels with --labels")
+    settings = CaptionSettings(
+        remove_stop_words=stop_words,
+        stem=stems,
+        max_tokens=max_tokens,
+        vocabulary_limit=vocabulary,
+        min_count=min_count,
+    )
+    with bar("pictures") as progress:
+        data = prepare_data(
+            csv,
+            images,
+            out,
+            format=format,  # type: ignore[arg-type]
+            side=side,
+            on_bad=on_bad,  # type: ignore[arg-type]
+            shares=parse_shares(split),
+            seed=seed,
+            captions=settings,
+            known_labels=numbers("--labels", labels),
+            per_caption=per_caption,
+            categories=numbers("--categories", categories),
+            progress=progress,
+        )
+    found = data.manifest
+    counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
+    print(f"{data.path}: {found.rows_read - found.rows_skipped} of {found.rows_read} rows: {counts}")
+    if found.rows_skipped:
+        print(f"{found.rows_skipped} rows skipped, each with its reason in {data.path / 'bad_rows.csv'}")
+
+
+@app.command()
+def size(
+    preset: Preset = None,
+    config: Annotated[Path | None, typer.Option(help="YAML: preset, and dotted names that change it")] = None,
+    budget: Annotated[str, typer.Option(help="e.g. 100MiB (2**20) or 100MB (10**6)")] = "100MiB",
+    as_json: AsJson = False,
+) -> None:
+    """Bytes of a configuration, before anything is built. Exit status 1 when it does not fit."""
+    from model.presets import PRESETS
+    from model.size import parse_bytes, refusal, show_bytes
+    from model.size import size as measure
+    from tuner.config import check_preset, read_trial_config
+
+    if config is not None and preset is not None:
+        fail("--preset and --config exclude each other; a config file may name its preset")
+    limit = parsed("--budget", parse_bytes, budget)
+    assert limit is not None
+    if config is not None:
+        chosen = read_trial_config(config)
+    else:
+        check_preset(preset or "paper")
+        chosen = PRESETS[preset or "paper"]
+    found = measure(chosen.model)
+    fits = refusal(found, limit) is None
+    if as_json:
+        print_json(
+            {
+                "parameters": found.parameters,
+                "trainable": found.trainable,
+                "frozen": found.frozen,
+                "weights_bytes": found.weights_bytes,
+                "bundle_bytes": found.bundle_bytes,
+                "storage": "float32",
+                "budget_bytes": limit,
+                "fits": fits,
+                "parts": found.parts,
+            }
+        )
+    else:
+        print(f"parameters     {found.parameters:,} ({found.trainable:,} trainable, {found.frozen:,} frozen)")
+        for part, count in found.parts.items():
+            print(f"{part:14} {show_bytes(count)}")
+        print(f"weights        {show_bytes(found.weights_bytes)} as float32")
+        print(f"bundle         {show_bytes(found.bundle_bytes)} at most, with vocabulary and container")
+        print(f"budget         {show_bytes(limit)}: {'fits' if fits else 'does not fit'}")
+    if not fits:
+        raise typer.Exit(1)
+
+
+@app.command()
+def space(preset: Annotated[str, typer.Option(help="paper, captions, compact or full")] = "compact") -> None:
+    """Prints a search.yaml to edit."""
+    from tuner.config import shipped_space
+
+    print(shipped_space(preset), end="")
+
+
+@app.command()
+def search(
+    data: Annotated[Path, typer.Argument(help="a data set that `prepare` made")],
+    run: Annotated[Path, typer.Option(help="folder for the run; must not exist yet")] = ...,  # type: ignore[assignment]
+    config: Annotated[Path | None, typer.Option(help="search.yaml; `captune space` prints one")] = None,
+    preset: Preset = None,
+    trials: Annotated[int | None, typer.Option(help="configurations inside the budget to try")] = None,
+    time_limit: TimeLimit = None,
+    budget: Annotated[str | None, typer.Option(help="bytes of float32 weights, e.g. 100MiB or 100MB")] = None,
+    modality: Annotated[str | None, typer.Option(help="both, image or caption; the preset's own if left out")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the sampler, and through it of every trial")] = None,
+    address: Annotated[str | None, typer.Option(help="a running Ray cluster: auto or host:port")] = None,
+    gpus_per_trial: Annotated[float | None, typer.Option(help="may be a fraction")] = None,
+    cpus_per_trial: Annotated[float | None, typer.Option(help="also the threads of a trial")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, start nothing")] = False,
+) -> None:
+    """Searches for the best configuration inside the budget."""
+    from data_prep.store import PreparedData
+    from model.size import parse_bytes
+    from results.study import RunFolder
+    from tuner.config import parse_duration, read_search
+    from tuner.search import check, create, discard, preview
+
+    at_least("--trials", trials, 1)
+    if modality is not None:
+        one_of("--modality", modality, ("both", "image", "caption"))
+    prepared = PreparedData.open(data)
+    settings = read_search(
+        config,
+        preset=preset,
+        default_preset="compact" if prepared.has_images else "captions",
+        overrides={
+            "trials": trials,
+            "time_limit": parsed("--time-limit", parse_duration, time_limit),
+            "budget": parsed("--budget", parse_bytes, budget),
+            "modality": modality,
+            "seed": seed,
+            "cpus_per_trial": cpus_per_trial,
+            "gpus_per_trial": gpus_per_trial,
+        },
+    )
+    drawn = check(settings, prepared)
+    folder = RunFolder(run)
+    if dry_run:
+        for line in preview(settings, drawn, prepared):
+            print(line)
+        return
+    create(folder, settings, prepared)
+    try:
+        _search(folder, address)
+    except Exception:
+        discard(folder)
+        raise
+
+
+@app.command()
+def resume(
+    run: RunPath,
+    address: Annotated[str | None, typer.Option(help="a running Ray cluster: auto or host:port")] = None,
+    trials: Annotated[int | None, typer.Option(help="a new total of trials")] = None,
+    time_limit: TimeLimit = None,
+) -> None:
+    """Goes on with a search: unfinished trials first, from their start. Finished ones stay as they are."""
+    from results.study import RunFolder
+    from tuner.config import parse_duration
+
+    at_least("--trials", trials, 1)
+    changes: dict[str, Any] = {"trials": trials}
+    changes["time_limit"] = parsed("--time-limit", parse_duration, time_limit)
+    _search(RunFolder(run), address, {k: v for k, v in changes.items() if v is not None})
+
+
+@app.command()
+def trials(
+    run: RunPath,
+    format: Annotated[str, typer.Option(help="table, csv, json, parquet or markdown")] = "table",  # noqa: A002
+    sort: Annotated[str | None, typer.Option(help="a column; scores best first")] = None,
+    where: Annotated[str | None, typer.Option(help="e.g. \"fate == 'complete' and mean_f1 > 0.8\"")] = None,
+    columns: Annotated[str | None, typer.Option(help="names, separated by commas")] = None,
+    limit: Annotated[int | None, typer.Option(help="rows at most")] = None,
+) -> None:
+    """The table of trials, also while the search runs."""
+    from results import table
+    from results.study import RunFolder, load_records
+
+    one_of("--format", format, table.FORMATS)
+    at_least("--limit", limit, 1)
+    records = load_records(RunFolder(run))
+    chosen = [name.strip() for name in columns.split(",")] if columns else None
+    if format == "table":
+        print_table(table.terminal(records, columns=chosen, sort=sort, where=where, limit=limit))
+        return
+    content = table.render(records, format, columns=chosen, sort=sort, where=where, limit=limit)
+    if format == "parquet" and sys.stdout.isatty():
+        fail("Parquet is not for a terminal; send it to a file: captune trials RUN --format parquet > trials.parquet")
+    sys.stdout.buffer.write(content)
+
+
+@app.command()
+def show(run: RunPath, trial: Annotated[int, typer.Argument(help="its number")], as_json: AsJson = False) -> None:
+    """One trial: configuration, curve, cost, fate."""
+    from dataclasses import asdict
+
+    from results import report
+    from results.study import RunFolder, load_records
+
+    record = next((r for r in load_records(RunFolder(run)) if r.number == trial), None)
+    if record is None:
+        fail(f"the run has no trial {trial}; `captune trials {run}` lists them")
+    if as_json:
+        print_json(report.without_nan({**record.row(), "curve": [asdict(epoch) for epoch in record.curve]}))
+        return
+    for part in report.trial(record):
+        print_table(part)
+
+
+@app.command()
+def refit(
+    run: RunPath,
+    trial: Annotated[int | None, typer.Option(help="refit this one instead of the best")] = None,
+    seeds: Annotated[int, typer.Option(help="repeat with further seeds, to see how far the score moves")] = 1,
+) -> None:
+    """Trains the winner on train + validation, proves it on test, writes RUN/winner."""
+    from results.study import RunFolder, load_records
+    from results.winner import choose
+    from tuner.search import read
+
+    at_least("--seeds", seeds, 1)
+    folder = RunFolder(run)
+    settings, data = read(folder)
+    record = choose(load_records(folder), settings.budget, number=trial)
+    _settle()
+    from tuner.refit import refit as train_winner
+
+    proof = train_winner(folder, record, data, settings.budget, seeds=seeds, say=say)
+    test = proof["test"]
+    print(f"trial {proof['trial']}, {proof['epochs']} epochs on train + validation")
+    print(f"search    mean F1 {proof['search']['mean_f1']:.4f} on {proof['search']['examples']} validation examples")
+    interval = f"95 % {test['low']:.4f} to {test['high']:.4f}"
+    print(f"test      mean F1 {test['mean_f1']:.4f} ({interval}), {test['examples']} examples")
+    print(f"          micro F1 {test['micro_f1']:.4f}, macro F1 {test['macro_f1']:.4f}, mAP {test['map']:.4f}")
+    if len(proof["seeds"]) > 1:
+        print(f"seeds     mean F1 {', '.join(f'{score:.4f}' for score in proof['seeds'])}")
+    print(
+        f"reloaded  mean F1 {proof['reloaded']['mean_f1']:.4f}, "
+        f"largest difference of a probability {proof['reloaded']['max_difference']:.1e}"
+    )
+    print(f"bundle    {proof['bundle_bytes'] / 2**20:.2f} MiB in {folder.bundle}")
+    if not proof["bundle_fits"]:
+        say(
+            f"note: the weights keep the budget, the bundle with its vocabulary does not: {proof['bundle_bytes']} bytes"
+        )
+
+
+@app.command()
+def export(
+    run: RunPath,
+    to: Annotated[Path, typer.Option(help="what to write; must not exist yet")] = ...,  # type: ignore[assignment]
+    format: Annotated[str, typer.Option(help="bundle or keras")] = "bundle",  # noqa: A002
+) -> None:
+    """Copies the proved winner, loads the copy in a fresh process, and compares what it answers."""
+    from results.study import RunFolder
+    from tuner.search import read
+
+    one_of("--format", format, ("bundle", "keras"))
+    folder = RunFolder(run)
+    _, data = read(folder)
+    _settle()
+    from tuner.refit import export as write
+
+    done = write(folder, data, to, format)
+    print(
+        f"{done['path']}: {done['bytes'] / 2**20:.2f} MiB, same test probabilities within {done['max_difference']:.1e}"
+    )
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="a bundle folder")],
+    csv: Annotated[Path, typer.Argument(help="CSV with Labels")],
+    images: Annotated[Path | None, typer.Argument(help="folder of the pictures")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Scores a bundle on labelled rows."""
+    _settle()
+    from model.bundle import Bundle
+    from tuner.inference import evaluate as score
+    from tuner.inference import read_rows
+
+    loaded = Bundle.load(bundle)
+    scores = score(loaded, *read_rows(loaded, csv, images, need_labels=True))
+    if as_json:
+        print_json(scores)
+        return
+    for name in ("mean_f1", "micro_f1", "macro_f1", "map"):
+        print(f"{name:9} {scores[name]:.4f}")
+    names = dict(zip(map(str, loaded.label_ids), loaded.label_names, strict=True))
+    for label, f1 in scores["per_label"].items():
+        print(f"label {label:>3} {f1:.4f}  {names[label]}")
+    print(f"examples  {scores['examples']}")
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="a bundle folder")],
+    csv: Annotated[Path, typer.Argument(help="CSV, with or without Labels")],
+    images: Annotated[Path | None, typer.Argument(help="folder of the pictures")] = None,
+    out: Annotated[Path, typer.Option(help="CSV to write: ImageID,Labels")] = ...,  # type: ignore[assignment]
+) -> None:
+    """Writes the labels that a bundle gives, one row for each row of the CSV."""
+    if out.exists():
+        fail(f"{out} exists; name a file that does not")
+    _settle()
+    from model.bundle import Bundle
+    from tuner.inference import read_rows, write_submission
+
+    loaded = Bundle.load(bundle)
+    records, pictures = read_rows(loaded, csv, images, need_labels=False)
+    write_submission(loaded, records, pictures, out)
+    print(f"{out}: {len(records.examples)} rows")
+
+
+def _search(folder: RunFolder, address: str | None, changes: dict[str, Any] | None = None) -> None:
+    """Runs or goes on with a search and prints how it ended."""
+    from tuner.search import read, run_search
+
+    settings, data = read(folder)
+    settings = type(settings).model_validate({**settings.model_dump(), **(changes or {})})
+    with live() as show_progress:
+        summary = run_search(folder, settings, data, address=address, show=show_progress)
+    fates = ", ".join(f"{count} {fate}" for fate, count in summary["trials"].items()) or "no trials"
+    print(f"{folder.path}: {fates}; {summary['epochs']} epochs in {summary['wall_seconds']:.0f} s")
+    if summary["best"] is not None:
+        print(f"best: trial {summary['best']['number']}, mean F1 {summary['best']['mean_f1']:.4f} on validation")
+    if summary["interrupted"]:
+        say(f"interrupted; go on with: captune resume {folder.path}")
+        if summary["best"] is None:
+            return
+    if summary["best"] is None:
+        fail("no trial has a score; `captune trials` shows why", status=1)
+    print(f"next: captune trials {folder.path} --sort mean_f1; captune refit {folder.path}")
+
+
+def _settle() -> None:
+    """Framework settings of this process, for the verbs that run a network themselves."""
+    import os
+
+    from tuner.trial import prepare_process
+
+    prepare_process(os.cpu_count() or 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Trains the winner again on train + validation, reads test once, ships the bundle, and proves what is shipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.captions import Vocabulary
+from data_prep.store import PreparedData
+from model import metrics
+from model.bundle import Bundle, measured_bytes
+from model.config import TrialConfig, flatten, unflatten
+from model.metrics import DecisionRule
+from model.size import refusal, size
+from model.training import Training
+from results.study import Record, RunError, RunFolder
+from results.winner import epoch_to_keep
+from tuner.inference import scores_as_dict
+from tuner.search import write_json
+from tuner.trial import EVALUATION_BATCH, batches
+
+TOLERANCE = 1e-6  # of a probability, between the network that was trained and the file loaded in a fresh process
+
+
+class ProofError(RuntimeError):
+    """What was exported is not what was scored, or not what was allowed. Nothing is left that could be shipped."""
+
+
+def refit(
+    run: RunFolder,
+    record: Record,
+    data: PreparedData,
+    budget: int,
+    *,
+    seeds: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Refits one trial and returns what RUN/winner/proof.json holds.
+
+    The schedule is that of the search, training ends at the epoch that `epoch_to_keep` chooses, and the decision rule
+    is that epoch's: after the refit no held-out example is left to fit either on. With several seeds the bundle is
+    that of the first, the trial's own; the others only show how far the score moves.
+
+    Raises:
+        RunError: the run was refitted before.
+        ProofError: the weights are over the budget, or the bundle does not give the same probabilities when loaded.
+    """
+    if run.winner.exists():
+        raise RunError(f"{run.winner} exists; move it away to refit again: test is to be read once for one choice")
+    kept_epoch = epoch_to_keep(record)
+    if record.seed is None:
+        raise RunError(f"trial {record.number} has no seed; choose another with --trial")
+    config, rule = unflatten(record.config), DecisionRule(kept_epoch.threshold)
+    why = refusal(size(config.model), budget)
+    if why is not None:
+        raise ProofError(f"trial {record.number} {why}")
+    rows = data.rows("test")
+    if not len(rows):
+        raise RunError(f"{data.path} has no test rows to prove the winner on; prepare it with --split 80/10/10")
+    truth = data.labels[rows]
+    aside = run.path / "winner.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        scores: list[metrics.Scores] = []
+        kept: NDArray[np.float32] | None = None
+        for turn in range(seeds):
+            say(f"refit {turn + 1} of {seeds}: {kept_epoch.epoch} epochs on train + validation")
+            training = _train(config, data, kept_epoch.epoch, seed=record.seed + turn, say=say)
+            found = training.predict(batches(data, rows, config.model, EVALUATION_BATCH))
+            scores.append(metrics.score(truth, found, rule.decide(found)))
+            if kept is None:
+                kept = found
+                with training.averaged():
+                    make_bundle(training, config, rule, data).save(aside / "bundle")
+        assert kept is not None
+        say("loading the bundle in a fresh process")
+        reloaded = probabilities_in_fresh_process(aside / "bundle", aside / "bundle", data, "test")
+        proof = _proof(
+            record, kept_epoch.epoch, config, data, truth, rule, kept, reloaded, scores, aside / "bundle", budget
+        )
+        write_json(aside / "proof.json", proof)
+        aside.rename(run.winner)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return proof
+
+
+def make_bundle(training: Training, config: TrialConfig, rule: DecisionRule, data: PreparedData) -> Bundle:
+    """The network as it stands, with the labels and the part of the vocabulary that it knows."""
+    vocabulary: str | None = None
+    if config.model.text is not None and data.vocabulary is not None:
+        known = Vocabulary(data.vocabulary.words[: config.model.text.vocabulary_size - 2], data.vocabulary.settings)
+        vocabulary = known.to_json()
+    return Bundle(training.network, config.model, rule, data.manifest.label_ids, data.manifest.label_names, vocabulary)
+
+
+def export(run: RunFolder, data: PreparedData, target: Path, kind: str) -> dict[str, Any]:
+    """Writes the proved winner to `target` as a bundle folder or a .keras file, and proves the copy.
+
+    Returns:
+        path, format, bytes, and the largest difference of a test probability to the bundle's.
+
+    Raises:
+        RunError: no winner yet, or `target` exists.
+        ProofError: the copy gives other probabilities.
+    """
+    if not run.proof.is_file():
+        raise RunError(f"{run.path} has no proved winner; run `captune refit {run.path}` first")
+    if target.exists():
+        raise RunError(f"{target} exists; name a path that does not")
+    if kind == "keras" and target.suffix != ".keras":
+        raise RunError(f"a Keras file must be named *.keras, got {target}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    bundle = Bundle.load(run.bundle)
+    try:
+        if kind == "keras":
+            bundle.network.save(target)
+        else:
+            bundle.save(target)
+        expected = probabilities_in_fresh_process(run.bundle, run.bundle, data, "test")
+        against = run.bundle if kind == "keras" else target
+        found = probabilities_in_fresh_process(target, against, data, "test")
+        difference = float(np.abs(found - expected).max())
+        if difference > TOLERANCE:
+            raise ProofError(
+                f"{target} gives other probabilities than the bundle (by {difference:.2g}); it was removed"
+            )
+    except BaseException:
+        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        raise
+    return {
+        "path": str(target),
+        "format": kind,
+        "bytes": measured_bytes(target),
+        "max_difference": difference,
+    }
+
+
+def probabilities_in_fresh_process(artefact: Path, bundle: Path, data: PreparedData, split: str) -> NDArray[np.float32]:
+    """What an exported file answers in a process that knows nothing but the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "probabilities.npy"
+        command = [
+            sys.executable,
+            "-m",
+            "tuner.inference",
+            *map(str, (artefact, bundle, data.path, split, out)),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+        if done.returncode != 0:
+            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+            raise ProofError(f"{artefact} cannot be loaded in a fresh process: {last[0]}")
+        found: NDArray[np.float32] = np.load(out)
+        return found
+
+
+def _train(config: TrialConfig, data: PreparedData, epochs: int, *, seed: int, say: Callable[[str], None]) -> Training:
+    rows = data.rows("train", "validation")
+    source = batches(data, rows, config.model, config.train.batch_size, seed=seed)
+    training = Training(config, source, data.labels[rows].sum(axis=0).tolist(), seed=seed)
+    for number in range(1, epochs + 1):
+        say(f"epoch {number} of {epochs}: loss {training.epoch(number):.4f}")
+    return training
+
+
+def _proof(
+    record: Record,
+    epochs: int,
+    config: TrialConfig,
+    data: PreparedData,
+    truth: NDArray[np.uint8],
+    rule: DecisionRule,
+    found: NDArray[np.float32],
+    reloaded: NDArray[np.float32],
+    scores: list[metrics.Scores],
+    bundle: Path,
+    budget: int,
+) -> dict[str, Any]:
+    difference = float(np.abs(found - reloaded).max())
+    if difference > TOLERANCE:
+        raise ProofError(f"the bundle gives other probabilities than the network it was made of (by {difference:.2g})")
+    low, high = metrics.bootstrap_interval(metrics.f1_per_example(truth, rule.decide(found)), seed=record.seed or 0)
+    again = metrics.score(truth, reloaded, rule.decide(reloaded))
+    return {
+        "trial": record.number,
+        "config": flatten(config),
+        "epochs": epochs,
+        "threshold": rule.threshold,
+        "search": {"mean_f1": record.mean_f1, "examples": data.manifest.counts["validation"]},
+        "test": {**scores_as_dict(scores[0], data.manifest.label_ids), "low": low, "high": high},
+        "reloaded": {"mean_f1": again.mean_f1, "max_difference": difference},
+        "seeds": [s.mean_f1 for s in scores],
+        "weights_bytes": size(config.model).weights_bytes,
+        "bundle_bytes": measured_bytes(bundle),
+        "budget_bytes": budget,
+        "bundle_fits": measured_bytes(bundle) <= budget,
+        "data": data.manifest.fingerprint,
+    }
