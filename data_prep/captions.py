@@ -175,13 +175,8 @@ class Vocabulary:
             raise DataError(f"this is not a vocabulary: {error}; prepare the data set again") from None
 
 
-def build_vocabulary(train_captions: Iterable[str], settings: CaptionSettings) -> Vocabulary:
-    """The vocabulary of the training captions, and of no others: words seen elsewhere are unknown."""
-    return count_words((tokenize(caption, settings) for caption in train_captions), settings)
-
-
 def count_words(tokenized: Iterable[Sequence[str]], settings: CaptionSettings) -> Vocabulary:
-    """The same for captions that are tokenized already with these settings."""
+    """The vocabulary of tokenized training captions, and of no others: words seen elsewhere are unknown."""
     counts = Counter(token for tokens in tokenized for token in tokens)
     ranked = sorted((-count, word) for word, count in counts.items() if count >= settings.min_count)
     return Vocabulary(tuple(word for _, word in ranked[: settings.vocabulary_limit]), settings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.backbones import BACKBONES
 
@@ -184,6 +184,11 @@ def restrict(config: ModelConfig, modality: Modality) -> ModelConfig:
     if (modality != "caption" and image is None) or (modality != "image" and text is None):
         raise ValueError(f"modality {modality} was asked for, but this model reads {config.modality}")
     return config.model_copy(update={"image": image, "text": text})
+
+
+def complaint(error: ValidationError) -> str:
+    """The first thing that is wrong, in the words of its rule."""
+    return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
 
 
 def _dotted(values: Mapping[str, Any], prefix: str) -> Flat:

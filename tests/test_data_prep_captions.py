@@ -1,5 +1,7 @@
 """Captions to token ids."""
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,13 +12,17 @@ from data_prep.captions import (
     UNKNOWN,
     CaptionSettings,
     Vocabulary,
-    build_vocabulary,
+    count_words,
     tokenize,
 )
 from data_prep.records import DataError
 
 PLAIN = CaptionSettings(remove_stop_words=False, stem=False)
 BOTH = CaptionSettings()
+
+
+def build_vocabulary(captions: Iterable[str], settings: CaptionSettings) -> Vocabulary:
+    return count_words([tokenize(caption, settings) for caption in captions], settings)
 
 
 @pytest.mark.parametrize(

@@ -350,11 +350,12 @@ def test_paper_model_is_shipped_below_the_budget(tmp_path: Path) -> None:
 
 @needs_real
 def test_words_of_real_captions_take_no_more_than_estimated() -> None:
-    from data_prep.captions import CaptionSettings, build_vocabulary
+    from data_prep.captions import CaptionSettings, count_words, tokenize
     from data_prep.records import read_csv
 
     captions = [example.caption for example in read_csv(REAL / "coco18" / "train.csv").examples[:3_000]]
-    vocabulary = build_vocabulary(captions, CaptionSettings())
+    settings = CaptionSettings()
+    vocabulary = count_words([tokenize(caption, settings) for caption in captions], settings)
     config = ModelConfig(text=TextConfig(vocabulary_size=vocabulary.size))
     spare = size(config).bundle_bytes - size(config).weights_bytes
     assert len(vocabulary.to_json().encode()) < spare

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from ray.tune import Stopper
 from ray.tune.search import Searcher
 
-from model.config import TrialConfig, flatten
+from model.config import TrialConfig, complaint, flatten
 from model.metrics import Epoch
 from model.size import refusal, show_bytes, size
 from results.study import SCORED, Fate, RunFolder, epoch_attribute
@@ -179,8 +179,7 @@ class Gate(Searcher):
             except ValidationError as error:
                 # Each value is allowed, together they are not: no model, so the sampler is to stay away.
                 trial.set_constraint("weights_bytes", 1.0)
-                reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-                self._record(trial, "over_budget", f"impossible: {reason}")
+                self._record(trial, "over_budget", f"impossible: {complaint(error)}")
                 continue
             found = size(config.model)
             trial.set_user_attr("config", flatten(config))

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from cluster.resources import Request, default_request, slots
 from data_prep.manifest import Manifest
 from data_prep.store import PreparedData
+from model.config import complaint
 from model.size import refusal, show_bytes, size
 from results.study import STUDY_NAME, RunError, RunFolder, load_records, open_storage
 from tuner.config import ConfigError, SearchConfig
@@ -58,8 +59,7 @@ def check(config: SearchConfig, data: PreparedData) -> Space:
     except SpaceError as error:
         raise ConfigError(str(error)) from None
     except ValidationError as error:  # the preset on this data, such as pictures too small for its stages
-        reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        raise ConfigError(f"{data.path} does not suit preset {config.preset}: {reason}") from None
+        raise ConfigError(f"{data.path} does not suit preset {config.preset}: {complaint(error)}") from None
     return space
 
 
@@ -241,9 +241,10 @@ def _drive(
         ),
     ).fit()
     interrupted = interrupt.is_set()
-    gate.close(reason="interrupted" if interrupted else "time limit", resumable=interrupted)
     if gate.fault is not None:
+        gate.close(reason="the search ended by a fault", resumable=True)
         raise gate.fault
+    gate.close(reason="interrupted" if interrupted else "time limit", resumable=interrupted)
     return interrupted
 
 

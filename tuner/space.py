@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from data_prep.manifest import Manifest
-from model.config import Flat, Modality, TrialConfig, flatten, replace, restrict
+from model.config import Flat, Modality, TrialConfig, complaint, flatten, replace, restrict
 
 if TYPE_CHECKING:
     import optuna
@@ -261,7 +261,7 @@ def _replaced(base: TrialConfig, changes: Mapping[str, Any], group: str) -> Tria
     try:
         return replace(base, changes)
     except ValidationError as error:
-        raise SpaceError(_message(error), group) from None
+        raise SpaceError(complaint(error), group) from None
 
 
 def _check_value(base: TrialConfig, name: str, value: Any, group: str = "space") -> None:
@@ -274,7 +274,3 @@ def _check_value(base: TrialConfig, name: str, value: Any, group: str = "space")
             if tuple(str(step) for step in detail["loc"])[-len(path) :] == path:
                 message = detail["msg"].removeprefix("Value error, ")
                 raise SpaceError(f"{message}, got {value!r}", group, name) from None
-
-
-def _message(error: ValidationError) -> str:
-    return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
