@@ -1,7 +1,7 @@
 """The deliverable: a folder of safetensors and JSON with SHA-256 sums. No pickle, no code, nothing is executed.
 
 bundle.json           network, decision rule, labels, sums of all files; written last
-weights.safetensors   every weight, in the network's own order
+weights.safetensors   every weight in its storage type, by the names of model.layout
 vocabulary.json       words and caption settings, where the network reads captions
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from model.classifier import build
-from model.config import ModelConfig
+from model.config import ModelConfig, Storage
 from model.image_encoder import normalisations
+from model.layout import backbone_tensor
 from model.metrics import DecisionRule
+from model.size import size
+from model.storage import restore, store
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "bundle.json"
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
@@ -57,7 +61,7 @@ class Bundle:
         aside = path.with_name(f"{path.name}.tmp")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        (aside / WEIGHTS).write_bytes(save(_tensors(self.network)))
+        (aside / WEIGHTS).write_bytes(save(stored(self.network, self.config.storage)))
         if self.vocabulary is not None:
             (aside / VOCABULARY).write_text(self.vocabulary, encoding="utf-8")
         # The weights are inside: where they once came from, and which were trained, is history.
@@ -100,10 +104,16 @@ class Bundle:
             len(label_ids) == len(label_names) == config.num_labels
         ):
             raise BundleError(f"{path / MANIFEST} contradicts itself; export it again")
-        network = build(config, load_weights=False)
         try:
-            _assign(network, load_file(path / WEIGHTS))
-        except (SafetensorError, KeyError, ValueError) as error:
+            tensors = load_file(path / WEIGHTS)
+            # Before anything is built: a file of a few bytes must not make a network of many.
+            found, needed = sum(tensor.nbytes for tensor in tensors.values()), size(config).weights_bytes
+            if found != needed:
+                raise ValueError(f"it holds {found} bytes of weights, the network needs {needed}")
+            network = build(config, load_weights=False)
+            _assign(network, tensors)
+        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+            # The last two where a tensor is of a type that NumPy has not, such as bfloat16.
             raise BundleError(f"{path / WEIGHTS} does not fit the network: {error}") from None
         return cls(network, config, rule, label_ids, label_names, vocabulary)
 
@@ -136,22 +146,29 @@ def _own_digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps({**manifest, "sha256": others}, sort_keys=True).encode()).hexdigest()
 
 
-def _tensors(network: keras.Model) -> dict[str, np.ndarray[Any, Any]]:
-    """Weights by place and path: paths alone vary with how many networks a process has built before."""
-    return {
-        f"{place:04d}/{weight.path}": np.array(keras.ops.convert_to_numpy(weight.value), order="C")
-        for place, weight in enumerate(network.weights)
-    }
+def named_weights(network: keras.Model) -> Iterator[tuple[str, Any]]:
+    """Every variable of a network that `build` made with its name in model.layout."""
+    backbones = [layer for layer in network.layers if isinstance(layer, keras.Model)]
+    places = {id(weight): place for backbone in backbones for place, weight in enumerate(backbone.weights)}
+    for weight in network.weights:
+        place = places.get(id(weight))
+        yield weight.path if place is None else backbone_tensor(place), weight
+
+
+def stored(network: keras.Model, storage: Storage) -> dict[str, np.ndarray[Any, Any]]:
+    """The weights of a network as they are written."""
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
+    for name, weight in named_weights(network):
+        tensors |= store(name, keras.ops.convert_to_numpy(weight.value), storage)
+    return tensors
 
 
 def _assign(network: keras.Model, tensors: dict[str, np.ndarray[Any, Any]]) -> None:
-    ordered = [tensors[name] for name in sorted(tensors)]
-    if len(ordered) != len(network.weights):
-        raise ValueError(f"{len(ordered)} tensors for {len(network.weights)} weights")
-    for weight, tensor in zip(network.weights, ordered, strict=True):
-        if tuple(weight.shape) != tensor.shape:
-            raise ValueError(f"{weight.path} is {tuple(weight.shape)}, the file has {tensor.shape}")
-        weight.assign(tensor)
+    for name, weight in named_weights(network):
+        values = restore(tensors, name)
+        if tuple(weight.shape) != values.shape:
+            raise ValueError(f"{name} is {tuple(weight.shape)}, the file has {values.shape}")
+        weight.assign(values)
     for layer in normalisations(network):
         layer.finalize_state()
 

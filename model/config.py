@@ -27,6 +27,7 @@ BackboneName = Literal[
     "ConvNeXtTiny",
 ]
 Modality = Literal["both", "image", "caption"]
+Storage = Literal["float32", "float16", "int8"]
 Flat = dict[str, Any]
 Share = Annotated[float, Field(ge=0, le=0.9)]
 
@@ -92,6 +93,7 @@ class ModelConfig(Settings):
     head_units: int = Field(0, ge=0, le=4096, description="dense layer before the outputs; 0: none")
     head_dropout: Share = Field(0.0, description="share dropped in training before the outputs")
     num_labels: int = Field(18, ge=1, le=10_000, description="outputs; set from the data")
+    storage: Storage = Field("float32", description="what kernels and embeddings are shipped as; scores are of that")
 
     @model_validator(mode="after")
     def _reads_something(self) -> Self:

@@ -56,6 +56,7 @@ class Epoch:
     train_seconds: float
     evaluate_seconds: float
     standard_error: float = 0.0  # of mean_f1, over the validation examples
+    checkpoint_seconds: float = 0.0  # spent on writing since the report before
 
 
 def f1_per_example(truth: Bits, given: Bits) -> NDArray[np.float64]:

@@ -1,42 +1,80 @@
 """Bytes of a network, from its configuration alone: integers, no framework, microseconds.
 
-`weights_bytes` counts every variable once, frozen ones and batch-norm statistics too, times the bytes of its storage
-type: what the budget is held against. `bundle_bytes` is an upper estimate of the folder that is shipped.
+`weights_bytes` counts every variable once, frozen ones and batch-norm statistics too, in its storage type.
+`bundle_bytes` is what the shipped folder holds at most: weights, their header, vocabulary, labels, sums.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import pairwise
+from typing import Any, Literal, Protocol
+
+from pydantic import ValidationError
 
 from model.backbones import BACKBONES
-from model.config import ImageConfig, ModelConfig, TextConfig
+from model.config import ModelConfig, Storage, TrialConfig, replace
+from model.layout import STORAGES, layout
 
 MiB = 2**20  # what Keras prints as "MB"
 MB = 10**6  # as file sizes are sold
 DEFAULT_BUDGET = 100 * MiB
-FLOAT32_BYTES = 4
+Measure = Literal["weights", "bundle"]
 
 _UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": MB, "GB": 10**9, "KiB": 2**10, "MiB": MiB, "GiB": 2**30}
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
-# A tensor's entry in a safetensors header: name, type, shape and offsets as JSON.
-_HEADER_BYTES_PER_TENSOR = 140
-_BYTES_PER_WORD = 10
-_METADATA_BYTES = 8_000
-_METADATA_BYTES_PER_LABEL = 64
+_BYTES = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_LARGEST = 2**60
+_HEADER_LENGTH = 8  # the number before a safetensors header, which is padded to a multiple of as much
+# bundle.json without configuration and labels: keys, threshold, three sums of 64 digits, line ends.
+_FRAME_BYTES = 420
+_INDENT_BYTES = 6  # a line of the configuration in bundle.json has over the same key in compact JSON, at most
+_WORD_BYTES = 12  # in vocabulary.json where the words are not known: English stems have 9 on average
+_SETTINGS_BYTES = 160  # of vocabulary.json without its words
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Variables of one part of the network: values, those of them that are never trained, tensors."""
+class Contents:
+    """What a bundle holds besides weights, as bytes of JSON.
 
-    part: str  # "image encoder", "text encoder", "fusion", "head"
-    parameters: int
-    frozen: int = 0
-    tensors: int = 2
+    labels: numbers and names. vocabulary: of vocabulary.json by the number of its words, from 0; None where the words
+    are not known.
+    """
+
+    labels: int
+    vocabulary: Sequence[int] | None = None
+
+    @classmethod
+    def of(cls, label_ids: Sequence[int], label_names: Sequence[str], words: Sequence[str] | None) -> Contents:
+        """Contents of the bundles made from one data set.
+
+        Args:
+            label_ids: numbers of the labels.
+            label_names: as many names.
+            words: of the vocabulary, commonest first; None without captions.
+        """
+        labels = len(json.dumps([*label_ids, *label_names], indent=2).encode())
+        if words is None:
+            return cls(labels)
+        total = _SETTINGS_BYTES
+        vocabulary = [total]
+        for word in words:
+            total += len(json.dumps(word, ensure_ascii=False).encode()) + len(", ")
+            vocabulary.append(total)
+        return cls(labels, vocabulary)
+
+    @classmethod
+    def typical(cls, num_labels: int) -> Contents:
+        """Room for labels and words that are not known yet."""
+        return cls(labels=64 * num_labels)
+
+    def vocabulary_bytes(self, words: int) -> int:
+        """Bytes of vocabulary.json with so many words."""
+        if self.vocabulary is None:
+            return _SETTINGS_BYTES + _WORD_BYTES * words
+        return self.vocabulary[min(words, len(self.vocabulary) - 1)]
 
 
 @dataclass(frozen=True)
@@ -45,6 +83,7 @@ class Size:
 
     parameters: int
     frozen: int
+    storage: Storage
     weights_bytes: int
     bundle_bytes: int
     parts: dict[str, int]  # bytes of the weights of each part
@@ -55,25 +94,57 @@ class Size:
         return self.parameters - self.frozen
 
 
-def size(config: ModelConfig) -> Size:
-    """Exact count of variables and their float32 bytes, and the bundle they make."""
-    weights = list(_weights(config))
-    parameters = sum(w.parameters for w in weights)
-    parts: dict[str, int] = {}
-    for w in weights:
-        parts[w.part] = parts.get(w.part, 0) + w.parameters * FLOAT32_BYTES
-    words = config.text.vocabulary_size if config.text is not None else 0
-    container = (
-        sum(w.tensors for w in weights) * _HEADER_BYTES_PER_TENSOR
-        + words * _BYTES_PER_WORD
-        + config.num_labels * _METADATA_BYTES_PER_LABEL
-        + _METADATA_BYTES
-    )
+class Sized(Protocol):
+    """What knows its bytes: a size, or the record of a trial."""
+
+    @property
+    def weights_bytes(self) -> int: ...
+    @property
+    def bundle_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes allowed, and what is held against them: the weights alone, or the whole bundle."""
+
+    limit: int = DEFAULT_BUDGET
+    measure: Measure = "weights"
+
+    def __str__(self) -> str:
+        return f"{show_bytes(self.limit)} of {self.measure}"
+
+    def bytes_of(self, found: Sized) -> int:
+        """The bytes that count."""
+        return found.weights_bytes if self.measure == "weights" else found.bundle_bytes
+
+    def holds(self, found: Sized) -> bool:
+        """Whether they fit, the limit included."""
+        return self.bytes_of(found) <= self.limit
+
+
+def size(config: ModelConfig, contents: Contents | None = None) -> Size:
+    """Exact count of variables and of their bytes as stored, and an upper bound of the bundle they make.
+
+    Args:
+        config: the network and its storage.
+        contents: what else the bundle holds; None for an estimate on the safe side.
+    """
+    storage = config.storage
+    groups = list(layout(config))
+    parts = {group.part: group.bytes_as(storage) for group in groups}
+    weights = sum(parts.values())
+    digits = len(str(weights))
+    header = sum(group.header_bytes(storage, digits) for group in groups) + len("{}") + 2 * _HEADER_LENGTH
+    contents = contents or Contents.typical(config.num_labels)
+    described = config.model_dump_json()
+    manifest = _FRAME_BYTES + len(described.encode()) + _INDENT_BYTES * described.count(":") + contents.labels
+    words = contents.vocabulary_bytes(config.text.vocabulary_size - 2) if config.text is not None else 0
     return Size(
-        parameters=parameters,
-        frozen=sum(w.frozen for w in weights),
-        weights_bytes=parameters * FLOAT32_BYTES,
-        bundle_bytes=parameters * FLOAT32_BYTES + container,
+        parameters=sum(group.values for group in groups),
+        frozen=sum(group.frozen for group in groups),
+        storage=storage,
+        weights_bytes=weights,
+        bundle_bytes=weights + header + manifest + words,
         parts=parts,
     )
 
@@ -86,14 +157,17 @@ def parse_bytes(text: str) -> int:
     """
     match = _BYTES.fullmatch(text.strip())
     if match is None or match[2] not in _UNITS:
-        number = match[1] if match else "100"
+        number = match[1].lstrip("+-") if match else "100"
         raise ValueError(
             f"a size needs a number and a unit, got {text!r}; "
             f"write {number}MiB (2**20 bytes each) or {number}MB (10**6 bytes each)"
         )
     count = int(Decimal(match[1]) * _UNITS[match[2]])
-    if not 0 < count < 2**60:
-        raise ValueError(f"a size must be above 0 and below 1 EiB, got {text!r}; the default is 100MiB")
+    if not 0 < count < _LARGEST:
+        raise ValueError(
+            f"a size must be above 0 and below 1 EiB, got {text!r}; "
+            "write for example 100MiB (2**20 bytes each) or 100MB (10**6 bytes each)"
+        )
     return count
 
 
@@ -102,99 +176,64 @@ def show_bytes(count: int) -> str:
     return f"{count / MiB:.2f} MiB ({count / MB:.2f} MB)"
 
 
-def refusal(found: Size, budget: int) -> str | None:
-    """Why a network is over the budget, by parts and with the way out; None where it fits."""
-    if found.weights_bytes <= budget:
+def refusal(found: Size, budget: Budget) -> str | None:
+    """Why a network is over the budget, by parts; None where it fits."""
+    if budget.holds(found):
         return None
-    parts = ", ".join(f"{part} {count / MiB:.2f}" for part, count in found.parts.items())
+    count = budget.bytes_of(found)
+    parts = ", ".join(f"{part} {share / MiB:.2f}" for part, share in found.parts.items())
+    what = f"{found.storage} weights" if budget.measure == "weights" else f"bundle with {found.storage} weights"
     return (
-        f"needs {show_bytes(found.weights_bytes)} of float32 weights, the budget is {show_bytes(budget)} "
-        f"(MiB by part: {parts}); a smaller backbone, vocabulary or embedding would fit, or a larger --budget"
+        f"needs {show_bytes(count)} of {what}, the budget is {show_bytes(budget.limit)}, "
+        f"over by {show_bytes(count - budget.limit)} (MiB by part: {parts})"
     )
 
 
-def _weights(config: ModelConfig) -> Iterator[Weights]:
-    features: list[int] = []
+def would_fit(config: ModelConfig, budget: Budget, contents: Contents | None = None) -> list[str]:
+    """Single changes of a configuration that is over the budget after which it fits: 'text.embedding: 82 or less'."""
+    return list(_changes(config, budget, contents))
+
+
+def _changes(config: ModelConfig, budget: Budget, contents: Contents | None) -> Iterator[str]:
+    def fits(name: str, value: Any) -> bool:
+        try:
+            changed = replace(TrialConfig(model=config), {name: value})
+        except ValidationError:  # impossible beside the other settings
+            return False
+        return budget.holds(size(changed.model, contents))
+
+    for storage in STORAGES:
+        if STORAGES[storage] < STORAGES[config.storage] and fits("storage", storage):
+            yield f"storage: {storage}"
+            break  # the next one would cost more of the score
+    if config.image is not None and config.image.backbone != "compact":
+        smaller = sorted(BACKBONES, key=lambda name: -BACKBONES[name].parameters)
+        backbone = next((name for name in smaller if fits("image.backbone", name)), None)
+        if backbone is not None:
+            yield f"image.backbone: {backbone}"
+    for name, value, least in _widths(config):
+        if not fits(name, least):
+            continue
+        low, high = least, value  # fits, does not fit
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(name, middle) else (low, middle)
+        yield f"{name}: {low} or less"
+
+
+def _widths(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
+    """Settings that are widths: name, value, the least value that leaves the layer in place."""
     if config.image is not None:
-        yield from _image_weights(config.image)
-        features.append(config.image.units or _pooled(config.image))
+        if config.image.backbone == "compact":
+            yield "image.width", config.image.width, 4
+        if config.image.units:
+            yield "image.units", config.image.units, 1
     if config.text is not None:
-        yield from _text_weights(config.text)
-        features.append(config.text.dense or _encoded(config.text))
-    width = sum(features)
-    if len(features) == 2 and config.fusion == "gated":
-        yield _dense("fusion", width, width)
+        yield "text.vocabulary_size", config.text.vocabulary_size, 3
+        yield "text.embedding", config.text.embedding, 1
+        if config.text.encoder != "average":
+            yield "text.units", config.text.units, 1
+        if config.text.dense:
+            yield "text.dense", config.text.dense, 1
     if config.head_units:
-        yield _dense("head", width, config.head_units)
-        width = config.head_units
-    yield _dense("head", width, config.num_labels)
-
-
-def _image_weights(config: ImageConfig) -> Iterator[Weights]:
-    part = "image encoder"
-    if config.backbone == "compact":
-        backbone = _total(part, _compact_weights(config))
-    else:
-        figures = BACKBONES[config.backbone]
-        backbone = Weights(part, figures.parameters, figures.statistics, figures.tensors)
-    if config.frozen:
-        backbone = Weights(part, backbone.parameters, backbone.parameters, backbone.tensors)
-    yield backbone
-    if config.units:
-        yield _dense(part, _pooled(config), config.units)
-
-
-def _compact_weights(config: ImageConfig) -> Iterator[Weights]:
-    # 3 x 3 convolution without bias; batch norm: scale and shift, moving mean and variance.
-    widths = [config.width * 2**stage for stage in range(1, config.stages + 1) for _ in range(config.blocks)]
-    for given, channels in pairwise([3, config.width, *widths]):
-        yield Weights("", 9 * given * channels + 4 * channels, 2 * channels, 5)
-
-
-def _text_weights(config: TextConfig) -> Iterator[Weights]:
-    part = "text encoder"
-    yield Weights(part, config.vocabulary_size * config.embedding, tensors=1)
-    given, units = config.embedding, config.units
-    match config.encoder:
-        case "bilstm" | "lstm":
-            directions = 2 if config.encoder == "bilstm" else 1
-            # Four gates; a kernel for inputs, one for states, a bias.
-            yield Weights(part, directions * 4 * units * (given + units + 1), tensors=3 * directions)
-        case "gru":
-            # Three gates; Keras's GRU (reset after) keeps two biases.
-            yield Weights(part, 3 * units * (given + units + 2), tensors=3)
-        case "convolution":
-            yield Weights(part, units * (config.kernel * given + 1))
-        case "average":
-            pass
-    if config.dense:
-        yield _dense(part, _encoded(config), config.dense)
-
-
-def _pooled(config: ImageConfig) -> int:
-    """Features after pooling."""
-    if config.backbone == "compact":
-        channels = config.width * 2**config.stages
-    else:
-        channels = BACKBONES[config.backbone].features
-    return channels * (2 if config.pooling == "both" else 1)
-
-
-def _encoded(config: TextConfig) -> int:
-    """Features that the text encoder itself gives."""
-    match config.encoder:
-        case "bilstm":
-            return 2 * config.units
-        case "average":
-            return config.embedding
-        case _:
-            return config.units
-
-
-def _dense(part: str, given: int, units: int) -> Weights:
-    return Weights(part, (given + 1) * units)
-
-
-def _total(part: str, weights: Iterable[Weights]) -> Weights:
-    counts = [(w.parameters, w.frozen, w.tensors) for w in weights]
-    return Weights(part, *map(sum, zip(*counts, strict=True)))
+        yield "head_units", config.head_units, 1

@@ -25,7 +25,7 @@ def encode(tokens: keras.KerasTensor, config: TextConfig) -> keras.KerasTensor:
     present = ops.expand_dims(ops.cast(ops.not_equal(tokens, 0), "float32"), -1)
     match config.encoder:
         case "bilstm":
-            x = layers.Bidirectional(layers.LSTM(config.units), name="text_bilstm")(x)
+            x = layers.Bidirectional(layers.LSTM(config.units, name="lstm"), name="text_bilstm")(x)
         case "lstm":
             x = layers.LSTM(config.units, name="text_lstm")(x)
         case "gru":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import keras
@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from model import metrics
 from model.augment import RandomAffine
+from model.checkpoint import Checkpoint, numbered
 from model.classifier import build
-from model.config import TrainConfig, TrialConfig
+from model.config import Storage, TrainConfig, TrialConfig
+from model.image_encoder import normalisations
 from model.losses import make_loss
 from model.metrics import Epoch
+from model.storage import through
 
 Arrays = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
 
@@ -46,6 +49,7 @@ class Training:
         keras.utils.clear_session()  # frees the graphs of the trial before, where a worker lives on
         keras.utils.set_random_seed(seed)
         self._train = train
+        self._storage = config.model.storage
         self.network = build(config.model)
         self._trained = _with_augmentation(self.network, config, seed)
         optimizer = _optimizer(config.train, steps=config.train.epochs * len(train))
@@ -56,6 +60,30 @@ class Training:
             loss=make_loss(config.train, label_counts),
             jit_compile=_jit(),
         )
+
+    def checkpoint(self, epoch: int, identity: str) -> Checkpoint:
+        """All that training has changed by the end of `epoch`."""
+        values = [keras.ops.convert_to_numpy(variable.value) for variable in self._state()]
+        return Checkpoint(epoch, identity, numbered(values))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes back to where the checkpoint was made; training then takes the same course as it did from there.
+
+        Raises:
+            ValueError: it is of another network.
+        """
+        variables = self._state()
+        values = [checkpoint.arrays[name] for name in sorted(checkpoint.arrays)]
+        if [tuple(v.shape) for v in variables] != [value.shape for value in values]:
+            raise ValueError("the checkpoint is of another network")
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        for layer in normalisations(self.network):
+            layer.finalize_state()
+
+    def _state(self) -> list[Any]:
+        """Weights, states of dropout's and augmentation's random generators, optimizer slots and step count."""
+        return [*self._trained.variables, *self._trained.optimizer.variables]
 
     def epoch(self, number: int) -> float:
         """Trains on every batch of epoch `number` (from 1); returns the mean loss, NaN as soon as one batch has it."""
@@ -75,10 +103,28 @@ class Training:
             optimizer.use_ema = averages
         return float(history.history["loss"][-1])
 
-    def predict(self, batches: Batches) -> NDArray[np.float32]:
-        """Probabilities (n, num_labels) of all examples of `batches`, by the averaged weights where they are kept."""
-        with self.averaged():
+    def predict(self, batches: Batches, *, stored: bool = True) -> NDArray[np.float32]:
+        """Probabilities (n, num_labels) of all examples of `batches`.
+
+        Args:
+            stored: by the weights as they come back from the storage of the configuration, which are what is shipped;
+                otherwise by what they were before.
+        """
+        with self.averaged(), self._as_stored() if stored else nullcontext():
             return predict(self.network, batches)
+
+    @contextmanager
+    def _as_stored(self) -> Iterator[None]:
+        """The network with its weights as they come back from storage; training goes on with what they were."""
+        if self._storage == "float32":
+            yield
+            return
+        kept = self.network.get_weights()
+        put_through(self.network, self._storage)
+        try:
+            yield
+        finally:
+            self.network.set_weights(kept)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -99,21 +145,16 @@ class Training:
 
 
 def fit(
-    config: TrialConfig,
-    train: Batches,
-    validation: Batches,
-    truth: NDArray[np.uint8],
-    label_counts: Sequence[int],
-    *,
-    seed: int,
+    training: Training, epochs: int, validation: Batches, truth: NDArray[np.uint8], *, after: int = 0
 ) -> Iterator[Epoch]:
-    """Trains for `config.train.epochs` epochs and yields each one's report; the caller stops by not asking on.
+    """Trains and yields each epoch's report; the caller stops by not asking on.
 
     Args:
+        epochs: the last one, counted from 1.
         truth: labels of the validation examples, (n, num_labels) of 0 and 1, in the order of `validation`.
+        after: epochs that `training` has behind it already.
     """
-    training = Training(config, train, label_counts, seed=seed)
-    for number in range(1, config.train.epochs + 1):
+    for number in range(after + 1, epochs + 1):
         started = time.monotonic()
         loss = training.epoch(number)
         trained = time.monotonic()
@@ -138,6 +179,11 @@ def fit(
             evaluate_seconds=time.monotonic() - trained,
             standard_error=float(metrics.f1_per_example(truth, given).std() / math.sqrt(len(truth))),
         )
+
+
+def put_through(network: keras.Model, storage: Storage) -> None:
+    """Replaces every weight by what comes back of it from `storage`."""
+    network.set_weights([through(values, storage) for values in network.get_weights()])
 
 
 def _diverged(number: int, loss: float, seconds: float) -> Epoch:

@@ -93,6 +93,12 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def resealed(path: Path, name: str) -> None:
+    """The manifest with the sum of a changed file put right."""
+    sums = json.loads((path / "bundle.json").read_text())["sha256"]
+    rewritten(path, sha256={**sums, name: digest(path / name)})
+
+
 # There and back
 
 
@@ -154,6 +160,153 @@ def test_loading_does_not_depend_on_what_the_process_has_built_before(tmp_path: 
     for _ in range(2):
         build(config)
     assert (probabilities(Bundle.load(tmp_path / "x").network) == probabilities(saved.network)).all()
+
+
+LAYOUT = {
+    "compact_stem_convolution/kernel": (3, 3, 3, 4),
+    "compact_1_0_convolution/kernel": (3, 3, 4, 8),
+    "compact_2_0_convolution/kernel": (3, 3, 8, 16),
+    **{
+        f"compact_{place}_norm/{vector}": (channels,)
+        for place, channels in (("stem", 4), ("1_0", 8), ("2_0", 16))
+        for vector in ("gamma", "beta", "moving_mean", "moving_variance")
+    },
+    "image_dense/kernel": (16, 5),
+    "image_dense/bias": (5,),
+    "text_embedding/embeddings": (6, 3),
+    **{
+        f"text_bilstm/{direction}_lstm/lstm_cell/{name}": shape
+        for direction in ("forward", "backward")
+        for name, shape in (("kernel", (3, 20)), ("recurrent_kernel", (5, 20)), ("bias", (20,)))
+    },
+    "text_dense/kernel": (10, 4),
+    "text_dense/bias": (4,),
+    "fusion_gate/kernel": (9, 9),
+    "fusion_gate/bias": (9,),
+    "head_dense/kernel": (9, 4),
+    "head_dense/bias": (4,),
+    "logits/kernel": (4, 3),
+    "logits/bias": (3,),
+}
+
+
+def test_weights_have_the_same_names_however_many_networks_the_process_has_built() -> None:
+    from model.bundle import stored
+    from model.classifier import build
+
+    config = bilstm("int8")
+    for _ in range(3):  # without clear_session: Keras numbers its layers on
+        tensors = stored(build(config), "int8")
+        assert {name: tensor.shape for name, tensor in tensors.items() if not name.endswith(".scale")} == LAYOUT
+        matrices = {name for name, shape in LAYOUT.items() if len(shape) > 1 and int(np.prod(shape[:-1])) >= 4}
+        assert {name.removesuffix(".scale") for name in tensors if name.endswith(".scale")} == matrices
+        assert "text_bilstm/forward_lstm/lstm_cell/kernel" not in matrices  # 3 values a channel
+
+
+@pytest.mark.parametrize("encoder", ["lstm", "gru", "convolution", "average"])
+def test_second_network_of_any_text_encoder_has_the_names_of_the_first(encoder: Any) -> None:
+    from model.bundle import stored
+    from model.classifier import build
+
+    config = ModelConfig(text=TEXT.model_copy(update={"encoder": encoder}), num_labels=3)
+    first, second = (list(stored(build(config), "float32")) for _ in range(2))
+    assert first == second
+    assert all(name.startswith(("text_", "logits/")) for name in first)
+
+
+def test_tensors_of_a_named_backbone_are_numbered_in_the_second_network_as_in_the_first() -> None:
+    from model.bundle import stored
+    from model.classifier import build
+
+    config = ModelConfig(image=ImageConfig(backbone="MobileNetV3Small", side=32, units=0), num_labels=3)
+    first, second = (
+        {name: tensor.shape for name, tensor in stored(build(config), "float32").items()} for _ in range(2)
+    )
+    assert first == second
+    assert list(first)[:206] == [f"image_backbone/{place:03d}" for place in range(206)]
+    assert list(first)[206:] == ["logits/kernel", "logits/bias"]
+
+
+# Storage
+
+
+def bilstm(storage: Any) -> ModelConfig:
+    text = TEXT.model_copy(update={"encoder": "bilstm"})
+    return ModelConfig(image=IMAGE, text=text, fusion="gated", head_units=4, num_labels=3, storage=storage)
+
+
+STORED = [
+    *(bilstm(storage) for storage in ("float32", "float16", "int8")),
+    *(
+        ModelConfig(image=ImageConfig(backbone="MobileNetV3Small", side=32, units=8), num_labels=3, storage=storage)
+        for storage in ("float16", "int8")
+    ),
+    *(
+        ModelConfig(text=TEXT.model_copy(update={"encoder": encoder, "units": 9}), num_labels=3, storage="int8")
+        for encoder in ("lstm", "gru", "convolution", "average")
+    ),
+]
+
+
+@pytest.mark.parametrize("config", STORED)
+def test_loaded_network_gives_what_the_saved_one_gives_after_its_weights_went_through_storage(
+    tmp_path: Path, config: ModelConfig
+) -> None:
+    from model.bundle import Bundle
+    from model.training import put_through
+
+    saved = bundle(config)
+    unrounded = [values.tobytes() for values in saved.network.get_weights()]
+    saved.save(tmp_path / "x")
+    assert [values.tobytes() for values in saved.network.get_weights()] == unrounded
+    loaded = Bundle.load(tmp_path / "x").network
+    put_through(saved.network, config.storage)
+    rounded = [values.tobytes() for values in saved.network.get_weights()]
+    assert (rounded == unrounded) == (config.storage == "float32")
+    assert [values.tobytes() for values in loaded.get_weights()] == rounded
+    assert (probabilities(loaded) == probabilities(saved.network)).all()
+
+
+@pytest.mark.parametrize("config", STORED)
+def test_loaded_bundle_is_saved_again_as_the_same_files_byte_for_byte(tmp_path: Path, config: ModelConfig) -> None:
+    from model.bundle import Bundle
+
+    bundle(config).save(tmp_path / "x")
+    Bundle.load(tmp_path / "x").save(tmp_path / "again")
+    files = sorted(path.name for path in (tmp_path / "x").iterdir())
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == files
+    for name in files:
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "x" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("storage", "types"),
+    [("float32", {"float32"}), ("float16", {"float16", "float32"}), ("int8", {"int8", "float32"})],
+)
+def test_weights_file_holds_what_was_sized_in_the_types_of_its_storage(
+    tmp_path: Path, storage: Any, types: set[str]
+) -> None:
+    from safetensors.numpy import load_file
+
+    from model.size import size
+
+    bundle(bilstm(storage)).save(tmp_path / "x")
+    tensors = load_file(tmp_path / "x" / "weights.safetensors")
+    assert {str(tensor.dtype) for tensor in tensors.values()} == types
+    assert sum(tensor.nbytes for tensor in tensors.values()) == size(bilstm(storage)).weights_bytes
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_broken_weight_is_broken_in_the_bundle_too(tmp_path: Path, storage: Any, bad: float) -> None:
+    from model.bundle import Bundle
+
+    saved = bundle(ModelConfig(text=TEXT, num_labels=3, storage=storage))
+    kernel = saved.network.get_layer("logits").kernel
+    values = np.asarray(kernel.value)
+    kernel.assign(np.where(np.arange(values.size).reshape(values.shape) == 4, bad, values))
+    saved.save(tmp_path / "x")
+    assert not np.isfinite(np.asarray(Bundle.load(tmp_path / "x").network.get_layer("logits").kernel.value)).all()
 
 
 def test_bundle_may_be_moved(copy: Path, tmp_path: Path) -> None:
@@ -294,10 +447,27 @@ def test_what_is_no_folder_or_not_there_is_no_bundle(tmp_path: Path) -> None:
 # Manifests that are whole but wrong
 
 
-@pytest.mark.parametrize("found", [2, 0, None, "1", [1]])
-def test_other_format_is_refused_with_both_numbers(copy: Path, found: Any) -> None:
+@pytest.mark.parametrize("found", [1, 3, 0, None, "2", [2]])
+def test_other_format_is_refused_with_both_numbers_and_what_to_do(copy: Path, found: Any) -> None:
     rewritten(copy, format=found)
-    assert f"format {found}, this captune reads format 1" in refused(copy)
+    assert f"format {found}, this captune reads format 2; use a matching version" in refused(copy)
+
+
+def test_bundle_of_the_first_format_is_refused_by_its_format_though_all_else_differs_too(tmp_path: Path) -> None:
+    """Format 1 had one file of float32 weights under Keras's paths, and a network without a storage."""
+    from safetensors.numpy import save_file
+
+    from model.bundle import _own_digest
+
+    config = ModelConfig(text=TEXT, num_labels=3).model_dump()
+    del config["storage"]
+    save_file({"captune/logits/kernel": np.zeros((4, 3), np.float32)}, tmp_path / "weights.safetensors")
+    (tmp_path / "vocabulary.json").write_text(VOCABULARY)
+    manifest = {"format": 1, "model": config, "threshold": 0.3, "label_ids": [1, 2, 3], "label_names": ["a", "b", "c"]}
+    manifest["sha256"] = {name: digest(tmp_path / name) for name in ("weights.safetensors", "vocabulary.json")}
+    manifest["sha256"]["bundle.json"] = _own_digest(manifest)
+    (tmp_path / "bundle.json").write_text(json.dumps(manifest))
+    assert "bundle format 1, this captune reads format 2" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "other.bin", "", ".", "weights.safetensors/x"])
@@ -366,6 +536,79 @@ def test_network_of_the_same_number_of_weights_but_other_shapes_is_refused(copy:
     assert "does not fit the network" in refused(copy)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"text": {"vocabulary_size": 1_000_000, "embedding": 1024}},
+        {"text": {"encoder": "bilstm", "units": 2048}},
+        {"image": {"side": 1024, "width": 256, "stages": 6, "blocks": 4}},
+        {"image": {"backbone": "ConvNeXtTiny"}},
+        {"head_units": 4096},
+        {"fusion": "gated"},
+        {"text": {"dense": 3}},
+        {"storage": "int8"},
+        {"storage": "float16"},
+    ],
+)
+def test_network_of_other_bytes_than_its_weights_file_is_refused_and_never_built(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """A bundle of a few kB, its sums put right, must not make a process of many GB."""
+    monkeypatch.setattr("model.bundle.build", lambda *_, **__: pytest.fail("was built"))
+    model = json.loads((copy / "bundle.json").read_text())["model"]
+    rewritten(
+        copy,
+        model={
+            name: {**value, **changes.get(name, {})} if isinstance(value, dict) else changes.get(name, value)
+            for name, value in model.items()
+        },
+    )
+    assert "bytes of weights, the network needs" in refused(copy)
+
+
+@pytest.mark.parametrize("change", ["fewer", "more", "halved"])
+def test_weights_file_of_other_tensors_than_the_network_has_is_refused_and_never_built(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(copy / "weights.safetensors")
+    match change:
+        case "fewer":
+            del tensors["logits/bias"]
+        case "more":
+            tensors["more"] = np.zeros(1, np.float32)
+        case _:
+            tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+    save_file(tensors, copy / "weights.safetensors")
+    resealed(copy, "weights.safetensors")
+    monkeypatch.setattr("model.bundle.build", lambda *_, **__: pytest.fail("was built"))
+    assert "bytes of weights, the network needs" in refused(copy)
+
+
+def test_tensor_under_another_name_is_refused(copy: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(copy / "weights.safetensors")
+    tensors["other/bias"] = tensors.pop("logits/bias")
+    save_file(tensors, copy / "weights.safetensors")
+    resealed(copy, "weights.safetensors")
+    assert "logits/bias" in refused(copy)
+
+
+@pytest.mark.parametrize(("kind", "width"), [("BF16", 2), ("F8_E4M3", 1), ("F8_E5M2", 1), ("C64", 8), ("BOOL", 1)])
+def test_weights_of_a_type_that_is_not_ours_are_refused(copy: Path, kind: str, width: int) -> None:
+    """Of the right number of bytes, so that they are met as late as can be."""
+    from model.size import size
+
+    config = ModelConfig.model_validate(json.loads((copy / "bundle.json").read_text())["model"])
+    count = size(config).weights_bytes // width
+    header = json.dumps({"x": {"dtype": kind, "shape": [count], "data_offsets": [0, count * width]}}).encode()
+    (copy / "weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(count * width))
+    resealed(copy, "weights.safetensors")
+    assert "does not fit the network" in refused(copy)
+
+
 def test_vocabulary_of_a_network_without_captions_is_a_contradiction(copy: Path) -> None:
     model = json.loads((copy / "bundle.json").read_text())["model"]
     rewritten(copy, model={**model, "text": None})
@@ -390,8 +633,7 @@ def test_pickle_in_place_of_a_file_is_never_loaded(copy: Path, tmp_path: Path, n
     mark = tmp_path / "executed"
     (copy / name).write_bytes(pickle.dumps(Harmful(mark)))
     if name != "bundle.json":  # with its sum put right
-        sums = json.loads((copy / "bundle.json").read_text())["sha256"]
-        rewritten(copy, sha256={**sums, name: digest(copy / name)})
+        resealed(copy, name)
     if name == "vocabulary.json":
         from data_prep.captions import Vocabulary
         from data_prep.records import DataError

@@ -70,6 +70,7 @@ MODELS = st.one_of(st.tuples(images(), TEXTS), st.tuples(images(), st.none()), s
         head_units=st.integers(0, 4096),
         head_dropout=SHARES,
         num_labels=st.integers(1, 10_000),
+        storage=st.sampled_from(["float32", "float16", "int8"]),
     )
 )
 TRAININGS = st.builds(
@@ -190,6 +191,17 @@ def test_nan_and_infinity_are_refused(name: str, value: float) -> None:
 def test_values_that_are_impossible_together_say_why(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         replace(TrialConfig(model=BOTH), changes)
+
+
+@pytest.mark.parametrize("value", ["float64", "bfloat16", "int4", "INT8", "", None, 8])
+def test_storage_is_one_of_three(value: Any) -> None:
+    assert flatten(TrialConfig(model=BOTH))["storage"] == "float32"
+    with pytest.raises(ValidationError, match="'float32', 'float16' or 'int8'"):
+        replace(TrialConfig(model=BOTH), {"storage": value})
+
+
+def test_restricted_network_keeps_its_storage() -> None:
+    assert restrict(BOTH.model_copy(update={"storage": "int8"}), "caption").storage == "int8"
 
 
 def test_replace_changes_what_is_named_and_nothing_else() -> None:

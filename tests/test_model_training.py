@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,14 +58,15 @@ def of(arrays: Arrays, config: ModelConfig) -> Arrays:
 def fitted(
     model: ModelConfig = CAPTION, train: Arrays | None = None, seed: int = 0, **settings: Any
 ) -> list[metrics.Epoch]:
-    from model.training import fit
+    from model.training import Training, fit
 
     train = train or task(64, 1)
     config = TrialConfig(model=model, train=TrainConfig(**{"epochs": 2, "learning_rate": 0.02, **settings}))
     held_out = task(40, 2)
     counts = train.labels.sum(axis=0).astype(int).tolist()
     truth = held_out.labels.astype(np.uint8)
-    return list(fit(config, of(train, model), of(held_out, model), truth, counts, seed=seed))
+    begun = Training(config, of(train, model), counts, seed=seed)
+    return list(fit(begun, config.train.epochs, of(held_out, model), truth))
 
 
 def training(model: ModelConfig = CAPTION, rows: int = 64, **settings: Any) -> Any:
@@ -95,6 +97,17 @@ def test_epochs_are_numbered_from_one_and_cost_time() -> None:
     assert [epoch.epoch for epoch in found] == [1, 2, 3]
     assert all(epoch.train_seconds > 0 and epoch.evaluate_seconds > 0 for epoch in found)
     assert all(0.05 <= epoch.threshold <= 0.95 for epoch in found)
+
+
+def test_epochs_go_on_after_those_that_training_has_behind_it() -> None:
+    from model.training import fit
+
+    held_out, settings = task(40, 2), {"epochs": 3, "learning_rate": 0.02}
+    found = training(CAPTION, **settings)
+    found.epoch(1)
+    rest = list(fit(found, 3, of(held_out, CAPTION), held_out.labels.astype(np.uint8), after=1))
+    assert without_seconds(rest) == without_seconds(fitted(**settings))[1:]
+    assert list(fit(found, 3, of(held_out, CAPTION), held_out.labels.astype(np.uint8), after=3)) == []
 
 
 SETTINGS = {"augment": AugmentConfig(rotation=20, flip=True), "ema": 0.9}
@@ -300,6 +313,140 @@ def test_training_with_augmentation_trains_the_network_that_is_kept() -> None:
     found.epoch(1)
     assert all((a != b).any() for a, b in zip(before, found.network.get_weights(), strict=True))
     assert "affine" not in " ".join(layer.name for layer in found.network.layers)
+
+
+# Predictions by the weights that are shipped
+
+
+SMALLER: list[Any] = ["float16", "int8"]
+
+
+def as_stored(model: ModelConfig, storage: Any) -> ModelConfig:
+    return model.model_copy(update={"storage": storage})
+
+
+def bits(network: Any) -> list[bytes]:
+    return [values.tobytes() for values in network.get_weights()]
+
+
+def from_bundle(found: Any, model: ModelConfig, folder: Path) -> Any:
+    """The network of a training after it was shipped: the averaged weights, where there are any."""
+    from model.bundle import Bundle
+
+    labels = tuple(range(LABELS))
+    vocabulary = '{"words": [], "settings": {}}' if model.text is not None else None
+    with found.averaged():
+        Bundle(found.network, model, metrics.DecisionRule(0.5), labels, tuple(map(str, labels)), vocabulary).save(
+            folder / "bundle"
+        )
+    return Bundle.load(folder / "bundle").network
+
+
+@pytest.mark.parametrize("storage", ["float32", *SMALLER])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_predictions_are_those_of_the_bundle_to_the_bit(tmp_path: Path, storage: Any, ema: float) -> None:
+    from model.training import predict
+
+    model = as_stored(BOTH, storage)
+    found, rows = training(model, ema=ema), of(task(40, 2), BOTH)
+    found.epoch(1)
+    given = found.predict(rows)
+    assert (predict(from_bundle(found, model, tmp_path), rows) == given).all()
+    assert (found.predict(rows) == given).all()
+
+
+@pytest.mark.parametrize("storage", SMALLER)
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_predictions_before_storage_are_those_of_the_weights_as_they_are(storage: Any, ema: float) -> None:
+    from model.training import predict
+
+    found, rows = training(as_stored(BOTH, storage), ema=ema), of(task(40, 2), BOTH)
+    found.epoch(1)
+    with found.averaged():
+        exact = predict(found.network, rows)
+    assert (found.predict(rows, stored=False) == exact).all()
+    assert (found.predict(rows) != exact).any()
+    assert found.predict(rows) == pytest.approx(exact, abs=0.1)
+
+
+@pytest.mark.parametrize(("storage", "ema"), [("float16", 0.0), ("int8", 0.9)])
+def test_training_goes_on_from_the_weights_before_storage(storage: Any, ema: float) -> None:
+    rows = of(task(40, 2), BOTH)
+
+    def trained(kept_as: Any) -> tuple[list[float], list[bytes]]:
+        found, losses = training(as_stored(BOTH, kept_as), ema=ema, epochs=3), []
+        for number in (1, 2, 3):
+            losses.append(found.epoch(number))
+            before = bits(found.network)
+            found.predict(rows)
+            found.predict(rows, stored=False)
+            assert bits(found.network) == before
+        return losses, bits(found.network)
+
+    assert trained(storage) == trained("float32")
+
+
+def test_weights_are_put_back_after_an_error_in_a_batch() -> None:
+    class Broken(Arrays):
+        def batch(self, number: int, index: int) -> Any:
+            raise OSError("the disk is gone")
+
+    found, rows = training(as_stored(BOTH, "int8"), ema=0.9), task(40, 2)
+    found.epoch(1)
+    before = bits(found.network)
+    with pytest.raises(OSError, match="the disk is gone"):
+        found.predict(Broken(rows.inputs, rows.labels))
+    assert bits(found.network) == before
+
+
+@pytest.mark.parametrize("storage", ["float32", *SMALLER])
+def test_network_that_went_through_storage_is_not_changed_by_going_again(storage: Any) -> None:
+    from model.training import put_through
+
+    network = training(as_stored(BOTH, storage)).network
+    before = bits(network)
+    put_through(network, storage)
+    once = bits(network)
+    put_through(network, storage)
+    assert bits(network) == once
+    assert (once == before) == (storage == "float32")
+
+
+def test_scores_of_a_trial_are_those_of_its_bundle(tmp_path: Path) -> None:
+    """Int8 weights score differently here, so that scores of others would show."""
+    from model.training import predict
+
+    model, settings = as_stored(BOTH, "int8"), {"epochs": 2, "learning_rate": 0.02, "ema": 0.5}
+    scored = fitted(model, **settings)[-1]
+    found, rows, truth = training(model, **settings), of(task(40, 2), model), task(40, 2).labels.astype(np.uint8)
+    for number in (1, 2):
+        found.epoch(number)
+
+    def scores(probabilities: NDArray[np.float32]) -> tuple[float, ...]:
+        told = metrics.score(truth, probabilities, metrics.cross_fitted(truth, probabilities))
+        rule = metrics.fit_rule(truth, probabilities)
+        return told.mean_f1, told.micro_f1, told.macro_f1, told.map, rule.threshold
+
+    shipped = scores(predict(from_bundle(found, model, tmp_path), rows))
+    assert shipped == (scored.mean_f1, scored.micro_f1, scored.macro_f1, scored.map, scored.threshold)
+    assert shipped != scores(found.predict(rows, stored=False))
+
+
+@pytest.mark.parametrize("storage", ["float32", *SMALLER])
+def test_nan_in_one_weight_ends_the_trial_whatever_the_storage(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from model.training import Training
+
+    def one_weight_breaks(self: Training, number: int) -> float:
+        kernel = self.network.get_layer("logits").kernel
+        values = np.ones(kernel.shape, np.float32)
+        values[3, 1] = np.nan
+        kernel.assign(values)
+        return 0.5
+
+    monkeypatch.setattr(Training, "epoch", one_weight_breaks)
+    found = fitted(as_stored(CAPTION, storage), epochs=3)
+    assert len(found) == 1
+    assert math.isnan(found[0].mean_f1)
 
 
 # The rate's schedule

@@ -1,0 +1,66 @@
+"""A training run on disk, half-way: all it needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that changes while a network trains, after a number of epochs.
+
+    arrays: weights, optimizer slots, states of random generators, by name. identity: says whose it is; only a run
+    with the same may go on from it.
+    """
+
+    epoch: int
+    identity: str
+    arrays: Mapping[str, Array]
+
+    def write(self, path: Path) -> None:
+        """Writes aside, then renames: at `path` there is always a whole checkpoint, this one or the one before.
+
+        Raises:
+            OSError: no room, or the folder cannot be written. Nothing is left of the attempt.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".new")
+        header = {"captune": json.dumps({"epoch": self.epoch, "identity": self.identity})}
+        try:
+            with aside.open("wb") as file:
+                file.write(save(dict(self.arrays), metadata=header))
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def read(cls, path: Path, identity: str) -> Checkpoint | None:
+        """The checkpoint at `path`; None where there is none, it is damaged, or it is another run's."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                header = json.loads((file.metadata() or {})["captune"])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            found = cls(int(header["epoch"]), str(header["identity"]), arrays)
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+            return None
+        return found if found.identity == identity else None
+
+
+def numbered(values: list[Array]) -> dict[str, Array]:
+    """Arrays by their place: names of variables vary with what a process has built before."""
+    return {f"{place:05d}": np.ascontiguousarray(value) if value.ndim else value for place, value in enumerate(values)}

@@ -1,0 +1,212 @@
+"""What is stored of a network: every tensor with its name, shape and type, from the configuration alone.
+
+`model.size` adds it up before a network exists, `model.bundle` writes it. Matrices, which are tensors of two or more
+axes with at least four values a channel (kernels, embeddings), take the storage of the configuration: float32, float16,
+or int8 with one float32 scale a channel. Vectors (biases, batch-norm statistics) stay float32: they are few, and a
+variance can leave the range of float16. The channels of a tensor are its last axis, or the one before where that is 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from model.backbones import BACKBONES
+from model.config import ImageConfig, ModelConfig, Storage, TextConfig
+
+STORAGES: dict[Storage, int] = {"float32": 4, "float16": 2, "int8": 1}
+"""Bytes of one value of a matrix."""
+SCALE = ".scale"
+"""Added to the name of an int8 tensor for the name of its scales."""
+BACKBONE = "image_backbone"
+"""Name of a named backbone in the network; its tensors are numbered, as Keras's names in it vary."""
+LEAST_VALUES_A_CHANNEL = 4
+_VECTOR_BYTES, _SCALE_BYTES, _INTEGER_BYTES = 4, 4, 8
+# An entry of a safetensors header without its name, its shape and the digits of its two offsets.
+_ENTRY = len('"":{"dtype":"F32","shape":,"data_offsets":[,]},')
+_LONGEST_SCALE_SHAPE = len("[4096]")
+
+
+class Tensors(NamedTuple):
+    """Totals over some tensors of one part of the network ("image encoder", "text encoder", "fusion", "head")."""
+
+    part: str
+    values: int = 0
+    frozen: int = 0  # values never trained
+    tensors: int = 0
+    matrices: int = 0
+    matrix_values: int = 0
+    channels: int = 0  # of the matrices
+    text: int = 0  # characters of names and shapes
+    matrix_names: int = 0  # characters of the matrices' names
+    integers: int = 0  # 8-byte counters, counted as one value each
+
+    @classmethod
+    def sum(cls, part: str, tensors: Iterable[Tensors]) -> Tensors:
+        """Totals of several."""
+        _, *counts = zip(*tensors, strict=True)
+        return cls(part, *map(sum, counts))
+
+    def bytes_as(self, storage: Storage) -> int:
+        """Bytes of all values, int8 with its scales."""
+        scales = _SCALE_BYTES * self.channels if storage == "int8" else 0
+        vectors = self.values - self.matrix_values - self.integers
+        return (
+            STORAGES[storage] * self.matrix_values + scales + _VECTOR_BYTES * vectors + _INTEGER_BYTES * self.integers
+        )
+
+    def header_bytes(self, storage: Storage, digits: int) -> int:
+        """Bytes of their entries in a safetensors header, at most, where offsets have `digits` digits."""
+        entry = _ENTRY + 2 * digits
+        scales = self.matrices * (entry + len(SCALE) + _LONGEST_SCALE_SHAPE) + self.matrix_names
+        return self.tensors * entry + self.text + (scales if storage == "int8" else 0)
+
+
+def channel_axis(shape: Sequence[int]) -> int:
+    """Axis of the channels of a matrix. The last one, but of depthwise kernels (.., channels, 1) the one before."""
+    return -2 if shape[-1] == 1 else -1
+
+
+def is_matrix(shape: Sequence[int]) -> bool:
+    """Whether a tensor is one that float16 and int8 reduce."""
+    return len(shape) >= 2 and math.prod(shape) >= LEAST_VALUES_A_CHANNEL * shape[channel_axis(shape)]
+
+
+def layout(config: ModelConfig) -> Iterator[Tensors]:
+    """All tensors of a network, shared ones once, in groups of one part each."""
+    features: list[int] = []
+    if config.image is not None:
+        yield _image(config.image)
+        features.append(config.image.units or _pooled(config.image))
+    if config.text is not None:
+        yield _text(config.text)
+        features.append(config.text.dense or _encoded(config.text))
+    width = sum(features)
+    if len(features) == 2 and config.fusion == "gated":
+        yield Tensors.sum("fusion", _dense("fusion_gate", width, width))
+    head: list[Tensors] = []
+    if config.head_units:
+        head += _dense("head_dense", width, config.head_units)
+        width = config.head_units
+    yield Tensors.sum("head", [*head, *_dense("logits", width, config.num_labels)])
+
+
+@lru_cache(maxsize=2**16)
+def _tensor(name: str, *shape: int, frozen: bool = False) -> Tensors:
+    values = math.prod(shape)
+    matrix = is_matrix(shape)
+    return Tensors(
+        "",
+        values=values,
+        frozen=values if frozen else 0,
+        tensors=1,
+        matrices=int(matrix),
+        matrix_values=values if matrix else 0,
+        channels=shape[channel_axis(shape)] if matrix else 0,
+        text=len(name) + len(str(list(shape)).replace(" ", "")),
+        matrix_names=len(name) if matrix else 0,
+    )
+
+
+def _dense(name: str, given: int, units: int) -> list[Tensors]:
+    return [_tensor(f"{name}/kernel", given, units), _tensor(f"{name}/bias", units)]
+
+
+@lru_cache(maxsize=4096)
+def _image(config: ImageConfig) -> Tensors:
+    backbone = list(_compact(config)) if config.backbone == "compact" else [_named(config)]
+    total = Tensors.sum("", backbone)
+    frozen = total.values if config.frozen else total.frozen
+    dense = _dense("image_dense", _pooled(config), config.units) if config.units else []
+    whole = Tensors.sum("image encoder", [*backbone, *dense])
+    return whole._replace(frozen=frozen)
+
+
+def _named(config: ImageConfig) -> Tensors:
+    figures = BACKBONES[config.backbone]
+    name = len(backbone_tensor(0))
+    return Tensors(
+        "",
+        values=figures.parameters,
+        frozen=figures.statistics,
+        tensors=figures.tensors,
+        matrices=figures.matrices,
+        matrix_values=figures.matrix_values,
+        channels=figures.channels,
+        text=figures.tensors * name + figures.shapes,
+        matrix_names=figures.matrices * name,
+        integers=figures.integers,
+    )
+
+
+def backbone_tensor(place: int) -> str:
+    """Name of a tensor of a named backbone, by its place among the backbone's own."""
+    return f"{BACKBONE}/{place:03d}"
+
+
+def _compact(config: ImageConfig) -> Iterator[Tensors]:
+    blocks = [
+        (f"compact_{stage}_{block}", config.width * 2**stage)
+        for stage in range(1, config.stages + 1)
+        for block in range(config.blocks)
+    ]
+    for (_, given), (name, channels) in pairwise([("", 3), ("compact_stem", config.width), *blocks]):
+        yield _tensor(f"{name}_convolution/kernel", 3, 3, given, channels)
+        for vector in ("gamma", "beta", "moving_mean", "moving_variance"):
+            yield _tensor(f"{name}_norm/{vector}", channels, frozen=vector.startswith("moving"))
+
+
+@lru_cache(maxsize=4096)
+def _text(config: TextConfig) -> Tensors:
+    given, units = config.embedding, config.units
+    tensors = [_tensor("text_embedding/embeddings", config.vocabulary_size, given)]
+    match config.encoder:
+        case "bilstm":
+            for direction in ("forward", "backward"):
+                tensors += _recurrent(f"text_bilstm/{direction}_lstm/lstm_cell", given, units, gates=4, biases=1)
+        case "lstm":
+            tensors += _recurrent("text_lstm/lstm_cell", given, units, gates=4, biases=1)
+        case "gru":  # Keras's GRU (reset after) keeps two biases
+            tensors += _recurrent("text_gru/gru_cell", given, units, gates=3, biases=2)
+        case "convolution":
+            tensors += [
+                _tensor("text_convolution/kernel", config.kernel, given, units),
+                _tensor("text_convolution/bias", units),
+            ]
+        case "average":
+            pass
+    if config.dense:
+        tensors += _dense("text_dense", _encoded(config), config.dense)
+    return Tensors.sum("text encoder", tensors)
+
+
+def _recurrent(name: str, given: int, units: int, *, gates: int, biases: int) -> list[Tensors]:
+    width = gates * units
+    return [
+        _tensor(f"{name}/kernel", given, width),
+        _tensor(f"{name}/recurrent_kernel", units, width),
+        _tensor(f"{name}/bias", *((biases, width) if biases > 1 else (width,))),
+    ]
+
+
+def _pooled(config: ImageConfig) -> int:
+    """Features after pooling."""
+    if config.backbone == "compact":
+        channels = config.width * 2**config.stages
+    else:
+        channels = BACKBONES[config.backbone].features
+    return channels * (2 if config.pooling == "both" else 1)
+
+
+def _encoded(config: TextConfig) -> int:
+    """Features that the text encoder itself gives."""
+    match config.encoder:
+        case "bilstm":
+            return 2 * config.units
+        case "average":
+            return config.embedding
+        case _:
+            return config.units

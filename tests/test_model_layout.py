@@ -1,0 +1,222 @@
+"""What is stored of a network: figures and layout held against Keras's own variables, by a rule told twice."""
+
+import math
+import random
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+
+from model.backbones import BACKBONES
+from model.config import ImageConfig, ModelConfig, TextConfig
+from model.layout import STORAGES, channel_axis, is_matrix, layout
+from model.size import size
+
+NAMES: list[Any] = ["compact", *BACKBONES]
+ENCODERS: list[Any] = ["bilstm", "lstm", "gru", "convolution", "average"]
+Shape = tuple[int, ...]
+
+
+# The rule, told again and differently from model.layout
+
+
+def channels(shape: Shape) -> int:
+    return shape[-1] if shape[-1] > 1 else shape[-2]
+
+
+def reduced(shape: Shape) -> bool:
+    """Whether float16 and int8 take fewer bytes for a tensor: a kernel or table with four values a channel."""
+    return len(shape) > 1 and math.prod(shape) // channels(shape) > 3
+
+
+def stored_bytes(shape: Shape, in_memory: int, storage: str) -> int:
+    """Bytes of a variable that takes `in_memory` bytes in Keras."""
+    if storage == "float32" or not reduced(shape):
+        return in_memory
+    return in_memory // 2 if storage == "float16" else in_memory // 4 + 4 * channels(shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "matrix", "axis"),
+    [
+        ((3, 3, 64, 128), True, -1),
+        ((3, 3, 64, 1), True, -2),  # depthwise: a channel is one picture's
+        ((7, 7, 1, 1), True, -2),
+        ((1, 1, 4, 96), True, -1),
+        ((1, 1, 3, 96), False, -1),
+        ((4, 8), True, -1),
+        ((3, 8), False, -1),
+        ((2, 384), False, -1),  # both biases of a GRU
+        ((500, 1), False, -2),  # 500 channels of one value: scales would cost more than they save
+        ((3, 4, 1), False, -2),
+        ((4, 4, 1), True, -2),
+        ((1, 4), False, -1),
+        ((5, 3, 7), True, -1),
+    ],
+)
+def test_tensor_with_four_values_a_channel_is_a_matrix(shape: Shape, matrix: bool, axis: int) -> None:
+    assert is_matrix(shape) is matrix
+    assert channel_axis(shape) == axis
+    assert shape[axis] == channels(shape)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (1024,)])
+def test_vector_of_any_length_is_no_matrix(shape: Shape) -> None:
+    assert not is_matrix(shape)
+
+
+# Keras's variables
+
+
+@dataclass(frozen=True)
+class Variable:
+    path: str
+    shape: Shape
+    nbytes: int
+    trainable: bool
+
+
+def variables(network: Any) -> list[Variable]:
+    import keras
+
+    return [
+        Variable(w.path, tuple(w.shape), keras.ops.convert_to_numpy(w.value).nbytes, w.trainable)
+        for w in network.weights
+    ]
+
+
+@cache
+def backbone_of(name: str) -> tuple[list[Variable], int]:
+    """Variables and output channels of a backbone as Keras has it; building one takes a second."""
+    import keras
+
+    keras.utils.clear_session()
+    network = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(32, 32, 3))
+    return variables(network), network.output.shape[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_figure_of_a_backbone_is_that_of_keras(name: str) -> None:
+    found, features = backbone_of(name)
+    shapes = [v.shape for v in found]
+    matrices = [shape for shape in shapes if reduced(shape)]
+    assert asdict(BACKBONES[name]) == {
+        "parameters": sum(map(math.prod, shapes)),
+        "statistics": sum(math.prod(v.shape) for v in found if not v.trainable),
+        "tensors": len(found),
+        "features": features,
+        "scaling": BACKBONES[name].scaling,  # compared with Keras's preprocess_input in test_model_classifier
+        "matrices": len(matrices),
+        "matrix_values": sum(map(math.prod, matrices)),
+        "channels": sum(map(channels, matrices)),
+        "shapes": sum(len("[" + ",".join(map(str, shape)) + "]") for shape in shapes),
+        "integers": sum(v.nbytes == 8 * math.prod(v.shape) for v in found),
+    }
+
+
+# Random networks
+
+
+def random_config(draw: random.Random, backbone: Any, storage: Any) -> ModelConfig:
+    """Small widths are drawn often: at 1 to 4 values a channel matrices turn into vectors."""
+    width = [1, 2, 3, 4, 5, draw.randint(6, 60)]
+    source, frozen = ("none", False) if backbone == "compact" else draw.choice([("none", False), ("imagenet", True)])
+    image = ImageConfig(
+        backbone=backbone,
+        weights=source,
+        frozen=frozen,
+        side=32,
+        pooling=draw.choice(["average", "max", "both"]),
+        units=draw.choice([0, *width]),
+        width=draw.randint(4, 12),
+        stages=draw.randint(1, 4),
+        blocks=draw.randint(1, 3),
+    )
+    text = TextConfig(
+        encoder=draw.choice(ENCODERS),
+        vocabulary_size=draw.choice([3, 4, 5, draw.randint(6, 3000)]),
+        embedding=draw.choice(width),
+        max_tokens=3,
+        units=draw.choice(width),
+        kernel=draw.randint(1, 5),
+        dense=draw.choice([0, *width]),
+    )
+    reads = draw.choice(["both", "both", "image", "caption"])
+    return ModelConfig(
+        image=image if reads != "caption" else None,
+        text=text if reads != "image" else None,
+        fusion=draw.choice(["concatenation", "gated"]),
+        head_units=draw.choice([0, *width]),
+        num_labels=draw.choice(width),
+        storage=storage,
+    )
+
+
+def part_of(path: str) -> str:
+    prefixes = {"image": "image encoder", "compact": "image encoder", "text": "text encoder", "fusion": "fusion"}
+    return prefixes.get(path.split("_")[0], "head")
+
+
+@pytest.mark.slow
+def test_bytes_of_two_hundred_random_networks_are_those_of_keras_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named backbones are built once, and stand in the networks as something of their width without weights."""
+    import keras
+
+    from model import image_encoder
+    from model.classifier import build
+
+    def weightless(config: ImageConfig, *, load_weights: bool) -> Any:
+        pixels = keras.Input((config.side, config.side, 3))
+        return keras.Model(pixels, keras.ops.repeat(pixels[..., :1], backbone_of(config.backbone)[1], axis=-1))
+
+    monkeypatch.setattr(image_encoder, "_named", weightless)
+    draw, storages, seen = random.Random(20), list(STORAGES), set()
+    for n in range(200):
+        config = random_config(draw, NAMES[n % len(NAMES)], storages[n // len(NAMES) % len(storages)])
+        if n % 50 == 0:
+            keras.utils.clear_session()  # takes longer than a network
+        whole = variables(build(config))
+        if config.image is not None and config.image.backbone != "compact":
+            whole += [
+                Variable(f"image_{v.path}", v.shape, v.nbytes, v.trainable and not config.image.frozen)
+                for v in backbone_of(config.image.backbone)[0]
+            ]
+        found = size(config)
+        assert found.parameters == sum(math.prod(v.shape) for v in whole), config
+        assert found.frozen == sum(math.prod(v.shape) for v in whole if not v.trainable), config
+        parts = dict.fromkeys((part_of(v.path) for v in whole), 0)
+        for v in whole:
+            parts[part_of(v.path)] += stored_bytes(v.shape, v.nbytes, config.storage)
+        assert found.parts == parts, config
+        assert found.weights_bytes == sum(parts.values())
+        if config.image is not None:
+            seen.add(("image", config.image.backbone, config.storage))
+        if config.text is not None:
+            seen.add(("text", config.text.encoder, config.storage))
+        if config.modality == "both":
+            seen.add(("fusion", config.fusion, config.storage))
+    assert len(seen) == (len(NAMES) + len(ENCODERS) + 2) * len(storages)
+
+
+@pytest.mark.slow
+def test_totals_are_those_of_what_a_bundle_writes() -> None:
+    """Numbers of tensors and the characters of their names and shapes, from which the header's bytes are told."""
+    from model.bundle import named_weights
+    from model.classifier import build
+
+    draw = random.Random(7)
+    for backbone in ["compact"] * 30 + ["MobileNetV3Small"]:
+        config = random_config(draw, backbone, "float32")
+        written = {name: tuple(w.shape) for name, w in named_weights(build(config, load_weights=False))}
+        groups = list(layout(config))
+        matrices = {name: shape for name, shape in written.items() if reduced(shape)}
+        assert sum(group.tensors for group in groups) == len(written)
+        assert sum(group.matrices for group in groups) == len(matrices)
+        assert sum(group.matrix_values for group in groups) == sum(map(math.prod, matrices.values()))
+        assert sum(group.channels for group in groups) == sum(map(channels, matrices.values()))
+        assert sum(group.matrix_names for group in groups) == sum(map(len, matrices))
+        assert sum(group.text for group in groups) == sum(
+            len(name) + len("[" + ",".join(map(str, shape)) + "]") for name, shape in written.items()
+        )

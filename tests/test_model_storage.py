@@ -1,0 +1,195 @@
+"""Storage: near enough, the same after a second time, and never a broken value passed off as a sound one."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from model.storage import restore, store, through
+
+Array = NDArray[Any]
+REDUCED: list[Any] = ["float16", "int8"]
+STORAGES: list[Any] = ["float32", *REDUCED]
+TINIEST_STORED = 127e-30  # int8: channels that stay below are zeros
+
+# Shapes of matrices, four values a channel or more, and of what is none.
+MATRICES = st.one_of(
+    st.tuples(st.integers(4, 12), st.integers(2, 6)),
+    st.tuples(st.integers(1, 3), st.integers(4, 6), st.integers(2, 5)),
+    st.tuples(st.integers(1, 3), st.just(4), st.integers(1, 3), st.integers(2, 5)),
+    st.tuples(st.just(3), st.just(3), st.integers(1, 6), st.just(1)),  # depthwise
+    st.tuples(st.integers(4, 12), st.just(1), st.just(1)),  # one channel
+)
+OTHERS = st.one_of(
+    st.just(()),
+    st.tuples(st.integers(1, 20)),
+    st.tuples(st.integers(1, 3), st.integers(2, 8)),
+    st.tuples(st.integers(1, 20), st.just(1)),
+    st.tuples(st.just(1), st.just(3), st.integers(1, 6), st.just(1)),
+)
+HUGE = float(np.float32(3e38))
+FINITE = st.one_of(
+    st.floats(-2, 2, width=32),
+    st.floats(-HUGE, HUGE, width=32),
+    st.sampled_from([0.0, -0.0, 1e-38, -1e-38, 1e-45, 1e-28, 65_504.0, 65_520.0, 6e-8, HUGE, -HUGE]).map(
+        lambda value: float(np.float32(value))
+    ),
+)
+
+
+def arrays(shapes: st.SearchStrategy[Any], elements: st.SearchStrategy[float] = FINITE) -> st.SearchStrategy[Array]:
+    return hnp.arrays(np.float32, shapes, elements=elements)
+
+
+def by_channel(values: Array) -> Array:
+    """(values a channel, channels): the last axis, of depthwise kernels the one before."""
+    if values.shape[-1] == 1:
+        values = values[..., 0]
+    return values.reshape(-1, values.shape[-1])
+
+
+def bits(values: Array) -> bytes:
+    return str((values.shape, values.dtype)).encode() + values.tobytes()
+
+
+def same(one: dict[str, Array], other: dict[str, Array]) -> bool:
+    return {name: bits(values) for name, values in one.items()} == {
+        name: bits(values) for name, values in other.items()
+    }
+
+
+@given(arrays(MATRICES))
+@example(np.full((3, 3, 2, 1), HUGE, np.float32))
+@example(np.array([[127.0, 1e-30], [63.5, -1e-30], [0.5, 0.0], [-1.5, -0.0]], np.float32))
+def test_int8_is_within_half_a_step_and_a_step_is_a_127th_of_the_largest_value(values: Array) -> None:
+    scale = store("x", values, "int8")["x.scale"].astype(np.float64)
+    there, back = by_channel(values).astype(np.float64), by_channel(through(values, "int8")).astype(np.float64)
+    largest = np.abs(there).max(axis=0)
+    kept = largest > TINIEST_STORED
+    assert (back[:, ~kept] == 0).all() or (largest[~kept] > 0.999 * TINIEST_STORED).all()
+    # Beside the half step: one rounding of the quotient, of 127 at most.
+    assert (np.abs(there - back) <= (0.5 + 1e-5) * scale)[:, kept].all()
+    ratio = scale[kept] * 127 / largest[kept]
+    assert ((ratio > 1 - 1e-6) & (ratio < (1 + 2**-15) * (1 + 1e-6))).all()
+
+
+@given(arrays(MATRICES))
+def test_float16_is_within_its_rounding_and_beyond_its_range_the_largest_number_of_the_same_sign(values: Array) -> None:
+    back = through(values, "float16").astype(np.float64)
+    there = values.astype(np.float64)
+    inside = np.abs(there) <= 65_504
+    assert (np.abs(back - there) <= np.maximum(np.abs(there) * 2**-11, 2**-25))[inside].all()
+    assert (back[~inside] == np.sign(there[~inside]) * 65_504).all()
+
+
+@pytest.mark.parametrize("storage", REDUCED)
+@given(values=arrays(MATRICES))
+def test_what_went_through_once_is_not_changed_by_going_again(storage: Any, values: Array) -> None:
+    once = through(values, storage)
+    assert once.dtype == np.float32 and once.shape == values.shape
+    assert bits(through(once, storage)) == bits(once)
+    assert same(store("x", once, storage), store("x", through(once, storage), storage))
+
+
+@pytest.mark.parametrize("storage", REDUCED)
+def test_a_million_values_of_common_spread_are_not_changed_by_going_again(storage: Any) -> None:
+    rng = np.random.default_rng(3)
+    for spread in (1e-6, 0.05, 1.0, 1e6):
+        values = (spread * rng.standard_normal((250, 1000))).astype(np.float32)
+        once = store("x", values, storage)
+        assert same(once, store("x", restore(once, "x"), storage))
+
+
+@given(values=arrays(MATRICES))
+def test_int8_keeps_the_largest_value_of_a_channel_at_the_end_of_its_range(values: Array) -> None:
+    stored = store("x", values, "int8")
+    assert stored["x"].dtype == np.int8 and stored["x.scale"].dtype == np.float32
+    largest = np.abs(by_channel(stored["x"]).astype(int)).max(axis=0)
+    there = np.abs(by_channel(values).astype(np.float64)).max(axis=0)
+    assert set(largest) <= {0, 127}
+    assert (largest[there > TINIEST_STORED * 1.001] == 127).all()
+
+
+@given(values=arrays(MATRICES, st.sampled_from([0.0, -0.0])))
+@pytest.mark.parametrize("storage", STORAGES)
+def test_zeros_come_back_as_zeros(storage: Any, values: Array) -> None:
+    assert (through(values, storage) == 0).all()
+
+
+# What is not finite
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("storage", STORAGES)
+@given(values=arrays(MATRICES), place=st.integers(0, 10**6))
+def test_channel_with_a_value_that_is_not_finite_stays_broken_and_the_others_are_as_before(
+    storage: Any, bad: float, values: Array, place: int
+) -> None:
+    place %= values.size
+    whole = by_channel(through(values, storage))
+    values.reshape(-1)[place] = bad
+    channel = int(np.argwhere(~np.isfinite(by_channel(values)))[0][1])
+    back = by_channel(through(values, storage))
+    assert not np.isfinite(back[:, channel]).all()
+    others = np.arange(back.shape[1]) != channel
+    assert bits(back[:, others]) == bits(whole[:, others])
+    assert not np.isfinite(through(through(values, storage), storage)).all()
+
+
+# What is kept as it is
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@given(values=arrays(OTHERS, st.one_of(FINITE, st.sampled_from([math.nan, math.inf]))))
+def test_vectors_and_matrices_of_few_values_a_channel_are_kept_to_the_bit(storage: Any, values: Array) -> None:
+    stored = store("x", values, storage)
+    assert list(stored) == ["x"]
+    assert bits(stored["x"]) == bits(values) == bits(through(values, storage))
+
+
+@given(values=arrays(MATRICES, st.one_of(FINITE, st.sampled_from([math.nan, math.inf]))))
+def test_float32_keeps_every_bit(values: Array) -> None:
+    assert same(store("x", values, "float32"), {"x": values})
+    assert bits(through(values, "float32")) == bits(values)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_counter_of_eight_bytes_is_kept(storage: Any) -> None:
+    count = np.array(2**40, np.int64)
+    assert same(store("x", count, storage), {"x": count})
+    assert through(count, storage) == 2**40
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@given(values=arrays(MATRICES))
+def test_storing_leaves_the_weights_it_is_given_alone(storage: Any, values: Array) -> None:
+    before = bits(values)
+    restore(store("x", values, storage), "x")
+    assert bits(values) == before
+
+
+# Bytes and files
+
+
+@given(values=arrays(MATRICES))
+def test_a_matrix_takes_two_bytes_a_value_or_one_and_four_a_channel(values: Array) -> None:
+    channels = by_channel(values).shape[1]
+    sizes = {name: sum(t.nbytes for t in store("x", values, name).values()) for name in STORAGES}
+    assert sizes == {"float32": 4 * values.size, "float16": 2 * values.size, "int8": values.size + 4 * channels}
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@given(values=arrays(st.one_of(MATRICES, OTHERS)), turned=st.booleans())
+def test_what_a_file_holds_comes_back_in_whatever_order_it_lay_in_memory(
+    storage: Any, values: Array, turned: bool
+) -> None:
+    lying = np.asfortranarray(values) if turned else values[..., ::-1] if values.ndim else values
+    written = load(save({"y": np.ones(3, np.float32), **store("x", lying, storage)}))
+    assert bits(restore(written, "x")) == bits(through(np.array(lying, order="C"), storage))
+    assert (restore(written, "y") == 1).all()
