@@ -37,6 +37,11 @@ class Request:
             raise ResourceError(f"GPUs per trial must be a whole number above 1, got {self.gpus}")
 
 
+def able(nodes: Sequence[Node], request: Request) -> int:
+    """Nodes on which at least one trial fits."""
+    return sum(_on(node, request) > 0 for node in nodes)
+
+
 def slots(nodes: Sequence[Node], request: Request) -> int:
     """Trials that fit on all nodes at once; a trial never spans nodes.
 

@@ -5,9 +5,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import math
-from collections.abc import Mapping
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -22,10 +28,15 @@ Fate = Literal["complete", "stopped", "over_budget", "diverged", "failed", "lost
 FATES: tuple[str, ...] = get_args(Fate)
 SCORED: tuple[str, ...] = ("complete", "stopped")
 """Fates that leave a score which may win."""
+VOID = "void"
+"""Marks a draw of the sampler that is no trial: one that repeats another, or whose values are impossible together."""
 
 
 class RunError(ValueError):
     """A run folder that is not one, exists already, or lacks what was asked of it."""
+
+
+_FULL_DISK_SECONDS = 2.0  # between two tries to write
 
 
 @dataclass(frozen=True)
@@ -55,9 +66,14 @@ class RunFolder:
         return self.path / "tracebacks"
 
     @property
-    def ray(self) -> Path:
-        """Ray's own state of the experiment; nothing of ours reads it."""
-        return self.path / "ray"
+    def lock(self) -> Path:
+        """Held by the one process that searches."""
+        return self.path / "lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """A folder for each trial that is unfinished, or among the best, by the number of its first attempt."""
+        return self.path / "checkpoints"
 
     @property
     def winner(self) -> Path:
@@ -73,6 +89,29 @@ class RunFolder:
     def bundle(self) -> Path:
         """What is shipped."""
         return self.winner / "bundle"
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """This process as the one that searches; released when it ends, in whatever way.
+
+        Raises:
+            RunError: another process searches here.
+        """
+        with self.lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise RunError(
+                    f"{self.path} is being searched by another process ({file.read().strip() or 'starting'}); "
+                    "wait for it or end it"
+                ) from None
+            except OSError:
+                pass  # a file system without locks: go on as if alone
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n")
+            file.flush()
+            yield
 
     def read_settings(self) -> dict[str, Any]:
         """The content of run.json.
@@ -96,13 +135,18 @@ class Record:
     mean_f1: float | None
     best_epoch: int | None
     epochs: int
-    weights_bytes: int | None
+    weights_bytes: int  # 0, as the next two, while the trial waits to be drawn
+    bundle_bytes: int  # at most
+    margin_bytes: int  # what is left of the budget; below zero it is over
     seconds: float | None  # wall time from asking to telling
     node: str | None
     reason: str | None
     seed: int | None
+    threads: int | None  # of its worker
+    origin: int  # number of its first attempt: its own, unless it continues a lost trial
     config: dict[str, Any]  # flat, dotted names
     curve: tuple[Epoch, ...]
+    order: Mapping[int, int]  # by epoch: the place of its report among all of the run
 
     @property
     def best(self) -> Epoch | None:
@@ -121,7 +165,9 @@ class Record:
             "map": best.map if best else None,
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
-            "weights_bytes": self.weights_bytes,
+            "weights_bytes": self.weights_bytes or None,
+            "bundle_bytes": self.bundle_bytes or None,
+            "margin_bytes": self.margin_bytes if self.weights_bytes else None,
             "seconds": self.seconds,
             "node": self.node,
             "reason": self.reason,
@@ -129,20 +175,46 @@ class Record:
         }
 
 
-def open_storage(run: RunFolder, *, write: bool = False) -> optuna.storages.BaseStorage:
+def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -> optuna.storages.BaseStorage:
     """The journal of a run; made where it does not exist.
 
     Args:
-        write: for the one writer: a last line that was cut off is removed, so that the next one is not glued to it.
+        wait: for the one writer, which holds `RunFolder.writing`: told while the disk is full, every few seconds until
+            there is room. A last line that was cut off is removed first, so that the next one is not glued to it.
     """
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal._file import BaseJournalFileLock
 
-    if write and run.journal.is_file():
+    class OneWriter(BaseJournalFileLock):
+        """No lock: the run's own keeps other writers out, and a killed one leaves none behind to be waited for."""
+
+        def acquire(self) -> bool:
+            return True
+
+        def release(self) -> None:
+            pass
+
+    class Patient(JournalFileBackend):
+        """A full disk is waited out; nothing of a record is lost, and no half of one is left."""
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            length = run.journal.stat().st_size
+            while True:
+                try:
+                    return super().append_logs(logs)
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or wait is None:
+                        raise
+                    os.truncate(run.journal, length)
+                    wait(f"the disk of {run.path} is full: make room; nothing is lost, the search waits")
+                    time.sleep(_FULL_DISK_SECONDS)
+
+    if wait is not None and run.journal.is_file():
         with run.journal.open("r+b") as file:
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)
-    return JournalStorage(JournalFileBackend(str(run.journal)))
+    return JournalStorage(Patient(str(run.journal), OneWriter()))
 
 
 def load_records(run: RunFolder) -> list[Record]:
@@ -163,16 +235,21 @@ def load_records(run: RunFolder) -> list[Record]:
         return []
     except ValueError as error:
         raise RunError(f"{run.journal} is damaged, a line of it is not JSON ({error}); take that line out") from None
-    return [_record(trial) for trial in study.get_trials(deepcopy=False)]
+    return [_record(trial) for trial in study.get_trials(deepcopy=False) if VOID not in trial.user_attrs]
 
 
-def epoch_attribute(epoch: Epoch) -> tuple[str, dict[str, Any]]:
-    """Name and value under which an epoch is kept with its trial: one each, so that the journal only ever grows."""
-    return f"epoch:{epoch.epoch}", {k: v for k, v in asdict(epoch).items() if not _non_finite(v)}
+def epoch_attribute(epoch: Epoch, order: int) -> tuple[str, dict[str, Any]]:
+    """Name and value under which an epoch is kept with its trial: one each, so that the journal only ever grows.
+
+    Args:
+        order: place of the report among all of the run: what halving decided can be decided again from it.
+    """
+    return f"epoch:{epoch.epoch}", {k: v for k, v in asdict(epoch).items() if not _non_finite(v)} | {"order": order}
 
 
 def _record(trial: optuna.trial.FrozenTrial) -> Record:
     attributes = trial.user_attrs
+    size = attributes.get("size", {})
     curve = tuple(sorted(_curve(attributes), key=lambda epoch: epoch.epoch))
     finite = [epoch for epoch in curve if math.isfinite(epoch.mean_f1)]
     best = max(finite, key=lambda epoch: epoch.mean_f1, default=None)
@@ -182,13 +259,18 @@ def _record(trial: optuna.trial.FrozenTrial) -> Record:
         mean_f1=best.mean_f1 if best else None,
         best_epoch=best.epoch if best else None,
         epochs=len(curve),
-        weights_bytes=attributes.get("weights_bytes"),
+        weights_bytes=size.get("weights_bytes", 0),
+        bundle_bytes=size.get("bundle_bytes", 0),
+        margin_bytes=size.get("margin_bytes", 0),
         seconds=trial.duration.total_seconds() if trial.duration else None,
         node=attributes.get("node"),
         reason=attributes.get("reason"),
         seed=attributes.get("seed"),
+        threads=attributes.get("threads"),
+        origin=attributes.get("replaces", trial.number),
         config=attributes.get("config", {}),
         curve=curve,
+        order={epoch.epoch: attributes[f"epoch:{epoch.epoch}"].get("order", 0) for epoch in curve},
     )
 
 

@@ -19,6 +19,9 @@ FORMATS = ("table", "csv", "json", "parquet", "markdown")
 # What a terminal shows unless asked otherwise: then come the settings that differ between trials.
 TERMINAL_COLUMNS = ("number", "fate", "mean_f1", "epochs", "weights_bytes", "seconds")
 
+BYTES = {"weights_bytes": "MiB", "bundle_bytes": "bundle MiB", "margin_bytes": "margin MiB"}
+"""Columns of bytes, and their headings in a terminal."""
+
 
 def frame(
     records: Sequence[Record],
@@ -121,7 +124,7 @@ def terminal(
     _check_columns(shown, list(table.columns))
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in shown:
-        heading = "MiB" if name == "weights_bytes" else name.removeprefix("train.")
+        heading = BYTES.get(name, name.removeprefix("train."))
         view.add_column(heading, justify="left" if name in ("fate", "node", "reason") else "right", overflow="fold")
     for row in table[shown].itertuples(index=False):
         view.add_row(*(escape(_shown(name, value)) for name, value in zip(shown, row, strict=True)))
@@ -137,7 +140,7 @@ def _shown(name: str, value: Any) -> str:
 
     if value is None or (isinstance(value, float) and pd.isna(value)):
         return ""
-    if name == "weights_bytes":
+    if name in BYTES:
         return f"{value / 2**20:.2f}"
     if name == "seconds":
         return f"{value:.1f}"
@@ -155,7 +158,7 @@ def _markdown(table: pd.DataFrame) -> str:
     rows = [
         line(
             [
-                f"{value:.0f}" if name == "weights_bytes" and value == value else _shown(name, value)
+                f"{value:.0f}" if name in BYTES and value == value else _shown(name, value)
                 for name, value in zip(names, row, strict=True)
             ]
         )
@@ -173,7 +176,7 @@ def _check_columns(names: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _empty_row() -> dict[str, Any]:
-    return Record(0, "", None, None, 0, None, None, None, None, None, {}, ()).row()
+    return Record(0, "", None, None, 0, 0, 0, 0, None, None, None, None, None, 0, {}, (), {}).row()
 
 
 def _text(value: Any) -> str | None:

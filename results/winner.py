@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 
 from model.metrics import Epoch
-from model.size import show_bytes
+from model.size import Budget, show_bytes
 from results.study import SCORED, Record, RunError
 
 
-def choose(records: Sequence[Record], budget: int, *, number: int | None = None) -> Record:
+def choose(records: Sequence[Record], budget: Budget, *, number: int | None = None) -> Record:
     """The scored trial inside the budget with the best mean F1; of equal ones the smaller, then the earlier.
 
     Args:
         records: all trials of a run.
-        budget: bytes of weights allowed.
+        budget: bytes allowed.
         number: choose this trial instead.
 
     Raises:
@@ -28,17 +28,17 @@ def choose(records: Sequence[Record], budget: int, *, number: int | None = None)
         if not _qualifies(chosen, budget):
             raise RunError(
                 f"trial {number} cannot win: fate {chosen.fate}, mean F1 {chosen.mean_f1}, "
-                f"{show_bytes(chosen.weights_bytes or 0)}; "
-                f"choose a complete or stopped one within {show_bytes(budget)}"
+                f"{show_bytes(budget.bytes_of(chosen))}; "
+                f"choose a complete or stopped one within {budget}"
             )
         return chosen
     candidates = [r for r in records if _qualifies(r, budget)]
     if not candidates:
         raise RunError(
-            f"no trial of this run has a score yet within {show_bytes(budget)} ({len(records)} trials); "
+            f"no trial of this run has a score yet within {budget} ({len(records)} trials); "
             "search longer or with other settings"
         )
-    return max(candidates, key=lambda r: (r.mean_f1, -(r.weights_bytes or 0), -r.number))
+    return max(candidates, key=lambda r: (r.mean_f1, -budget.bytes_of(r), -r.number))
 
 
 def epoch_to_keep(record: Record) -> Epoch:
@@ -56,10 +56,22 @@ def epoch_to_keep(record: Record) -> Epoch:
     return [epoch for epoch in record.curve if epoch.mean_f1 >= within][-1]
 
 
-def _qualifies(record: Record, budget: int) -> bool:
-    return (
-        record.fate in SCORED
-        and record.mean_f1 is not None
-        and record.weights_bytes is not None
-        and record.weights_bytes <= budget
-    )
+def frontier(records: Sequence[Record], budget: Budget) -> list[Record]:
+    """The scored trials that no other beats: the best score for each size, smallest first, each better than the last.
+
+    Args:
+        records: all trials of a run.
+        budget: says which bytes count; trials over it are left out.
+    """
+    kept: list[Record] = []
+    for record in sorted(
+        (r for r in records if _qualifies(r, budget)),
+        key=lambda r: (budget.bytes_of(r), -(r.mean_f1 or 0.0), r.number),
+    ):
+        if not kept or (record.mean_f1 or 0.0) > (kept[-1].mean_f1 or 0.0):
+            kept.append(record)
+    return kept
+
+
+def _qualifies(record: Record, budget: Budget) -> bool:
+    return record.fate in SCORED and record.mean_f1 is not None and budget.holds(record)

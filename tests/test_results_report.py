@@ -27,12 +27,17 @@ RECORD = Record(
     best_epoch=2,
     epochs=3,
     weights_bytes=123_456,
+    bundle_bytes=234_567,
+    margin_bytes=-34_567,
     seconds=9.5,
     node="machine-1",
     reason="loss nan in epoch 3",
     seed=1,
+    threads=1,
+    origin=17,
     config={**flatten(CAPTIONS), "train.learning_rate": 0.00123},
     curve=CURVE,
+    order={},
 )
 
 
@@ -46,7 +51,19 @@ def shown(record: Record) -> str:
 
 @pytest.mark.parametrize(
     "words",
-    ["17", "diverged", "0.6125", "123456", "machine-1", "loss nan in epoch 3", "0.35", "0.00123", "convolution"],
+    [
+        "17",
+        "diverged",
+        "0.6125",
+        "123456",
+        "234567",
+        "-34567",
+        "machine-1",
+        "loss nan in epoch 3",
+        "0.35",
+        "0.00123",
+        "convolution",
+    ],
 )
 def test_trial_is_shown_with_fate_cost_curve_and_settings(words: str) -> None:
     assert words in shown(RECORD)
@@ -73,6 +90,7 @@ def test_trial_that_never_ran_is_shown_without_a_curve() -> None:
         best_epoch=None,
         epochs=0,
         curve=(),
+        order={},
         node=None,
         seconds=None,
         config={},

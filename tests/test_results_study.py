@@ -18,6 +18,7 @@ from results.study import (
     FATES,
     SCORED,
     STUDY_NAME,
+    VOID,
     Record,
     RunError,
     RunFolder,
@@ -43,7 +44,7 @@ def run(tmp_path: Path) -> RunFolder:
 def new_study(run: RunFolder) -> optuna.Study:
     return optuna.create_study(
         study_name=STUDY_NAME,
-        storage=open_storage(run, write=True),
+        storage=open_storage(run, wait=pytest.fail),
         sampler=optuna.samplers.RandomSampler(seed=0),
         direction="maximize",
         load_if_exists=True,
@@ -55,14 +56,18 @@ def launch(study: optuna.Study, config: dict[str, Any] | None = None) -> optuna.
     trial = study.ask()
     trial.suggest_float("train.learning_rate", 1e-4, 1e-2)
     trial.set_user_attr("config", config or {"train.learning_rate": 0.001, "image": None})
-    trial.set_user_attr("weights_bytes", 1000 + trial.number)
+    weights = 1000 + trial.number
+    trial.set_user_attr(
+        "size", {"weights_bytes": weights, "bundle_bytes": weights + 300, "margin_bytes": 5000 - weights}
+    )
     trial.set_user_attr("seed", 77)
+    trial.set_user_attr("threads", 2)
     return trial
 
 
 def report(trial: optuna.Trial, *epochs: Epoch) -> None:
-    for each in epochs:
-        trial.set_user_attr(*epoch_attribute(each))
+    for place, each in enumerate(epochs, 40):
+        trial.set_user_attr(*epoch_attribute(each, place))
         trial.set_user_attr("node", "machine-1")
         if math.isfinite(each.mean_f1):
             trial.report(each.mean_f1, each.epoch)
@@ -92,7 +97,9 @@ def test_complete_trial_is_read_back_as_it_was_written(run: RunFolder) -> None:
     found = only(run)
     assert found.curve == curve
     assert (found.number, found.fate, found.mean_f1, found.best_epoch, found.epochs) == (0, "complete", 0.7, 2, 2)
-    assert (found.weights_bytes, found.node, found.reason, found.seed) == (1000, "machine-1", None, 77)
+    assert (found.weights_bytes, found.bundle_bytes, found.margin_bytes) == (1000, 1300, 4000)
+    assert (found.node, found.reason, found.seed, found.threads) == ("machine-1", None, 77, 2)
+    assert (found.origin, found.order) == (0, {1: 40, 2: 41})
     assert found.config == {"train.learning_rate": 0.001, "image": None}
     assert found.seconds is not None and 0 <= found.seconds < 60
 
@@ -140,9 +147,10 @@ def test_every_fate_is_read_with_its_reason(run: RunFolder, fate: str) -> None:
 def test_refused_trial_never_ran(run: RunFolder) -> None:
     study = new_study(run)
     trial = study.ask()
-    trial.set_user_attr("weights_bytes", 10**9)
+    trial.set_user_attr("size", {"weights_bytes": 10**9, "bundle_bytes": 10**9 + 300, "margin_bytes": -(10**8)})
     end(study, trial, "over_budget", "needs more")
     found = only(run)
+    assert found.row()["margin_bytes"] == -(10**8)
     assert (found.epochs, found.node, found.seed, found.best, found.config) == (0, None, None, None, {})
 
 
@@ -181,9 +189,9 @@ def test_journal_holds_no_nan(run: RunFolder) -> None:
 
 
 def test_epoch_of_a_score_of_zero_is_kept() -> None:
-    name, value = epoch_attribute(epoch(3, 0.0))
+    name, value = epoch_attribute(epoch(3, 0.0), 17)
     assert name == "epoch:3"
-    assert value == asdict(epoch(3, 0.0))
+    assert value == asdict(epoch(3, 0.0)) | {"order": 17}
 
 
 def test_running_trial_shows_the_epochs_that_it_has(run: RunFolder) -> None:
@@ -192,9 +200,51 @@ def test_running_trial_shows_the_epochs_that_it_has(run: RunFolder) -> None:
     assert (found.fate, found.mean_f1, found.epochs, found.seconds) == ("running", 0.3, 1, None)
 
 
-def test_enqueued_trial_waits(run: RunFolder) -> None:
+def test_enqueued_trial_waits_and_has_no_size_yet(run: RunFolder) -> None:
     new_study(run).enqueue_trial({"train.learning_rate": 0.001})
-    assert only(run).fate == "waiting"
+    found = only(run)
+    assert found.fate == "waiting"
+    assert (found.weights_bytes, found.bundle_bytes, found.margin_bytes) == (0, 0, 0)
+    row = found.row()
+    assert (row["weights_bytes"], row["bundle_bytes"], row["margin_bytes"]) == (None, None, None)
+
+
+def test_row_of_a_trial_of_exactly_the_budget_has_a_margin_of_0(run: RunFolder) -> None:
+    trial = new_study(run).ask()
+    trial.set_user_attr("size", {"weights_bytes": 700, "bundle_bytes": 900, "margin_bytes": 0})
+    row = only(run).row()
+    assert (row["weights_bytes"], row["bundle_bytes"], row["margin_bytes"]) == (700, 900, 0)
+
+
+def test_attempt_that_continues_a_lost_trial_names_the_first(run: RunFolder) -> None:
+    study = new_study(run)
+    end(study, launch(study), "lost", "its worker died")
+    study.enqueue_trial({}, user_attrs={"replaces": 0, "tries": 2})
+    assert [(found.number, found.origin) for found in load_records(run)] == [(0, 0), (1, 0)]
+
+
+def test_draws_that_are_no_trials_are_no_records_and_shift_no_number(run: RunFolder) -> None:
+    study = new_study(run)
+    end(study, launch(study), "complete", best=0.5)
+    for reason, state in (("impossible: x", TrialState.PRUNED), ("repeats an earlier trial", TrialState.FAIL)):
+        trial = launch(study)
+        trial.set_user_attr(VOID, reason)
+        study.tell(trial, state=state)
+    end(study, launch(study), "stopped")
+    assert [(found.number, found.fate) for found in load_records(run)] == [(0, "complete"), (3, "stopped")]
+
+
+def test_study_of_two_objectives_is_read_as_any_other(run: RunFolder) -> None:
+    study = optuna.create_study(
+        study_name=STUDY_NAME, storage=open_storage(run, wait=pytest.fail), directions=["maximize", "minimize"]
+    )
+    trial = launch(study)
+    for each in (epoch(1, 0.4), epoch(2, 0.7)):  # no intermediate values: Optuna takes none of several objectives
+        trial.set_user_attr(*epoch_attribute(each, each.epoch))
+    trial.set_user_attr("fate", "complete")
+    study.tell(trial, [0.7, 1000])
+    found = only(run)
+    assert (found.fate, found.mean_f1, found.best_epoch, found.weights_bytes) == ("complete", 0.7, 2, 1000)
 
 
 def test_records_stand_in_the_order_of_their_numbers(run: RunFolder) -> None:
@@ -299,7 +349,7 @@ def test_file_instead_of_a_folder_holds_no_run(tmp_path: Path) -> None:
 
 
 def test_study_of_another_name_is_not_ours(run: RunFolder) -> None:
-    optuna.create_study(study_name="other", storage=open_storage(run, write=True)).ask()
+    optuna.create_study(study_name="other", storage=open_storage(run, wait=pytest.fail)).ask()
     assert load_records(run) == []
 
 
@@ -312,8 +362,8 @@ def test_whole_configuration_survives_the_journal(run: RunFolder) -> None:
 
 def test_file_names_of_a_run_all_differ_and_lie_inside_it(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    names = [folder.journal, folder.settings, folder.summary, folder.tracebacks, folder.ray, folder.winner]
-    names += [folder.proof, folder.bundle]
+    names = [folder.journal, folder.settings, folder.summary, folder.tracebacks, folder.checkpoints, folder.winner]
+    names += [folder.proof, folder.bundle, folder.lock]
     assert len(set(names)) == len(names)
     assert all(tmp_path in path.parents for path in names)
     assert folder.proof.parent == folder.bundle.parent == folder.winner

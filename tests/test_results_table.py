@@ -16,7 +16,8 @@ from model.presets import CAPTIONS, COMPACT
 from results.study import Record, RunError
 from results.table import frame, render, terminal
 
-KEYS = ["number", "fate", "mean_f1", "epochs", "weights_bytes", "seconds", "node", "reason", "config"]
+BYTES = ["weights_bytes", "bundle_bytes", "margin_bytes"]
+KEYS = ["number", "fate", "mean_f1", "epochs", *BYTES, "seconds", "node", "reason", "config"]
 
 
 def record(number: int, mean_f1: float | None, fate: str = "complete", **changes: Any) -> Record:
@@ -28,12 +29,17 @@ def record(number: int, mean_f1: float | None, fate: str = "complete", **changes
         best_epoch=1 if curve else None,
         epochs=len(curve),
         weights_bytes=1_000_000 + number,
+        bundle_bytes=1_250_000 + number,
+        margin_bytes=number - 2,
         seconds=12.5,
         node="machine-1",
         reason=None,
         seed=5,
+        threads=1,
+        origin=number,
         config=flatten(CAPTIONS),
         curve=curve,
+        order={},
     )
     return replace(made, **changes)
 
@@ -42,7 +48,7 @@ RECORDS = [
     record(0, 0.5),
     record(1, None, "failed", reason='ValueError: [/red] "a, b"\nsecond | line', node=None, config=flatten(COMPACT)),
     record(2, 0.9, "stopped", reason="halving at epoch 1", config=flatten(COMPACT)),
-    record(3, None, "over_budget", weights_bytes=None, seconds=None, node=None, epochs=0, config={}),
+    record(3, None, "waiting", **dict.fromkeys(BYTES, 0), seconds=None, node=None, epochs=0, config={}),
     record(4, 0.7, config={**flatten(CAPTIONS), "train.learning_rate": 0.01}),
 ]
 
@@ -71,8 +77,9 @@ def test_json_is_a_list_of_objects_with_the_promised_keys() -> None:
         assert row["config"] == source.config
         assert row["reason"] == source.reason
     assert found[1]["mean_f1"] is None
-    assert found[3]["weights_bytes"] is None
-    assert found[0]["weights_bytes"] == 1_000_000
+    assert [found[3][name] for name in BYTES] == [None, None, None]
+    assert [found[0][name] for name in BYTES] == [1_000_000, 1_250_000, -2]
+    assert found[2]["margin_bytes"] == 0, "a margin of nothing is not an unknown one"
 
 
 def test_json_holds_no_nan_where_a_trial_has_half_an_epoch() -> None:
@@ -106,7 +113,7 @@ def test_parquet_has_the_same_columns_and_rows_as_csv() -> None:
     from_csv = pd.read_csv(io.BytesIO(render(RECORDS, "csv")))
     table = pd.read_parquet(io.BytesIO(render(RECORDS, "parquet")))
     assert list(table.columns) == list(from_csv.columns)
-    for name in ("number", "fate", "mean_f1", "weights_bytes", "text.encoder", "image.side"):
+    for name in ("number", "fate", "mean_f1", *BYTES, "text.encoder", "image.side"):
         assert table[name].isna().tolist() == from_csv[name].isna().tolist(), name
         assert table[name].dropna().tolist() == from_csv[name].dropna().tolist(), name
 
@@ -142,8 +149,9 @@ def test_scores_sort_best_first_and_others_rising_with_absent_ones_last() -> Non
     assert numbers(sort="mean_f1") == [2, 4, 0, 1, 3]
     assert numbers(sort="map") == [2, 4, 0, 1, 3]
     assert numbers(sort="weights_bytes") == [0, 1, 2, 4, 3]
+    assert numbers(sort="margin_bytes") == [0, 1, 2, 4, 3]
     assert numbers(sort="train.learning_rate")[-2:] == [4, 3]
-    assert numbers(sort="fate") == [0, 4, 1, 3, 2]
+    assert numbers(sort="fate") == [0, 4, 1, 2, 3]
     assert numbers(sort="image.weights")[:2] == [1, 2]
 
 
@@ -158,6 +166,8 @@ def test_scores_sort_best_first_and_others_rising_with_absent_ones_last() -> Non
         ("fate in ['failed', 'stopped']", [1, 2]),
         ("node == 'machine-1'", [0, 2, 4]),
         ("mean_f1 != mean_f1", [1, 3]),
+        ("margin_bytes < 0", [0, 1]),
+        ("margin_bytes >= 0 and bundle_bytes <= 1250003", [2]),
         ("number > 99", []),
     ],
 )
@@ -237,12 +247,13 @@ def test_sorting_and_filtering_may_use_columns_that_are_not_shown() -> None:
 
 
 def test_markdown_has_one_line_a_trial_and_the_same_number_of_cells_in_each() -> None:
-    lines = render(RECORDS, "markdown", columns=["number", "reason", "weights_bytes"]).decode().splitlines()
-    assert lines[0] == "| number | reason | weights_bytes |"
+    columns = ["number", "reason", "weights_bytes", "margin_bytes"]
+    lines = render(RECORDS, "markdown", columns=columns).decode().splitlines()
+    assert lines[0] == "| number | reason | weights_bytes | margin_bytes |"
     assert len(lines) == 2 + len(RECORDS)
-    assert all(line.replace("\\|", "").count("|") == 4 for line in lines)
-    assert lines[2] == "| 0 |  | 1000000 |"
-    assert lines[5] == "| 3 |  |  |"
+    assert all(line.replace("\\|", "").count("|") == 5 for line in lines)
+    assert lines[2] == "| 0 |  | 1000000 | -2 |"
+    assert lines[5] == "| 3 |  |  |  |"
 
 
 def test_terminal_shows_the_usual_columns_and_only_the_settings_that_differ() -> None:
@@ -251,6 +262,13 @@ def test_terminal_shows_the_usual_columns_and_only_the_settings_that_differ() ->
     assert heading.split() == ["number", "fate", "mean_f1", "epochs", "MiB", "seconds", "learning_rate"]
     assert "0.95" in text
     assert "nan" not in text.lower()
+
+
+def test_terminal_shows_bytes_in_mib_under_a_heading_that_says_so() -> None:
+    over = record(0, None, "over_budget", weights_bytes=3 * 2**20, bundle_bytes=4 * 2**20, margin_bytes=-(2**19))
+    heading, _, line = (text for text in shown([over], columns=BYTES).splitlines() if text.strip())
+    assert heading.split() == ["MiB", "bundle", "MiB", "margin", "MiB"]
+    assert line.split() == ["3.00", "4.00", "-0.50"]
 
 
 def test_terminal_shows_text_that_looks_like_markup_as_it_is() -> None:
