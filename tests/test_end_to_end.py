@@ -18,6 +18,8 @@ import pytest
 from conftest import Captune, Ran
 
 from data_prep.store import PreparedData
+from model.config import flatten
+from results.study import STUDY_NAME, RunFolder, open_storage
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -34,7 +36,19 @@ preset: compact
 modality: image
 fixed: {train.epochs: 1, train.batch_size: 32, image.width: 4, image.stages: 2, head_units: 16}
 """
+# Under TIGHT_BUDGET four of the 32 lengths of word vectors fit, the preset's own not among them.
+TIGHT_YAML = """\
+preset: captions
+halving: {grace: 1, reduction: 2}
+fixed: {train.epochs: 4, train.batch_size: 16, text.units: 32}
+space:
+  text.embedding: {low: 8, high: 256, step: 8}
+  train.learning_rate: {low: 1e-2, high: 8e-2, log: true}
+"""
+TIGHT_BUDGET = 20_000
 ROW_KEYS = {"number", "fate", "mean_f1", "epochs", "weights_bytes", "seconds", "node", "reason", "config"}
+ROW_KEYS |= {"bundle_bytes", "margin_bytes"}
+PREFLIGHT = ("budget ", "fits ", "sizes ", "fixed ", "disk ", "runs ")  # how the lines before a search begin
 # Prints its address, and lives until its standard input closes; Ray then stops what it started.
 CLUSTER = """\
 import sys, ray
@@ -44,12 +58,32 @@ print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 ray.shutdown()
 """
+# Every actor that a running Ray knows of, dead ones too.
+ACTORS = """\
+import json, sys, ray
+from ray._private import state
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print(json.dumps({key: actor["ActorClassName"] for key, actor in state.actors().items()}))
+"""
+# `captune` that does not throw Ray's own record of the experiment away, but leaves it in the folder named first.
+KEEPING = """\
+import sys, tempfile
+from contextlib import nullcontext
+from tuner import cli
+folder, made = sys.argv.pop(1), tempfile.TemporaryDirectory
+def kept(*args, prefix=None, **named):
+    return nullcontext(folder) if prefix == "captune-" else made(*args, prefix=prefix, **named)
+tempfile.TemporaryDirectory = kept
+cli.main()
+"""
 
 
-def start(*arguments: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start(
+    *arguments: object, environment: dict[str, str] | None = None, program: Sequence[object] = ("-m", "tuner.cli")
+) -> subprocess.Popen[str]:
     """`captune ARGUMENTS` as a terminal runs it: leader of a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tuner.cli", *map(str, arguments)],
+        [sys.executable, *map(str, program), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -70,8 +104,8 @@ def finished(process: subprocess.Popen[str], *, within: float = 180) -> Ran:
     return Ran(process.returncode, out.encode(), err)
 
 
-def run_process(*arguments: object, environment: dict[str, str] | None = None) -> Ran:
-    return finished(start(*arguments, environment=environment))
+def run_process(*arguments: object, **how: Any) -> Ran:
+    return finished(start(*arguments, **how))
 
 
 @dataclass(frozen=True)
@@ -81,9 +115,21 @@ class Cluster:
     address: str
     environment: dict[str, str]
 
-    def run(self, *arguments: object) -> Ran:
+    def run(self, *arguments: object, **how: Any) -> Ran:
         """`captune ARGUMENTS --address ...`."""
-        return run_process(*arguments, "--address", self.address, environment=self.environment)
+        return run_process(*arguments, "--address", self.address, environment=self.environment, **how)
+
+    def actors(self) -> dict[str, str]:
+        """Class of each actor that there has been since this Ray was started."""
+        done = subprocess.run(
+            [sys.executable, "-c", ACTORS, self.address],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | self.environment,
+        )
+        found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+        return found
 
 
 @dataclass(frozen=True)
@@ -93,6 +139,7 @@ class Search:
     run: Path
     ran: Ran
     polls: Sequence[Ran] = ()  # what `captune trials` told while it went on
+    actors: Sequence[str] = ()  # classes of those that Ray started for it
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -175,14 +222,30 @@ def captions_searches(cluster: Cluster, captions_data: PreparedData, captions_ya
 
 @pytest.fixture(scope="session")
 def pictures_search(cluster: Cluster, pictures_data: PreparedData, folder: Path) -> Search:
-    """One trial on pictures alone, half a GPU each."""
+    """One trial on pictures alone, half a GPU each, shipped as int8."""
     (folder / "pictures.yaml").write_text(PICTURES_YAML)
     run = folder / "pictures"
     ran = cluster.run(
         *("search", pictures_data.path, "--run", run, "--config", folder / "pictures.yaml"),
-        *("--trials", 1, "--gpus-per-trial", 0.5),
+        *("--trials", 1, "--gpus-per-trial", 0.5, "--storage", "int8", "--measure", "bundle"),
     )
     return Search(run, ran)
+
+
+@pytest.fixture(scope="session")
+def tight_search(cluster: Cluster, captions_data: PreparedData, folder: Path) -> Search:
+    """Both objectives, two trials at a time, in a space of which an eighth fits."""
+    (folder / "tight.yaml").write_text(TIGHT_YAML)
+    run = folder / "tight"
+    before = cluster.actors()
+    ran = cluster.run(
+        *("search", captions_data.path, "--run", run, "--config", folder / "tight.yaml"),
+        *("--budget", f"{TIGHT_BUDGET}B", "--objectives", "mean_f1,bytes", "--trials", 8, "--seed", 3),
+        *("--cpus-per-trial", 2, "--gpus-per-trial", 0),
+        program=("-c", KEEPING, folder / "tight-ray"),
+    )
+    after = cluster.actors()
+    return Search(run, ran, actors=[after[key] for key in after.keys() - before.keys()])
 
 
 def test_search_ends_well_and_says_what_comes_next(searched: Search) -> None:
@@ -191,6 +254,81 @@ def test_search_ends_well_and_says_what_comes_next(searched: Search) -> None:
     assert f"captune refit {searched.run}" in searched.ran.out
     assert "Traceback" not in searched.ran.err
     assert "Warning" not in searched.ran.err
+
+
+def test_search_says_what_it_is_up_against_before_it_starts_and_not_among_its_results(searched: Search) -> None:
+    told = [line.split()[0] for line in searched.ran.err.splitlines()]
+    assert told[:4] == ["budget", "fits", "sizes", "fixed"]
+    assert told.count("runs") == 3
+    assert "runs 1." not in searched.ran.out
+
+
+@pytest.mark.parametrize("source", ["searched", "tight_search"])
+def test_search_runs_first_what_was_foretold(
+    request: pytest.FixtureRequest, captune: Captune, data: PreparedData, captions_data: PreparedData, source: str
+) -> None:
+    from tuner.preflight import inspect
+    from tuner.search import check, read_config
+
+    search = request.getfixturevalue(source)
+    settings = read_config(RunFolder(search.run))
+    foretold = inspect(settings, check(settings, data if source == "searched" else captions_data)).first
+    launched = [row for row in trials(captune, search.run) if row["fate"] != "over_budget"]
+    assert [flatten(config) for config, _ in foretold] == [row["config"] for row in launched[:3]]
+    assert [size.weights_bytes for _, size in foretold] == [row["weights_bytes"] for row in launched[:3]]
+
+
+def test_what_is_over_the_budget_never_reaches_ray(tight_search: Search, captune: Captune) -> None:
+    """By Ray's own books: the actors it started, and the trials of its experiment."""
+    assert tight_search.ran.code == 0, tight_search.ran
+    rows = trials(captune, tight_search.run)
+    refused = {row["number"]: row for row in rows if row["fate"] == "over_budget"}
+    launched = {row["number"]: row for row in rows if row["fate"] != "over_budget"}
+    assert len(refused) > len(launched) == 8
+    assert 0 in refused, "the preset is refused as any other"
+    for row in refused.values():
+        assert row["margin_bytes"] == TIGHT_BUDGET - row["weights_bytes"] < 0
+        assert (row["epochs"], row["node"], row["mean_f1"]) == (0, None, None)
+        assert "over by" in row["reason"]
+    assert all(0 <= row["margin_bytes"] == TIGHT_BUDGET - row["weights_bytes"] for row in launched.values())
+
+    slots = tight_search.summary["slots"]
+    assert slots == 2
+    assert 1 <= len(tight_search.actors) <= slots, "workers live on, and none is lost here"
+    experiment = tight_search.run.with_name("tight-ray") / "experiment"
+    (state,) = experiment.glob("experiment_state-*.json")
+    known = [json.loads(trial)["config"] for trial, _ in json.loads(state.read_text())["trial_data"]]
+    assert sorted(trial["origin"] for trial in known) == sorted(launched)
+    for trial in known:
+        assert trial["config"] == launched[trial["origin"]]["config"]
+    assert len([path for path in experiment.iterdir() if path.is_dir()]) == len(launched)
+
+
+def test_search_of_both_objectives_ends_with_its_frontier(tight_search: Search, captune: Captune) -> None:
+    import optuna
+
+    rows = [row for row in trials(captune, tight_search.run) if row["mean_f1"] is not None]
+    frontier = tight_search.summary["frontier"]
+    sizes = [point["weights_bytes"] for point in frontier]
+    scores = [point["mean_f1"] for point in frontier]
+    assert sizes == sorted(set(sizes))
+    assert scores == sorted(set(scores))
+    assert scores[-1] == max(row["mean_f1"] for row in rows) == tight_search.summary["best"]["mean_f1"]
+    for row in rows:
+        beaten = [
+            point["number"]
+            for point in frontier
+            if point["weights_bytes"] <= row["weights_bytes"] and point["mean_f1"] >= row["mean_f1"]
+        ]
+        assert beaten, row
+    ran = captune("trials", tight_search.run, "--frontier", "--format", "json")
+    assert [row["number"] for row in json.loads(ran.out)] == [point["number"] for point in frontier]
+
+    study = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(RunFolder(tight_search.run)))
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    told = {trial.number: trial.values for trial in study.trials if trial.state.name == "COMPLETE"}
+    assert told == {row["number"]: [row["mean_f1"], row["weights_bytes"]] for row in rows if row["fate"] == "complete"}
+    assert told
 
 
 def test_run_json_holds_what_was_asked_on_which_data_with_which_versions(searched: Search, data: PreparedData) -> None:
@@ -212,6 +350,8 @@ def test_summary_json_has_the_keys_that_users_build_on(searched: Search, captune
     assert 0 < sum(summary["busy_seconds"].values()) < summary["wall_seconds"] * summary["slots"]
     assert summary["interrupted"] is False
     assert summary["best"]["mean_f1"] == max(row["mean_f1"] for row in rows)
+    assert all(point.keys() == {"number", "mean_f1", "weights_bytes"} for point in summary["frontier"])
+    assert summary["frontier"][-1]["mean_f1"] == summary["best"]["mean_f1"]
 
 
 def test_every_trial_has_a_score_a_size_and_a_fate(searched: Search, captune: Captune) -> None:
@@ -222,7 +362,8 @@ def test_every_trial_has_a_score_a_size_and_a_fate(searched: Search, captune: Ca
         assert row["fate"] in ("complete", "stopped")
         assert 0 < row["mean_f1"] <= 1
         assert 1 <= row["epochs"] <= 3
-        assert 0 < row["weights_bytes"] < 10**6
+        assert 0 < row["weights_bytes"] < row["bundle_bytes"] < 10**6
+        assert row["margin_bytes"] == 100 * 2**20 - row["weights_bytes"]
         assert row["seconds"] > 0
         assert row["node"]
         assert (row["reason"] is None) == (row["fate"] == "complete")
@@ -378,6 +519,20 @@ def test_pictures_alone_are_searched_and_refitted_on_halves_of_a_gpu(pictures_se
     assert not (pictures_search.run / "winner" / "bundle" / "vocabulary.json").exists()
 
 
+def test_search_for_int8_proves_the_int8_that_it_ships(pictures_search: Search, captune: Captune) -> None:
+    captune("refit", pictures_search.run)  # done before, unless this test runs alone
+    proof = json.loads((pictures_search.run / "winner" / "proof.json").read_text())
+    (row,) = trials(captune, pictures_search.run)
+    assert (proof["storage"], proof["measure"]) == ("int8", "bundle")
+    assert row["config"]["storage"] == proof["config"]["storage"] == "int8"
+    assert proof["reloaded"] == {"mean_f1": proof["test"]["mean_f1"], "max_difference": 0}
+    assert proof["weights_bytes"] == row["weights_bytes"]
+    assert 0.95 * row["bundle_bytes"] < proof["bundle_bytes"] <= row["bundle_bytes"]
+    assert row["margin_bytes"] == 100 * 2**20 - row["bundle_bytes"]
+    manifest = json.loads((pictures_search.run / "winner" / "bundle" / "bundle.json").read_text())
+    assert manifest["model"]["storage"] == "int8"
+
+
 def test_time_limit_ends_the_search_with_no_trial_left_running(
     cluster: Cluster, captune: Captune, captions_data: PreparedData, captions_yaml: Path, tmp_path: Path
 ) -> None:
@@ -417,8 +572,9 @@ def test_address_where_nothing_listens_is_told_in_one_line(
         *("--trials", 1, "--address", "127.0.0.1:9"),
     )
     assert ran.code == 1
-    assert ran.err.startswith("error: cannot start or join Ray at 127.0.0.1:9"), ran.err
-    assert len(ran.err.splitlines()) == 1
+    said = [line for line in ran.err.splitlines() if not line.startswith(PREFLIGHT)]
+    assert len(said) == 1, ran.err
+    assert said[0].startswith("error: cannot start or join Ray at 127.0.0.1:9")
     assert not (tmp_path / "run").exists()
     assert time.monotonic() - started < 30
 
@@ -436,7 +592,8 @@ def test_search_interrupted_before_its_first_trial_can_be_resumed(
     ran = finished(process, within=60)
     assert time.monotonic() - sent <= 15
     assert ran.code == 0, ran
-    assert ran.err == f"interrupted; go on with: captune resume {run}\n"
+    said = [line for line in ran.err.splitlines() if not line.startswith(PREFLIGHT)]
+    assert said == [f"interrupted; go on with: captune resume {run}"]
     assert not [row for row in trials(captune, run) if row["fate"] == "running"]
 
 

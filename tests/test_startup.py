@@ -8,21 +8,44 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.store import PreparedData
+from model.presets import PRESETS
+
 HEAVY = ("tensorflow", "keras", "ray", "nltk", "optuna", "pandas", "sklearn", "scipy", "pyarrow", "PIL")
 # Like the entry point that pip writes; afterwards names of loaded modules stand on the last line.
 PROBE = """\
 import sys
 from tuner.cli import main
+code = 0
 try:
     main()
 except SystemExit as end:
-    assert not end.code, end.code
+    code = end.code or 0
 print("\\n" + " ".join(sys.modules))
+sys.exit(code)
+"""
+# The same for `search --dry-run` of several presets; before the modules, the seconds of each.
+DRY_RUNS = """\
+import sys, time
+before = time.perf_counter()
+from tuner.cli import main
+seconds = []
+data, *presets = sys.argv[1:]
+for preset in presets:
+    sys.argv = ["captune", "search", data, "--run", "run", "--preset", preset, "--trials", "3", "--dry-run"]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, end.code
+    seconds.append(time.perf_counter() - before)
+    before = time.perf_counter()
+print(*seconds, " ".join(sys.modules), sep="\\n")
 """
 
 
-def loaded_by(*arguments: str) -> set[str]:
-    done = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, check=True)
+def loaded_by(*arguments: str, status: int = 0, folder: Path | None = None) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == status, done
     return set(done.stdout.splitlines()[-1].split())
 
 
@@ -31,7 +54,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert loaded_by(*arguments).isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("arguments", [["size"], ["space"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["size"], ["size", "--storage", "int8", "--json"], ["space"]], ids=" ".join)
 def test_verb_that_computes_nothing_loads_neither_framework_nor_ray(arguments: list[str]) -> None:
     assert loaded_by(*arguments).isdisjoint({"tensorflow", "keras", "ray", "optuna", "pandas", "nltk"})
 
@@ -39,6 +62,36 @@ def test_verb_that_computes_nothing_loads_neither_framework_nor_ray(arguments: l
 def test_trials_of_a_folder_loads_neither_framework_nor_ray(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     assert loaded_by("trials", str(tmp_path)).isdisjoint({"tensorflow", "keras", "ray", "nltk"})
+
+
+def test_size_of_what_does_not_fit_loads_nothing_heavy() -> None:
+    assert loaded_by("size", "--budget", "1MiB", status=1).isdisjoint(HEAVY)
+
+
+def test_dry_run_of_every_preset_takes_seconds_starts_no_ray_and_writes_nothing(
+    data: PreparedData, tmp_path: Path
+) -> None:
+    """In one process, the slowest preset first: what it takes has the imports in it."""
+    before = {path: path.stat().st_mtime_ns for path in data.path.rglob("*")}
+    presets = sorted(PRESETS, key=lambda name: name != "full")
+    done = subprocess.run(
+        [sys.executable, "-c", DRY_RUNS, data.path, *presets], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    *seconds, modules = done.stdout.splitlines()[-len(presets) - 1 :]
+    assert max(map(float, seconds)) < 5, seconds
+    assert set(modules.split()).isdisjoint({"ray", "tensorflow", "keras"})
+    assert done.stdout.count("runs 1.") == len(presets)
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+    assert {path: path.stat().st_mtime_ns for path in data.path.rglob("*")} == before
+
+
+def test_search_of_a_space_in_which_nothing_fits_ends_before_ray_is_loaded(data: PreparedData, tmp_path: Path) -> None:
+    loaded = loaded_by(
+        *("search", str(data.path), "--run", "run", "--trials", "3", "--budget", "1kB"), status=2, folder=tmp_path
+    )
+    assert loaded.isdisjoint({"ray", "tensorflow", "keras", "optuna"})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_takes_less_than_half_a_second() -> None:

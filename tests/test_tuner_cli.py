@@ -11,8 +11,10 @@ import pytest
 from conftest import Captune, Ran
 
 from data_prep.store import PreparedData
+from model.config import ModelConfig, replace
 from model.metrics import Epoch
 from model.presets import PRESETS
+from model.size import Size, show_bytes, size
 from results.study import STUDY_NAME, RunFolder, epoch_attribute, open_storage
 
 
@@ -189,9 +191,19 @@ def test_prepare_refuses_a_missing_picture_folder(captune: Captune, twelve: Path
     ("options", "words"),
     [
         (["--preset", "papers"], ("papers", "compact")),
-        (["--budget", "100"], ("--budget", "100MiB")),
-        (["--budget", "0MiB"], ("--budget", "0MiB")),
+        (["--measure", "file"], ("--measure", "weights, bundle", "file")),
+        (["--storage", "int4"], ("--storage", "float32, float16, int8", "int4")),
+        (["--storage", ""], ("--storage", "float32, float16, int8")),
+        (["--objectives", "bytes"], ("--objectives", "mean_f1,bytes", "'bytes'")),
+        (["--objectives", "bytes,mean_f1"], ("--objectives", "mean_f1,bytes", "'bytes,mean_f1'")),
+        (["--objectives", ""], ("--objectives", "mean_f1,bytes")),
         (["--time-limit", "x"], ("--time-limit", "30m", "x")),
+        (["--trial-timeout", "0s"], ("--trial-timeout", "30m", "0s")),
+        (["--checkpoint-every", "often"], ("--checkpoint-every", "1epoch", "often")),
+        (["--checkpoint-every", "0epochs"], ("--checkpoint-every", "1epoch", "0epochs")),
+        (["--min-free", "5"], ("--min-free", "5MiB")),
+        (["--keep", "-1"], ("--keep", "-1")),
+        (["--retries", "-1"], ("--retries", "-1")),
         (["--modality", "x"], ("--modality", "both, image, caption")),
         (["--config", "none.yaml"], ("none.yaml",)),
         (["--trials", "0"], ("trials", "0")),
@@ -268,24 +280,133 @@ def test_search_refuses_a_run_that_exists(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+NO_SIZES = {
+    # text: what the line says besides it
+    "100": "100MiB",
+    "100 mb": "100MiB",
+    "100Mio": "100MiB",
+    "10EB": "10MB (10**6",
+    "NaN": "a number and a unit",
+    "infMiB": "a number and a unit",
+    "1e3MiB": "a number and a unit",
+    "": "a number and a unit",
+    "0": "0MiB",
+    "0MiB": "above 0",
+    "0.4B": "above 0",
+    "-5MiB": "above 0",
+    "2000000000GiB": "below 1 EiB",
+}
+
+
+@pytest.mark.parametrize("text", NO_SIZES)
+def test_budget_that_is_no_size_is_refused_by_size_and_search(
+    captune: Captune, data: PreparedData, tmp_path: Path, text: str
+) -> None:
+    refused(captune("size", "--budget", text), "--budget", repr(text), NO_SIZES[text])
+    search = ("search", data.path, "--run", tmp_path / "run", "--trials", 3, "--budget", text)
+    refused(captune(*search), "--budget", repr(text), NO_SIZES[text])
+    refused(captune(*search, "--dry-run"), "--budget", repr(text), NO_SIZES[text])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_dry_run_tells_what_a_search_would_do_and_makes_nothing(
     captune: Captune, data: PreparedData, search_yaml: Path, tmp_path: Path
 ) -> None:
     ran = captune("search", data.path, "--run", tmp_path / "run", "--config", search_yaml, "--dry-run")
     assert ran.code == 0, ran
-    assert "200 of 200 random draws fit" in ran.out
-    assert "3 dimensions" in ran.out
+    assert ran.err == ""
+    told = dict(line.split(maxsplit=1) for line in ran.out.splitlines() if not line.startswith("runs"))
+    assert told["budget"] == "100.00 MiB (104.86 MB) of weights"
+    assert told["fits"].startswith("100.0% of ")
+    first = [line for line in ran.out.splitlines() if line.startswith("runs")]
+    assert [line.split()[1] for line in first] == ["1.", "2.", "3."]
+    for line in first:
+        assert all(name in line for name in ("image.width", "text.embedding", "train.learning_rate")), line
+    assert "image.width 4," in first[0] and first[0].endswith("train.learning_rate 0.003")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_tells_when_nothing_fits(
+def smallest_model(data: PreparedData) -> ModelConfig:
+    """The least that SEARCH_YAML reaches: its narrowest picture encoder, its shortest word vectors."""
+    from tuner.space import bind
+
+    fixed = {"image.width": 4, "image.stages": 2, "text.units": 16, "head_units": 16, "text.embedding": 8}
+    return bind(replace(PRESETS["compact"], fixed), data.manifest).model
+
+
+def smallest(data: PreparedData) -> Size:
+    from tuner.search import contents_of
+
+    return size(smallest_model(data), contents_of(data))
+
+
+@pytest.mark.parametrize("measure", ["weights", "bundle"])
+@pytest.mark.parametrize("dry", [["--dry-run"], []], ids=["dry", "for real"])
+def test_search_of_a_space_in_which_nothing_fits_is_refused_before_anything_starts(
+    captune: Captune, data: PreparedData, search_yaml: Path, tmp_path: Path, measure: str, dry: list[str]
+) -> None:
+    least = smallest(data)
+    count = least.weights_bytes if measure == "weights" else least.bundle_bytes
+    search = ("search", data.path, "--run", tmp_path / "run", "--config", search_yaml, "--measure", measure)
+    ran = captune(*search, "--budget", f"{count - 1}B", *dry)
+    refused(ran, "nothing in the space fits", "smallest configuration", show_bytes(count), "storage: float16")
+    refused(captune(*search, "--budget", "1kB", *dry), show_bytes(count), "raise --budget")
+    assert list(tmp_path.iterdir()) == []
+    ran = captune(*search, "--budget", f"{count}B", "--dry-run")
+    assert ran.code == 0, "one byte more, and one configuration fits"
+    assert f"smallest {show_bytes(count)}" in ran.out
+
+
+def test_change_that_the_refusal_names_makes_something_fit(
     captune: Captune, data: PreparedData, search_yaml: Path, tmp_path: Path
 ) -> None:
-    ran = captune(
-        "search", data.path, "--run", tmp_path / "run", "--config", search_yaml, "--dry-run", "--budget", "1kB"
-    )
+    search = ("search", data.path, "--run", tmp_path / "run", "--config", search_yaml, "--dry-run")
+    tight = ("--budget", f"{smallest(data).weights_bytes - 1}B")
+    refused(captune(*search, *tight), "allow storage: float16")
+    assert captune(*search, *tight, "--storage", "float16").code == 0
+
+
+def test_bundle_as_measure_refuses_what_weights_let_pass(
+    captune: Captune, data: PreparedData, search_yaml: Path, tmp_path: Path
+) -> None:
+    search = ("search", data.path, "--run", tmp_path / "run", "--config", search_yaml, "--dry-run")
+    between = ("--budget", f"{smallest(data).bundle_bytes - 1}B")
+    ran = captune(*search, *between)
     assert ran.code == 0
-    assert "0 of 200 random draws fit" in ran.out
+    assert ran.out.splitlines()[0].endswith("of weights")
+    refused(captune(*search, *between, "--measure", "bundle"), "of bundle")
+
+
+def test_storage_of_the_command_line_wins_over_the_space(
+    captune: Captune, data: PreparedData, tmp_path: Path, search_yaml: Path
+) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text(search_yaml.read_text() + "  storage: [float16, float32]\n")
+    search = ("search", data.path, "--run", tmp_path / "run", "--config", path, "--dry-run")
+    drawn, fixed = captune(*search), captune(*search, "--storage", "int8")
+    assert drawn.code == fixed.code == 0, fixed
+    assert "storage float" in drawn.out
+    assert "storage" not in fixed.out
+    told = next(line for line in fixed.out.splitlines() if line.startswith("sizes"))
+    least = size(smallest_model(data).model_copy(update={"storage": "int8"}))
+    assert f"smallest {show_bytes(least.weights_bytes)}" in told
+
+
+def test_option_never_to_fit_is_named_and_the_preset_that_is_refused(
+    captune: Captune, data: PreparedData, tmp_path: Path
+) -> None:
+    ran = captune(
+        *("search", data.path, "--run", tmp_path / "run", "--preset", "full", "--trials", 1),
+        *("--budget", "20MiB", "--dry-run"),
+    )
+    assert ran.code == 0, ran
+    never = next(line for line in ran.out.splitlines() if line.startswith("never fits"))
+    assert "VGG16" in never and "ConvNeXtTiny" in never
+    assert "MobileNetV3Large" not in never
+    refusal = next(line for line in ran.out.splitlines() if line.startswith("preset"))
+    assert "needs" in refusal and "20.00 MiB (20.97 MB)" in refusal
+    sizes = [float(line.split()[2]) for line in ran.out.splitlines() if line.startswith("runs")]
+    assert len(sizes) == 3 and max(sizes) <= 20, "what is refused does not run"
 
 
 @pytest.mark.parametrize("verb", ["trials", "refit", "resume"])
@@ -302,7 +423,10 @@ def test_show_and_export_refuse_a_folder_that_is_no_run(captune: Captune, tmp_pa
 
 @pytest.fixture
 def run(tmp_path: Path, data: PreparedData) -> Path:
-    """A run without a search: trial 0 complete, trial 1 stopped, 2 over the budget, 3 failed."""
+    """A run without a search: trial 0 complete, trial 1 stopped, 2 over the budget, 3 failed, 4 waits.
+
+    By its weights trial 0 is smaller than trial 1, by its bundle larger.
+    """
     import optuna
 
     from model.config import flatten
@@ -320,16 +444,65 @@ def run(tmp_path: Path, data: PreparedData) -> Path:
     ):
         trial = study.ask()
         trial.set_user_attr("config", config | {"train.learning_rate": 1e-3 * (number + 1)})
-        trial.set_user_attr("weights_bytes", 1000 * (number + 1))
+        weights = 1000 * (number + 1)
+        bundle = 9000 - weights
+        trial.set_user_attr("size", {"weights_bytes": weights, "bundle_bytes": bundle, "margin_bytes": 3000 - weights})
         trial.set_user_attr("fate", fate)
         for epoch, score in enumerate(scores, 1):
-            name, value = epoch_attribute(Epoch(epoch, 0.5, score, score, score, score, 0.5, 1.0, 0.1))
+            name, value = epoch_attribute(Epoch(epoch, 0.5, score, score, score, score, 0.5, 1.0, 0.1), epoch)
             trial.set_user_attr(name, value)
         if fate == "complete":
             study.tell(trial, 0.7)
         else:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    study.enqueue_trial({})
     return folder.path
+
+
+def frontier(captune: Captune, run: Path, *options: str) -> list[int]:
+    ran = captune("trials", run, "--frontier", "--format", "json", *options)
+    assert ran.code == 0, ran
+    return [row["number"] for row in json.loads(ran.out)]
+
+
+def changed(run: Path, **search: object) -> None:
+    """Another setting in run.json."""
+    settings = json.loads((run / "run.json").read_text())
+    settings["search"] |= search
+    (run / "run.json").write_text(json.dumps(settings))
+
+
+def test_frontier_is_by_the_bytes_that_the_run_was_measured_by(captune: Captune, run: Path) -> None:
+    assert frontier(captune, run) == [0]
+    changed(run, measure="bundle")
+    assert frontier(captune, run) == [1, 0], "smallest first"
+    changed(run, budget=7500)
+    assert frontier(captune, run) == [1]
+    changed(run, budget=6999)
+    assert frontier(captune, run) == []
+
+
+def test_frontier_can_be_sorted_filtered_and_shown_as_any_table(captune: Captune, run: Path) -> None:
+    changed(run, measure="bundle")
+    assert frontier(captune, run, "--sort", "mean_f1", "--limit", "1") == [0]
+    assert frontier(captune, run, "--where", "mean_f1 < 0.65") == [1]
+    for form in ("table", "csv", "markdown", "parquet"):
+        assert captune("trials", run, "--frontier", "--format", form).code == 0
+    shown = captune("trials", run, "--frontier").out
+    assert "complete" in shown and "stopped" in shown
+    assert "failed" not in shown and "over_budget" not in shown
+
+
+def test_trials_tell_bytes_and_margin_of_each_and_nothing_of_one_that_waits(captune: Captune, run: Path) -> None:
+    columns = "number,fate,weights_bytes,bundle_bytes,margin_bytes"
+    ran = captune("trials", run, "--format", "json", "--columns", columns)
+    assert [list(row.values()) for row in json.loads(ran.out)] == [
+        [0, "complete", 1000, 8000, 2000],
+        [1, "stopped", 2000, 7000, 1000],
+        [2, "over_budget", 3000, 6000, 0],
+        [3, "failed", 4000, 5000, -1000],
+        [4, "waiting", None, None, None],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -403,7 +576,7 @@ def test_show_tells_fate_curve_and_configuration(captune: Captune, run: Path) ->
     assert [epoch["mean_f1"] for epoch in content["curve"]] == [0.5, 0.7]
 
 
-@pytest.mark.parametrize("number", [0, 2, 3])
+@pytest.mark.parametrize("number", [0, 2, 3, 4])
 def test_show_of_a_trial_with_or_without_scores_is_readable(captune: Captune, run: Path, number: int) -> None:
     assert captune("show", run, number).code == 0
     assert json.loads(captune("show", run, number, "--json").out)["number"] == number
@@ -437,6 +610,7 @@ def test_damaged_run_json_is_told_in_one_line(captune: Captune, run: Path, conte
     (run / "run.json").write_bytes(content.encode("latin-1"))
     refused(captune("refit", run), "run.json")
     refused(captune("resume", run), "run.json")
+    refused(captune("trials", run, "--frontier"), "run.json")
 
 
 def test_damaged_journal_is_told_in_one_line(captune: Captune, run: Path) -> None:
@@ -447,14 +621,18 @@ def test_damaged_journal_is_told_in_one_line(captune: Captune, run: Path) -> Non
 
 def test_export_refuses_before_refit_and_unknown_formats(captune: Captune, run: Path, tmp_path: Path) -> None:
     refused(captune("export", run, "--to", tmp_path / "x", "--format", "pickle"), "--format", "keras", "pickle")
-    assert not (tmp_path / "x").exists()
+    refused(captune("export", run, "--to", tmp_path / "x", "--storage", "int4"), "--storage", "float16", "int4")
+    ran = captune("export", run, "--to", tmp_path / "x.keras", "--format", "keras", "--storage", "int8")
+    refused(ran, "float32", "--format bundle", "int8")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--preset", "papers"], ("papers", "compact")),
-        (["--budget", "100"], ("--budget", "100MiB")),
+        (["--measure", "file"], ("--measure", "weights, bundle", "file")),
+        (["--storage", "int4"], ("--storage", "float32, float16, int8", "int4")),
         (["--config", "none.yaml"], ("none.yaml",)),
         (["--config", "none.yaml", "--preset", "paper"], ("--preset", "--config")),
     ],
@@ -474,25 +652,81 @@ def test_size_json_has_the_keys_that_users_build_on(captune: Captune) -> None:
     assert (content["storage"], content["budget_bytes"], content["fits"]) == ("float32", 100 * 2**20, True)
 
 
-def test_size_over_the_budget_ends_with_status_1_and_still_prints(captune: Captune) -> None:
-    ran = captune("size", "--preset", "paper", "--budget", "10MiB", "--json")
-    assert ran.code == 1
-    assert json.loads(ran.out)["fits"] is False
+@pytest.mark.parametrize("measure", ["weights", "bundle"])
+def test_published_network_fits_100_mib_by_its_weights_and_by_its_bundle(captune: Captune, measure: str) -> None:
+    ran = captune("size", "--preset", "paper", "--budget", "100MiB", "--measure", measure)
+    assert ran.code == 0
     assert ran.err == ""
+    assert f"100.00 MiB (104.86 MB) of {measure}: fits" in ran.out
+
+
+def test_published_network_does_not_fit_100_mb_and_the_one_line_says_what_would(captune: Captune) -> None:
+    ran = captune("size", "--preset", "paper", "--budget", "100MB")
+    assert ran.code == 1
+    (line,) = ran.err.splitlines()
+    for words in (
+        "99.83 MiB (104.68 MB)",
+        "95.37 MiB (100.00 MB)",
+        "4.46 MiB (4.68 MB)",
+        "would fit: storage: float16",
+    ):
+        assert words in line, line
+    assert "weights        99.83 MiB" in ran.out, "the numbers are still printed"
+    assert "does not fit" in ran.out
+
+
+def test_size_over_the_budget_gives_programs_the_margin_and_what_would_fit(captune: Captune) -> None:
+    ran = captune("size", "--preset", "paper", "--budget", "100MB", "--json")
+    content = json.loads(ran.out)
+    assert ran.code == 1
+    assert len(ran.err.splitlines()) == 1
+    assert (content["fits"], content["margin_bytes"]) == (False, 10**8 - 104_677_128)
+    assert content["would_fit"][0] == "storage: float16"
+    of_bundle = json.loads(captune("size", "--preset", "paper", "--measure", "bundle", "--json").out)
+    assert of_bundle["margin_bytes"] == 100 * 2**20 - of_bundle["bundle_bytes"]
+    assert (of_bundle["measure"], of_bundle["fits"], of_bundle["would_fit"]) == ("bundle", True, [])
+
+
+@pytest.mark.parametrize("measure", ["weights", "bundle"])
+def test_each_change_that_would_fit_does_and_one_step_less_does_not(
+    captune: Captune, tmp_path: Path, measure: str
+) -> None:
+    held = ("--budget", "100MB", "--measure", measure)
+    changes = json.loads(captune("size", "--preset", "paper", *held, "--json").out)["would_fit"]
+    assert {"storage", "image.backbone", "text.embedding"} <= {change.partition(":")[0] for change in changes}
+    config = tmp_path / "trial.yaml"
+    for change in changes:
+        name, _, value = change.removesuffix(" or less").partition(": ")
+        weights = "image.weights: none\n" if name == "image.backbone" else ""
+        config.write_text(f"preset: paper\n{weights}{name}: {value}\n")
+        assert captune("size", "--config", config, *held).code == 0, change
+        if change.endswith("or less"):
+            config.write_text(f"preset: paper\n{name}: {int(value) + 1}\n")
+            assert captune("size", "--config", config, *held).code == 1, change
+
+
+@pytest.mark.parametrize(("storage", "matrix_bytes"), [("float32", 4), ("float16", 2), ("int8", 1)])
+def test_size_counts_the_storage_that_is_asked_for(captune: Captune, storage: str, matrix_bytes: int) -> None:
+    content = json.loads(captune("size", "--preset", "paper", "--storage", storage, "--json").out)
+    assert content["storage"] == storage
+    share = content["weights_bytes"] / (matrix_bytes * content["parameters"])
+    assert 1 <= share < 1.03, "vectors stay float32, and are few"
+    assert sum(content["parts"].values()) == content["weights_bytes"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_space_prints_a_search_yaml_that_search_takes(
+def test_space_prints_a_search_yaml_that_search_takes_for_the_preset_itself(
     captune: Captune, data: PreparedData, tmp_path: Path, preset: str
 ) -> None:
+    def told(*options: object) -> list[str]:
+        ran = captune("search", data.path, "--run", tmp_path / "run", *options, "--trials", 1, "--dry-run")
+        assert ran.code == 0, ran
+        return [line for line in ran.out.splitlines() if not line.startswith("disk")]  # how much is free changes
+
     printed = captune("space", "--preset", preset)
-    (tmp_path / "search.yaml").write_text(printed.out)
-    ran = captune(
-        "search", data.path, "--run", tmp_path / "run", "--config", tmp_path / "search.yaml", "--trials", 1, "--dry-run"
-    )
     assert printed.code == 0
-    assert ran.code == 0, ran
-    assert f"preset {preset}" in ran.out
+    (tmp_path / "search.yaml").write_text(printed.out)
+    assert told("--config", tmp_path / "search.yaml") == told("--preset", preset)
 
 
 def test_space_of_an_unknown_preset_is_refused(captune: Captune) -> None:

@@ -1,13 +1,14 @@
 """search.yaml: what is right is read, what is wrong is told with file, line and key, in one line."""
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from model.config import flatten
 from model.presets import PRESETS
-from model.size import DEFAULT_BUDGET, MiB
+from model.size import DEFAULT_BUDGET, Budget, MiB
 from tuner.config import (
     ConfigError,
     SearchConfig,
@@ -126,6 +127,17 @@ BAD = {
     "budget without unit": ("trials: 3\nbudget: 100\n", 2, "budget", "MiB"),
     "budget in an unknown unit": ("trials: 3\nbudget: 100 Mio\n", 2, "budget", "MiB"),
     "budget of nothing": ("trials: 3\nbudget: 0MiB\n", 2, "budget", "above 0"),
+    "budget below 0": ("trials: 3\nbudget: -5MiB\n", 2, "budget", "above 0"),
+    "budget of no number": ("trials: 3\nbudget: .nan\n", 2, "budget", "nan"),
+    "unknown measure": ("trials: 3\nmeasure: file\n", 2, "measure", "'weights' or 'bundle'"),
+    "objectives without the score": ("trials: 3\nobjectives: [bytes]\n", 2, "objectives", "'bytes'"),
+    "objectives the wrong way round": ("trials: 3\nobjectives: [bytes, mean_f1]\n", 2, "objectives", "'bytes'"),
+    "unknown objective": ("trials: 3\nobjectives: [mean_f1, seconds]\n", 2, "objectives", "seconds"),
+    "no objectives": ("trials: 3\nobjectives: []\n", 2, "objectives", "[]"),
+    "objectives of a word": ("trials: 3\nobjectives: mean_f1\n", 2, "objectives", "mean_f1"),
+    "storage at the top": ("trials: 3\nstorage: int8\n", 2, "storage", "unknown key"),
+    "unknown storage in fixed": ("trials: 3\nfixed:\n  storage: int4\n", 3, "storage", "'int8', got 'int4'"),
+    "unknown storage in space": ("trials: 3\nspace:\n  storage: [int8, int4]\n", 3, "storage", "'int8', got 'int4'"),
     "unknown modality": ("trials: 3\nmodality: sound\n", 2, "modality", "sound"),
     "modality the preset lacks": ("trials: 3\npreset: captions\nmodality: image\n", 3, "modality", "image"),
     "negative seed": ("trials: 3\nseed: -1\n", 2, "seed", "-1"),
@@ -226,9 +238,10 @@ def test_settings_are_read_as_people_write_them(tmp_path: Path) -> None:
         written(
             tmp_path,
             "preset: captions\ntrials: 7\ntime_limit: 1h30m\nbudget: 20MiB\nseed: 5\ncpus_per_trial: 0.5\n"
-            "gpus_per_trial: 0.25\nhalving: {grace: 2, reduction: 4}\n",
+            "gpus_per_trial: 0.25\nhalving: {grace: 2, reduction: 4}\nmeasure: bundle\nobjectives: [mean_f1, bytes]\n",
         )
     )
+    assert (config.limit, config.objectives) == (Budget(20 * MiB, "bundle"), ("mean_f1", "bytes"))
     assert (config.trials, config.time_limit, config.budget, config.seed) == (7, 5400.0, 20 * MiB, 5)
     assert (config.cpus_per_trial, config.gpus_per_trial) == (0.5, 0.25)
     assert (config.halving.grace, config.halving.reduction) == (2, 4)
@@ -237,9 +250,11 @@ def test_settings_are_read_as_people_write_them(tmp_path: Path) -> None:
 def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
     path = written(
         tmp_path,
-        "preset: compact\ntrials: 3\ntime_limit: 1h\nbudget: 10MiB\nseed: 1\nmodality: both\ncpus_per_trial: 1\n",
+        "preset: compact\ntrials: 3\ntime_limit: 1h\nbudget: 10MiB\nseed: 1\nmodality: both\ncpus_per_trial: 1\n"
+        "measure: bundle\nobjectives: [mean_f1, bytes]\n",
     )
-    given = {"trials": 9, "time_limit": 5.0, "budget": MiB, "seed": 0, "modality": "caption", "cpus_per_trial": 2.0}
+    given = {"measure": "weights", "objectives": ("mean_f1",)}
+    given |= {"trials": 9, "time_limit": 5.0, "budget": MiB, "seed": 0, "modality": "caption", "cpus_per_trial": 2.0}
     config = read(path, **given)
     assert {name: getattr(config, name) for name in given} == given
 
@@ -256,11 +271,41 @@ def test_what_the_command_line_leaves_out_stays_as_in_the_file(tmp_path: Path) -
 def test_defaults_are_100_mib_and_seed_0() -> None:
     config = read(None, trials=1)
     assert (config.budget, config.seed, config.time_limit) == (DEFAULT_BUDGET, 0, None)
+    assert (config.measure, config.objectives) == ("weights", ("mean_f1",))
     assert DEFAULT_BUDGET == 100 * 2**20
 
 
+@pytest.mark.parametrize("text", ["fixed:\n  storage: float16\n", "space:\n  storage: [float32, float16]\n", ""])
+def test_storage_of_the_command_line_is_that_of_every_trial(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, f"trials: 3\n{text}")
+    space = read(path, storage="int8").build_space()
+    assert space.base.model.storage == "int8"
+    assert space.dimensions == {}
+    left = read(path, storage=None).build_space()
+    assert (left.base.model.storage, list(left.dimensions)) == {
+        "": ("float32", []),
+        "fixed:": ("float16", []),
+        "space:": ("float32", ["storage"]),
+    }[text.partition("\n")[0]]
+
+
+@pytest.mark.parametrize(("storage", "drawn"), [("float16", {8}), ("int8", {384})])
+def test_dimension_that_hangs_on_storage_is_open_under_the_one_of_the_command_line(
+    tmp_path: Path, storage: str, drawn: set[int]
+) -> None:
+    path = written(
+        tmp_path,
+        "trials: 3\nspace:\n  storage: [float32, float16]\n"
+        "  text.units: {choices: [8], when: {storage: float16}}\n  fusion: [gated]\n",
+    )
+    space = read(path, storage=storage).build_space()
+    config = space.draw(Random(0))
+    assert config.model.text is not None
+    assert (config.model.storage, {config.model.text.units}) == (storage, drawn)
+
+
 def test_bad_value_of_the_command_line_is_told() -> None:
-    for override in ({"trials": 0}, {"seed": -1}, {"cpus_per_trial": -1.0}):
+    for override in ({"trials": 0}, {"seed": -1}, {"cpus_per_trial": -1.0}, {"measure": "file"}, {"storage": "int4"}):
         with pytest.raises(ConfigError, match=next(iter(override))):
             read(None, **{"trials": 1, **override})
 
@@ -292,7 +337,13 @@ def test_fixed_number_that_yaml_takes_for_text_is_a_number(tmp_path: Path) -> No
 def test_settings_survive_json(tmp_path: Path) -> None:
     import json
 
-    config = read(written(tmp_path, shipped_space("full")), trials=3)
+    config = read(
+        written(tmp_path, shipped_space("full")),
+        trials=3,
+        measure="bundle",
+        storage="int8",
+        objectives=("mean_f1", "bytes"),
+    )
     again = SearchConfig.model_validate(json.loads(json.dumps(config.model_dump())))
     assert again == config
     assert again.build_space() == config.build_space()

@@ -1,31 +1,53 @@
 """Refit, proof and export of a trial, without a search: the record is made by hand."""
 
 import json
+import shutil
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Captune
 
 from data_prep.store import PreparedData, prepare
 from model.config import TrialConfig, flatten, replace
 from model.metrics import Epoch
 from model.presets import PRESETS
-from model.size import size
+from model.size import Budget, size
 from results.study import Record, RunError, RunFolder
 from tuner.space import bind
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]  # tuner.trial imports Ray
 
 TINY = {"text.units": 8, "text.embedding": 8, "train.epochs": 3, "train.batch_size": 32}
-BUDGET = 10**6
+BUDGET = Budget(10**6)
 
 
 def record(config: TrialConfig, *, best: int = 1, seed: int | None = 5) -> Record:
     """A complete trial whose best epoch is `best`."""
     scores = [0.5 if number == best else 0.1 for number in (1, 2, 3)]
     curve = tuple(Epoch(n, 0.5, s, s, s, s, 0.35, 1.0, 0.1) for n, s in enumerate(scores, 1))
-    weights = size(config.model).weights_bytes
-    return Record(4, "complete", 0.5, best, 3, weights, 3.0, "here", None, seed, flatten(config), curve)
+    found = size(config.model)
+    margin = BUDGET.limit - found.weights_bytes
+    return Record(
+        number=4,
+        fate="complete",
+        mean_f1=0.5,
+        best_epoch=best,
+        epochs=3,
+        weights_bytes=found.weights_bytes,
+        bundle_bytes=found.bundle_bytes,
+        margin_bytes=margin,
+        seconds=3.0,
+        node="here",
+        reason=None,
+        seed=seed,
+        threads=1,
+        origin=4,
+        config=flatten(config),
+        curve=curve,
+        order={number: number for number in (1, 2, 3)},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +74,7 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
-def refitted(run: RunFolder, record: Record, data: PreparedData, *, budget: int = BUDGET) -> dict[str, Any]:
+def refitted(run: RunFolder, record: Record, data: PreparedData, *, budget: Budget = BUDGET) -> dict[str, Any]:
     from tuner.refit import refit
 
     return refit(run, record, data, budget, seeds=1, say=lambda line: None)
@@ -71,6 +93,7 @@ def test_proof_has_the_keys_that_users_build_on(winner: RunFolder, captions_data
     assert proof["seeds"][0] == proof["test"]["mean_f1"], "the bundle is that of the trial's own seed"
     assert proof["bundle_bytes"] > proof["weights_bytes"] == size_of(proof["config"])
     assert proof["bundle_fits"] is True
+    assert (proof["budget_bytes"], proof["measure"]) == (BUDGET.limit, "weights")
 
 
 def size_of(flat: dict[str, Any]) -> int:
@@ -147,14 +170,14 @@ def test_trial_over_the_budget_is_not_refitted(
     from tuner.refit import ProofError
 
     with pytest.raises(ProofError, match="trial 4 needs"):
-        refitted(run, record(config), captions_data, budget=100)
+        refitted(run, record(config), captions_data, budget=Budget(100))
     assert list(run.path.iterdir()) == []
 
 
 def test_trial_without_scored_epoch_is_refused(
     run: RunFolder, config: TrialConfig, captions_data: PreparedData
 ) -> None:
-    unscored = Record(4, "lost", None, None, 0, 1, 1.0, None, None, 5, flatten(config), ())
+    unscored = changed(record(config), fate="lost", mean_f1=None, best_epoch=None, epochs=0, curve=())
     with pytest.raises(RunError, match="no scored epoch"):
         refitted(run, unscored, captions_data)
 
@@ -170,15 +193,14 @@ def test_data_without_test_rows_cannot_prove_anything(
 def test_export_that_answers_otherwise_is_removed(
     winner: RunFolder, captions_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import numpy as np
-
     import tuner.refit
 
-    answers = iter([np.zeros((3, 6)), np.full((3, 6), 1e-5)])
-    monkeypatch.setattr(tuner.refit, "probabilities_in_fresh_process", lambda *_: next(answers))
-    with pytest.raises(tuner.refit.ProofError, match="removed"):
-        tuner.refit.export(winner, captions_data, tmp_path / "x.keras", "keras")
-    assert list(tmp_path.iterdir()) == []
+    honest = tuner.refit.probabilities_of_split(tuner.refit.Bundle.load(winner.bundle), captions_data, "test")
+    monkeypatch.setattr(tuner.refit, "probabilities_in_fresh_process", lambda *_: honest + 2e-6)
+    for kind, name in (("keras", "x.keras"), ("bundle", "x")):
+        with pytest.raises(tuner.refit.ProofError, match="other probabilities"):
+            tuner.refit.export(winner, captions_data, BUDGET, tmp_path / name, kind, None)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_export_refuses_what_is_there_and_what_has_no_winner(
@@ -187,10 +209,208 @@ def test_export_refuses_what_is_there_and_what_has_no_winner(
     from tuner.refit import export
 
     with pytest.raises(RunError, match="captune refit"):
-        export(run, captions_data, tmp_path / "x", "bundle")
+        export(run, captions_data, BUDGET, tmp_path / "x", "bundle", None)
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(RunError, match="exists"):
-        export(winner, captions_data, tmp_path / "mine", "bundle")
+        export(winner, captions_data, BUDGET, tmp_path / "mine", "bundle", None)
     with pytest.raises(RunError, match=r"\*\.keras"):
-        export(winner, captions_data, tmp_path / "x.h5", "keras")
+        export(winner, captions_data, BUDGET, tmp_path / "x.h5", "keras", None)
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.fixture(scope="module")
+def int8_winner(
+    captions_data: PreparedData, config: TrialConfig, tmp_path_factory: pytest.TempPathFactory
+) -> RunFolder:
+    """The same trial, shipped as int8; held by its bundle."""
+    run = RunFolder(tmp_path_factory.mktemp("int8"))
+    trial = record(replace(config, {"storage": "int8"}), best=2)
+    refitted(run, trial, captions_data, budget=Budget(10**6, "bundle"))
+    return run
+
+
+def score_on_test(bundle: Path, data: PreparedData) -> float:
+    """Mean F1 of a bundle folder as whoever is sent it finds it."""
+    from model.bundle import Bundle
+    from model.metrics import score
+    from tuner.inference import probabilities_of_split
+
+    loaded = Bundle.load(bundle)
+    found = probabilities_of_split(loaded, data, "test")
+    return score(data.labels[data.rows("test")], found, loaded.rule.decide(found)).mean_f1
+
+
+def test_proof_of_int8_scores_what_is_shipped(
+    int8_winner: RunFolder, winner: RunFolder, captions_data: PreparedData, config: TrialConfig
+) -> None:
+    proof, whole = (json.loads(run.proof.read_text()) for run in (int8_winner, winner))
+    assert (proof["storage"], proof["measure"]) == ("int8", "bundle")
+    assert proof["reloaded"] == {"mean_f1": proof["test"]["mean_f1"], "max_difference": 0}
+    assert proof["test"]["mean_f1"] == score_on_test(int8_winner.bundle, captions_data)
+    assert proof["float32"]["mean_f1"] == whole["test"]["mean_f1"], "same seed, same training, before rounding"
+    assert (whole["storage"], whole["measure"]) == ("float32", "weights")
+    assert whole["float32"]["mean_f1"] == whole["test"]["mean_f1"]
+    assert proof["weights_bytes"] == size(replace(config, {"storage": "int8"}).model).weights_bytes
+    assert proof["bundle_bytes"] < whole["bundle_bytes"]
+
+
+@pytest.mark.parametrize(("source", "storage"), [("winner", "int8"), ("winner", "float16"), ("int8_winner", "float32")])
+def test_export_in_another_storage_gives_both_scores_and_loads(
+    request: pytest.FixtureRequest, captions_data: PreparedData, tmp_path: Path, source: str, storage: Any
+) -> None:
+    import numpy as np
+
+    from model.bundle import Bundle, measured_bytes
+    from tuner.inference import probabilities_of_split
+    from tuner.refit import export
+
+    run = request.getfixturevalue(source)
+    done = export(run, captions_data, BUDGET, tmp_path / "copy", "bundle", storage)
+    assert (done["storage"], done["format"], done["bytes"]) == (storage, "bundle", measured_bytes(tmp_path / "copy"))
+    assert done["mean_f1"]["winner"] == json.loads(run.proof.read_text())["test"]["mean_f1"]
+    assert done["mean_f1"]["export"] == score_on_test(tmp_path / "copy", captions_data)
+    copy, original = Bundle.load(tmp_path / "copy"), Bundle.load(run.bundle)
+    assert copy.config.storage == storage
+    there, here = (probabilities_of_split(bundle, captions_data, "test") for bundle in (copy, original))
+    assert done["max_difference"] == pytest.approx(np.abs(there - here).max(), abs=1e-7)
+    if source == "winner":
+        assert done["bytes"] < measured_bytes(run.bundle)
+        assert done["max_difference"] > 0, "rounding that changes no answer shows that nothing was rounded"
+    else:
+        assert done["max_difference"] == 0, "float32 holds whatever int8 holds"
+
+
+def test_export_without_a_storage_keeps_the_winner_s_own(
+    int8_winner: RunFolder, captions_data: PreparedData, tmp_path: Path
+) -> None:
+    from tuner.refit import export
+
+    done = export(int8_winner, captions_data, BUDGET, tmp_path / "copy", "bundle", None)
+    assert (done["storage"], done["max_difference"]) == ("int8", 0)
+    for file in int8_winner.bundle.iterdir():
+        assert (tmp_path / "copy" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_keras_file_of_an_int8_winner_answers_as_the_winner_does(
+    int8_winner: RunFolder, captions_data: PreparedData, tmp_path: Path
+) -> None:
+    from tuner.refit import export
+
+    done = export(int8_winner, captions_data, BUDGET, tmp_path / "x.keras", "keras", None)
+    assert done["storage"] == "float32", "of what a Keras file holds"
+    assert done["max_difference"] <= 1e-6
+    assert done["mean_f1"]["winner"] == done["mean_f1"]["export"]
+
+
+@pytest.mark.parametrize(("kind", "storage"), [("keras", None), ("bundle", "float32")])
+def test_export_that_would_leave_the_budget_of_weights_is_refused(
+    int8_winner: RunFolder, captions_data: PreparedData, config: TrialConfig, tmp_path: Path, kind: str, storage: Any
+) -> None:
+    """The budget is between what the winner needs as int8 and what it needs as float32."""
+    from tuner.refit import ProofError, export
+
+    budget = Budget(size(config.model).weights_bytes - 1)
+    with pytest.raises(ProofError, match=r"of weights, the budget is .*removed"):
+        export(int8_winner, captions_data, budget, tmp_path / "x.keras", kind, storage)
+    assert list(tmp_path.iterdir()) == []
+    assert budget.holds(size(replace(config, {"storage": "int8"}).model))
+
+
+def test_keras_file_over_a_budget_that_the_bundle_keeps_ends_the_command_and_leaves_nothing(
+    winner: RunFolder, captions_data: PreparedData, tmp_path: Path, captune: Captune
+) -> None:
+    from model.bundle import measured_bytes
+    from tuner.config import read_search
+    from tuner.search import create
+
+    run = RunFolder(tmp_path / "run")
+    settings = {"trials": 1, "measure": "bundle", "budget": measured_bytes(winner.bundle)}
+    create(run, read_search(None, preset="captions", default_preset="captions", overrides=settings), captions_data)
+    shutil.copytree(winner.winner, run.winner)
+    ran = captune("export", run.path, "--to", tmp_path / "x.keras", "--format", "keras")
+    assert ran.code == 1, ran
+    (line,) = ran.err.splitlines()
+    assert line.startswith("error: ") and "of bundle, the budget is" in line and "--format" in line
+    assert ran.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    ran = captune("export", run.path, "--to", tmp_path / "copy")
+    assert ran.code == 0, ran
+    assert measured_bytes(tmp_path / "copy") == settings["budget"]
+    assert "weights as float32" in ran.out and "of the winner" in ran.out
+
+
+def of_bytes(path: Path, count: int) -> Path:
+    """A folder with a file of so many bytes."""
+    path.mkdir()
+    (path / "weights.safetensors").write_bytes(bytes(count))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("of_predicted", "understood"),
+    [(1.0, True), (0.995, True), (0.98, False), (0.5, False), (1.001, False), (1.5, False)],
+)
+def test_bundle_is_as_large_as_predicted_or_a_hundredth_smaller(
+    tmp_path: Path, of_predicted: float, understood: bool
+) -> None:
+    from tuner.refit import ProofError, check_bytes
+
+    predicted = size(PRESETS["captions"].model)
+    count = int(of_predicted * predicted.bundle_bytes)
+    bundle = of_bytes(tmp_path / "bundle", count)
+    if understood:
+        assert check_bytes(bundle, "bundle", predicted, Budget()) == count
+    else:
+        with pytest.raises(ProofError, match=f"{count} bytes where at most {predicted.bundle_bytes}"):
+            check_bytes(bundle, "bundle", predicted, Budget())
+
+
+def test_one_byte_more_than_predicted_is_too_many(tmp_path: Path) -> None:
+    from tuner.refit import ProofError, check_bytes
+
+    predicted = size(PRESETS["captions"].model)
+    assert check_bytes(of_bytes(tmp_path / "fits", predicted.bundle_bytes), "bundle", predicted, Budget())
+    with pytest.raises(ProofError, match="predicted"):
+        check_bytes(of_bytes(tmp_path / "more", predicted.bundle_bytes + 1), "bundle", predicted, Budget())
+
+
+@pytest.mark.parametrize("measure", ["weights", "bundle"])
+def test_bytes_that_count_keep_the_budget_to_the_byte(tmp_path: Path, measure: Any) -> None:
+    from tuner.refit import ProofError, check_bytes
+
+    predicted = size(PRESETS["captions"].model)
+    written = predicted.bundle_bytes - 100
+    bundle = of_bytes(tmp_path / "bundle", written)
+    count = predicted.weights_bytes if measure == "weights" else written
+    assert check_bytes(bundle, "bundle", predicted, Budget(count, measure)) == written
+    with pytest.raises(ProofError, match=f"of {measure}, the budget is"):
+        check_bytes(bundle, "bundle", predicted, Budget(count - 1, measure))
+
+
+@pytest.mark.parametrize(("extra", "cut"), [(1000, 0), (0, 1000)], ids=["larger", "smaller"])
+def test_bundle_of_another_size_than_predicted_is_not_kept(
+    run: RunFolder,
+    winner: RunFolder,
+    config: TrialConfig,
+    captions_data: PreparedData,
+    monkeypatch: pytest.MonkeyPatch,
+    extra: int,
+    cut: int,
+) -> None:
+    import tuner.refit
+
+    save = tuner.refit.Bundle.save
+
+    def tampered(self: Any, path: Path) -> None:
+        save(self, path)
+        with (path / "weights.safetensors").open("r+b") as file:
+            file.seek(0, 2)
+            file.truncate(file.tell() + extra - cut)
+
+    monkeypatch.setattr(tuner.refit.Bundle, "save", tampered)
+    with pytest.raises(tuner.refit.ProofError, match="predicted"):
+        refitted(run, record(config), captions_data)
+    assert list(run.path.iterdir()) == []
+    with pytest.raises(tuner.refit.ProofError, match="predicted"):
+        tuner.refit.export(winner, captions_data, BUDGET, run.path / "copy", "bundle", None)
+    assert list(run.path.iterdir()) == []

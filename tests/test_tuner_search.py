@@ -11,7 +11,8 @@ import pytest
 from data_prep.store import PreparedData
 from results.study import RunError, RunFolder
 from tuner.config import ConfigError, SearchConfig, read_search
-from tuner.search import _interruptible, check, create, preview, read, write_json
+from tuner.reach import BudgetError
+from tuner.search import _interruptible, check, create, read, write_json
 
 
 def settings(preset: str = "compact", **overrides: Any) -> SearchConfig:
@@ -54,15 +55,15 @@ def test_check_refuses_what_the_data_lacks(captions_data: PreparedData, pictures
         check(settings("compact"), captions_data)
     with pytest.raises(ConfigError, match="no captions"):
         check(settings("compact"), pictures_data)
-    assert check(settings("compact", modality="image"), pictures_data).base.model.text is None
-    assert check(settings("captions"), captions_data).base.model.image is None
+    assert check(settings("compact", modality="image"), pictures_data).space.base.model.text is None
+    assert check(settings("captions"), captions_data).space.base.model.image is None
 
 
-def test_preview_says_what_fits(data: PreparedData) -> None:
-    text = "\n".join(preview(settings(budget=600_000), settings().build_space(), data, draws=50))
-    assert "6 labels" in text
-    fitting = int(text.split(" of 50 random draws fit")[0].split()[-1])
-    assert 0 < fitting < 50, "a budget that divides the space, so that the count can be wrong"
+def test_space_in_which_nothing_fits_is_refused_before_anything_starts(data: PreparedData) -> None:
+    with pytest.raises(BudgetError, match="nothing in the space fits") as caught:
+        check(settings(budget=1000), data)
+    assert "KiB" not in str(caught.value) and "MiB" in str(caught.value) and "--budget" in str(caught.value)
+    assert check(settings(budget=10**8), data).complaint() is None
 
 
 def test_written_json_is_whole_and_leaves_nothing_beside(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,40 +38,48 @@ def scored(epochs: Iterator[Epoch]) -> list[dict[str, float]]:
 
 
 def test_trial_reports_every_epoch_and_repeats_itself_with_its_seed(data: PreparedData, tiny: TrialConfig) -> None:
-    from tuner.trial import train_trial
+    from tuner.trial import Job, train_trial
 
-    first = list(train_trial(tiny, data, seed=5))
+    first = list(train_trial(Job(tiny, 5, 0), data))
     assert [e.epoch for e in first] == [1, 2]
     for epoch in first:
         assert math.isfinite(epoch.loss)
         assert all(0 <= score <= 1 for score in (epoch.mean_f1, epoch.micro_f1, epoch.macro_f1, epoch.map))
         assert epoch.train_seconds > 0 and epoch.evaluate_seconds > 0
-    other = scored(train_trial(tiny, data, seed=6))
-    again = scored(train_trial(tiny, data, seed=5))
+    other = scored(train_trial(Job(tiny, 6, 0), data))
+    again = scored(train_trial(Job(tiny, 5, 0), data))
     assert again == scored(iter(first)), "also after another trial in the same process"
     assert other != again
 
 
 def test_trial_that_diverges_reports_nan_and_ends(data: PreparedData, tiny: TrialConfig) -> None:
     from model import training
-    from tuner.trial import train_trial
+    from tuner.trial import Job, train_trial
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.Training, "epoch", lambda self, number: math.nan)
-        (only,) = train_trial(tiny, data, seed=0)
+        (only,) = train_trial(Job(tiny, 0, 0), data)
     assert math.isnan(only.loss) and math.isnan(only.mean_f1)
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
+def worker(data: PreparedData, tmp_path: Path) -> Any:
     """A worker as Ray makes one, whose trials are what `worker.trial` yields."""
-    import tuner.trial
+    from tuner.retention import Policy
+    from tuner.trial import TrialWorker
 
-    made = object.__new__(tuner.trial.TrialWorker)
-    made._data = None
-    made.trial = lambda config, seed: iter(())
-    monkeypatch.setattr(tuner.trial, "train_trial", lambda config, data, *, seed: made.trial(config, seed))
-    return made
+    class Worker(TrialWorker):
+        def __init__(self) -> None:
+            self.data = data
+            self.trial: Any = lambda job: iter(())
+            self._policy = Policy(str(tmp_path / "checkpoints"), None, 1, 0)
+            self._node = "node-1"
+            self._broken = None
+
+        def epochs_of(self, job: Any, keeper: Any) -> Iterator[Epoch]:
+            return self.trial(job)
+
+    return Worker()
 
 
 def epoch(number: int, score: float = 0.5, loss: float = 0.1) -> Epoch:
@@ -79,11 +88,11 @@ def epoch(number: int, score: float = 0.5, loss: float = 0.1) -> Epoch:
 
 def given(config: TrialConfig, seed: int = 3) -> dict[str, Any]:
     """As the gate hands it out."""
-    return {"config": flatten(config), "seed": seed, "number": 0}
+    return {"config": flatten(config), "seed": seed, "origin": 4, "best": 0.25, "resting": {}}
 
 
 def test_worker_gives_one_epoch_a_step_and_the_last_is_done(worker: Any, tiny: TrialConfig) -> None:
-    worker.trial = lambda config, seed: iter([epoch(1, 0.4), epoch(2, 0.6)])
+    worker.trial = lambda job: iter([epoch(1, 0.4), epoch(2, 0.6)])
     worker.reset_config(given(tiny))
     first, last = worker.step(), worker.step()
     assert (first["epoch"], first["mean_f1"], first["done"]) == (1, 0.4, False)
@@ -94,21 +103,21 @@ def test_worker_gives_one_epoch_a_step_and_the_last_is_done(worker: Any, tiny: T
 
 def test_worker_hands_configuration_and_seed_on_as_they_are(worker: Any, tiny: TrialConfig) -> None:
     seen = []
-    worker.trial = lambda config, seed: iter([seen.append((config, seed)) or epoch(1)])
+    worker.trial = lambda job: iter([seen.append((job.config, job.seed, job.origin, job.best)) or epoch(1)])
     assert worker.reset_config(given(tiny, seed=9)) is True
     worker.step()
-    assert seen == [(tiny, 9)]
+    assert seen == [(tiny, 9, 4, 0.25)]
 
 
 def test_worker_is_done_at_the_first_nan(worker: Any, tiny: TrialConfig) -> None:
-    worker.trial = lambda config, seed: iter([epoch(1, math.nan, math.nan)])
+    worker.trial = lambda job: iter([epoch(1, math.nan, math.nan)])
     worker.reset_config(given(tiny))
     assert worker.step()["done"] is True
 
 
 @pytest.mark.parametrize("error", [ValueError("two\nlines"), RuntimeError(""), MemoryError(), KeyError("x")])
 def test_worker_turns_an_exception_into_a_result_and_lives_on(worker: Any, tiny: TrialConfig, error: Exception) -> None:
-    def broken(config: TrialConfig, seed: int) -> Iterator[Epoch]:
+    def broken(job: Any) -> Iterator[Epoch]:
         yield epoch(1)
         raise error
 
@@ -121,7 +130,7 @@ def test_worker_turns_an_exception_into_a_result_and_lives_on(worker: Any, tiny:
     assert result["failure"].startswith(type(error).__name__)
     assert "\n" not in result["failure"]
     assert result["traceback"].startswith("Traceback")
-    worker.trial = lambda config, seed: iter([epoch(1), epoch(2)])
+    worker.trial = lambda job: iter([epoch(1), epoch(2)])
     worker.reset_config(given(tiny))
     assert worker.step()["mean_f1"] == 0.5
 
@@ -129,7 +138,7 @@ def test_worker_turns_an_exception_into_a_result_and_lives_on(worker: Any, tiny:
 def test_failure_of_weights_that_every_trial_would_meet_is_fatal(worker: Any, tiny: TrialConfig) -> None:
     from model.image_encoder import WeightsError
 
-    def broken(config: TrialConfig, seed: int) -> Iterator[Epoch]:
+    def broken(job: Any) -> Iterator[Epoch]:
         raise WeightsError("no network")
         yield epoch(1)
 
@@ -142,7 +151,7 @@ def test_memory_that_ran_out_is_called_so(worker: Any, tiny: TrialConfig) -> Non
     class ResourceExhaustedError(Exception):
         """As TensorFlow names it."""
 
-    def broken(config: TrialConfig, seed: int) -> Iterator[Epoch]:
+    def broken(job: Any) -> Iterator[Epoch]:
         raise ResourceExhaustedError("OOM when allocating " + "x" * 2000)
         yield epoch(1)
 
@@ -153,11 +162,77 @@ def test_memory_that_ran_out_is_called_so(worker: Any, tiny: TrialConfig) -> Non
     assert len(failure) <= 500
 
 
-def test_worker_set_up_on_prepared_data_trains(data: PreparedData, tiny: TrialConfig) -> None:
-    from tuner.trial import TrialWorker
+def test_worker_on_a_resting_node_turns_its_trial_away_and_trains_nothing(
+    worker: Any, tiny: TrialConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tuner.trial
 
-    worker = object.__new__(TrialWorker)
-    worker.setup(given(tiny), data=str(data.path), threads=1)
-    results = [worker.step(), worker.step()]
+    slept: list[float] = []
+    monkeypatch.setattr(tuner.trial.time, "sleep", slept.append)
+    worker.trial = lambda job: (pytest.fail("trained on a node that rests") for _ in "1")
+    worker.reset_config(given(tiny) | {"resting": {"node-1": 4.0, "node-2": 9.0}})
+    result = worker.step()
+    assert (result["turned_away"], result["done"], result["node_id"]) == (True, True, "node-1")
+    assert slept == [4.0]
+    worker.trial = lambda job: iter([epoch(1)])
+    worker.reset_config(given(tiny) | {"resting": {"node-2": 9.0}})
+    assert worker.step()["mean_f1"] == 0.5
+
+
+def test_worker_that_cannot_open_the_data_loses_its_trial_and_tries_again_with_the_next(
+    worker: Any, data: PreparedData, tiny: TrialConfig, tmp_path: Path
+) -> None:
+    worker.settle = lambda threads: None
+    there = tmp_path / "data"
+    worker._open = lambda: worker._try(1, there)
+    worker._broken = worker._open()
+    worker.reset_config(given(tiny))
+    result = worker.step()
+    assert "not a prepared data set" in result["lost"]
+    assert result["done"] is True
+    there.symlink_to(data.path)  # the share is mounted
+    worker.trial = lambda job: iter([epoch(1)])
+    worker.reset_config(given(tiny))
+    assert worker.step()["mean_f1"] == 0.5
+
+
+@pytest.fixture
+def at_work(data: PreparedData, tiny: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A worker as Ray sets it up, but for the runtime around it."""
+    import tuner.trial
+    from tuner.retention import Policy
+
+    class Context:
+        @staticmethod
+        def get_node_id() -> str:
+            return "node-1"
+
+    monkeypatch.setattr(tuner.trial.ray, "get_runtime_context", Context)
+    made = object.__new__(tuner.trial.TrialWorker)
+    made.setup(
+        given(tiny) | {"best": -math.inf}, data=str(data.path), threads=1, policy=Policy(str(tmp_path), None, 1, 0)
+    )
+    return made
+
+
+def test_worker_set_up_on_prepared_data_trains(at_work: Any) -> None:
+    results = [at_work.step(), at_work.step()]
     assert [r["epoch"] for r in results] == [1, 2]
     assert [r["done"] for r in results] == [False, True]
+
+
+def test_worker_keeps_the_best_network_as_the_bundle_that_scored(
+    at_work: Any, data: PreparedData, tmp_path: Path
+) -> None:
+    from model.bundle import Bundle
+    from model.metrics import mean_average_precision
+    from tuner.inference import probabilities_of_split
+
+    results = [at_work.step(), at_work.step()]
+    best = max(results, key=lambda result: result["mean_f1"])
+    (kept,) = (tmp_path / "4").glob("best-*")
+    assert kept.name == f"best-{best['epoch']}"
+    loaded = Bundle.load(kept)
+    assert loaded.rule.threshold == best["threshold"]
+    found = probabilities_of_split(loaded, data, "validation")
+    assert mean_average_precision(data.labels[data.rows("validation")], found) == pytest.approx(best["map"])

@@ -23,6 +23,11 @@ app = typer.Typer(
 RunPath = Annotated[Path, typer.Argument(help="a run folder that `search` made")]
 Preset = Annotated[str | None, typer.Option(help="paper, captions, compact or full")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+MEASURE = "what is held against the budget: weights or bundle"
+MEASURES, STORAGES = ("weights", "bundle"), ("float32", "float16", "int8")
+StorageOption = Annotated[
+    str | None, typer.Option("--storage", help="float32, float16 or int8: what kernels and embeddings are shipped as")
+]
 TimeLimit = Annotated[str | None, typer.Option(help="wall time, e.g. 90s, 30m, 1h30m")]
 
 
@@ -114,25 +119,33 @@ def size(
     preset: Preset = None,
     config: Annotated[Path | None, typer.Option(help="YAML: preset, and dotted names that change it")] = None,
     budget: Annotated[str, typer.Option(help="e.g. 100MiB (2**20) or 100MB (10**6)")] = "100MiB",
+    measure: Annotated[str, typer.Option(help=MEASURE)] = "weights",
+    storage: StorageOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Bytes of a configuration, before anything is built. Exit status 1 when it does not fit."""
     from model.presets import PRESETS
-    from model.size import parse_bytes, refusal, show_bytes
-    from model.size import size as measure
+    from model.size import Budget, parse_bytes, refusal, show_bytes, would_fit
+    from model.size import size as count
     from tuner.config import check_preset, read_trial_config
 
     if config is not None and preset is not None:
         fail("--preset and --config exclude each other; a config file may name its preset")
     limit = parsed("--budget", parse_bytes, budget)
     assert limit is not None
+    one_of("--measure", measure, MEASURES)
     if config is not None:
-        chosen = read_trial_config(config)
+        chosen = read_trial_config(config).model
     else:
         check_preset(preset or "paper")
-        chosen = PRESETS[preset or "paper"]
-    found = measure(chosen.model)
-    fits = refusal(found, limit) is None
+        chosen = PRESETS[preset or "paper"].model
+    if storage is not None:
+        one_of("--storage", storage, STORAGES)
+        chosen = chosen.model_copy(update={"storage": storage})
+    held = Budget(limit, measure)  # type: ignore[arg-type]
+    found = count(chosen)
+    why = refusal(found, held)
+    changes = would_fit(chosen, held) if why is not None else []
     if as_json:
         print_json(
             {
@@ -141,20 +154,24 @@ def size(
                 "frozen": found.frozen,
                 "weights_bytes": found.weights_bytes,
                 "bundle_bytes": found.bundle_bytes,
-                "storage": "float32",
+                "storage": found.storage,
                 "budget_bytes": limit,
-                "fits": fits,
+                "measure": measure,
+                "margin_bytes": limit - held.bytes_of(found),
+                "fits": why is None,
+                "would_fit": changes,
                 "parts": found.parts,
             }
         )
     else:
         print(f"parameters     {found.parameters:,} ({found.trainable:,} trainable, {found.frozen:,} frozen)")
-        for part, count in found.parts.items():
-            print(f"{part:14} {show_bytes(count)}")
-        print(f"weights        {show_bytes(found.weights_bytes)} as float32")
+        for part, share in found.parts.items():
+            print(f"{part:14} {show_bytes(share)}")
+        print(f"weights        {show_bytes(found.weights_bytes)} as {found.storage}")
         print(f"bundle         {show_bytes(found.bundle_bytes)} at most, with vocabulary and container")
-        print(f"budget         {show_bytes(limit)}: {'fits' if fits else 'does not fit'}")
-    if not fits:
+        print(f"budget         {held}: {'fits' if why is None else 'does not fit'}")
+    if why is not None:
+        say(f"{why}; would fit: {'; '.join(changes) or 'several smaller settings together'}; or raise --budget")
         raise typer.Exit(1)
 
 
@@ -174,24 +191,47 @@ def search(
     preset: Preset = None,
     trials: Annotated[int | None, typer.Option(help="configurations inside the budget to try")] = None,
     time_limit: TimeLimit = None,
-    budget: Annotated[str | None, typer.Option(help="bytes of float32 weights, e.g. 100MiB or 100MB")] = None,
+    budget: Annotated[str | None, typer.Option(help="bytes allowed, e.g. 100MiB (2**20) or 100MB (10**6)")] = None,
+    measure: Annotated[str | None, typer.Option(help=MEASURE)] = None,
+    storage: StorageOption = None,
+    objectives: Annotated[str | None, typer.Option(help="mean_f1, or mean_f1,bytes for the whole frontier")] = None,
     modality: Annotated[str | None, typer.Option(help="both, image or caption; the preset's own if left out")] = None,
     seed: Annotated[int | None, typer.Option(help="of the sampler, and through it of every trial")] = None,
     address: Annotated[str | None, typer.Option(help="a running Ray cluster: auto or host:port")] = None,
     gpus_per_trial: Annotated[float | None, typer.Option(help="may be a fraction")] = None,
     cpus_per_trial: Annotated[float | None, typer.Option(help="also the threads of a trial")] = None,
+    checkpoint_every: Annotated[
+        str | None, typer.Option(help="at most one checkpoint of a trial in so much, e.g. 60s or 1epoch")
+    ] = None,
+    keep: Annotated[int | None, typer.Option(help="best trials whose network is kept as a bundle")] = None,
+    min_free: Annotated[str | None, typer.Option(help="room that stays free on the run's disk, e.g. 1GiB")] = None,
+    trial_timeout: Annotated[str | None, typer.Option(help="wall time that a trial may take, e.g. 2h")] = None,
+    retries: Annotated[int | None, typer.Option(help="of a trial that the machine lost")] = None,
+    warm_start: Annotated[
+        Path | None, typer.Option(help="a run of the same space and data that the sampler learns from first")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, start nothing")] = False,
 ) -> None:
     """Searches for the best configuration inside the budget."""
     from data_prep.store import PreparedData
     from model.size import parse_bytes
     from results.study import RunFolder
-    from tuner.config import parse_duration, read_search
-    from tuner.search import check, create, discard, preview
+    from tuner.config import parse_duration, parse_interval, read_search
+    from tuner.preflight import inspect, lines
+    from tuner.search import check, create, discard
 
     at_least("--trials", trials, 1)
+    at_least("--keep", keep, 0)
+    at_least("--retries", retries, 0)
+    parsed("--checkpoint-every", parse_interval, checkpoint_every)
     if modality is not None:
         one_of("--modality", modality, ("both", "image", "caption"))
+    if measure is not None:
+        one_of("--measure", measure, MEASURES)
+    if storage is not None:
+        one_of("--storage", storage, STORAGES)
+    if objectives is not None:
+        one_of("--objectives", objectives, ("mean_f1", "mean_f1,bytes"))
     prepared = PreparedData.open(data)
     settings = read_search(
         config,
@@ -201,21 +241,30 @@ def search(
             "trials": trials,
             "time_limit": parsed("--time-limit", parse_duration, time_limit),
             "budget": parsed("--budget", parse_bytes, budget),
+            "measure": measure,
+            "storage": storage,
+            "objectives": tuple(objectives.split(",")) if objectives else None,
             "modality": modality,
             "seed": seed,
             "cpus_per_trial": cpus_per_trial,
             "gpus_per_trial": gpus_per_trial,
+            "checkpoint_every": checkpoint_every,
+            "keep": keep,
+            "min_free": parsed("--min-free", parse_bytes, min_free),
+            "trial_timeout": parsed("--trial-timeout", parse_duration, trial_timeout),
+            "retries": retries,
         },
     )
-    drawn = check(settings, prepared)
+    reach = check(settings, prepared)
     folder = RunFolder(run)
+    report = lines(inspect(settings, reach), reach.space, run)
     if dry_run:
-        for line in preview(settings, drawn, prepared):
-            print(line)
+        print("\n".join(report))
         return
-    create(folder, settings, prepared)
+    create(folder, settings, prepared)  # first: a folder that is taken is told in one line, as any other mistake
+    say("\n".join(report))
     try:
-        _search(folder, address)
+        _search(folder, address, warm_start=None if warm_start is None else RunFolder(warm_start))
     except Exception:
         discard(folder)
         raise
@@ -228,7 +277,7 @@ def resume(
     trials: Annotated[int | None, typer.Option(help="a new total of trials")] = None,
     time_limit: TimeLimit = None,
 ) -> None:
-    """Goes on with a search: unfinished trials first, from their start. Finished ones stay as they are."""
+    """Goes on with a search: unfinished trials first, from their checkpoints. Finished ones stay as they are."""
     from results.study import RunFolder
     from tuner.config import parse_duration
 
@@ -246,6 +295,7 @@ def trials(
     where: Annotated[str | None, typer.Option(help="e.g. \"fate == 'complete' and mean_f1 > 0.8\"")] = None,
     columns: Annotated[str | None, typer.Option(help="names, separated by commas")] = None,
     limit: Annotated[int | None, typer.Option(help="rows at most")] = None,
+    frontier: Annotated[bool, typer.Option("--frontier", help="only the best score for each size")] = False,
 ) -> None:
     """The table of trials, also while the search runs."""
     from results import table
@@ -253,7 +303,13 @@ def trials(
 
     one_of("--format", format, table.FORMATS)
     at_least("--limit", limit, 1)
-    records = load_records(RunFolder(run))
+    folder = RunFolder(run)
+    records = load_records(folder)
+    if frontier:
+        from results.winner import frontier as unbeaten
+        from tuner.search import read_config
+
+        records = unbeaten(records, read_config(folder).limit)
     chosen = [name.strip() for name in columns.split(",")] if columns else None
     if format == "table":
         print_table(table.terminal(records, columns=chosen, sort=sort, where=where, limit=limit))
@@ -283,6 +339,30 @@ def show(run: RunPath, trial: Annotated[int, typer.Argument(help="its number")],
 
 
 @app.command()
+def replay(
+    run: RunPath,
+    trial: Annotated[int, typer.Argument(help="its number")],
+    force: Annotated[bool, typer.Option("--force", help="also where data or versions are not the same")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Trains a trial again as it was, and compares epoch by epoch. On the same machine's CPU nothing differs."""
+    from results.study import RunFolder
+    from tuner.replay import prepare, replay_trial
+
+    plan = prepare(RunFolder(run), trial, force=force)
+    for difference in plan.differences:
+        say(f"note: {difference}")
+    _settle(plan.threads)
+    found = replay_trial(plan, say=say)
+    if as_json:
+        print_json(found)
+        return
+    for row in found["epochs"]:
+        print("epoch {epoch}: mean F1 {old:.6f}, again {new:.6f}, difference {difference:.1e}".format(**row))
+    print(f"largest difference {found['largest_difference']:.1e}")
+
+
+@app.command()
 def refit(
     run: RunPath,
     trial: Annotated[int | None, typer.Option(help="refit this one instead of the best")] = None,
@@ -296,11 +376,11 @@ def refit(
     at_least("--seeds", seeds, 1)
     folder = RunFolder(run)
     settings, data = read(folder)
-    record = choose(load_records(folder), settings.budget, number=trial)
+    record = choose(load_records(folder), settings.limit, number=trial)
     _settle()
     from tuner.refit import refit as train_winner
 
-    proof = train_winner(folder, record, data, settings.budget, seeds=seeds, say=say)
+    proof = train_winner(folder, record, data, settings.limit, seeds=seeds, say=say)
     test = proof["test"]
     print(f"trial {proof['trial']}, {proof['epochs']} epochs on train + validation")
     print(f"search    mean F1 {proof['search']['mean_f1']:.4f} on {proof['search']['examples']} validation examples")
@@ -313,6 +393,8 @@ def refit(
         f"reloaded  mean F1 {proof['reloaded']['mean_f1']:.4f}, "
         f"largest difference of a probability {proof['reloaded']['max_difference']:.1e}"
     )
+    if proof["storage"] != "float32":
+        print(f"float32   mean F1 {proof['float32']['mean_f1']:.4f}, before the weights became {proof['storage']}")
     print(f"bundle    {proof['bundle_bytes'] / 2**20:.2f} MiB in {folder.bundle}")
     if not proof["bundle_fits"]:
         say(
@@ -325,21 +407,27 @@ def export(
     run: RunPath,
     to: Annotated[Path, typer.Option(help="what to write; must not exist yet")] = ...,  # type: ignore[assignment]
     format: Annotated[str, typer.Option(help="bundle or keras")] = "bundle",  # noqa: A002
+    storage: StorageOption = None,
 ) -> None:
     """Copies the proved winner, loads the copy in a fresh process, and compares what it answers."""
     from results.study import RunFolder
     from tuner.search import read
 
     one_of("--format", format, ("bundle", "keras"))
+    if storage is not None:
+        one_of("--storage", storage, STORAGES)
+        if format == "keras" and storage != "float32":
+            fail("a Keras file holds float32; use --format bundle for --storage " + storage)
     folder = RunFolder(run)
-    _, data = read(folder)
+    settings, data = read(folder)
     _settle()
+    from model.size import show_bytes
     from tuner.refit import export as write
 
-    done = write(folder, data, to, format)
-    print(
-        f"{done['path']}: {done['bytes'] / 2**20:.2f} MiB, same test probabilities within {done['max_difference']:.1e}"
-    )
+    done = write(folder, data, settings.limit, to, format, storage)  # type: ignore[arg-type]
+    print(f"{done['path']}: {show_bytes(done['bytes'])}, weights as {done['storage']}")
+    print(f"test probabilities within {done['max_difference']:.1e} of the winner's")
+    print(f"test mean F1 {done['mean_f1']['winner']:.4f} of the winner, {done['mean_f1']['export']:.4f} of the export")
 
 
 @app.command()
@@ -388,16 +476,25 @@ def predict(
     print(f"{out}: {len(records.examples)} rows")
 
 
-def _search(folder: RunFolder, address: str | None, changes: dict[str, Any] | None = None) -> None:
+def _search(
+    folder: RunFolder,
+    address: str | None,
+    changes: dict[str, Any] | None = None,
+    warm_start: RunFolder | None = None,
+) -> None:
     """Runs or goes on with a search and prints how it ended."""
     from tuner.search import read, run_search
 
     settings, data = read(folder)
     settings = type(settings).model_validate({**settings.model_dump(), **(changes or {})})
     with live() as show_progress:
-        summary = run_search(folder, settings, data, address=address, show=show_progress)
+        summary = run_search(
+            folder, settings, data, address=address, show=show_progress, say=say, warm_start=warm_start
+        )
     fates = ", ".join(f"{count} {fate}" for fate, count in summary["trials"].items()) or "no trials"
     print(f"{folder.path}: {fates}; {summary['epochs']} epochs in {summary['wall_seconds']:.0f} s")
+    if summary["halving_saved"]["epochs"]:
+        print("halving saved {epochs} epochs, about {seconds:.0f} s of a slot".format(**summary["halving_saved"]))
     if summary["best"] is not None:
         print(f"best: trial {summary['best']['number']}, mean F1 {summary['best']['mean_f1']:.4f} on validation")
     if summary["interrupted"]:
@@ -409,13 +506,13 @@ def _search(folder: RunFolder, address: str | None, changes: dict[str, Any] | No
     print(f"next: captune trials {folder.path} --sort mean_f1; captune refit {folder.path}")
 
 
-def _settle() -> None:
+def _settle(threads: int | None = None) -> None:
     """Framework settings of this process, for the verbs that run a network themselves."""
     import os
 
     from tuner.trial import prepare_process
 
-    prepare_process(os.cpu_count() or 1)
+    prepare_process(threads or os.cpu_count() or 1)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ from pydantic import Field, ValidationError, field_validator
 
 from model.config import Modality, Settings, TrialConfig
 from model.presets import PRESETS
-from model.size import DEFAULT_BUDGET, parse_bytes
+from model.size import DEFAULT_BUDGET, Budget, Measure, parse_bytes
 from tuner.space import Space, SpaceError, parse_dimension
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+_EPOCHS = re.compile(r"(\d+)\s*epochs?")
 
 
 class ConfigError(ValueError):
@@ -36,14 +38,32 @@ class SearchConfig(Settings):
     preset: str
     trials: int | None = Field(None, ge=1, le=1_000_000, description="feasible trials; None: until the time limit")
     time_limit: float | None = Field(None, gt=0, description="seconds of wall time; None: until all trials are done")
-    budget: int = Field(DEFAULT_BUDGET, description="bytes of float32 weights")
+    budget: int = Field(DEFAULT_BUDGET, description="bytes allowed")
+    measure: Measure = Field("weights", description="what is held against the budget: the weights or the whole bundle")
+    objectives: tuple[Literal["mean_f1"]] | tuple[Literal["mean_f1"], Literal["bytes"]] = ("mean_f1",)
     modality: Modality
     seed: int = Field(0, ge=0, lt=2**31)
     cpus_per_trial: float | None = Field(None, ge=0)
     gpus_per_trial: float | None = Field(None, ge=0)
+    checkpoint_every: str = Field("60s", description="at most one checkpoint of a trial in so much time or epochs")
+    keep: int = Field(3, ge=0, le=1000, description="best trials whose network is kept")
+    min_free: int = Field(2**30, ge=0, description="bytes that stay free on the run's disk")
+    trial_timeout: float | None = Field(None, gt=0, description="seconds a trial may take; None: any")
+    retries: int = Field(3, ge=0, le=1000, description="of a trial that the machine lost")
     halving: HalvingConfig = HalvingConfig()
     fixed: dict[str, Any] = Field(default_factory=dict, description="changes to the preset that are not searched")
     space: dict[str, Any] = Field(default_factory=dict, description="dotted names to dimensions, as in search.yaml")
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _interval(cls, value: str) -> str:
+        parse_interval(value)
+        return value
+
+    @property
+    def limit(self) -> Budget:
+        """The budget with its measure."""
+        return Budget(self.budget, self.measure)
 
     def build_space(self) -> Space:
         """The space around the preset, limited to the modality."""
@@ -57,20 +77,34 @@ class _File(Settings):
     trials: int | None = None
     time_limit: float | None = None
     budget: int | None = None
+    measure: Measure | None = None
+    objectives: tuple[str, ...] | None = None
     modality: Modality | None = None
     seed: int | None = None
     cpus_per_trial: float | None = None
     gpus_per_trial: float | None = None
+    checkpoint_every: str | None = None
+    keep: int | None = None
+    min_free: int | None = None
+    trial_timeout: float | None = None
+    retries: int | None = None
     halving: HalvingConfig | None = None
     fixed: dict[str, Any] | None = None
     space: dict[str, Any] | None = None
 
-    @field_validator("time_limit", mode="before")
+    @field_validator("objectives")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if value not in (None, ("mean_f1",), ("mean_f1", "bytes")):
+            raise ValueError("objectives must be [mean_f1] or [mean_f1, bytes]")
+        return value
+
+    @field_validator("time_limit", "trial_timeout", mode="before")
     @classmethod
     def _duration(cls, value: Any) -> Any:
         return None if value is None else parse_duration(str(value))
 
-    @field_validator("budget", mode="before")
+    @field_validator("budget", "min_free", mode="before")
     @classmethod
     def _bytes(cls, value: Any) -> Any:
         return None if value is None else parse_bytes(str(value))
@@ -100,7 +134,7 @@ def read_search(
     Args:
         path: a search.yaml; None for the space shipped with the preset.
         preset: from the command line; else the file's; else `default_preset`.
-        overrides: SearchConfig fields given on the command line; None values were not given.
+        overrides: SearchConfig fields and `storage` given on the command line; None values were not given.
 
     Raises:
         ConfigError: the first thing wrong, with file, line and key.
@@ -121,6 +155,10 @@ def read_search(
         raise ConfigError(_first(error, name, lines)) from None
     values = {k: v for k, v in file.model_dump().items() if v is not None}
     values |= {k: v for k, v in overrides.items() if v is not None}
+    storage = values.pop("storage", None)
+    if storage is not None:  # from the command line: for every trial, so no longer drawn
+        values["fixed"] = {**values.get("fixed", {}), "storage": storage}
+        values["space"] = {k: v for k, v in values.get("space", {}).items() if k != "storage"}
     values["preset"] = preset or file.preset or default_preset
     base = PRESETS[values["preset"]]
     values.setdefault("modality", base.model.modality)
@@ -170,6 +208,21 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise ValueError(f"a duration is written like 90s, 30m or 1h30m, got {text!r}")
     return float(seconds)
+
+
+def parse_interval(text: str) -> tuple[float | None, int | None]:
+    """Seconds, or epochs, of '60s', '10m', '1epoch', '5epochs'.
+
+    Raises:
+        ValueError: anything else.
+    """
+    match = _EPOCHS.fullmatch(text.strip())
+    if match is not None and int(match[1]) > 0:
+        return None, int(match[1])
+    try:
+        return parse_duration(text), None
+    except ValueError:
+        raise ValueError(f"an interval is written like 60s, 10m, 1epoch or 5epochs, got {text!r}") from None
 
 
 def _build_space(preset: str, fixed: Mapping[str, Any], space: Mapping[str, Any], modality: Modality) -> Space:

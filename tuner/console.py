@@ -43,7 +43,8 @@ def _progress_line(progress: Progress) -> str:
         if progress.seconds_left is None
         else f", {int(progress.seconds_left) // 60}:{int(progress.seconds_left) % 60:02} left"
     )
-    return f"{done}{wanted}; best mean F1 {best}; {progress.running} of {progress.slots} slots{left}"
+    trouble = f"; {progress.trouble}" if progress.trouble else ""
+    return f"{done}{wanted}; best mean F1 {best}; {progress.running} of {progress.slots} slots{left}{trouble}"
 
 
 @contextmanager
@@ -69,7 +70,8 @@ def exit_status(error: Exception) -> int | None:
         ("cluster.resources", "ResourceError"): 2,
         ("model.bundle", "BundleError"): 2,
         ("tuner.demo", "DemoError"): 1,
-        ("tuner.gate", "SearchError"): 1,
+        ("tuner.reach", "BudgetError"): 2,
+        ("tuner.searcher", "SearchError"): 1,
         ("tuner.refit", "ProofError"): 1,
         ("cluster.session", "ClusterError"): 1,
         ("model.image_encoder", "WeightsError"): 1,

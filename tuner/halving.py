@@ -6,34 +6,53 @@ After Li et al., 2020 (arXiv 1810.05934), in the stopping form: a trial below th
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-
+from results.study import Record
 from tuner.config import HalvingConfig
 
 
 @dataclass
 class Rungs:
-    """The decision itself, pure: epochs at which trials are compared, and the scores seen at each.
+    """The decision itself: epochs at which trials are compared, the scores seen at each, and what was decided.
 
-    Rungs stand at `grace`, `grace * reduction`, `grace * reduction**2`, ... epochs.
+    Rungs stand at `grace`, `grace * reduction`, `grace * reduction**2`, ... epochs truly trained. A decision is taken
+    once: a trial that comes to an epoch again, after a retry or a resume, hears the same and counts once.
     """
 
     config: HalvingConfig
     _scores: dict[int, list[float]] = field(default_factory=dict)
+    _decided: dict[tuple[int, int], bool] = field(default_factory=dict)
 
-    def goes_on(self, epoch: int, score: float) -> bool:
+    def goes_on(self, trial: int, epoch: int, score: Any) -> bool:
         """Whether a trial with this score after this epoch (from 1) goes on.
 
-        A score that is not finite never does. Between rungs every trial does. At a rung a trial goes on while it is
-        among the best 1/reduction of those seen there so far, itself included, rounded up: the first always does.
+        A score that is no finite number never does. Between rungs every trial does. At a rung a trial goes on while
+        it is among the best 1/reduction of those seen there so far, itself included, rounded up: the first always does.
+
+        Args:
+            trial: its number; of a repeated one that of the first attempt.
+            epoch: epochs trained since the very start.
+            score: higher is better.
         """
-        if not math.isfinite(score):
+        if not is_finite(score):
             return False
-        if not self._is_rung(epoch):
-            return True
+        if (trial, epoch) not in self._decided:
+            self._decided[trial, epoch] = not self._is_rung(epoch) or self._among_the_best(epoch, score)
+        return self._decided[trial, epoch]
+
+    @classmethod
+    def of(cls, config: HalvingConfig, records: Iterable[Record]) -> Rungs:
+        """The rungs as they stood after all reports of these records, taken up in the order in which they came."""
+        rungs = cls(config)
+        reports = [(record.order[epoch.epoch], record.origin, epoch) for record in records for epoch in record.curve]
+        for _, origin, epoch in sorted(reports, key=lambda report: report[0]):
+            rungs.goes_on(origin, epoch.epoch, epoch.mean_f1)
+        return rungs
+
+    def _among_the_best(self, epoch: int, score: float) -> bool:
         seen = self._scores.setdefault(epoch, [])
         seen.append(score)
         keep = math.ceil(len(seen) / self.config.reduction)
@@ -46,17 +65,18 @@ class Rungs:
         return rung == epoch
 
 
-class HalvingScheduler(FIFOScheduler):
-    """The decision as Ray Tune asks for it. `stopped` tells the gate at which epoch a trial was cut."""
+def is_finite(value: Any) -> bool:
+    """Whether a reported metric is a number that can be compared: not None, text, NaN or infinity."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
-    def __init__(self, config: HalvingConfig) -> None:
-        super().__init__()
-        self._rungs = Rungs(config)
-        self.stopped: dict[str, int] = {}
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Stops a trial that a rung cuts. A trial that ends by itself is never asked about."""
-        if self._rungs.goes_on(result["training_iteration"], result["mean_f1"]):
-            return str(TrialScheduler.CONTINUE)
-        self.stopped[trial.trial_id] = result["training_iteration"]
-        return str(TrialScheduler.STOP)
+def saved(records: Iterable[Record]) -> tuple[int, float]:
+    """Epochs that halving did not train, and their seconds at the rate of the epochs that were."""
+    epochs, seconds = 0, 0.0
+    for record in records:
+        if record.fate == "stopped" and record.curve and (record.reason or "").startswith("halving"):
+            left = int(record.config["train.epochs"]) - record.curve[-1].epoch
+            spent = sum(epoch.train_seconds + epoch.evaluate_seconds for epoch in record.curve)
+            epochs += left
+            seconds += left * spent / len(record.curve)
+    return epochs, seconds

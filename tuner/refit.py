@@ -8,27 +8,30 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.captions import Vocabulary
 from data_prep.store import PreparedData
 from model import metrics
 from model.bundle import Bundle, measured_bytes
-from model.config import TrialConfig, flatten, unflatten
+from model.config import Storage, TrialConfig, flatten, unflatten
 from model.metrics import DecisionRule
-from model.size import refusal, size
-from model.training import Training
+from model.size import Budget, Size, refusal, show_bytes, size
+from model.training import Training, put_through
 from results.study import Record, RunError, RunFolder
 from results.winner import epoch_to_keep
-from tuner.inference import scores_as_dict
-from tuner.search import write_json
-from tuner.trial import EVALUATION_BATCH, batches
+from tuner.inference import probabilities_of_split, scores_as_dict
+from tuner.search import contents_of, write_json
+from tuner.trial import EVALUATION_BATCH, batches, make_bundle
 
 TOLERANCE = 1e-6  # of a probability, between the network that was trained and the file loaded in a fresh process
+# A bundle has never more than its predicted bytes, and less by this share at most; or, where the network is so small
+# that the text around its weights is most of the bundle, by so many bytes.
+SLACK_SHARE, SLACK_BYTES = 0.01, 512
 
 
 class ProofError(RuntimeError):
@@ -39,7 +42,7 @@ def refit(
     run: RunFolder,
     record: Record,
     data: PreparedData,
-    budget: int,
+    budget: Budget,
     *,
     seeds: int,
     say: Callable[[str], None],
@@ -52,7 +55,8 @@ def refit(
 
     Raises:
         RunError: the run was refitted before.
-        ProofError: the weights are over the budget, or the bundle does not give the same probabilities when loaded.
+        ProofError: the bundle is over the budget or not of the predicted size, or it does not give the same
+            probabilities when loaded.
     """
     if run.winner.exists():
         raise RunError(f"{run.winner} exists; move it away to refit again: test is to be read once for one choice")
@@ -60,7 +64,8 @@ def refit(
     if record.seed is None:
         raise RunError(f"trial {record.number} has no seed; choose another with --trial")
     config, rule = unflatten(record.config), DecisionRule(kept_epoch.threshold)
-    why = refusal(size(config.model), budget)
+    contents = contents_of(data)
+    why = refusal(size(config.model, contents), budget)
     if why is not None:
         raise ProofError(f"trial {record.number} {why}")
     rows = data.rows("test")
@@ -76,18 +81,23 @@ def refit(
         for turn in range(seeds):
             say(f"refit {turn + 1} of {seeds}: {kept_epoch.epoch} epochs on train + validation")
             training = _train(config, data, kept_epoch.epoch, seed=record.seed + turn, say=say)
-            found = training.predict(batches(data, rows, config.model, EVALUATION_BATCH))
+            test = batches(data, rows, config.model, EVALUATION_BATCH)
+            found = training.predict(test)
             scores.append(metrics.score(truth, found, rule.decide(found)))
             if kept is None:
                 kept = found
+                exact = training.predict(test, stored=False)
+                unrounded = metrics.score(truth, exact, rule.decide(exact)).mean_f1
                 with training.averaged():
                     make_bundle(training, config, rule, data).save(aside / "bundle")
         assert kept is not None
+        check_bytes(aside / "bundle", "bundle", size(config.model, contents), budget)
         say("loading the bundle in a fresh process")
         reloaded = probabilities_in_fresh_process(aside / "bundle", aside / "bundle", data, "test")
         proof = _proof(
             record, kept_epoch.epoch, config, data, truth, rule, kept, reloaded, scores, aside / "bundle", budget
         )
+        proof["float32"] = {"mean_f1": unrounded}
         write_json(aside / "proof.json", proof)
         aside.rename(run.winner)
     except BaseException:
@@ -96,24 +106,46 @@ def refit(
     return proof
 
 
-def make_bundle(training: Training, config: TrialConfig, rule: DecisionRule, data: PreparedData) -> Bundle:
-    """The network as it stands, with the labels and the part of the vocabulary that it knows."""
-    vocabulary: str | None = None
-    if config.model.text is not None and data.vocabulary is not None:
-        known = Vocabulary(data.vocabulary.words[: config.model.text.vocabulary_size - 2], data.vocabulary.settings)
-        vocabulary = known.to_json()
-    return Bundle(training.network, config.model, rule, data.manifest.label_ids, data.manifest.label_names, vocabulary)
+def check_bytes(path: Path, kind: str, predicted: Size, budget: Budget) -> int:
+    """Bytes of what was written, held against the budget and against what was predicted before it was built.
+
+    Args:
+        kind: "bundle", or "keras", whose container is not ours to predict.
+
+    Raises:
+        ProofError: over the budget, larger than predicted, or smaller by more than the slack.
+    """
+    measured = measured_bytes(path)
+    slack = max(SLACK_BYTES, SLACK_SHARE * predicted.bundle_bytes)
+    if kind == "bundle" and not 0 <= predicted.bundle_bytes - measured <= slack:
+        raise ProofError(
+            f"{path} has {measured} bytes where at most {predicted.bundle_bytes} and little less were predicted; "
+            "it was removed, as a size that is not understood may be wrong elsewhere too: please report it"
+        )
+    count = predicted.weights_bytes if budget.measure == "weights" else measured
+    if count > budget.limit:
+        raise ProofError(
+            f"a {kind} file of it has {show_bytes(count)} of {budget.measure}, the budget is "
+            f"{show_bytes(budget.limit)}; it was removed: export another --format or --storage"
+        )
+    return measured
 
 
-def export(run: RunFolder, data: PreparedData, target: Path, kind: str) -> dict[str, Any]:
+def export(
+    run: RunFolder, data: PreparedData, budget: Budget, target: Path, kind: str, storage: Storage | None
+) -> dict[str, Any]:
     """Writes the proved winner to `target` as a bundle folder or a .keras file, and proves the copy.
 
+    Args:
+        storage: of the copy; None for the winner's own. A .keras file is always float32.
+
     Returns:
-        path, format, bytes, and the largest difference of a test probability to the bundle's.
+        path, format, storage, bytes; mean_f1 on test of the winner and of the export as it was loaded in a fresh
+        process; max_difference of a probability between these two.
 
     Raises:
         RunError: no winner yet, or `target` exists.
-        ProofError: the copy gives other probabilities.
+        ProofError: over the budget, or the file gives other probabilities than the weights that were written.
     """
     if not run.proof.is_file():
         raise RunError(f"{run.path} has no proved winner; run `captune refit {run.path}` first")
@@ -123,27 +155,35 @@ def export(run: RunFolder, data: PreparedData, target: Path, kind: str) -> dict[
         raise RunError(f"a Keras file must be named *.keras, got {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
     bundle = Bundle.load(run.bundle)
+    winner = probabilities_of_split(bundle, data, "test")
+    stored = "float32" if kind == "keras" else storage or bundle.config.storage
+    copy = replace(bundle, config=bundle.config.model_copy(update={"storage": stored}))
+    put_through(copy.network, stored)
     try:
         if kind == "keras":
-            bundle.network.save(target)
+            copy.network.save(target)
         else:
-            bundle.save(target)
-        expected = probabilities_in_fresh_process(run.bundle, run.bundle, data, "test")
-        against = run.bundle if kind == "keras" else target
-        found = probabilities_in_fresh_process(target, against, data, "test")
+            copy.save(target)
+        measured = check_bytes(target, kind, size(copy.config, contents_of(data)), budget)
+        expected = probabilities_of_split(copy, data, "test")
+        found = probabilities_in_fresh_process(target, run.bundle if kind == "keras" else target, data, "test")
         difference = float(np.abs(found - expected).max())
         if difference > TOLERANCE:
-            raise ProofError(
-                f"{target} gives other probabilities than the bundle (by {difference:.2g}); it was removed"
-            )
+            raise ProofError(f"{target} gives other probabilities than what it was made of (by {difference:.2g})")
     except BaseException:
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         raise
+    truth = data.labels[data.rows("test")]
     return {
         "path": str(target),
         "format": kind,
-        "bytes": measured_bytes(target),
-        "max_difference": difference,
+        "storage": stored,
+        "bytes": measured,
+        "mean_f1": {
+            name: metrics.score(truth, probabilities, bundle.rule.decide(probabilities)).mean_f1
+            for name, probabilities in (("winner", winner), ("export", found))
+        },
+        "max_difference": float(np.abs(found - winner).max()),
     }
 
 
@@ -185,7 +225,7 @@ def _proof(
     reloaded: NDArray[np.float32],
     scores: list[metrics.Scores],
     bundle: Path,
-    budget: int,
+    budget: Budget,
 ) -> dict[str, Any]:
     difference = float(np.abs(found - reloaded).max())
     if difference > TOLERANCE:
@@ -201,9 +241,11 @@ def _proof(
         "test": {**scores_as_dict(scores[0], data.manifest.label_ids), "low": low, "high": high},
         "reloaded": {"mean_f1": again.mean_f1, "max_difference": difference},
         "seeds": [s.mean_f1 for s in scores],
+        "storage": config.model.storage,
         "weights_bytes": size(config.model).weights_bytes,
         "bundle_bytes": measured_bytes(bundle),
-        "budget_bytes": budget,
-        "bundle_fits": measured_bytes(bundle) <= budget,
+        "budget_bytes": budget.limit,
+        "measure": budget.measure,
+        "bundle_fits": measured_bytes(bundle) <= budget.limit,
         "data": data.manifest.fingerprint,
     }

@@ -7,29 +7,33 @@ import os
 import platform
 import signal
 import subprocess
+import tempfile
 import threading
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from cluster.resources import Request, default_request, slots
-from data_prep.manifest import Manifest
+from cluster.resources import Request, able, default_request, slots
 from data_prep.store import PreparedData
 from model.config import complaint
-from model.size import refusal, show_bytes, size
+from model.size import Budget, Contents
 from results.study import STUDY_NAME, RunError, RunFolder, load_records, open_storage
-from tuner.config import ConfigError, SearchConfig
-from tuner.space import Space, SpaceError, bind
+from results.winner import frontier
+from tuner.config import ConfigError, SearchConfig, parse_interval
+from tuner.halving import Rungs, saved
+from tuner.reach import BudgetError, Reach
+from tuner.space import SpaceError, bind
 
+_DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"mean_f1": "maximize", "bytes": "minimize"}
 _PACKAGES = ("captune", "keras", "tensorflow", "ray", "optuna", "numpy")
 
 
@@ -43,13 +47,15 @@ class Progress:
     slots: int
     wanted: int | None  # feasible trials
     seconds_left: float | None
+    trouble: str | None  # what keeps trials or checkpoints waiting
 
 
-def check(config: SearchConfig, data: PreparedData) -> Space:
-    """The space of a search, held against its data.
+def check(config: SearchConfig, data: PreparedData) -> Reach:
+    """The space of a search, held against its data and budget.
 
     Raises:
         ConfigError: the data lacks what the search reads.
+        tuner.reach.BudgetError: nothing in the space fits.
     """
     if not len(data.rows("validation")):
         raise ConfigError(f"{data.path} has no validation rows to score trials on; prepare it with --split 80/10/10")
@@ -60,7 +66,17 @@ def check(config: SearchConfig, data: PreparedData) -> Space:
         raise ConfigError(str(error)) from None
     except ValidationError as error:  # the preset on this data, such as pictures too small for its stages
         raise ConfigError(f"{data.path} does not suit preset {config.preset}: {complaint(error)}") from None
-    return space
+    reach = Reach(space, partial(bind, manifest=data.manifest), config.limit, contents_of(data))
+    nothing_fits = reach.complaint()
+    if nothing_fits is not None:
+        raise BudgetError(nothing_fits)
+    return reach
+
+
+def contents_of(data: PreparedData) -> Contents:
+    """What bundles made from this data hold besides weights."""
+    words = data.vocabulary.words if data.vocabulary is not None else None
+    return Contents.of(data.manifest.label_ids, data.manifest.label_names, words)
 
 
 def create(run: RunFolder, config: SearchConfig, data: PreparedData) -> None:
@@ -76,19 +92,33 @@ def create(run: RunFolder, config: SearchConfig, data: PreparedData) -> None:
         "search": config.model_dump(),
         "data": str(data.path.resolve()),
         "fingerprint": data.manifest.fingerprint,
-        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "versions": versions(),
         "git_commit": _git_commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(run.settings, settings)
 
 
+def versions() -> dict[str, str]:
+    """Of Python and the packages that scores depend on."""
+    return {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
+
+
 def discard(run: RunFolder) -> None:
     """Takes back what `create` made where no search came of it, so that the same command can be given again."""
     if not run.journal.exists():
         run.settings.unlink(missing_ok=True)
+        run.lock.unlink(missing_ok=True)
         with suppress(OSError):  # not empty: something else is in it
             run.path.rmdir()
+
+
+def read_config(run: RunFolder) -> SearchConfig:
+    """Settings of a run. Raises RunError where there is none."""
+    try:
+        return SearchConfig.model_validate(run.read_settings()["search"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise RunError(f"{run.settings} is not as search wrote it ({str(error).splitlines()[0]})") from None
 
 
 def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
@@ -98,16 +128,23 @@ def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
         RunError: no run, or its data is no longer the same.
         data_prep.records.DataError: its data is gone.
     """
-    settings = run.read_settings()
-    try:
-        path, fingerprint = Path(settings["data"]), settings["fingerprint"]
-        config = SearchConfig.model_validate(settings["search"])
-    except (KeyError, TypeError, ValidationError) as error:
-        raise RunError(f"{run.settings} is not as search wrote it ({str(error).splitlines()[0]})") from None
-    data = PreparedData.open(path)
-    if data.manifest.fingerprint != fingerprint:
+    config, settings = read_config(run), run.read_settings()
+    data = open_data(settings, run)
+    if data.manifest.fingerprint != settings["fingerprint"]:
         raise RunError(f"the data in {data.path} is not what the run was searched on; prepare it again as it was")
     return config, data
+
+
+def open_data(settings: Mapping[str, Any], run: RunFolder) -> PreparedData:
+    """The data set that run.json names, whether or not it is still the same.
+
+    Raises:
+        RunError: run.json is damaged.
+        data_prep.records.DataError: the data is gone.
+    """
+    if not {"data", "fingerprint", "versions"} <= set(settings):
+        raise RunError(f"{run.settings} is not as search wrote it; it names no data")
+    return PreparedData.open(Path(settings["data"]))
 
 
 def run_search(
@@ -117,170 +154,185 @@ def run_search(
     *,
     address: str | None,
     show: Callable[[Progress], None],
+    say: Callable[[str], None],
+    warm_start: RunFolder | None = None,
+    worker: type | None = None,
 ) -> dict[str, Any]:
     """Searches until the trials or the time are used up, and returns what summary.json holds.
 
-    Trials that an earlier search of the same folder left unfinished are handed out again first. Ctrl-C ends it
+    What an earlier search of the same folder left unfinished goes on first, from its checkpoints. Ctrl-C ends it
     cleanly; a second one at once.
 
     Args:
         run: a folder made by `create`.
         address: of a running Ray cluster; None starts one on this machine.
         show: told how things stand, about once a second.
+        say: told what a person should know.
+        warm_start: a run whose finished trials the sampler learns from first.
+        worker: a tuner.trial.TrialWorker that trains in another way; None for the usual one.
 
     Raises:
-        tuner.gate.SearchError: the space has nothing that fits the budget.
+        RunError: another process searches in this folder, or the old run does not suit.
+        tuner.reach.BudgetError: the space has nothing that fits the budget.
+        tuner.searcher.SearchError: the trials cannot work.
         cluster.session.ClusterError, cluster.resources.ResourceError: nowhere to run.
     """
     # Read by Ray Tune when it is imported: it must leave Ctrl-C to us, and not wait minutes for a stopped trial.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_FORCE_TRIAL_CLEANUP_S"] = "5"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # each is in the table, with its reason
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     started = time.monotonic()
     # From here on: Ctrl-C in the middle of an import or of Ray's start would come out as any kind of error.
-    with _interruptible() as interrupt:
+    with _interruptible() as interrupt, run.writing():
         import optuna
 
         from cluster.session import session
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        space = check(config, data)
+        reach = check(config, data)
         with session(address) as nodes:
             request = default_request(nodes, cpus=config.cpus_per_trial, gpus=config.gpus_per_trial)
             at_once = slots(nodes, request)
-            study = _open_study(run, config, space, data.manifest)
-            interrupted = interrupt.is_set() or _drive(
-                run, config, data, study, space, request, at_once, started, interrupt, show
+            search = _Search(
+                run, config, data, reach, request, at_once, able(nodes, request), started, interrupt, show, say
             )
-    return _summarise(run, at_once, time.monotonic() - started, interrupted)
+            try:
+                search.open(warm_start)
+                if not interrupt.is_set():
+                    search.drive(worker)
+            finally:
+                summary = _summarise(run, config.limit, at_once, time.monotonic() - started, interrupt.is_set())
+    return summary
 
 
-def preview(config: SearchConfig, space: Space, data: PreparedData, *, draws: int = 200) -> list[str]:
-    """What a search would do, as lines: trial 0, and how much of the space fits the budget, from random draws."""
-    import optuna
+@dataclass
+class _Search:
+    """A search while it runs."""
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=config.seed))
-    sizes: list[int] = []
-    for _ in range(draws):
-        with suppress(ValidationError):  # values that are impossible together
-            sizes.append(size(bind(space.suggest(study.ask()), data.manifest).model).weights_bytes)
-    first = bind(space.base, data.manifest)
-    found = size(first.model)
-    why = refusal(found, config.budget)
-    rows = ", ".join(f"{count} {name}" for name, count in data.manifest.counts.items())
-    lines = [
-        f"data       {data.path}: {rows}; {len(data.manifest.label_ids)} labels",
-        f"space      {len(space.dimensions)} dimensions around preset {config.preset}, reading {first.model.modality}",
-        f"trial 0    {show_bytes(found.weights_bytes)}: {'fits' if why is None else why}",
-    ]
-    if sizes:
-        fitting = sum(count <= config.budget for count in sizes)
-        lines.append(
-            f"budget     {show_bytes(config.budget)}: {fitting} of {draws} random draws fit, "
-            f"smallest {show_bytes(min(sizes))}, largest {show_bytes(max(sizes))}"
+    run: RunFolder
+    config: SearchConfig
+    data: PreparedData
+    reach: Reach
+    request: Request
+    slots: int
+    nodes: int  # on which trials can run
+    started: float
+    interrupt: threading.Event
+    show: Callable[[Progress], None]
+    say: Callable[[str], None]
+
+    def open(self, warm_start: RunFolder | None) -> None:
+        """The run's study, new with the preset as trial 0, or as an earlier search left it with its loose ends tied."""
+        import optuna
+
+        from tuner.gate import Gate
+        from tuner.retention import Shelf
+        from tuner.scheduler import HalvingScheduler
+        from tuner.searcher import Care, StudySearcher, tie_loose_ends
+        from tuner.warm_start import take_over
+
+        config = self.config
+        storage = open_storage(self.run, wait=self.say)
+        known = load_records(self.run)
+        study = optuna.create_study(
+            study_name=STUDY_NAME,
+            storage=storage,
+            directions=[_DIRECTIONS[objective] for objective in config.objectives],
+            load_if_exists=True,
         )
-    return lines
+        if not known:
+            study.enqueue_trial(self.reach.preset())
+            if warm_start is not None:
+                count = take_over(study, warm_start, self.run, config.limit)
+                self.say(f"{count} finished trials of {warm_start.path} inform the sampler")
+        gate = Gate(study, self.reach, seed=config.seed)
+        rungs = Rungs.of(config.halving, known)
+        if known:
+            tie_loose_ends(study, gate, rungs, known)
+        records = load_records(self.run)
+        self.halving = HalvingScheduler(rungs)
+        self.searcher = StudySearcher(
+            study,
+            gate,
+            trials=config.trials,
+            halving=self.halving,
+            run=self.run,
+            shelf=Shelf(self.run.checkpoints, config.keep, records),
+            care=Care(config.retries, config.trial_timeout, config.min_free),
+            records=records,
+            threads=max(1, int(self.request.cpus)),
+            nodes=self.nodes,
+        )
+        self.searcher.ended = self._ended
+
+    def drive(self, worker: type | None) -> None:
+        """Ray Tune's part."""
+        from ray import tune
+
+        from tuner.retention import Policy
+        from tuner.searcher import Ending
+        from tuner.trial import TrialWorker
+
+        seconds, epochs = parse_interval(self.config.checkpoint_every)
+        trainable = tune.with_parameters(
+            worker or TrialWorker,
+            data=str(self.data.path.resolve()),
+            threads=max(1, int(self.request.cpus)),
+            policy=Policy(str(self.run.checkpoints.resolve()), seconds, epochs, self.config.min_free),
+        )
+        # Ray's own record of the experiment is thrown away: the study is the record.
+        with tempfile.TemporaryDirectory(prefix="captune-", ignore_cleanup_errors=True) as scratch:
+            tune.Tuner(
+                tune.with_resources(trainable, {"cpu": self.request.cpus, "gpu": self.request.gpus}),
+                tune_config=tune.TuneConfig(
+                    search_alg=self.searcher,
+                    scheduler=self.halving,
+                    num_samples=-1,  # the searcher says when it is enough
+                    max_concurrent_trials=self.slots,
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    name="experiment",
+                    storage_path=scratch,
+                    stop=Ending(self._ended),
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=0),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            ).fit()
+        interrupted, fault = self.interrupt.is_set(), self.searcher.fault
+        reason = "the search ended by a fault" if fault else "interrupted" if interrupted else "time limit"
+        self.searcher.close(reason=reason, resumable=interrupted or fault is not None)
+        if fault is not None:
+            raise fault
+
+    def _ended(self) -> bool:
+        """Whether the run is over; asked by Ray about once a second, so the place for what is to be done that often."""
+        searcher, limit = self.searcher, self.config.time_limit
+        searcher.kill_overdue()
+        left = None if limit is None else max(0.0, self.started + limit - time.monotonic())
+        self.show(
+            Progress(
+                dict(searcher.fates),
+                searcher.running,
+                searcher.best,
+                self.slots,
+                self.config.trials,
+                left,
+                searcher.waiting or searcher.complaint,
+            )
+        )
+        return left == 0 or self.interrupt.is_set() or searcher.fault is not None
 
 
-def _drive(
-    run: RunFolder,
-    config: SearchConfig,
-    data: PreparedData,
-    study: Any,
-    space: Space,
-    request: Request,
-    at_once: int,
-    started: float,
-    interrupt: threading.Event,
-    show: Callable[[Progress], None],
-) -> bool:
-    """Ray Tune's part; returns whether Ctrl-C ended it."""
-    from ray import tune
-
-    from tuner.gate import Ending, Gate
-    from tuner.halving import HalvingScheduler
-    from tuner.trial import TrialWorker
-
-    deadline = None if config.time_limit is None else started + config.time_limit
-    halving = HalvingScheduler(config.halving)
-    gate = Gate(
-        study,
-        space,
-        bind=lambda drawn: bind(drawn, data.manifest),
-        budget=config.budget,
-        trials=config.trials,
-        seed=config.seed,
-        halving=halving,
-        run=run,
-    )
-
-    def ended() -> bool:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        show(Progress(dict(gate.fates), gate.running, gate.best, at_once, config.trials, left))
-        return left == 0 or interrupt.is_set() or gate.fault is not None
-
-    worker = tune.with_parameters(TrialWorker, data=str(data.path.resolve()), threads=max(1, int(request.cpus)))
-    tune.Tuner(
-        tune.with_resources(worker, {"cpu": request.cpus, "gpu": request.gpus}),
-        tune_config=tune.TuneConfig(
-            search_alg=gate,
-            scheduler=halving,
-            num_samples=-1,  # the gate says when it is enough
-            max_concurrent_trials=at_once,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name="experiment",
-            storage_path=str(run.ray.resolve()),
-            stop=Ending(ended),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-        ),
-    ).fit()
-    interrupted = interrupt.is_set()
-    if gate.fault is not None:
-        gate.close(reason="the search ended by a fault", resumable=True)
-        raise gate.fault
-    gate.close(reason="interrupted" if interrupted else "time limit", resumable=interrupted)
-    return interrupted
-
-
-def _open_study(run: RunFolder, config: SearchConfig, space: Space, manifest: Manifest) -> Any:
-    """The run's study: new with the preset as trial 0, or as an earlier search left it, its loose ends tied."""
-    import optuna
-
-    from tuner.gate import hand_out_again
-
-    known = load_records(run)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's group
-    sampler = optuna.samplers.TPESampler(
-        # After a resume the same stream of random numbers would draw the same start-up trials again.
-        seed=config.seed + len(known),
-        multivariate=True,
-        group=True,
-        constant_liar=True,
-    )
-    study = optuna.create_study(
-        study_name=STUDY_NAME,
-        storage=open_storage(run, write=True),
-        sampler=sampler,
-        direction="maximize",
-        load_if_exists=True,
-    )
-    if known:
-        hand_out_again(study)
-    else:
-        study.enqueue_trial(space.parameters(bind(space.base, manifest)))
-    return study
-
-
-def _summarise(run: RunFolder, at_once: int, wall: float, interrupted: bool) -> dict[str, Any]:
+def _summarise(run: RunFolder, budget: Budget, at_once: int, wall: float, interrupted: bool) -> dict[str, Any]:
     records = load_records(run)
-    best = max((r for r in records if r.mean_f1 is not None), key=lambda r: r.mean_f1 or 0.0, default=None)
-    epochs = [epoch for record in records for epoch in record.curve]
+    ahead = frontier(records, budget)
+    # An epoch that a later attempt took over from a lost one, or trained again, counts once.
+    epochs = list({(r.origin, epoch.epoch): epoch for r in records for epoch in r.curve}.values())
+    saved_epochs, saved_seconds = saved(records)
     summary = {
         "trials": dict(Counter(r.fate for r in records)),
         "epochs": len(epochs),
@@ -289,8 +341,13 @@ def _summarise(run: RunFolder, at_once: int, wall: float, interrupted: bool) -> 
         "busy_seconds": {
             "train": round(sum(e.train_seconds for e in epochs), 3),
             "evaluate": round(sum(e.evaluate_seconds for e in epochs), 3),
+            "checkpoint": round(sum(e.checkpoint_seconds for e in epochs), 3),
         },
-        "best": None if best is None else {"number": best.number, "mean_f1": best.mean_f1},
+        "halving_saved": {"epochs": saved_epochs, "seconds": round(saved_seconds, 3)},
+        "best": {"number": ahead[-1].number, "mean_f1": ahead[-1].mean_f1} if ahead else None,
+        "frontier": [
+            {"number": r.number, "mean_f1": r.mean_f1, f"{budget.measure}_bytes": budget.bytes_of(r)} for r in ahead
+        ],
         "interrupted": interrupted,
     }
     write_json(run.summary, summary)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
 from data_prep.manifest import Manifest
-from model.config import Flat, Modality, TrialConfig, complaint, flatten, replace, restrict
+from model.config import Flat, Modality, TrialConfig, complaint, flatten, replace, restrict, unflatten
 
 if TYPE_CHECKING:
     import optuna
 
 Scalar = str | int | float | bool
+_OF_THE_DATA = ("image.side", "num_labels")
 
 
 class SpaceError(ValueError):
@@ -52,6 +54,16 @@ class Choice:
         """Draws a value."""
         return cast(Scalar, trial.suggest_categorical(name, self.options))
 
+    def draw(self, random: Random) -> Scalar:
+        """A value, each as likely as another."""
+        return random.choice(self.options)
+
+    def values(self) -> Iterator[Scalar]:
+        """All options; numbers rising, after all others."""
+        yield from sorted(
+            self.options, key=lambda o: (isinstance(o, int | float), o if isinstance(o, int | float) else 0)
+        )
+
     def holds(self, value: Any) -> bool:
         """Whether `value` can be drawn."""
         return value in self.options
@@ -83,13 +95,36 @@ class Number:
     @property
     def whole(self) -> bool:
         """Whether values are integers."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
+        return isinstance(self.low, int) and isinstance(self.high, int) and (self.step or 1) % 1 == 0
 
     def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
         """Draws a value."""
         if self.whole:
             return trial.suggest_int(name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+    def draw(self, random: Random) -> Scalar:
+        """A value from the distribution that `suggest` has before it has learned anything."""
+        if self.log:
+            widen = 0.5 if self.whole else 0.0  # so that both ends are as likely as what is between them
+            value = math.exp(random.uniform(math.log(self.low - widen), math.log(self.high + widen)))
+        elif self.whole or self.step is not None:
+            step = self.step or 1
+            value = self.low + step * random.randint(0, round((self.high - self.low) / step))
+        else:
+            value = random.uniform(self.low, self.high)
+        # Sums and powers of fractions end a last bit outside.
+        return min(max(round(value) if self.whole else value, self.low), self.high)
+
+    def values(self) -> Iterator[Scalar]:
+        """All values of a range of whole numbers or of steps, rising; of any other its ends."""
+        if not self.whole and self.step is None:
+            yield from {self.low: None, self.high: None}
+            return
+        value, step = self.low, self.step or 1
+        for place in range(round((self.high - self.low) / step) + 1):
+            value = self.low + step * place
+            yield round(value) if self.whole else min(value, self.high)
 
     def holds(self, value: Any) -> bool:
         """Whether `value` can be drawn."""
@@ -171,6 +206,8 @@ class Space:
             for name in names:
                 if name not in known:
                     raise SpaceError(f"unknown name; there are: {', '.join(known)}", group, name)
+                if name in _OF_THE_DATA:
+                    raise SpaceError("it comes from the prepared data; leave it out", group, name)
         try:
             restricted = restrict(preset.model, modality)
         except ValueError as error:
@@ -188,11 +225,36 @@ class Space:
         Raises:
             pydantic.ValidationError: values that are each allowed but impossible together.
         """
-        values = flatten(self.base)
-        for name, dimension in self.dimensions.items():
-            if _open(dimension, values):
-                values[name] = dimension.suggest(trial, name)
-        return replace(self.base, values)
+        return self._build(lambda name, dimension: dimension.suggest(trial, name))
+
+    def at(self, values: Mapping[str, Any]) -> TrialConfig:
+        """The configuration with these values of the dimensions; those of closed dimensions do not count.
+
+        Raises:
+            KeyError: an open dimension has no value.
+            pydantic.ValidationError: values that are each allowed but impossible together.
+        """
+        return self._build(lambda name, _: values[name])
+
+    def draw(self, random: Random) -> TrialConfig:
+        """A configuration drawn evenly, without a study. Raises pydantic.ValidationError as `at` does."""
+        return self._build(lambda _, dimension: dimension.draw(random))
+
+    def combinations(self, options: Mapping[str, Sequence[Scalar]]) -> Iterator[Flat]:
+        """Every way to draw from these options of each dimension, as values of the dimensions that are then open."""
+
+        def drawn(names: tuple[str, ...], values: Flat, chosen: Flat) -> Iterator[Flat]:
+            if not names:
+                yield chosen
+                return
+            name, *others = names
+            if not _open(self.dimensions[name], values):
+                yield from drawn(tuple(others), values, chosen)
+                return
+            for option in options[name]:
+                yield from drawn(tuple(others), {**values, name: option}, {**chosen, name: option})
+
+        return drawn(tuple(self.dimensions), flatten(self.base), {})
 
     def parameters(self, config: TrialConfig) -> Flat:
         """The inverse of `suggest`: the values a trial must be given to draw `config`.
@@ -205,6 +267,13 @@ class Space:
             for name, dimension in self.dimensions.items()
             if _open(dimension, values) and dimension.holds(values[name])
         }
+
+    def _build(self, value_of: Callable[[str, Dimension], Scalar]) -> TrialConfig:
+        values = flatten(self.base)
+        for name, dimension in self.dimensions.items():
+            if _open(dimension, values):
+                values[name] = value_of(name, dimension)
+        return unflatten(values)
 
     def _check(self) -> None:
         values = flatten(self.base)

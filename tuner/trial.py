@@ -2,39 +2,106 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import platform
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 
 from data_prep.batches import Batches
+from data_prep.captions import Vocabulary
 from data_prep.store import PreparedData
-from model.config import ModelConfig, TrialConfig, unflatten
-from model.metrics import Epoch
+from model.config import ModelConfig, TrialConfig, flatten, unflatten
+from model.metrics import DecisionRule, Epoch
+from tuner.halving import is_finite
+from tuner.retention import Keeper, Policy
+
+if TYPE_CHECKING:
+    from model.bundle import Bundle
+    from model.training import Training
 
 EVALUATION_BATCH = 256
+_REST_SECONDS = 15.0
 
 
-def train_trial(config: TrialConfig, data: PreparedData, *, seed: int) -> Iterator[Epoch]:
-    """Trains on the train split, scores on validation, one report an epoch."""
+@dataclass(frozen=True)
+class Job:
+    """One trial as its worker gets it.
+
+    config: bound to the data. origin: number of its first attempt. best: score of the best epoch of earlier attempts.
+    """
+
+    config: TrialConfig
+    seed: int
+    origin: int
+    best: float = -math.inf
+
+    def identity(self, data: PreparedData) -> str:
+        """The same for two jobs only if they take the same course."""
+        text = json.dumps([flatten(self.config), self.seed, data.manifest.fingerprint], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def train_trial(job: Job, data: PreparedData, keeper: Keeper | None = None) -> Iterator[Epoch]:
+    """Trains on the train split, scores on validation, one report an epoch; goes on from a checkpoint if there is one.
+
+    A checkpoint is written when the next epoch is asked for: by then whoever asks has kept the report before, so that
+    no checkpoint is ahead of the record.
+    """
     from model import training
 
+    config = job.config
     rows, held_out = data.rows("train"), data.rows("validation")
-    yield from training.fit(
+    trained = training.Training(
         config,
-        batches(data, rows, config.model, config.train.batch_size, seed=seed),
-        batches(data, held_out, config.model, EVALUATION_BATCH),
-        data.labels[held_out],
+        batches(data, rows, config.model, config.train.batch_size, seed=job.seed),
         data.labels[rows].sum(axis=0).tolist(),
-        seed=seed,
+        seed=job.seed,
     )
+    checkpoint = keeper.resume() if keeper is not None else None
+    if checkpoint is not None:
+        trained.restore(checkpoint)
+    after = checkpoint.epoch if checkpoint is not None else 0
+    validation = batches(data, held_out, config.model, EVALUATION_BATCH)
+    best, writing = job.best, 0.0
+    for epoch in training.fit(trained, config.train.epochs, validation, data.labels[held_out], after=after):
+        started = time.monotonic()
+        if keeper is not None and epoch.mean_f1 > best:
+            best = epoch.mean_f1
+            keeper.best(epoch.epoch, partial(_save, trained, config, DecisionRule(epoch.threshold), data))
+        yield replace(epoch, checkpoint_seconds=writing + time.monotonic() - started)
+        started = time.monotonic()
+        if keeper is not None:
+            keeper.checkpoint(epoch.epoch, trained.checkpoint)
+        writing = time.monotonic() - started
+
+
+def _save(training: Training, config: TrialConfig, rule: DecisionRule, data: PreparedData, path: Path) -> None:
+    with training.averaged():
+        make_bundle(training, config, rule, data).save(path)
+
+
+def make_bundle(training: Training, config: TrialConfig, rule: DecisionRule, data: PreparedData) -> Bundle:
+    """The network as it stands, with the labels and the part of the vocabulary that it knows."""
+    from model.bundle import Bundle
+
+    vocabulary: str | None = None
+    if config.model.text is not None and data.vocabulary is not None:
+        known = Vocabulary(data.vocabulary.words[: config.model.text.vocabulary_size - 2], data.vocabulary.settings)
+        vocabulary = known.to_json()
+    return Bundle(training.network, config.model, rule, data.manifest.label_ids, data.manifest.label_names, vocabulary)
 
 
 def batches(data: PreparedData, rows: Any, config: ModelConfig, batch_size: int, *, seed: int | None = None) -> Batches:
@@ -92,52 +159,84 @@ def _silenced() -> Iterator[None]:
 class TrialWorker(tune.Trainable):
     """A Ray actor that runs trials one after another: imports and data are paid for once.
 
-    What a trial itself does wrong is a result with `failure`, so the actor lives on. An actor that dies is
-    the machine's fault.
+    What a trial itself does wrong is a result with `failure`, what its machine does a result with `lost`: an actor
+    that raised would have to be started anew. An actor that dies is the machine's fault.
     """
 
-    def setup(self, config: dict[str, Any], *, data: str, threads: int) -> None:
+    def setup(self, config: dict[str, Any], *, data: str, threads: int, policy: Policy) -> None:
         """Opens the data and begins the first trial.
 
         Args:
-            config: as `Gate.suggest` gives it.
+            config: as `StudySearcher.suggest` gives it.
             data: path of the prepared data set, readable on this node.
             threads: CPUs of this worker.
+            policy: of checkpoints.
         """
-        prepare_process(threads)
-        self._data = PreparedData.open(Path(data))
+        self._policy = policy
+        self._node = ray.get_runtime_context().get_node_id()
+        self._open = partial(self._try, threads, Path(data))
+        self._broken = self._open()
         self._begin(config)
 
+    def settle(self, threads: int) -> None:
+        """Settles this process before its first trial."""
+        prepare_process(threads)
+
+    def epochs_of(self, job: Job, keeper: Keeper) -> Iterator[Epoch]:
+        """The epochs of one trial."""
+        return train_trial(job, self.data, keeper)
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begins the next trial in this process."""
+        """Begins the next trial in this process; where nothing worked before, once more from the beginning."""
+        if self._broken is not None:
+            self._broken = self._open()
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """One epoch."""
+        where = {"node": platform.node(), "node_id": self._node}
+        rest = self._resting.get(self._node, 0.0)
+        if rest > 0:
+            time.sleep(min(rest, _REST_SECONDS))  # other nodes get the chance to take the trial
+            return {**where, "turned_away": True, "mean_f1": 0.0, "done": True}
+        if self._broken is not None:
+            return {**where, "lost": self._broken, "mean_f1": 0.0, "done": True}
         try:
             epoch = next(self._epochs)
         except Exception as error:  # whatever a configuration does wrong is recorded, and the next one runs
-            from model.image_encoder import WeightsError
-
             return {
+                **where,
                 "failure": _one_line(error),
                 "traceback": traceback.format_exc(),
-                "fatal": isinstance(error, WeightsError),  # it would meet every trial alike
+                "fatal": type(error).__name__ == "WeightsError",  # it would meet every trial alike
                 "mean_f1": 0.0,
                 "done": True,
             }
-        last = epoch.epoch >= self._length or epoch.mean_f1 != epoch.mean_f1
-        return {**asdict(epoch), "node": platform.node(), "done": last}
+        last = epoch.epoch >= self._length or not is_finite(epoch.mean_f1)
+        return {**asdict(epoch), **where, "complaint": self._keeper.complaint, "done": last}
+
+    def _try(self, threads: int, data: Path) -> str | None:
+        """Makes this process ready; says what keeps its node from working."""
+        try:
+            self.settle(threads)
+            self.data = PreparedData.open(data)
+        except Exception as error:
+            return f"node {platform.node()}: {_one_line(error)}"
+        return None
 
     def _begin(self, config: dict[str, Any]) -> None:
-        trial = unflatten(config["config"])
-        self._length = trial.train.epochs
-        self._epochs = train_trial(trial, self._data, seed=config["seed"])
+        self._resting: dict[str, float] = config["resting"]
+        if self._broken is not None:
+            return
+        job = Job(unflatten(config["config"]), config["seed"], config["origin"], config["best"])
+        self._length = job.config.train.epochs
+        self._keeper = Keeper(self._policy, job.origin, job.identity(self.data))
+        self._epochs = self.epochs_of(job, self._keeper)
 
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if type(error).__name__ == "ResourceExhaustedError":
+    if type(error).__name__ == "ResourceExhaustedError" or isinstance(error, MemoryError):
         text = f"out of memory: {text}"
     return f"{type(error).__name__}: {text}"[:500]

@@ -1,0 +1,150 @@
+"""A search whose trials are a formula instead of a network: quick, and it goes wrong where it is told to.
+
+    python tests/formula.py DATA RUN TRIALS [ADDRESS]
+
+Starts a search in RUN, or goes on with it. What the trials do comes from the variable CAPTUNE_FORMULA, a JSON object:
+seconds (of an epoch), faults (number of a trial's first attempt -> what goes wrong in its second epoch), log (a file
+that takes one line for each epoch trained), settings (of the search).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.store import PreparedData
+from model.checkpoint import Checkpoint
+from model.metrics import Epoch
+from results.study import RunFolder
+from tuner.config import SearchConfig
+from tuner.retention import Keeper
+
+EPOCHS = 9
+SPACE = {
+    "text.embedding": {"low": 8, "high": 256},
+    "text.units": {"low": 8, "high": 512},
+    "train.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+}
+
+
+def plan() -> dict[str, Any]:
+    return {"seconds": 0.1, "faults": {}, "log": None, "settings": {}} | json.loads(
+        os.environ.get("CAPTUNE_FORMULA", "{}")
+    )
+
+
+def score(identity: str, epoch: int) -> float:
+    """Of a trial after an epoch: rises towards a quality of its own."""
+    quality = int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16) / 16**8
+    return (0.3 + 0.6 * quality) * (1 - math.exp(-epoch / 3))
+
+
+def settings(trials: int) -> SearchConfig:
+    fields: dict[str, Any] = {
+        "preset": "captions",
+        "modality": "caption",
+        "trials": trials,
+        "checkpoint_every": "1epoch",
+        "min_free": 0,
+        "retries": 1000,
+        "fixed": {"train.epochs": EPOCHS},
+        "space": SPACE,
+    }
+    return SearchConfig.model_validate(fields | plan()["settings"])
+
+
+def go_wrong(fault: str) -> dict[str, Any]:
+    """What the second epoch of a trial reports with this fault, if it reports at all."""
+    match fault:
+        case "nan" | "inf" | "-inf":
+            return {"mean_f1": float(fault)}
+        case "none":
+            return {"mean_f1": None}
+        case "text":
+            return {"mean_f1": "very good"}
+        case "nan loss":
+            return {"loss": math.nan}
+        case "raise":
+            raise ValueError("what was asked for cannot be done")
+        case "memory":
+            raise MemoryError("no room for that")
+        case "hang":
+            time.sleep(3600)
+        case "die":
+            os._exit(1)
+        case "once":  # dies on its first attempt alone
+            marker = Path(f"{plan()['log']}.once")
+            if not marker.exists():
+                marker.touch()
+                os._exit(1)
+    return {}
+
+
+def worker() -> type:
+    from tuner.trial import Job, TrialWorker
+
+    class FormulaWorker(TrialWorker):
+        def settle(self, threads: int) -> None:
+            if plan().get("broken"):
+                raise RuntimeError("no driver for this device")
+
+        def epochs_of(self, job: Job, keeper: Keeper) -> Iterator[Epoch]:
+            told = plan()
+            fault = told["faults"].get(str(job.origin))
+            done = keeper.resume()
+            identity = job.identity(self.data)
+            state = {"state": np.zeros(told.get("checkpoint_bytes", 8), np.uint8)}
+            for epoch in range((done.epoch if done else 0) + 1, EPOCHS + 1):
+                time.sleep(told["seconds"])
+                value = score(identity, epoch)
+                report = {"loss": 1 / epoch, "mean_f1": value} | (go_wrong(fault) if fault and epoch == 2 else {})
+                if told["log"]:
+                    with Path(told["log"]).open("a") as file:
+                        file.write(f"{job.origin} {epoch}\n")
+                yield Epoch(
+                    epoch=epoch, micro_f1=value, macro_f1=value, map=value, threshold=0.5,
+                    train_seconds=told["seconds"], evaluate_seconds=0.0, **report,
+                )  # fmt: skip
+                keeper.checkpoint(epoch, partial(Checkpoint, arrays=state))
+
+    return FormulaWorker
+
+
+def main(data: Path, run: Path, trials: int, address: str | None = None) -> dict[str, Any]:
+    from tuner.search import create, run_search
+
+    folder, prepared, config = RunFolder(run), PreparedData.open(data), settings(trials)
+    if not folder.settings.exists():
+        create(folder, config, prepared)
+    return run_search(
+        folder,
+        config,
+        prepared,
+        address=address,
+        show=lambda progress: print(progress, file=sys.stderr, flush=True) if progress.trouble else None,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+        worker=worker(),
+    )
+
+
+if __name__ == "__main__":
+    from tuner.console import exit_status
+
+    try:
+        print(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])))
+    except (ValueError, RuntimeError, OSError) as error:
+        status = exit_status(error)
+        if status is None:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(status)

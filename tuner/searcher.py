@@ -1,0 +1,372 @@
+"""Ray Tune's view of the study: hands out what the gate admits, keeps what trials report, and gives each its fate."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from ray.exceptions import OutOfMemoryError, RayTaskError
+from ray.tune import Stopper
+from ray.tune.search import Searcher
+
+from cluster.health import NodeHealth
+from model.config import flatten
+from model.metrics import Epoch
+from model.size import show_bytes
+from results.study import SCORED, VOID, Fate, Record, RunFolder, epoch_attribute
+from tuner.gate import Gate, UsedUp
+from tuner.halving import Rungs
+from tuner.reach import BudgetError
+from tuner.retention import Shelf
+from tuner.scheduler import HalvingScheduler
+
+LOST = "the search ended without it"
+MAX_FAILURES = 5  # in a row before the first score: then the search is at fault, not its configurations
+MAX_FAILURES_LATER = 20  # in a row after it
+
+
+class Ending(Stopper):
+    """Ends the whole run when `ended` says so; Ray asks about once a second, and after every result."""
+
+    def __init__(self, ended: Callable[[], bool]) -> None:
+        self._ended = ended
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No single trial is stopped here."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the run is over."""
+        return self._ended()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles what it is given to restore it one day, and we never restore from Ray."""
+        return {}
+
+
+class SearchError(RuntimeError):
+    """The search itself cannot go on."""
+
+
+@dataclass(frozen=True)
+class Care:
+    """What becomes of trials that go wrong.
+
+    retries: of a trial that the machine lost. timeout: seconds that a trial may take, None for any. floor: bytes that
+    must be free on the run's disk for a trial to start.
+    """
+
+    retries: int
+    timeout: float | None
+    floor: int
+
+
+@dataclass
+class _Running:
+    trial: optuna.Trial
+    origin: int
+    started: float
+    best: float | None = None
+    last: Epoch | None = None
+    timed_out: bool = False
+
+
+class StudySearcher(Searcher):
+    """Trials for Ray Tune, from a study.
+
+    Args:
+        study: where trials are told; its only writers are this object and the gate.
+        gate: says what may run.
+        trials: feasible trials wanted, those that the study already holds included; None for no limit.
+        halving: asked why a trial was stopped, and for Ray's own trials.
+        run: takes tracebacks.
+        shelf: told of every trial that is finished.
+        care: limits.
+        records: of earlier searches of the run.
+        threads: of each worker, for the record: sums of floats depend on them.
+        nodes: on which trials can run.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        gate: Gate,
+        *,
+        trials: int | None,
+        halving: HalvingScheduler,
+        run: RunFolder,
+        shelf: Shelf,
+        care: Care,
+        records: Sequence[Record],
+        threads: int,
+        nodes: int,
+    ) -> None:
+        super().__init__(metric="mean_f1", mode="max")
+        self._study = study
+        self._gate = gate
+        self._trials = trials
+        self._halving = halving
+        self._run = run
+        self._shelf = shelf
+        self._threads = threads
+        self._nodes = nodes
+        self._care = care
+        self._running: dict[str, _Running] = {}
+        self._reports = sum(record.epochs for record in records)
+        self._failures = 0  # in a row
+        self._given_up = 0  # lost too often: counted as trials wanted, since a search must end
+        self._health = NodeHealth()
+        self.best: float | None = max((r.mean_f1 for r in records if r.mean_f1 is not None), default=None)
+        self.fault: Exception | None = None
+        self.waiting: str | None = None  # for what no trial starts
+        self.complaint: str | None = None  # of the trial that reported last, about its checkpoints
+        self.ended: Callable[[], bool] = lambda: False  # asked while nothing runs and Ray only asks for trials
+
+    @property
+    def fates(self) -> Counter[str]:
+        """Trials by fate, those of earlier searches of the run included."""
+        return self._gate.fates
+
+    @property
+    def running(self) -> int:
+        """Trials that are with Ray now."""
+        return len(self._running)
+
+    def suggest(self, trial_id: str) -> Any:
+        """A trial's settings for its worker; None where one may follow later; FINISHED after all."""
+        launched = sum(self.fates[fate] for fate in ("complete", "stopped", "diverged", "failed")) + self.running
+        if self._trials is not None and launched + self._given_up >= self._trials:
+            return None if self._running else Searcher.FINISHED
+        free = shutil.disk_usage(self._run.path).free
+        self.waiting = None
+        if free < self._care.floor:
+            self.waiting = (
+                f"no trial starts: {show_bytes(free)} free on the disk of {self._run.path}, "
+                f"{show_bytes(self._care.floor)} are to stay free (--min-free)"
+            )
+            return Searcher.FINISHED if self.ended() else None
+        try:
+            admitted = self._gate.admit()
+        except UsedUp:
+            return None if self._running else Searcher.FINISHED
+        except BudgetError as error:
+            self.fault = error  # an exception here would reach the user as Ray's traceback
+            return Searcher.FINISHED
+        trial, origin = admitted.trial, admitted.origin
+        trial.set_user_attr("threads", self._threads)
+        self._running[trial_id] = _Running(trial, origin, time.monotonic())
+        return {
+            "config": flatten(admitted.config),
+            "seed": admitted.seed,
+            "origin": origin,
+            "best": self._best_of(origin) if origin != trial.number else -math.inf,
+            "resting": self._health.resting(time.monotonic()),
+        }
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keeps one epoch."""
+        running = self._running.get(trial_id)
+        if running is None or "epoch" not in result:
+            return
+        epoch = Epoch(**{name: _number(result.get(name)) for name in Epoch.__dataclass_fields__})
+        if running.last is None:
+            running.trial.set_user_attr("node", result["node"])
+            if epoch.epoch > 1:
+                self._take_over(running, before=epoch.epoch)
+        self._health.well(result.get("node_id"))
+        self.complaint = result.get("complaint")
+        running.last = epoch
+        self._reports += 1
+        self._keep(running, epoch.epoch, *epoch_attribute(epoch, self._reports), epoch.mean_f1)
+
+    def _attempts(self, origin: int) -> list[optuna.trial.FrozenTrial]:
+        known = self._study.get_trials(deepcopy=False)
+        return [trial for trial in known if trial.user_attrs.get("replaces", trial.number) == origin]
+
+    def _best_of(self, origin: int) -> float:
+        """Score of the best epoch of a trial's earlier attempts."""
+        return max(
+            (
+                value.get("mean_f1", -math.inf)
+                for trial in self._attempts(origin)
+                for name, value in trial.user_attrs.items()
+                if name.startswith("epoch:")
+            ),
+            default=-math.inf,
+        )
+
+    def _take_over(self, running: _Running, before: int) -> None:
+        """Gives a trial that goes on from a checkpoint the epochs that earlier attempts trained for it."""
+        found = {name: value for trial in self._attempts(running.origin) for name, value in trial.user_attrs.items()}
+        for number in range(1, before):
+            value = found[f"epoch:{number}"]
+            self._keep(running, number, f"epoch:{number}", value, value.get("mean_f1", math.nan))
+
+    def _keep(self, running: _Running, epoch: int, name: str, value: dict[str, Any], score: float) -> None:
+        running.trial.set_user_attr(name, value)
+        if math.isfinite(score):
+            if len(self._study.directions) == 1:  # Optuna takes no intermediate values of several objectives
+                running.trial.report(score, epoch)
+            running.best = max(running.best or 0.0, score)
+            self.best = max(self.best or 0.0, score)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tells the study how a trial ended."""
+        running = self._running.get(trial_id)
+        if running is None:
+            return
+        if error or result is None:
+            self._end_without_result(trial_id, running)
+        elif "turned_away" in result:
+            self._running.pop(trial_id)
+            self._gate.set_aside(running.trial, f"node {result['node']} rests")
+            _enqueue_again(self._study, self._study.trials[running.trial.number])
+        elif "lost" in result:
+            self._health.failed(result["node_id"], time.monotonic())
+            self._lose(trial_id, result["lost"])
+            if len(self._health.resting(time.monotonic())) >= self._nodes:
+                self.fault = SearchError(f"no node can run trials: {result['lost']}")
+        elif "failure" in result:
+            self._fail(trial_id, result["failure"], result["traceback"], fatal=result["fatal"])
+        else:
+            self.on_trial_result(trial_id, result)
+            last = running.last
+            if last is None or not math.isfinite(last.mean_f1) or not math.isfinite(last.loss):
+                told = {name: result.get(name) for name in ("mean_f1", "loss")}
+                self._tell(trial_id, "diverged", f"{told} after epoch {result.get('epoch')}")
+            elif trial_id in self._halving.stopped:
+                self._tell(trial_id, "stopped", halving_reason(self._halving.stopped[trial_id]))
+            else:
+                self._tell(trial_id, "complete", None)
+
+    def _end_without_result(self, trial_id: str, running: _Running) -> None:
+        error = self._halving.errors.pop(trial_id, None)
+        if running.timed_out:
+            reason = f"not done after {self._care.timeout:.0f} s (--trial-timeout)"
+            if running.best is None:
+                self._fail(trial_id, reason, reason)
+            else:
+                self._tell(trial_id, "stopped", reason)
+        elif isinstance(error, OutOfMemoryError):
+            self._fail(trial_id, "out of memory: Ray ended the worker to protect its node", str(error))
+        elif isinstance(error, RayTaskError):  # raised in the worker, outside of what it catches itself
+            self._fail(trial_id, " ".join(str(error.cause).split())[:500], str(error))
+        else:
+            self._lose(trial_id, " ".join(f"its worker died: {error or 'no reason given'}".split())[:300])
+
+    def _fail(self, trial_id: str, reason: str, traceback: str, *, fatal: bool = False) -> None:
+        with suppress(OSError):  # the reason is in the study; a full disk must not end the search
+            self._run.tracebacks.mkdir(exist_ok=True)
+            number = self._running[trial_id].trial.number
+            (self._run.tracebacks / f"trial-{number}.txt").write_text(traceback)
+        self._tell(trial_id, "failed", reason)
+        if fatal or self._failures >= (MAX_FAILURES if self.best is None else MAX_FAILURES_LATER):
+            self.fault = SearchError(f"the trials cannot work: {reason}")
+
+    def kill_overdue(self) -> None:
+        """Ends workers whose trial takes too long; Ray then reports them as errors."""
+        if self._care.timeout is None:
+            return
+        import ray
+
+        for trial_id, running in self._running.items():
+            actor = self._halving.ray_trials[trial_id].temporary_state.ray_actor
+            late = time.monotonic() - running.started > self._care.timeout
+            if late and actor is not None and not running.timed_out:
+                running.timed_out = True
+                ray.kill(actor)
+
+    def close(self, *, reason: str, resumable: bool) -> None:
+        """Gives every trial that is still running its fate, after Ray has stopped it.
+
+        Args:
+            reason: why they ended.
+            resumable: whether they are to be handed out again by a resume, or are done (the time limit).
+        """
+        for trial_id in list(self._running):
+            self._tell(trial_id, "lost" if resumable else "stopped", reason)
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the study is the state, Ray's copy would only be a second truth."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, for the same reason."""
+        return {}
+
+    def _lose(self, trial_id: str, reason: str) -> None:
+        """The machine's fault: recorded, and the same configuration handed out again, a few times at most."""
+        trial = self._running[trial_id].trial
+        tries = trial.user_attrs.get("tries", 1)
+        self._tell(trial_id, "lost", reason)
+        if tries <= self._care.retries:
+            _enqueue_again(self._study, self._study.trials[trial.number], tries=tries + 1)
+        else:
+            self._given_up += 1
+
+    def _tell(self, trial_id: str, fate: Fate, reason: str | None) -> None:
+        running = self._running.pop(trial_id)
+        self._failures = self._failures + 1 if fate == "failed" else self._failures if fate == "lost" else 0
+        self._gate.tell(running.trial, fate, best=running.best, reason=reason)
+        if fate != "lost":
+            self._shelf.settle(running.origin, running.best if fate in SCORED else None)
+
+
+def halving_reason(epoch: int) -> str:
+    """Why halving stopped a trial, as records say it."""
+    return f"halving at epoch {epoch}"
+
+
+def _number(value: Any) -> Any:
+    """A reported metric as it is kept: NaN for what is no number."""
+    return value if isinstance(value, int | float) else math.nan
+
+
+def tie_loose_ends(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Record]) -> None:
+    """Gives trials that a search left running when it ended their fate, and hands the unfinished out again first.
+
+    A trial whose last report halving had cut, or which had trained all its epochs, is done: only the telling was
+    missing. Others are lost.
+    """
+    for record in records:
+        if record.fate != "running":
+            continue
+        trial = optuna.Trial(study, study.trials[record.number]._trial_id)
+        last = record.curve[-1] if record.curve else None
+        if record.seed is None:
+            gate.set_aside(trial, "the search ended before it was handed out")
+        elif last is None:
+            gate.tell(trial, "lost", reason=LOST)
+        elif not (math.isfinite(last.mean_f1) and math.isfinite(last.loss)):
+            gate.tell(trial, "diverged", reason=f"no finite score after epoch {last.epoch}")
+        elif not rungs.goes_on(record.origin, last.epoch, last.mean_f1):
+            gate.tell(trial, "stopped", best=record.mean_f1, reason=halving_reason(last.epoch))
+        elif last.epoch == record.config["train.epochs"]:
+            gate.tell(trial, "complete", best=record.mean_f1)
+        else:
+            gate.tell(trial, "lost", reason=LOST)
+    # The last that came of each trial: where that one was lost too, or waits already, no earlier one counts.
+    latest = {known.user_attrs.get("replaces", known.number): known for known in study.trials}
+    for known in latest.values():
+        if known.user_attrs.get("fate") == "lost" or _turned_away(known):
+            _enqueue_again(study, known, tries=1)
+
+
+def _turned_away(trial: optuna.trial.FrozenTrial) -> bool:
+    return "replaces" in trial.user_attrs and VOID in trial.user_attrs
+
+
+def _enqueue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial, *, tries: int | None = None) -> None:
+    """Hands out a trial once more, with the parameters, the seed and the checkpoint that it had."""
+    attributes = trial.user_attrs
+    origin = attributes.get("replaces", trial.number)
+    study.enqueue_trial(
+        study.trials[origin].params,  # the latest attempt may have been cut off before it had them
+        user_attrs={"replaces": origin, "tries": attributes.get("tries", 1) if tries is None else tries},
+    )
