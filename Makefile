@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast check clean
+.PHONY: demo test test-fast soak bench check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,12 @@ test: $(READY)  ## All tests
 
 test-fast: $(READY)  ## Tests without Keras and Ray, in seconds
 	$(BIN)/python -m pytest -m 'not slow and not cluster'
+
+soak: $(READY)  ## Kills by the dozen: drivers, workers, nodes
+	CAPTUNE_SOAK=30 $(BIN)/python -m pytest tests/test_survival.py --timeout 3600
+
+bench: $(READY)  ## Measurements, one table each
+	for file in tests/benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 check: $(READY)  ## Format, lint, types, import layers
 	$(BIN)/ruff format --check .
