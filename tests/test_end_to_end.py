@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -420,6 +421,60 @@ def test_search_into_an_existing_run_is_refused_and_changes_nothing(
     assert (searched.run / "study.journal").read_bytes() == before
 
 
+@pytest.mark.parametrize("search", ["searched", "pictures_search"])
+def test_replay_of_a_trial_differs_by_nothing(search: str, request: pytest.FixtureRequest, captune: Captune) -> None:
+    found: Search = request.getfixturevalue(search)
+    row = max(trials(captune, found.run), key=lambda row: row["epochs"])
+    ran = run_process("replay", found.run, row["number"], "--json")
+    assert ran.code == 0, ran
+    told = json.loads(ran.out)
+    assert [each["epoch"] for each in told["epochs"]] == list(range(1, row["epochs"] + 1))
+    assert max(each["old"] for each in told["epochs"]) == row["mean_f1"]
+    assert told["largest_difference"] == 0.0
+
+
+def test_replay_where_versions_or_data_differ_is_refused_unless_told_otherwise(
+    searched: Search, captune: Captune, tmp_path: Path
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(searched.run, copied)
+    settings = json.loads((copied / "run.json").read_text())
+    settings["versions"]["optuna"] = "1.0"
+    settings["fingerprint"] = "another"
+    (copied / "run.json").write_text(json.dumps(settings))
+    ran = captune("replay", copied, 0)
+    assert ran.code == 2 and ran.err.count("\n") == 1
+    assert "optuna was 1.0, now it is" in ran.err and "does not hold the data of the run" in ran.err
+    assert "--force" in ran.err
+    ran = run_process("replay", copied, 0, "--force")
+    assert ran.code == 0, ran
+    assert "note: optuna was 1.0" in ran.err and "largest difference 0.0e+00" in ran.out
+
+
+def test_replay_of_what_never_trained_is_refused(tight_search: Search, captune: Captune) -> None:
+    refused = next(row["number"] for row in trials(captune, tight_search.run) if row["fate"] == "over_budget")
+    for number, words in ((refused, "(over_budget) trained no epoch"), (999, "no trial 999")):
+        ran = captune("replay", tight_search.run, number)
+        assert ran.code == 2 and words in ran.err
+
+
+def test_search_that_starts_from_an_older_one_trains_its_best_first(
+    cluster: Cluster, captions_searches: list[Search], captune: Captune, captions_data: PreparedData, tmp_path: Path
+) -> None:
+    old = captions_searches[0]
+    complete = [row for row in trials(captune, old.run) if row["fate"] == "complete"]
+    best = max(complete, key=lambda row: (row["mean_f1"], -row["number"]))
+    ran = cluster.run(
+        *("search", captions_data.path, "--run", tmp_path / "run", "--config", old.run.parent / "captions.yaml"),
+        *("--trials", 2, "--seed", 9, "--cpus-per-trial", 4, "--gpus-per-trial", 0, "--warm-start", old.run),
+    )
+    assert ran.code == 0, ran
+    assert "finished trials of" in ran.err and "inform the sampler" in ran.err
+    rows = trials(captune, tmp_path / "run")
+    assert len(rows) == 2
+    assert best["config"] in [row["config"] for row in rows]
+
+
 def test_refit_proves_what_it_ships(searched: Search, refitted: Ran, captune: Captune) -> None:
     assert refitted.code == 0, refitted
     proof = json.loads((searched.run / "winner" / "proof.json").read_text())
@@ -626,6 +681,7 @@ def test_interrupted_search_ends_soon_and_resume_brings_it_to_its_end(
     wanted = len(done) + len(lost) + 1
     ran = cluster.run("resume", run, "--trials", wanted)
     assert ran.code == 0, ran
+    assert json.loads((run / "run.json").read_text())["search"]["trials"] == wanted, "for the next resume"
     after = trials(captune, run)
     assert after[: len(left)] == left, "what was told stays told"
     finally_done = [row for row in after if row["fate"] in ("complete", "stopped", "diverged", "failed")]

@@ -1,28 +1,21 @@
 """Asynchronous successive halving against the plainest model of it."""
 
+import dataclasses
 import math
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.metrics import Epoch
+from results.study import Record
 from tuner.config import HalvingConfig
-
-pytestmark = pytest.mark.cluster  # imports Ray, starts none of it
+from tuner.halving import Rungs, saved
 
 SCORES = st.floats(0, 1, width=16)
 OTHER = st.sampled_from([math.nan, math.inf, -math.inf])
 REPORTS = st.lists(st.tuples(st.integers(1, 30), SCORES | OTHER), max_size=60)
 few = settings(max_examples=100, deadline=None)
-
-
-@pytest.fixture(scope="module")
-def halving() -> Any:
-    import tuner.halving
-
-    return tuner.halving
 
 
 def rungs_up_to(epoch: int, grace: int, reduction: int) -> set[int]:
@@ -31,10 +24,10 @@ def rungs_up_to(epoch: int, grace: int, reduction: int) -> set[int]:
 
 @few
 @given(reports=REPORTS, grace=st.integers(1, 5), reduction=st.integers(2, 4))
-def test_decisions_are_those_of_the_naive_model(halving: Any, reports: Any, grace: int, reduction: int) -> None:
-    rungs = halving.Rungs(HalvingConfig(grace=grace, reduction=reduction))
+def test_decisions_are_those_of_the_naive_model(reports: Any, grace: int, reduction: int) -> None:
+    rungs = Rungs(HalvingConfig(grace=grace, reduction=reduction))
     seen: dict[int, list[float]] = {}
-    for epoch, score in reports:
+    for trial, (epoch, score) in enumerate(reports):
         if not math.isfinite(score):
             expected = False
         elif epoch not in rungs_up_to(30, grace, reduction):
@@ -44,90 +37,148 @@ def test_decisions_are_those_of_the_naive_model(halving: Any, reports: Any, grac
             at.append(score)
             better = sum(other > score for other in at)
             expected = better < math.ceil(len(at) / reduction)
-        assert rungs.goes_on(epoch, score) is expected, (epoch, score, at if epoch in seen else None)
+        assert rungs.goes_on(trial, epoch, score) is expected, (epoch, score, at if epoch in seen else None)
 
 
 @few
-@given(epoch=st.integers(1, 100), score=OTHER)
-def test_score_that_is_not_finite_never_goes_on(halving: Any, epoch: int, score: float) -> None:
-    assert not halving.Rungs(HalvingConfig()).goes_on(epoch, score)
+@given(epoch=st.integers(1, 100), score=OTHER | st.sampled_from([None, "0.9", [0.9]]))
+def test_score_that_is_no_finite_number_never_goes_on(epoch: int, score: Any) -> None:
+    assert not Rungs(HalvingConfig()).goes_on(0, epoch, score)
 
 
 @few
 @given(scores=st.lists(OTHER, max_size=9))
-def test_nan_leaves_no_mark_on_a_rung(halving: Any, scores: list[float]) -> None:
-    rungs = halving.Rungs(HalvingConfig(grace=1, reduction=2))
-    for score in scores:
-        rungs.goes_on(1, score)
-    assert rungs.goes_on(1, 0.1)
-    assert not rungs.goes_on(1, 0.0)
+def test_nan_leaves_no_mark_on_a_rung(scores: list[float]) -> None:
+    rungs = Rungs(HalvingConfig(grace=1, reduction=2))
+    for trial, score in enumerate(scores):
+        rungs.goes_on(trial, 1, score)
+    assert rungs.goes_on(100, 1, 0.1)
+    assert not rungs.goes_on(101, 1, 0.0)
 
 
 @few
 @given(score=SCORES, grace=st.integers(1, 10))
-def test_first_at_a_rung_goes_on(halving: Any, score: float, grace: int) -> None:
-    assert halving.Rungs(HalvingConfig(grace=grace)).goes_on(grace, score)
+def test_first_at_a_rung_goes_on(score: float, grace: int) -> None:
+    assert Rungs(HalvingConfig(grace=grace)).goes_on(0, grace, score)
 
 
 @few
 @given(scores=st.lists(SCORES, max_size=20), grace=st.integers(2, 10))
-def test_every_trial_is_given_its_grace(halving: Any, scores: list[float], grace: int) -> None:
-    rungs = halving.Rungs(HalvingConfig(grace=grace))
-    assert all(rungs.goes_on(epoch, score) for score in scores for epoch in range(1, grace))
+def test_every_trial_is_given_its_grace(scores: list[float], grace: int) -> None:
+    rungs = Rungs(HalvingConfig(grace=grace))
+    assert all(rungs.goes_on(n, epoch, score) for n, score in enumerate(scores) for epoch in range(1, grace))
 
 
 @few
 @given(scores=st.lists(SCORES, min_size=1, max_size=40, unique=True), reduction=st.integers(2, 5))
-def test_best_so_far_always_goes_on_and_rising_scores_all_do(halving: Any, scores: list[float], reduction: int) -> None:
-    rungs = halving.Rungs(HalvingConfig(grace=1, reduction=reduction))
+def test_best_so_far_always_goes_on_and_rising_scores_all_do(scores: list[float], reduction: int) -> None:
+    rungs = Rungs(HalvingConfig(grace=1, reduction=reduction))
     best = -1.0
-    for score in scores:
-        went_on = rungs.goes_on(1, score)
+    for trial, score in enumerate(scores):
+        went_on = rungs.goes_on(trial, 1, score)
         assert went_on or score < best
         best = max(best, score)
-    rising = halving.Rungs(HalvingConfig(grace=1, reduction=reduction))
-    assert all(rising.goes_on(1, score) for score in sorted(scores))
+    rising = Rungs(HalvingConfig(grace=1, reduction=reduction))
+    assert all(rising.goes_on(trial, 1, score) for trial, score in enumerate(sorted(scores)))
 
 
 @few
 @given(scores=st.lists(SCORES, min_size=1, max_size=40, unique=True), reduction=st.integers(2, 5))
-def test_of_falling_scores_only_the_first_goes_on(halving: Any, scores: list[float], reduction: int) -> None:
-    rungs = halving.Rungs(HalvingConfig(grace=1, reduction=reduction))
-    went_on = [rungs.goes_on(1, score) for score in sorted(scores, reverse=True)]
+def test_of_falling_scores_only_the_first_goes_on(scores: list[float], reduction: int) -> None:
+    rungs = Rungs(HalvingConfig(grace=1, reduction=reduction))
+    went_on = [rungs.goes_on(trial, 1, score) for trial, score in enumerate(sorted(scores, reverse=True))]
     assert went_on == [True] + [False] * (len(scores) - 1)
 
 
-def test_equal_scores_all_go_on(halving: Any) -> None:
-    rungs = halving.Rungs(HalvingConfig(grace=1, reduction=4))
-    assert all(rungs.goes_on(1, 0.5) for _ in range(9))
+def test_equal_scores_all_go_on() -> None:
+    rungs = Rungs(HalvingConfig(grace=1, reduction=4))
+    assert all(rungs.goes_on(trial, 1, 0.5) for trial in range(9))
 
 
-def test_rungs_are_apart_by_the_reduction(halving: Any) -> None:
-    rungs = halving.Rungs(HalvingConfig(grace=2, reduction=3))
+def test_rungs_are_apart_by_the_reduction() -> None:
+    rungs = Rungs(HalvingConfig(grace=2, reduction=3))
     for epoch in range(1, 60):
-        rungs.goes_on(epoch, 1.0)
-    cut = [epoch for epoch in range(1, 60) if not rungs.goes_on(epoch, 0.0)]
+        rungs.goes_on(0, epoch, 1.0)
+    cut = [epoch for epoch in range(1, 60) if not rungs.goes_on(1, epoch, 0.0)]
     assert cut == [2, 6, 18, 54]
 
 
-def test_scores_of_one_rung_say_nothing_at_another(halving: Any) -> None:
-    rungs = halving.Rungs(HalvingConfig(grace=1, reduction=2))
-    assert rungs.goes_on(1, 0.9)
-    assert rungs.goes_on(2, 0.1)
+def test_scores_of_one_rung_say_nothing_at_another() -> None:
+    rungs = Rungs(HalvingConfig(grace=1, reduction=2))
+    assert rungs.goes_on(0, 1, 0.9)
+    assert rungs.goes_on(1, 2, 0.1)
 
 
-def test_two_searches_share_no_rungs(halving: Any) -> None:
-    halving.Rungs(HalvingConfig(grace=1)).goes_on(1, 1.0)
-    assert halving.Rungs(HalvingConfig(grace=1)).goes_on(1, 0.0)
+def test_two_searches_share_no_rungs() -> None:
+    Rungs(HalvingConfig(grace=1)).goes_on(0, 1, 1.0)
+    assert Rungs(HalvingConfig(grace=1)).goes_on(1, 1, 0.0)
 
 
-def test_scheduler_stops_what_a_rung_cuts_and_says_at_which_epoch(halving: Any) -> None:
-    scheduler = halving.HalvingScheduler(HalvingConfig(grace=1, reduction=2))
-    decisions = [
-        scheduler.on_trial_result(
-            None, SimpleNamespace(trial_id=name), {"training_iteration": 1, "mean_f1": score, "epoch": 1}
-        )
-        for name, score in (("a", 0.9), ("b", 0.1), ("c", math.nan), ("d", 0.95))
+@few
+@given(scores=st.lists(SCORES, min_size=1, max_size=20, unique=True), again=st.data())
+def test_trial_that_comes_to_a_rung_again_hears_the_same_and_counts_once(scores: list[float], again: Any) -> None:
+    once, twice = Rungs(HalvingConfig(reduction=2)), Rungs(HalvingConfig(reduction=2))
+    told: dict[int, bool] = {}
+    for trial, score in enumerate(scores):
+        told[trial] = once.goes_on(trial, 1, score)
+        assert twice.goes_on(trial, 1, score) is told[trial]
+        back = again.draw(st.integers(0, trial))
+        # Trained again elsewhere its score may be another; what was decided stays.
+        assert twice.goes_on(back, 1, again.draw(SCORES)) is told[back]
+
+
+# From records
+
+
+def record(number: int, curve: dict[int, float], order: dict[int, int], **changes: Any) -> Record:
+    epochs = tuple(
+        Epoch(epoch, 0.1, score, score, score, score, 0.5, train_seconds=2.0, evaluate_seconds=1.0)
+        for epoch, score in sorted(curve.items())
+    )
+    plain = Record(
+        number=number, fate="running", mean_f1=None, best_epoch=None, epochs=len(epochs), weights_bytes=1,
+        bundle_bytes=1, margin_bytes=0, seconds=None, node=None, reason=None, seed=1, threads=1, origin=number,
+        config={"train.epochs": 9}, curve=epochs, order=order,
+    )  # fmt: skip
+    return dataclasses.replace(plain, **changes)
+
+
+@few
+@given(data=st.data(), grace=st.integers(1, 3), reduction=st.integers(2, 4))
+def test_rungs_from_records_decide_as_those_that_saw_the_reports_come(data: Any, grace: int, reduction: int) -> None:
+    config = HalvingConfig(grace=grace, reduction=reduction)
+    live, curves, orders = Rungs(config), {}, {}
+    at, ended = dict.fromkeys(range(6), 0), set()
+    for place in range(1, data.draw(st.integers(1, 40))):
+        trial = data.draw(st.sampled_from(range(6)))
+        if trial in ended:
+            continue
+        at[trial] += 1
+        score = data.draw(SCORES)
+        curves.setdefault(trial, {})[at[trial]] = score
+        orders.setdefault(trial, {})[at[trial]] = place
+        if not live.goes_on(trial, at[trial], score):
+            ended.add(trial)
+    cut = data.draw(st.integers(0, 3))  # these went on under another number
+    records = []
+    for trial in curves:
+        first = {epoch: score for epoch, score in curves[trial].items() if epoch <= cut}
+        records += [record(trial, first, orders[trial]), record(10 + trial, curves[trial], orders[trial], origin=trial)]
+    again = Rungs.of(config, data.draw(st.permutations(records)))
+    for trial, curve in curves.items():
+        for epoch, score in curve.items():
+            assert again.goes_on(trial, epoch, score) is live.goes_on(trial, epoch, score)
+    fresh = data.draw(SCORES)
+    for epoch in range(1, 12):
+        assert again.goes_on(99, epoch, fresh) is live.goes_on(99, epoch, fresh)
+
+
+def test_what_halving_saved_is_what_stopped_trials_did_not_train_at_their_own_rate() -> None:
+    curve, order = {1: 0.1, 2: 0.2, 3: 0.3}, {1: 1, 2: 2, 3: 3}
+    records = [
+        record(0, curve, order, fate="stopped", reason="halving at epoch 3"),
+        record(1, curve, order, fate="stopped", reason="time limit"),
+        record(2, curve, order, fate="complete"),
     ]
-    assert decisions == ["CONTINUE", "STOP", "STOP", "CONTINUE"]
-    assert scheduler.stopped == {"b": 1, "c": 1}
+    assert saved(records) == (6, 18.0)
+    assert saved([]) == (0, 0.0)

@@ -52,6 +52,48 @@ def test_trial_reports_every_epoch_and_repeats_itself_with_its_seed(data: Prepar
     assert other != again
 
 
+ALL_THAT_IS_RANDOM = {
+    "train.epochs": 4,
+    "train.augment.flip": True,
+    "train.augment.rotation": 20.0,
+    "text.dropout": 0.3,
+    "head_dropout": 0.3,
+    "train.schedule": "cosine",
+    "train.warmup": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train.ema": 0.9, "storage": "int8"},
+        {"train.optimizer": "adamw", "train.weight_decay": 0.1, "train.clip_norm": 1.0, "storage": "float16"},
+    ],
+)
+def test_trial_cut_off_after_any_epoch_takes_the_same_course_from_its_checkpoint(
+    data: PreparedData, tiny: TrialConfig, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    from tuner.retention import LAST, Keeper, Policy
+    from tuner.trial import Job, train_trial
+
+    job = Job(replace(tiny, ALL_THAT_IS_RANDOM | changes), 5, 3)
+    policy = Policy(str(tmp_path), None, 1, 0)
+
+    def keeper() -> Keeper:
+        return Keeper(policy, job.origin, job.identity(data))
+
+    whole = scored(train_trial(job, data))
+    for cut in (1, 3):
+        epochs = train_trial(job, data, keeper())
+        before = scored(next(epochs) for _ in range(cut))
+        epochs.close()  # dies while the next epoch trains: the report of the last has no checkpoint yet
+        assert before == whole[:cut]
+        rest = scored(train_trial(job, data, keeper()))
+        assert rest == whole[cut - 1 :], cut
+        (tmp_path / "3" / LAST).unlink()
+
+
 def test_trial_that_diverges_reports_nan_and_ends(data: PreparedData, tiny: TrialConfig) -> None:
     from model import training
     from tuner.trial import Job, train_trial

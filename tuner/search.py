@@ -191,6 +191,7 @@ def run_search(
         from cluster.session import session
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        _remember(run, config)
         reach = check(config, data)
         with session(address) as nodes:
             request = default_request(nodes, cpus=config.cpus_per_trial, gpus=config.gpus_per_trial)
@@ -205,6 +206,13 @@ def run_search(
             finally:
                 summary = _summarise(run, config.limit, at_once, time.monotonic() - started, interrupt.is_set())
     return summary
+
+
+def _remember(run: RunFolder, config: SearchConfig) -> None:
+    """What a resume changes holds for the next one too: otherwise its trials would be forgotten by an interruption."""
+    settings = run.read_settings()
+    if read_config(run) != config:
+        write_json(run.settings, {**settings, "search": config.model_dump()})
 
 
 @dataclass

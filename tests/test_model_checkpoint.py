@@ -1,0 +1,79 @@
+"""A checkpoint is whole or it is none."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.checkpoint import Checkpoint, numbered
+
+ARRAYS = {"00000": np.arange(6, dtype=np.float32).reshape(2, 3), "00001": np.array(7, np.uint32)}
+
+
+def same(found: Checkpoint | None, expected: Checkpoint) -> bool:
+    return (
+        found is not None
+        and (found.epoch, found.identity) == (expected.epoch, expected.identity)
+        and {n: (a.dtype, a.shape, a.tobytes()) for n, a in found.arrays.items()}
+        == {n: (a.dtype, a.shape, a.tobytes()) for n, a in expected.arrays.items()}
+    )
+
+
+def test_what_was_written_is_read_and_the_newer_takes_the_place_of_the_older(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "last.safetensors"
+    for epoch in (1, 2):
+        written = Checkpoint(epoch, "mine", {**ARRAYS, "nan": np.array([np.nan, np.inf])})
+        written.write(path)
+        assert same(Checkpoint.read(path, "mine"), written)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_checkpoint_of_another_trial_is_none(tmp_path: Path) -> None:
+    Checkpoint(1, "mine", ARRAYS).write(tmp_path / "last")
+    assert Checkpoint.read(tmp_path / "last", "another") is None
+    assert Checkpoint.read(tmp_path / "absent", "mine") is None
+
+
+def test_file_cut_anywhere_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "last"
+    Checkpoint(1, "mine", ARRAYS).write(path)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        assert Checkpoint.read(path, "mine") is None, length
+
+
+@settings(max_examples=100, deadline=None)
+@given(content=st.binary(max_size=300))
+def test_anything_else_in_its_place_is_none(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("anything") / "last"
+    path.write_bytes(content)
+    assert Checkpoint.read(path, "mine") is None
+
+
+def test_failure_to_write_leaves_the_one_before_and_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last"
+    before = Checkpoint(1, "mine", ARRAYS)
+    before.write(path)
+
+    def full(_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        Checkpoint(2, "mine", ARRAYS).write(path)
+    assert same(Checkpoint.read(path, "mine"), before)
+    assert [file.name for file in tmp_path.iterdir()] == ["last"]
+
+
+def test_arrays_keep_their_order_beyond_nine(tmp_path: Path) -> None:
+    values: list[Any] = [np.full((2, 2), place).T for place in range(12)]
+    Checkpoint(1, "mine", numbered(values)).write(tmp_path / "last")
+    found = Checkpoint.read(tmp_path / "last", "mine")
+    assert found is not None
+    assert [found.arrays[name][0, 0] for name in sorted(found.arrays)] == list(range(12))

@@ -1,0 +1,149 @@
+"""What is kept of trials on disk, and for how long."""
+
+import dataclasses
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.checkpoint import Checkpoint
+from results.study import Record
+from tuner.retention import LAST, Keeper, Policy, Shelf, best_bundle
+
+
+def keeper(folder: Path, *, seconds: float | None = None, epochs: int | None = None, floor: int = 0) -> Keeper:
+    return Keeper(Policy(str(folder), seconds, epochs, floor), 7, "mine")
+
+
+def make(epoch: int, identity: str) -> Checkpoint:
+    return Checkpoint(epoch, identity, {"state": np.full(3, epoch)})
+
+
+def saved_at(folder: Path) -> int | None:
+    found = Checkpoint.read(folder / "7" / LAST, "mine")
+    return found.epoch if found else None
+
+
+@pytest.mark.parametrize(("every", "written"), [(1, [1, 2, 3, 4, 5, 6]), (2, [2, 4, 6]), (4, [4])])
+def test_checkpoint_is_written_once_in_so_many_epochs(tmp_path: Path, every: int, written: list[int]) -> None:
+    writer, seen = keeper(tmp_path, epochs=every), []
+    for epoch in range(1, 7):
+        writer.checkpoint(epoch, make)
+        if saved_at(tmp_path) == epoch:
+            seen.append(epoch)
+    assert seen == written
+
+
+def test_checkpoint_is_written_once_in_so_many_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("tuner.retention.time.monotonic", lambda: now[0])
+    writer, seen = keeper(tmp_path, seconds=60.0), []
+    for epoch in range(1, 9):
+        now[0] += 25
+        writer.checkpoint(epoch, make)
+        if saved_at(tmp_path) == epoch:
+            seen.append(epoch)
+    assert seen == [3, 6]
+
+
+def test_trial_that_goes_on_counts_from_its_checkpoint(tmp_path: Path) -> None:
+    keeper(tmp_path, epochs=3).checkpoint(3, make)
+    again = keeper(tmp_path, epochs=3)
+    found = again.resume()
+    assert found is not None and found.epoch == 3
+    for epoch, expected in ((4, 3), (5, 3), (6, 6)):
+        again.checkpoint(epoch, make)
+        assert saved_at(tmp_path) == expected
+
+
+def test_nothing_is_written_below_the_floor_and_the_trial_is_told_why(tmp_path: Path) -> None:
+    writer = keeper(tmp_path, epochs=1, floor=2**62)
+    writer.checkpoint(1, make)
+    writer.best(1, lambda path: pytest.fail("no room for it"))
+    assert saved_at(tmp_path) is None
+    assert writer.complaint is not None and "are to stay free" in writer.complaint
+
+
+def test_full_disk_costs_a_checkpoint_and_never_raises(tmp_path: Path) -> None:
+    writer = keeper(tmp_path, epochs=1)
+    writer.checkpoint(1, make)
+
+    def full(path: Path) -> None:
+        (path.with_name(path.name + ".tmp")).mkdir()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer.best(2, full)
+    assert writer.complaint == "no checkpoint: No space left on device"
+    assert [path.name for path in (tmp_path / "7").iterdir()] == [LAST]
+    writer.checkpoint(2, make)
+    assert writer.complaint is None and saved_at(tmp_path) == 2
+
+
+def test_best_network_takes_the_place_of_the_one_before_and_of_half_of_itself(tmp_path: Path) -> None:
+    writer = keeper(tmp_path, epochs=None)
+    (tmp_path / "7" / "best-3").mkdir(parents=True)  # what an attempt that was killed had got to
+
+    def save(path: Path) -> None:
+        path.mkdir()
+        (path / "bundle.json").touch()
+
+    for epoch in (1, 3):
+        writer.best(epoch, save)
+        assert [path.name for path in (tmp_path / "7").iterdir()] == [f"best-{epoch}"]
+    assert best_bundle(tmp_path, 7) == tmp_path / "7" / "best-3"
+    assert best_bundle(tmp_path, 8) is None
+
+
+# The driver's part
+
+
+def files_of(folder: Path, origin: int) -> None:
+    (folder / str(origin) / "best-1").mkdir(parents=True)
+    (folder / str(origin) / LAST).touch()
+
+
+def kept(folder: Path) -> dict[int, list[str]]:
+    return {int(path.name): sorted(file.name for file in path.iterdir()) for path in folder.iterdir()}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    scores=st.lists(st.none() | st.floats(0, 1, width=16), min_size=1, max_size=8, unique=True), keep=st.integers(0, 4)
+)
+def test_the_best_keep_their_network_and_nobody_else_anything(
+    tmp_path_factory: pytest.TempPathFactory, scores: list[float | None], keep: int
+) -> None:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    shelf = Shelf(folder, keep, [])
+    for origin, score in enumerate(scores):
+        files_of(folder, origin)
+        shelf.settle(origin, score)
+        best = sorted((n for n in range(origin + 1) if scores[n] is not None), key=lambda n: -(scores[n] or 0.0))
+        assert kept(folder) == {n: ["best-1"] for n in best[:keep]}
+
+
+def record(number: int, fate: str, score: float | None, origin: int | None = None) -> Record:
+    plain: dict[str, Any] = {field.name: None for field in dataclasses.fields(Record)}
+    values = {"number": number, "fate": fate, "mean_f1": score, "origin": number if origin is None else origin}
+    return Record(**{**plain, **values})
+
+
+def test_shelf_of_a_resumed_run_keeps_what_unfinished_trials_need_and_clears_what_a_crash_left(tmp_path: Path) -> None:
+    for origin in range(6):
+        files_of(tmp_path, origin)
+    records = [
+        record(0, "complete", 0.5),
+        record(1, "lost", 0.9),
+        record(2, "stopped", 0.7),
+        record(3, "failed", 0.8),
+        record(4, "lost", 0.6),
+        record(5, "running", 0.9),
+        record(6, "complete", 0.6, origin=4),
+        record(7, "waiting", None, origin=1),
+    ]
+    Shelf(tmp_path, 2, records)
+    assert kept(tmp_path) == {1: ["best-1", LAST], 2: ["best-1"], 4: ["best-1"], 5: ["best-1", LAST]}

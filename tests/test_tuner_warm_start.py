@@ -1,0 +1,139 @@
+"""What an earlier run found out, told to the sampler of a new one."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from data_prep.store import PreparedData
+from model.size import Budget, Contents
+from results.study import STUDY_NAME, RunError, RunFolder, load_records, open_storage
+from tuner.config import SearchConfig
+from tuner.gate import STARTUP, Gate
+from tuner.reach import Reach
+from tuner.space import bind
+from tuner.warm_start import take_over
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+CONFIG = SearchConfig.model_validate(
+    {
+        "preset": "captions",
+        "modality": "caption",
+        "trials": 9,
+        "space": {
+            "text.embedding": {"low": 8, "high": 256},
+            "train.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+        },
+    }
+)
+
+
+def run_of(folder: Path, config: SearchConfig = CONFIG, fingerprint: str = "same") -> RunFolder:
+    folder.mkdir()
+    run = RunFolder(folder)
+    run.settings.write_text(json.dumps({"search": config.model_dump(), "fingerprint": fingerprint}))
+    return run
+
+
+def study_of(run: RunFolder) -> optuna.Study:
+    storage = open_storage(run, wait=pytest.fail)
+    return optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize", load_if_exists=True)
+
+
+def gate_of(study: optuna.Study, data: PreparedData, budget: int, seed: int = 0) -> Gate:
+    reach = Reach(CONFIG.build_space(), partial(bind, manifest=data.manifest), Budget(budget), Contents.typical(6))
+    return Gate(study, reach, seed=seed)
+
+
+@pytest.fixture
+def old(tmp_path: Path, captions_data: PreparedData) -> RunFolder:
+    """Eight trials: wide embeddings score best. One stopped, one diverged, one failed, one lost."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    run = run_of(tmp_path / "old")
+    gate = gate_of(study_of(run), captions_data, 600_000)
+    for number in range(12):
+        admitted = gate.admit()
+        text = admitted.config.model.text
+        assert text is not None
+        score = text.embedding / 300
+        if number in (1, 2, 3, 4):
+            fate: Any = ("stopped", "diverged", "failed", "lost")[number - 1]
+            if fate == "stopped":
+                admitted.trial.report(score, 1)
+            gate.tell(admitted.trial, fate, best=score if fate == "stopped" else None)
+        else:
+            gate.tell(admitted.trial, "complete", best=score)
+    return run
+
+
+def test_finished_and_refused_trials_are_known_and_no_records(
+    tmp_path: Path, old: RunFolder, captions_data: PreparedData
+) -> None:
+    new = run_of(tmp_path / "new")
+    study = study_of(new)
+    assert take_over(study, old, new, Budget(600_000)) == 9
+    taken = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    before = {r.number: r for r in load_records(old) if r.fate in ("complete", "stopped", "diverged", "over_budget")}
+    assert len(taken) == len(before)
+    assert [r.fate for r in load_records(new)] == ["waiting"]  # the best of the old run, to be trained anew
+    best = max(
+        (r for r in before.values() if r.mean_f1 or r.fate == "complete"), key=lambda r: r.config["text.embedding"]
+    )
+    admitted = gate_of(study, captions_data, 600_000, seed=5).admit()
+    assert admitted.config.model.text is not None
+    assert admitted.config.model.text.embedding == best.config["text.embedding"]
+
+
+def test_sampler_that_was_told_draws_no_even_start(tmp_path: Path, old: RunFolder, captions_data: PreparedData) -> None:
+    """Of six draws without knowledge all being in the best third has a chance of one in 700 a seed."""
+    new = run_of(tmp_path / "new")
+    study = study_of(new)
+    take_over(study, old, new, Budget(10**9))
+    gate = gate_of(study, captions_data, 10**9, seed=1)
+    drawn = []
+    for _ in range(STARTUP + 1):
+        admitted = gate.admit()
+        assert admitted.config.model.text is not None
+        drawn.append(admitted.config.model.text.embedding)
+        gate.tell(admitted.trial, "complete", best=drawn[-1] / 300)
+    known = [r.config["text.embedding"] for r in load_records(old) if r.fate == "complete"]
+    assert sum(drawn) / len(drawn) > sum(known) / len(known)
+
+
+def test_what_was_within_the_old_budget_is_known_to_be_over_a_smaller_one(tmp_path: Path, old: RunFolder) -> None:
+    new = run_of(tmp_path / "new")
+    study = study_of(new)
+    take_over(study, old, new, Budget(100_000))
+    sizes = {record.weights_bytes for record in load_records(old)}
+    taken = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    assert {trial.constraints["bytes"] for trial in taken} <= {size / 100_000 - 1 for size in sizes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fingerprint", "word"),
+    [
+        ({}, "another", "data"),
+        ({"modality": "both", "preset": "compact"}, "same", "preset, modality"),
+        ({"fixed": {"text.dense": 16}}, "same", "fixed"),
+        ({"space": {"text.embedding": {"low": 8, "high": 128}}}, "same", "space"),
+        ({"objectives": ("mean_f1", "bytes")}, "same", "objectives"),
+    ],
+)
+def test_run_of_another_space_or_data_is_refused_and_nothing_taken(
+    tmp_path: Path, old: RunFolder, changes: dict[str, Any], fingerprint: str, word: str
+) -> None:
+    new = run_of(tmp_path / "new", SearchConfig.model_validate({**CONFIG.model_dump(), **changes}), fingerprint)
+    study = study_of(new)
+    with pytest.raises(RunError, match=f"its {word} differ"):
+        take_over(study, old, new, Budget())
+    assert study.trials == []
+
+
+def test_other_seed_budget_and_number_of_trials_are_no_hindrance(tmp_path: Path, old: RunFolder) -> None:
+    other = {"seed": 7, "budget": 10**6, "trials": 50, "keep": 1}
+    new = run_of(tmp_path / "new", SearchConfig.model_validate({**CONFIG.model_dump(), **other}))
+    assert take_over(study_of(new), old, new, Budget(10**6)) == 9
