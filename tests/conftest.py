@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import random
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +16,17 @@ from data_prep.demo import draw
 from data_prep.store import PreparedData, prepare
 
 SIDE = 32
+
+
+def pytest_configure() -> None:
+    """Draws the seed of the moments at which processes are killed, where none was given."""
+    os.environ.setdefault("CAPTUNE_SEED", str(random.SystemRandom().randrange(1, 2**31)))
+
+
+def pytest_report_header() -> str:
+    """Prints it, to be given again."""
+    return f"CAPTUNE_SEED={os.environ['CAPTUNE_SEED']}"
+
 
 # Trial 0 is the compact preset with less of everything: some 10,000 weights.
 SEARCH_YAML = """\
