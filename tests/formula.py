@@ -78,6 +78,11 @@ def go_wrong(fault: str) -> dict[str, Any]:
             raise ValueError("what was asked for cannot be done")
         case "memory":
             raise MemoryError("no room for that")
+        case "hog":  # until Ray's memory monitor ends it
+            kept = []
+            while True:
+                kept.append(np.ones(2**25))
+                time.sleep(0.1)
         case "hang":
             time.sleep(3600)
         case "die":

@@ -271,6 +271,23 @@ def test_each_kind_of_fault_has_its_fate_within_one_report_and_the_search_goes_o
     assert summary["trials"] == Counter(record.fate for record in search.records)
 
 
+def test_trial_that_exhausts_the_memory_of_its_machine_fails_as_such_and_the_others_go_on(
+    tmp_path: Path, captions_data: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total, free = (int(memory[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    room = 4 * 2**30  # for Ray and two workers, and then for the one that takes it all
+    if free < 2 * room:
+        pytest.skip("too little memory here")
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(total - free + room) / total:.3f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    search = Search(tmp_path, captions_data, trials=5, faults={"1": "hog"}, settings={"halving": {"grace": 9}})
+    search.finish()
+    fates = {record.number: record.fate for record in search.records}
+    assert fates == {0: "complete", 1: "failed", 2: "complete", 3: "complete", 4: "complete"}, search.records
+    assert search.records[1].reason is not None and search.records[1].reason.startswith("out of memory")
+
+
 def test_trial_that_lost_its_worker_goes_on_from_its_checkpoint(tmp_path: Path, captions_data: PreparedData) -> None:
     search = Search(tmp_path, captions_data, trials=1, faults={"0": "once"})
     search.finish()
@@ -315,6 +332,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+def fill(ballast: Path) -> None:
+    """Takes the room of a disk to the last byte."""
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"\0" * 4096):
+            pass
+
+
 def test_full_disk_loses_nothing_and_the_search_goes_on_once_there_is_room(
     small_disk: Path, captions_data: PreparedData
 ) -> None:
@@ -324,12 +348,7 @@ def test_full_disk_loses_nothing_and_the_search_goes_on_once_there_is_room(
     deadline = time.monotonic() + 60
     while len(search.records if search.run.journal.exists() else []) < 4 and time.monotonic() < deadline:
         time.sleep(0.1)
-    with ballast.open("wb", buffering=0) as file:  # to the last byte
-        try:
-            while file.write(b"\0" * 4096):
-                pass
-        except OSError:
-            pass
+    fill(ballast)
     time.sleep(6)
     assert process.poll() is None, process.communicate()
     finished = {r.number: r for r in search.records if r.fate in FINISHED}
@@ -337,6 +356,22 @@ def test_full_disk_loses_nothing_and_the_search_goes_on_once_there_is_room(
     search.finish(process)
     assert_whole(search)
     assert finished.items() <= {r.number: r for r in search.records}.items()
+
+
+def test_disk_of_rays_scratch_that_is_full_costs_nothing(
+    small_disk: Path, captions_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # for Ray's sockets; what Ray Tune writes goes to the small disk
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    search = Search(tmp_path, captions_data, trials=4, seconds=0.3, faults={"1": "once"})
+    process = search.start()
+    ballast = small_disk / "ballast"
+    while not any(small_disk.glob("captune-*")):
+        time.sleep(0.05)
+    fill(ballast)
+    search.finish(process)
+    assert_whole(search)
+    assert "lost" in {record.fate for record in search.records}
 
 
 def test_no_trial_starts_below_the_floor_and_the_search_says_so(small_disk: Path, captions_data: PreparedData) -> None:

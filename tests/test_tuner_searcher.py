@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -70,8 +71,7 @@ class Search:
         study = optuna.create_study(study_name=STUDY_NAME, storage=storage, directions=directions, load_if_exists=True)
         gate = Gate(study, reach, seed=seed)
         rungs = Rungs.of(HalvingConfig(grace=1, reduction=2), known)
-        if known:
-            tie_loose_ends(study, gate, rungs, known)
+        tie_loose_ends(study, gate, rungs, known)
         records = load_records(self.run)
         return StudySearcher(
             study,
@@ -681,3 +681,139 @@ def test_no_trial_starts_while_the_disk_is_below_the_floor(search: Search) -> No
     assert search.told[0].state == TrialState.WAITING if search.told else True
     searcher.ended = lambda: True
     assert searcher.suggest("a") == Searcher.FINISHED
+
+
+# Killed between any two writes
+
+FOUR = {"text.embedding": [8, 16, 24, 32]}
+
+
+def eventful(search: Search) -> list[bytes]:
+    """A search of all four configurations in which each kind of thing happens; the lines of its journal."""
+    searcher = search.searcher(dimensions=FOUR, trials=4)
+    searcher._study.enqueue_trial({"text.embedding": 24})
+    epochs = unflatten(searcher.suggest("a")["config"]).train.epochs
+    searcher.suggest("b")
+    searcher.on_trial_result("a", report(1, 0.5))
+    stop(searcher, "b", 0.2)
+    searcher.on_trial_result("a", report(2, 0.6))
+    searcher.suggest("c")
+    searcher.on_trial_result("c", report(1, 0.7))
+    searcher.on_trial_complete("c", error=True)
+    searcher.suggest("c again")
+    for epoch in range(3, epochs):
+        searcher.on_trial_result("a", report(epoch, 0.7))
+    searcher.on_trial_complete("a", report(epochs, 0.7, done=True))
+    searcher.on_trial_result("c again", report(2, 0.75))
+    searcher.suggest("d")
+    searcher.on_trial_complete("d", report(1, math.nan, loss=math.nan, done=True))
+    searcher.close(reason="interrupted", resumable=True)
+    searcher = search.searcher(dimensions=FOUR, trials=4)
+    searcher.suggest("c again")
+    finish(searcher, "c again", [0.7, 0.75, 0.8])
+    return search.run.journal.read_bytes().splitlines(keepends=True)
+
+
+def assert_goes_on(search: Search, told: object) -> None:
+    """Resumes a search of four trials, and holds what comes of it against what must be."""
+    searcher = search.searcher(dimensions=FOUR, trials=4)
+    assert all(trial.state != TrialState.RUNNING for trial in search.told), told
+    for record in search.records:
+        trial = search.told[record.number]
+        if record.fate == "stopped":
+            assert (trial.state, trial.value) == (TrialState.PRUNED, record.curve[-1].mean_f1), told
+        if record.fate == "diverged":
+            assert trial.constraints["diverged"] > 0, told
+    before = {record.number: record for record in search.records if record.fate in ("complete", "stopped", "diverged")}
+    used_up(searcher)
+    records = search.records
+    ends = Counter(r.origin for r in records if r.fate in ("complete", "stopped", "diverged"))
+    assert set(ends.values()) == {1} and len(ends) == 4, (told, records)
+    assert {record.origin for record in records} == set(ends), told
+    assert len({record.config["text.embedding"] for record in records}) == 4, told
+    assert before.items() <= {record.number: record for record in records}.items(), told
+
+
+def test_search_killed_between_any_two_writes_goes_on_as_if_it_had_not_been(
+    search: Search, data: PreparedData, tmp_path: Path
+) -> None:
+    lines = eventful(search)
+    for length in range(1, len(lines) + 1):
+        killed = Search(tmp_path / f"{length}", data)
+        killed.run.journal.write_bytes(b"".join(lines[:length]))
+        if length == 2:  # made, and killed before the preset was handed to it
+            continue
+        assert_goes_on(killed, lines[length - 1])
+
+
+def test_resume_killed_between_any_two_writes_goes_on_too(search: Search, data: PreparedData, tmp_path: Path) -> None:
+    lines = eventful(search)
+    for length in range(4, len(lines), 5):
+        killed = Search(tmp_path / f"{length}", data)
+        killed.run.journal.write_bytes(b"".join(lines[:length]))
+        killed.searcher(dimensions=FOUR, trials=4).suggest("x")
+        resumed = killed.run.journal.read_bytes().splitlines(keepends=True)
+        for cut in range(length + 1, len(resumed)):
+            again = Search(tmp_path / f"{length}-{cut}", data)
+            again.run.journal.write_bytes(b"".join(resumed[:cut]))
+            assert_goes_on(again, resumed[cut - 1])
+
+
+def test_trial_cut_by_the_time_limit_before_it_reported_again_keeps_what_it_had(search: Search) -> None:
+    searcher = search.searcher(trials=1)
+    searcher.suggest("a")
+    for epoch in (1, 2):
+        searcher.on_trial_result("a", report(epoch, 0.5 + epoch / 100))
+    kept = search.run.checkpoints / "0" / "best-2"
+    kept.mkdir(parents=True)
+    searcher.close(reason="interrupted", resumable=True)
+    searcher = search.searcher(trials=1)
+    searcher.suggest("b")
+    searcher.close(reason="time limit", resumable=False)
+    _, stopped = search.records
+    assert (stopped.fate, stopped.mean_f1, stopped.epochs, stopped.reason) == ("stopped", 0.52, 2, "time limit")
+    assert (search.told[1].state, search.told[1].value) == (TrialState.PRUNED, 0.52)
+    assert kept.is_dir()
+
+
+def test_late_divergence_is_no_good_sign_for_the_sampler(search: Search) -> None:
+    from optuna.samplers._tpe.sampler import _split_trials
+
+    searcher = search.searcher()
+    searcher.suggest("a")
+    searcher.suggest("b")
+    for epoch in range(1, 4):
+        searcher.on_trial_result("a", report(epoch, 0.9))
+    searcher.on_trial_complete("a", report(4, math.nan, loss=math.nan, done=True))
+    stop(searcher, "b", 0.6)
+    good, _ = _split_trials(searcher._study, searcher._study.trials, 1)
+    assert [trial.number for trial in good] == [1]
+
+
+def test_workers_that_die_again_and_again_before_an_epoch_end_the_search(search: Search) -> None:
+    from tuner.searcher import MAX_LOSSES
+
+    searcher = search.searcher(retries=1000)
+    for number in range(MAX_LOSSES):
+        assert searcher.fault is None
+        searcher.suggest(f"t{number}")
+        if number == 3:  # an epoch in between: it begins anew
+            searcher.on_trial_result(f"t{number}", report(1, 0.5))
+        searcher.on_trial_complete(f"t{number}", error=True)
+    assert searcher.fault is None
+    for number in range(MAX_LOSSES - 8):
+        searcher.suggest(f"u{number}")
+        searcher.on_trial_complete(f"u{number}", error=True)
+    assert searcher.fault is None
+    searcher.suggest("last")
+    searcher.on_trial_complete("last", error=True)
+    assert f"{MAX_LOSSES} trials in a row were lost before an epoch was trained" in str(searcher.fault)
+
+
+def test_machine_that_takes_many_trials_along_does_not_end_the_search(search: Search) -> None:
+    searcher = search.searcher(retries=1000)
+    for number in range(16):
+        searcher.suggest(f"t{number}")
+    for number in range(16):
+        searcher.on_trial_complete(f"t{number}", error=True)
+    assert searcher.fault is None

@@ -16,7 +16,7 @@ from tuner.config import SearchConfig
 from tuner.gate import STARTUP, Gate
 from tuner.reach import Reach
 from tuner.space import bind
-from tuner.warm_start import take_over
+from tuner.warm_start import check, take_over
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 CONFIG = SearchConfig.model_validate(
@@ -75,7 +75,7 @@ def test_finished_and_refused_trials_are_known_and_no_records(
 ) -> None:
     new = run_of(tmp_path / "new")
     study = study_of(new)
-    assert take_over(study, old, new, Budget(600_000)) == 9
+    assert take_over(study, old, Budget(600_000)) == 9
     taken = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     before = {r.number: r for r in load_records(old) if r.fate in ("complete", "stopped", "diverged", "over_budget")}
     assert len(taken) == len(before)
@@ -92,7 +92,7 @@ def test_sampler_that_was_told_draws_no_even_start(tmp_path: Path, old: RunFolde
     """Of six draws without knowledge all being in the best third has a chance of one in 700 a seed."""
     new = run_of(tmp_path / "new")
     study = study_of(new)
-    take_over(study, old, new, Budget(10**9))
+    take_over(study, old, Budget(10**9))
     gate = gate_of(study, captions_data, 10**9, seed=1)
     drawn = []
     for _ in range(STARTUP + 1):
@@ -107,7 +107,7 @@ def test_sampler_that_was_told_draws_no_even_start(tmp_path: Path, old: RunFolde
 def test_what_was_within_the_old_budget_is_known_to_be_over_a_smaller_one(tmp_path: Path, old: RunFolder) -> None:
     new = run_of(tmp_path / "new")
     study = study_of(new)
-    take_over(study, old, new, Budget(100_000))
+    take_over(study, old, Budget(100_000))
     sizes = {record.weights_bytes for record in load_records(old)}
     taken = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     assert {trial.constraints["bytes"] for trial in taken} <= {size / 100_000 - 1 for size in sizes}
@@ -123,17 +123,37 @@ def test_what_was_within_the_old_budget_is_known_to_be_over_a_smaller_one(tmp_pa
         ({"objectives": ("mean_f1", "bytes")}, "same", "objectives"),
     ],
 )
-def test_run_of_another_space_or_data_is_refused_and_nothing_taken(
-    tmp_path: Path, old: RunFolder, changes: dict[str, Any], fingerprint: str, word: str
+def test_run_of_another_space_or_data_is_refused(
+    old: RunFolder, changes: dict[str, Any], fingerprint: str, word: str
 ) -> None:
-    new = run_of(tmp_path / "new", SearchConfig.model_validate({**CONFIG.model_dump(), **changes}), fingerprint)
-    study = study_of(new)
     with pytest.raises(RunError, match=f"its {word} differ"):
-        take_over(study, old, new, Budget())
-    assert study.trials == []
+        check(old, SearchConfig.model_validate({**CONFIG.model_dump(), **changes}), fingerprint)
 
 
-def test_other_seed_budget_and_number_of_trials_are_no_hindrance(tmp_path: Path, old: RunFolder) -> None:
+def test_other_seed_budget_and_number_of_trials_are_no_hindrance(old: RunFolder) -> None:
     other = {"seed": 7, "budget": 10**6, "trials": 50, "keep": 1}
-    new = run_of(tmp_path / "new", SearchConfig.model_validate({**CONFIG.model_dump(), **other}))
-    assert take_over(study_of(new), old, new, Budget(10**6)) == 9
+    check(old, SearchConfig.model_validate({**CONFIG.model_dump(), **other}), "same")
+
+
+def test_what_was_taken_over_before_is_not_taken_again_and_what_is_new_is(
+    tmp_path: Path, old: RunFolder, captions_data: PreparedData
+) -> None:
+    study = study_of(run_of(tmp_path / "new"))
+    take_over(study, old, Budget(600_000))
+    before = len(study.trials)
+    assert take_over(study, old, Budget(600_000)) == 9
+    assert len(study.trials) == before
+    gate = gate_of(study_of(old), captions_data, 600_000, seed=3)
+    admitted = gate.admit()
+    gate.tell(admitted.trial, "complete", best=0.5)
+    assert take_over(study, old, Budget(600_000)) == 10
+    assert len([trial for trial in study.trials if trial.state == TrialState.WAITING]) == 1
+
+
+def test_run_that_is_gone_is_told_and_one_without_trials_says_nothing(tmp_path: Path, old: RunFolder) -> None:
+    study = study_of(run_of(tmp_path / "new"))
+    old.journal.unlink()
+    assert take_over(study, old, Budget()) == 0
+    old.settings.unlink()
+    with pytest.raises(RunError, match="holds no run"):
+        take_over(study, old, Budget())

@@ -256,15 +256,21 @@ def search(
         },
     )
     reach = check(settings, prepared)
-    folder = RunFolder(run)
+    folder, older = RunFolder(run), None if warm_start is None else RunFolder(warm_start)
+    if older is not None:
+        from tuner.warm_start import check as check_older
+
+        check_older(older, settings, prepared.manifest.fingerprint)
     report = lines(inspect(settings, reach), reach.space, run)
     if dry_run:
         print("\n".join(report))
         return
-    create(folder, settings, prepared)  # first: a folder that is taken is told in one line, as any other mistake
+    create(
+        folder, settings, prepared, warm_start=older
+    )  # first: a folder that is taken is told in one line, as any other mistake
     say("\n".join(report))
     try:
-        _search(folder, address, warm_start=None if warm_start is None else RunFolder(warm_start))
+        _search(folder, address)
     except Exception:
         discard(folder)
         raise
@@ -480,7 +486,6 @@ def _search(
     folder: RunFolder,
     address: str | None,
     changes: dict[str, Any] | None = None,
-    warm_start: RunFolder | None = None,
 ) -> None:
     """Runs or goes on with a search and prints how it ended."""
     from tuner.search import read, run_search
@@ -488,9 +493,7 @@ def _search(
     settings, data = read(folder)
     settings = type(settings).model_validate({**settings.model_dump(), **(changes or {})})
     with live() as show_progress:
-        summary = run_search(
-            folder, settings, data, address=address, show=show_progress, say=say, warm_start=warm_start
-        )
+        summary = run_search(folder, settings, data, address=address, show=show_progress, say=say)
     fates = ", ".join(f"{count} {fate}" for fate, count in summary["trials"].items()) or "no trials"
     print(f"{folder.path}: {fates}; {summary['epochs']} epochs in {summary['wall_seconds']:.0f} s")
     if summary["halving_saved"]["epochs"]:

@@ -72,10 +72,10 @@ class Gate:
             group=True,
             constant_liar=True,
         )
-        started = [
-            t.user_attrs for t in known if "config" in t.user_attrs and t.user_attrs.get("fate") != "over_budget"
-        ]
-        self._admitted = {unflatten(attributes["config"]) for attributes in started if VOID not in attributes}
+        # What has a seed was admitted; a draw that was cut off before it had one is to be drawn again.
+        self._admitted = {
+            unflatten(t.user_attrs["config"]) for t in known if "seed" in t.user_attrs and VOID not in t.user_attrs
+        }
         # What an earlier run found out spares the even draws.
         self._evenly_left = (
             STARTUP
@@ -144,10 +144,17 @@ class Gate:
             best: its best score; needed for `complete`.
             reason: one line, None where the fate says all.
         """
-        trial.set_user_attr("fate", fate)
         if reason is not None:
             trial.set_user_attr("reason", reason)
+        trial.set_user_attr("fate", fate)
         self.fates[fate] += 1
+        self.finish(trial, fate, best=best)
+
+    def finish(self, trial: optuna.Trial, fate: Fate, *, best: float | None) -> None:
+        """The second half of `tell`, where a search was ended between the two."""
+        if fate == "diverged" and "diverged" not in trial.constraints:
+            # Optuna ranks what was pruned by how far it came: it would take a late divergence for a good sign.
+            trial.set_constraint("diverged", 1.0)
         if fate == "complete":
             assert best is not None
             margin = trial.user_attrs["size"]["margin_bytes"]

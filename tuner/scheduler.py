@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tuner.halving import Rungs, is_finite
@@ -52,3 +55,31 @@ class HalvingScheduler(FIFOScheduler):
             return True  # a failure: not for halving to judge
         goes_on = self._rungs.goes_on(trial.config["origin"], result["epoch"], result.get("mean_f1"))
         return goes_on and is_finite(result.get("loss"))
+
+
+class WorkerError(RayActorError):
+    """A worker's end that Ray tells by an error of another kind, `cause`: out of memory, its node gone."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(error_msg=str(cause))
+        self.cause = cause
+
+
+@contextmanager
+def every_worker_error_is_a_trials() -> Iterator[None]:
+    """Lets a trial end by any error of Ray's while inside.
+
+    Ray Tune knows those of actors and tasks alone and ends the whole run by any other, such as that of a worker which
+    Ray's memory monitor has killed.
+    """
+    answer = RayActorManager._actor_task_failed
+
+    def answered(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        known = isinstance(exception, RayActorError | RayTaskError) or not isinstance(exception, RayError)
+        answer(self, tracked_actor_task, exception if known else WorkerError(exception))
+
+    RayActorManager._actor_task_failed = answered
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = answer

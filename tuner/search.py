@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -79,8 +80,11 @@ def contents_of(data: PreparedData) -> Contents:
     return Contents.of(data.manifest.label_ids, data.manifest.label_names, words)
 
 
-def create(run: RunFolder, config: SearchConfig, data: PreparedData) -> None:
+def create(run: RunFolder, config: SearchConfig, data: PreparedData, *, warm_start: RunFolder | None = None) -> None:
     """Makes the run folder and writes run.json, its mark.
+
+    Args:
+        warm_start: a run that the sampler learns from, checked before.
 
     Raises:
         RunError: the folder already holds something.
@@ -94,6 +98,7 @@ def create(run: RunFolder, config: SearchConfig, data: PreparedData) -> None:
         "fingerprint": data.manifest.fingerprint,
         "versions": versions(),
         "git_commit": _git_commit(),
+        "warm_start": None if warm_start is None else str(warm_start.path.resolve()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(run.settings, settings)
@@ -155,7 +160,6 @@ def run_search(
     address: str | None,
     show: Callable[[Progress], None],
     say: Callable[[str], None],
-    warm_start: RunFolder | None = None,
     worker: type | None = None,
 ) -> dict[str, Any]:
     """Searches until the trials or the time are used up, and returns what summary.json holds.
@@ -168,11 +172,10 @@ def run_search(
         address: of a running Ray cluster; None starts one on this machine.
         show: told how things stand, about once a second.
         say: told what a person should know.
-        warm_start: a run whose finished trials the sampler learns from first.
         worker: a tuner.trial.TrialWorker that trains in another way; None for the usual one.
 
     Raises:
-        RunError: another process searches in this folder, or the old run does not suit.
+        RunError: another process searches in this folder.
         tuner.reach.BudgetError: the space has nothing that fits the budget.
         tuner.searcher.SearchError: the trials cannot work.
         cluster.session.ClusterError, cluster.resources.ResourceError: nowhere to run.
@@ -181,6 +184,7 @@ def run_search(
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_FORCE_TRIAL_CLEANUP_S"] = "5"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)  # of Ray's own state, which nothing reads
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # each is in the table, with its reason
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     started = time.monotonic()
@@ -200,7 +204,7 @@ def run_search(
                 run, config, data, reach, request, at_once, able(nodes, request), started, interrupt, show, say
             )
             try:
-                search.open(warm_start)
+                search.open()
                 if not interrupt.is_set():
                     search.drive(worker)
             finally:
@@ -231,7 +235,7 @@ class _Search:
     show: Callable[[Progress], None]
     say: Callable[[str], None]
 
-    def open(self, warm_start: RunFolder | None) -> None:
+    def open(self) -> None:
         """The run's study, new with the preset as trial 0, or as an earlier search left it with its loose ends tied."""
         import optuna
 
@@ -243,22 +247,24 @@ class _Search:
 
         config = self.config
         storage = open_storage(self.run, wait=self.say)
-        known = load_records(self.run)
         study = optuna.create_study(
             study_name=STUDY_NAME,
             storage=storage,
             directions=[_DIRECTIONS[objective] for objective in config.objectives],
             load_if_exists=True,
         )
-        if not known:
+        if not study.get_trials(deepcopy=False):
             study.enqueue_trial(self.reach.preset())
-            if warm_start is not None:
-                count = take_over(study, warm_start, self.run, config.limit)
-                self.say(f"{count} finished trials of {warm_start.path} inform the sampler")
+        old = self.run.read_settings().get("warm_start")
+        if old is not None:
+            try:
+                self.say(f"{take_over(study, RunFolder(Path(old)), config.limit)} trials of {old} inform the sampler")
+            except RunError as error:
+                self.say(f"note: the sampler learns no more from the earlier run: {error}")
+        known = load_records(self.run)
         gate = Gate(study, self.reach, seed=config.seed)
         rungs = Rungs.of(config.halving, known)
-        if known:
-            tie_loose_ends(study, gate, rungs, known)
+        tie_loose_ends(study, gate, rungs, known)
         records = load_records(self.run)
         self.halving = HalvingScheduler(rungs)
         self.searcher = StudySearcher(
@@ -280,6 +286,7 @@ class _Search:
         from ray import tune
 
         from tuner.retention import Policy
+        from tuner.scheduler import every_worker_error_is_a_trials
         from tuner.searcher import Ending
         from tuner.trial import TrialWorker
 
@@ -291,8 +298,11 @@ class _Search:
             policy=Policy(str(self.run.checkpoints.resolve()), seconds, epochs, self.config.min_free),
         )
         # Ray's own record of the experiment is thrown away: the study is the record.
-        with tempfile.TemporaryDirectory(prefix="captune-", ignore_cleanup_errors=True) as scratch:
-            tune.Tuner(
+        with (
+            tempfile.TemporaryDirectory(prefix="captune-", ignore_cleanup_errors=True) as scratch,
+            every_worker_error_is_a_trials(),
+        ):
+            tuner = tune.Tuner(
                 tune.with_resources(trainable, {"cpu": self.request.cpus, "gpu": self.request.gpus}),
                 tune_config=tune.TuneConfig(
                     search_alg=self.searcher,
@@ -309,7 +319,14 @@ class _Search:
                     failure_config=tune.FailureConfig(max_failures=0),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
-            ).fit()
+            )
+            try:
+                tuner.fit()
+            except Exception as error:
+                if (
+                    not self.searcher.done and not self._over()
+                ):  # else it is Ray Tune's own summary that failed, which nobody reads
+                    self.searcher.fault = self.searcher.fault or _fault(error)
         interrupted, fault = self.interrupt.is_set(), self.searcher.fault
         reason = "the search ended by a fault" if fault else "interrupted" if interrupted else "time limit"
         self.searcher.close(reason=reason, resumable=interrupted or fault is not None)
@@ -318,9 +335,8 @@ class _Search:
 
     def _ended(self) -> bool:
         """Whether the run is over; asked by Ray about once a second, so the place for what is to be done that often."""
-        searcher, limit = self.searcher, self.config.time_limit
+        searcher = self.searcher
         searcher.kill_overdue()
-        left = None if limit is None else max(0.0, self.started + limit - time.monotonic())
         self.show(
             Progress(
                 dict(searcher.fates),
@@ -328,11 +344,32 @@ class _Search:
                 searcher.best,
                 self.slots,
                 self.config.trials,
-                left,
+                self._seconds_left(),
                 searcher.waiting or searcher.complaint,
             )
         )
-        return left == 0 or self.interrupt.is_set() or searcher.fault is not None
+        return self._over()
+
+    def _over(self) -> bool:
+        return self._seconds_left() == 0 or self.interrupt.is_set() or self.searcher.fault is not None
+
+    def _seconds_left(self) -> float | None:
+        limit = self.config.time_limit
+        return None if limit is None else max(0.0, self.started + limit - time.monotonic())
+
+
+def _fault(error: Exception) -> Exception:
+    """What ended Ray Tune, a full disk, say, or a lost cluster, in one line; a bug of ours as it is."""
+    from tuner.searcher import SearchError
+
+    root: BaseException = error  # Ray Tune wraps what it meets
+    while root.__cause__ is not None:
+        root = root.__cause__
+    called = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(root.__traceback__)]
+    back_in_ours = "ray" in called and __name__.partition(".")[0] in called[called.index("ray") :]
+    if back_in_ours and not isinstance(root, OSError):
+        return error
+    return SearchError(f"Ray ended the search: {type(root).__name__}: {' '.join(str(root).split())[:300]}")
 
 
 def _summarise(run: RunFolder, budget: Budget, at_once: int, wall: float, interrupted: bool) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune import Stopper
 from ray.tune.search import Searcher
@@ -25,11 +27,12 @@ from tuner.gate import Gate, UsedUp
 from tuner.halving import Rungs
 from tuner.reach import BudgetError
 from tuner.retention import Shelf
-from tuner.scheduler import HalvingScheduler
+from tuner.scheduler import HalvingScheduler, WorkerError
 
 LOST = "the search ended without it"
 MAX_FAILURES = 5  # in a row before the first score: then the search is at fault, not its configurations
 MAX_FAILURES_LATER = 20  # in a row after it
+MAX_LOSSES = 10  # in a row without one epoch; and three for each trial at once, as a machine takes all of its own along
 
 
 class Ending(Stopper):
@@ -74,7 +77,7 @@ class _Running:
     origin: int
     started: float
     best: float | None = None
-    last: Epoch | None = None
+    last: Epoch | None = None  # of this attempt
     timed_out: bool = False
 
 
@@ -121,9 +124,12 @@ class StudySearcher(Searcher):
         self._running: dict[str, _Running] = {}
         self._reports = sum(record.epochs for record in records)
         self._failures = 0  # in a row
+        self._losses = 0  # in a row
+        self._most_at_once = 1
         self._given_up = 0  # lost too often: counted as trials wanted, since a search must end
         self._health = NodeHealth()
         self.best: float | None = max((r.mean_f1 for r in records if r.mean_f1 is not None), default=None)
+        self.done = False  # nothing runs and nothing follows
         self.fault: Exception | None = None
         self.waiting: str | None = None  # for what no trial starts
         self.complaint: str | None = None  # of the trial that reported last, about its checkpoints
@@ -141,6 +147,11 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """A trial's settings for its worker; None where one may follow later; FINISHED after all."""
+        given = self._next(trial_id)
+        self.done = given == Searcher.FINISHED and not self._running
+        return given
+
+    def _next(self, trial_id: str) -> Any:
         launched = sum(self.fates[fate] for fate in ("complete", "stopped", "diverged", "failed")) + self.running
         if self._trials is not None and launched + self._given_up >= self._trials:
             return None if self._running else Searcher.FINISHED
@@ -162,6 +173,7 @@ class StudySearcher(Searcher):
         trial, origin = admitted.trial, admitted.origin
         trial.set_user_attr("threads", self._threads)
         self._running[trial_id] = _Running(trial, origin, time.monotonic())
+        self._most_at_once = max(self._most_at_once, len(self._running))
         return {
             "config": flatten(admitted.config),
             "seed": admitted.seed,
@@ -178,9 +190,9 @@ class StudySearcher(Searcher):
         epoch = Epoch(**{name: _number(result.get(name)) for name in Epoch.__dataclass_fields__})
         if running.last is None:
             running.trial.set_user_attr("node", result["node"])
-            if epoch.epoch > 1:
-                self._take_over(running, before=epoch.epoch)
+            self._take_over(running, before=epoch.epoch)
         self._health.well(result.get("node_id"))
+        self._losses = 0
         self.complaint = result.get("complaint")
         running.last = epoch
         self._reports += 1
@@ -202,11 +214,13 @@ class StudySearcher(Searcher):
             default=-math.inf,
         )
 
-    def _take_over(self, running: _Running, before: int) -> None:
-        """Gives a trial that goes on from a checkpoint the epochs that earlier attempts trained for it."""
+    def _take_over(self, running: _Running, before: float = math.inf) -> None:
+        """Gives a trial that goes on the epochs that earlier attempts trained for it."""
         found = {name: value for trial in self._attempts(running.origin) for name, value in trial.user_attrs.items()}
-        for number in range(1, before):
-            value = found[f"epoch:{number}"]
+        for number in count(1):
+            value = found.get(f"epoch:{number}")
+            if value is None or number >= before:
+                return
             self._keep(running, number, f"epoch:{number}", value, value.get("mean_f1", math.nan))
 
     def _keep(self, running: _Running, epoch: int, name: str, value: dict[str, Any], score: float) -> None:
@@ -248,8 +262,12 @@ class StudySearcher(Searcher):
 
     def _end_without_result(self, trial_id: str, running: _Running) -> None:
         error = self._halving.errors.pop(trial_id, None)
+        if isinstance(error, WorkerError):
+            error = error.cause
         if running.timed_out:
             reason = f"not done after {self._care.timeout:.0f} s (--trial-timeout)"
+            if running.last is None:
+                self._take_over(running)
             if running.best is None:
                 self._fail(trial_id, reason, reason)
             else:
@@ -290,7 +308,9 @@ class StudySearcher(Searcher):
             reason: why they ended.
             resumable: whether they are to be handed out again by a resume, or are done (the time limit).
         """
-        for trial_id in list(self._running):
+        for trial_id, running in list(self._running.items()):
+            if running.last is None and not resumable:
+                self._take_over(running)  # its earlier attempts' scores may win
             self._tell(trial_id, "lost" if resumable else "stopped", reason)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
@@ -305,6 +325,9 @@ class StudySearcher(Searcher):
         trial = self._running[trial_id].trial
         tries = trial.user_attrs.get("tries", 1)
         self._tell(trial_id, "lost", reason)
+        self._losses += 1
+        if self._losses >= max(MAX_LOSSES, 3 * self._most_at_once):
+            self.fault = SearchError(f"{self._losses} trials in a row were lost before an epoch was trained: {reason}")
         if tries <= self._care.retries:
             _enqueue_again(self._study, self._study.trials[trial.number], tries=tries + 1)
         else:
@@ -331,24 +354,39 @@ def _number(value: Any) -> Any:
 def tie_loose_ends(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Record]) -> None:
     """Gives trials that a search left running when it ended their fate, and hands the unfinished out again first.
 
-    A trial whose last report halving had cut, or which had trained all its epochs, is done: only the telling was
-    missing. Others are lost.
+    A trial which had trained all its epochs, or whose last report halving had cut, is done: only the telling was
+    missing. Others are lost. A search can be ended here too: what is done twice does no harm.
     """
+    scores = {record.number: record.mean_f1 for record in records}
+    for half in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        trial, attributes = optuna.Trial(study, half._trial_id), half.user_attrs
+        if VOID in attributes:
+            gate.set_aside(trial, attributes[VOID])
+        elif "fate" in attributes:
+            gate.finish(trial, attributes["fate"], best=scores[half.number])
     for record in records:
         if record.fate != "running":
             continue
         trial = optuna.Trial(study, study.trials[record.number]._trial_id)
         last = record.curve[-1] if record.curve else None
+        if len(study.directions) == 1:  # the report itself may be what was missing
+            told = study.trials[record.number].intermediate_values
+            for epoch in record.curve:
+                if epoch.epoch not in told and math.isfinite(epoch.mean_f1):
+                    trial.report(epoch.mean_f1, epoch.epoch)
         if record.seed is None:
+            given = study.trials[record.number].system_attrs.get("fixed_params")
+            if given and record.origin == record.number:
+                study.enqueue_trial(given)  # the preset, say; first, as one too many is only set aside
             gate.set_aside(trial, "the search ended before it was handed out")
         elif last is None:
             gate.tell(trial, "lost", reason=LOST)
         elif not (math.isfinite(last.mean_f1) and math.isfinite(last.loss)):
             gate.tell(trial, "diverged", reason=f"no finite score after epoch {last.epoch}")
-        elif not rungs.goes_on(record.origin, last.epoch, last.mean_f1):
-            gate.tell(trial, "stopped", best=record.mean_f1, reason=halving_reason(last.epoch))
         elif last.epoch == record.config["train.epochs"]:
             gate.tell(trial, "complete", best=record.mean_f1)
+        elif not rungs.goes_on(record.origin, last.epoch, last.mean_f1):
+            gate.tell(trial, "stopped", best=record.mean_f1, reason=halving_reason(last.epoch))
         else:
             gate.tell(trial, "lost", reason=LOST)
     # The last that came of each trial: where that one was lost too, or waits already, no earlier one counts.
