@@ -32,11 +32,15 @@ def write_pictures(
     found: Records,
     images: Path,
     side: int,
+    inputs: dict[str, str],
     on_bad: OnBad,
     workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Records, str]:
-    """Write each picture once; return the examples that keep their picture, and the digest of the pixels."""
+    """Write each picture once; return the examples that keep their picture, and the digest of the pixels.
+
+    inputs: what the set is made from; a killed run of the same inputs is gone on with.
+    """
     image_ids = list(dict.fromkeys(example.image_id for example in found.examples))
     first_line = dict(zip(reversed([e.image_id for e in found.examples]), reversed(found.lines), strict=True))
     faults: dict[str, str] = {}
@@ -48,7 +52,16 @@ def write_pictures(
         faults[image_id] = reason
 
     paths = [image_path(images, image_id) for image_id in image_ids]
-    digest = write_pixels(target / PIXELS, paths, side, workers=workers, on_fault=on_fault, progress=progress)
+    digest = write_pixels(
+        target / PIXELS,
+        target / folder.JOURNAL,
+        paths,
+        side,
+        made_from=inputs,
+        workers=workers,
+        on_fault=on_fault,
+        progress=progress,
+    )
     if len(faults) == len(image_ids):
         raise DataError(f"{images} has no usable picture of {source}; the first: {faults[image_ids[0]]}")
     kept, lines, bad = [], [], list(found.bad)

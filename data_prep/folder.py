@@ -11,27 +11,28 @@ from pathlib import Path
 from data_prep.records import DataError
 
 LOCK = "prepare.lock"
+JOURNAL = "prepare.journal"  # how far a file has come that a killed run leaves to go on with
 HALF = ".new"  # ending of a file that is being written
 
 
 @contextlib.contextmanager
-def building(out: Path, own_files: frozenset[str]) -> Iterator[Path]:
-    """Give an empty folder beside out to build in; it becomes out where the block ends without an error.
+def building(out: Path, own_files: frozenset[str], kept: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Give a folder beside out to build in; it becomes out where the block ends without an error.
 
-    own_files: the names that may stand in it. What a killed run left is cleaned up; a folder with any other
-    file is never touched. Two runs cannot build the same out at once. Raises DataError where out or the
-    folder aside is taken, or the disk refuses.
+    own_files: the names that may stand in it. What a killed run left is cleaned up, but for the names in kept; a
+    folder with any other file is never touched. The journal is not part of what was built. Two runs cannot build
+    the same out at once. Raises DataError where out or the folder aside is taken, or the disk refuses.
     """
     aside = out.parent / f".{out.name}.partial"
     check_free(out)
     try:
         aside.mkdir(parents=True, exist_ok=True)
-        if foreign := sorted({path.name.removesuffix(HALF) for path in aside.iterdir()} - own_files - {LOCK}):
+        if foreign := sorted({path.name.removesuffix(HALF) for path in aside.iterdir()} - own_files - {LOCK, JOURNAL}):
             raise DataError(f"{aside} is needed to build {out} but holds {foreign[0]!r}: move that away")
         with (aside / LOCK).open("w") as lock:
             _take(lock.fileno(), out)
             try:
-                _empty(aside, keep=LOCK)
+                _empty(aside, kept | {LOCK})
                 yield aside
                 for path in aside.iterdir():
                     _flush(path)
@@ -45,6 +46,7 @@ def building(out: Path, own_files: frozenset[str]) -> Iterator[Path]:
                 raise
             # Only now, in its new place: a lock taken away earlier would let a second run into the folder
             # aside.
+            (out / JOURNAL).unlink(missing_ok=True)
             (out / LOCK).unlink()
             _flush(out.parent)
     except OSError as error:
@@ -77,9 +79,9 @@ def _take(lock: int, out: Path) -> None:
         return  # a file system without locks: go on as if alone
 
 
-def _empty(folder: Path, keep: str | None = None) -> None:
+def _empty(folder: Path, kept: frozenset[str] = frozenset()) -> None:
     for path in folder.iterdir():
-        if path.name != keep:
+        if path.name not in kept:
             path.unlink()
 
 

@@ -10,7 +10,7 @@ from data_prep.captions import CaptionSettings
 from data_prep.records import DataError
 from data_prep.split import SPLITS
 
-VERSION = 1
+VERSION = 2
 MANIFEST, EXAMPLES, PIXELS = "manifest.json", "examples.arrow", "pixels.arrow"
 VOCABULARY, BAD_ROWS = "vocabulary.json", "bad_rows.csv"
 FILES = frozenset({MANIFEST, EXAMPLES, PIXELS, VOCABULARY, BAD_ROWS})

@@ -1,26 +1,26 @@
-"""Pictures in bulk: decoded on all cores into one Arrow file, read back through a memory map."""
+"""Pictures in bulk: decoded on all cores into one Arrow stream, read back through a memory map."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from data_prep.images import ImageError, Pixels, read_image
+from data_prep.journal import GrowingPixels, pixel_schema
 from data_prep.records import DataError
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-# A record batch is decoded into one buffer, so this bounds the memory of a prepare.
+# Two record batches are in memory at a time, one being decoded and one written, and a third as it is written: this
+# bounds the memory of a prepare, and what a killed one has to decode again.
 BATCH_ROWS = 1024
-BATCH_BYTES = 64 * 2**20
+BATCH_BYTES = 32 * 2**20
+TASK_ROWS = 8  # pictures that a thread takes at a time
 
 
 def cores() -> int:
@@ -29,15 +29,17 @@ def cores() -> int:
 
 
 def rows_per_batch(side: int) -> int:
-    """Pictures in a record batch: 1024, fewer where they would exceed 64 MiB, at least 1."""
+    """Pictures in a record batch: 1024, fewer where they would exceed 32 MiB, at least 1."""
     return max(1, min(BATCH_ROWS, BATCH_BYTES // (side * side * 3)))
 
 
 def write_pixels(
     target: Path,
+    journal: Path,
     pictures: Sequence[Path],
     side: int,
     *,
+    made_from: Mapping[str, str],
     workers: int,
     on_fault: Callable[[int, str], None],
     progress: Callable[[int, int], None] | None = None,
@@ -46,52 +48,74 @@ def write_pixels(
 
     A picture that cannot be decoded is told to on_fault(place, reason) and left out, so the file holds the
     others without gaps; on_fault ends the work by raising. progress is called with (done, total) pictures.
+    What journal says was decoded before, of the same made_from, is not decoded again.
     """
-    import pyarrow as pa
+    rows = rows_per_batch(side)
+    # Half a file of other batches, or from another decoder, would not end as the same bytes.
+    made_from = {**made_from, "rows per batch": str(rows), "Pillow": PIL.__version__}
+    with contextlib.closing(GrowingPixels(target, journal, side, made_from)) as growing:
+        for place, reason in growing.faults:
+            on_fault(place, reason)
+        if growing.done and progress:
+            progress(growing.done, len(pictures))
+        with contextlib.closing(_decoded(pictures, growing.done, rows, side, workers)) as batches:
+            for pixels, reasons in batches:
+                start = growing.done
+                good: list[int] = []
+                faults: list[tuple[int, str]] = []
+                for row, fault in enumerate(reasons):
+                    if fault is None:
+                        good.append(row)
+                    else:
+                        faults.append((start + row, fault))
+                        on_fault(start + row, fault)
+                    if progress:
+                        progress(start + row + 1, len(pictures))
+                growing.append(pixels[good] if faults else pixels, start + len(pixels), faults)
+        return growing.finish()
 
+
+def _decoded(
+    pictures: Sequence[Path], first: int, rows: int, side: int, workers: int
+) -> Generator[tuple[Pixels, Iterator[str | None]]]:
+    """Batches of rows pictures from the first on: (pixels, why each picture is missing, None where it is there).
+
+    The reasons come as the pictures are done; pixels hold until the next batch is asked for, which is decoded
+    meanwhile.
+    """
     # Threads, not processes: Pillow drops the interpreter lock while it decodes and resizes, and threads
     # write into the batch itself, where processes would send every picture through a pipe.
-    digest = hashlib.sha256()
-    rows = rows_per_batch(side)
-    buffer = np.empty((min(rows, len(pictures)), side, side, 3), np.uint8)
-    schema = _schema(side)
+    pool = ThreadPoolExecutor(workers)
+    buffers = np.empty((2, min(rows, len(pictures) - first), side, side, 3), np.uint8)
 
-    def decode_into(row: int, picture: Path) -> str | None:
+    def begin(number: int, start: int) -> tuple[Pixels, Iterator[str | None]]:
+        chunk = pictures[start : start + rows]
+        into = buffers[number % 2, : len(chunk)]
+        parts = [slice(place, place + TASK_ROWS) for place in range(0, len(chunk), TASK_ROWS)]
+        tasks = [pool.submit(_decode_into, into[part], chunk[part], side) for part in parts]
+        return into, (reason for task in tasks for reason in task.result())
+
+    ahead = None
+    try:
+        for number, start in enumerate(range(first, len(pictures), rows)):
+            batch, ahead = ahead, begin(number, start)
+            if batch:
+                yield batch
+        if ahead:
+            yield ahead
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode_into(pixels: Pixels, pictures: Sequence[Path], side: int) -> list[str | None]:
+    reasons: list[str | None] = []
+    for row, picture in enumerate(pictures):
         try:
-            buffer[row] = read_image(picture, side)
+            pixels[row] = read_image(picture, side)
+            reasons.append(None)
         except ImageError as error:
-            return str(error)
-        return None
-
-    done = 0
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        pa.OSFile(str(target), "wb") as sink,
-        pa.ipc.new_file(sink, schema) as writer,
-    ):
-        for start in range(0, len(pictures), rows):
-            chunk = pictures[start : start + rows]
-            good = []
-            for row, fault in enumerate(pool.map(decode_into, range(len(chunk)), chunk)):
-                if fault is None:
-                    good.append(row)
-                else:
-                    on_fault(start + row, fault)
-                done += 1
-                if progress:
-                    progress(done, len(pictures))
-            kept = buffer[good] if len(good) < len(chunk) else buffer[: len(chunk)]
-            digest.update(kept.data)
-            flat = pa.array(kept.reshape(-1))
-            column = pa.FixedSizeListArray.from_arrays(flat, side * side * 3)
-            writer.write_batch(pa.record_batch([column], schema=schema))
-    return digest.hexdigest()
-
-
-def _schema(side: int) -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema([("pixels", pa.list_(pa.uint8(), side * side * 3))])
+            reasons.append(str(error))
+    return reasons
 
 
 class PixelFile:
@@ -102,10 +126,10 @@ class PixelFile:
 
         self.side = side
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            if reader.schema != _schema(side):
+            reader = pa.ipc.open_stream(pa.memory_map(str(path)))
+            if reader.schema != pixel_schema(side):
                 raise DataError(f"{path} does not hold pictures of side {side}: delete its folder and prepare it again")
-            batches = [reader.get_batch(place) for place in range(reader.num_record_batches)]
+            batches = list(reader)
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{path} is damaged ({error}): delete its folder and prepare it again") from None
         shape = (-1, side, side, 3)

@@ -143,8 +143,9 @@ def prepare(
     (done, total) pictures.
 
     With on_bad "skip", rows and pictures that cannot be used are left out and listed in bad_rows.csv. Nothing
-    appears in out before everything is done. Raises DataError for bad input, and where out holds something
-    else, be it a set made with other settings.
+    appears in out before everything is done. Killed and called again with the same inputs, it goes on with the
+    pictures that are left, and the set is the same to the byte. Raises DataError for bad input, and where out
+    holds something else, be it a set made with other settings.
     """
     source, out = Path(source), Path(out).absolute()
     images = None if images is None else Path(images)
@@ -183,14 +184,15 @@ def prepare(
     }
     if (out / MANIFEST).exists():
         return _reuse(out, inputs)
-    with folder.building(out, FILES) as target:
+    half_done = frozenset() if images is None else frozenset({PIXELS, folder.JOURNAL})
+    with folder.building(out, FILES, kept=half_done) as target:
         # Pictures first: the split and the vocabulary are made of the examples whose pictures can be used.
         pixels_digest = ""
         rows_read = len(found.examples) + len(found.bad)
         if images is not None:
             workers = workers or cores()
             found, pixels_digest = assemble.write_pictures(
-                target, source, found, images, side, on_bad, workers, progress
+                target, source, found, images, side, inputs, on_bad, workers, progress
             )
         manifest = assemble.write_examples(target, found, shares, seed, captions, pixels_digest)
         if found.bad:

@@ -11,6 +11,8 @@ Floats = NDArray[np.floating]
 Bits = NDArray[np.integer] | NDArray[np.bool_]
 THRESHOLDS = np.arange(5, 96) / 100
 _NEIGHBOURS = 5  # thresholds to either side
+KINDS = ("start", "data", "compile", "train", "evaluate", "checkpoint")
+"""What the seconds of a trial go into."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,15 @@ class Epoch:
     evaluate_seconds: float
     standard_error: float = 0.0  # of mean_f1, over the validation examples
     checkpoint_seconds: float = 0.0  # spent on writing since the report before
+    # Before the first epoch of a trial: making the process ready, where it is new; opening the examples; building the
+    # network and tracing its first step.
+    start_seconds: float = 0.0
+    data_seconds: float = 0.0
+    compile_seconds: float = 0.0
+
+    def seconds(self) -> dict[str, float]:
+        """Where its time went, by kind."""
+        return {kind: getattr(self, f"{kind}_seconds") for kind in KINDS}
 
 
 def f1_per_example(truth: Bits, given: Bits) -> NDArray[np.float64]:

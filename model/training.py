@@ -23,6 +23,9 @@ from model.metrics import Epoch
 from model.storage import through
 
 Arrays = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
+_STEPS_PER_CALL = (
+    16  # of the framework; on a CPU a tenth of an epoch of large networks is spared, a quarter of small ones
+)
 
 
 class Batches(Protocol):
@@ -46,6 +49,7 @@ class Training:
     """
 
     def __init__(self, config: TrialConfig, train: Batches, label_counts: Sequence[int], *, seed: int) -> None:
+        started = time.monotonic()
         keras.utils.clear_session()  # frees the graphs of the trial before, where a worker lives on
         keras.utils.set_random_seed(seed)
         self._train = train
@@ -59,7 +63,10 @@ class Training:
             optimizer=optimizer,
             loss=make_loss(config.train, label_counts),
             jit_compile=_jit(),
+            steps_per_execution=_STEPS_PER_CALL,
         )
+        self._traced = False
+        self.compile_seconds = time.monotonic() - started  # and from then on until the first steps are done
 
     def checkpoint(self, epoch: int, identity: str) -> Checkpoint:
         """All that training has changed by the end of `epoch`."""
@@ -87,10 +94,14 @@ class Training:
 
     def epoch(self, number: int) -> float:
         """Trains on every batch of epoch `number` (from 1); returns the mean loss, NaN as soon as one batch has it."""
+        started = time.monotonic()
         optimizer = self._trained.optimizer
         averages = optimizer.use_ema
         # As it ends, fit would put the averaged weights in the place of the trained ones for good.
-        apart = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: setattr(optimizer, "use_ema", False))
+        apart = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda *_, **__: self._first_steps_done(started),
+            on_epoch_end=lambda *_: setattr(optimizer, "use_ema", False),
+        )
         try:
             history = self._trained.fit(
                 _Sequence(self._train, number),
@@ -102,6 +113,11 @@ class Training:
         finally:
             optimizer.use_ema = averages
         return float(history.history["loss"][-1])
+
+    def _first_steps_done(self, started: float) -> None:
+        if not self._traced:
+            self._traced = True
+            self.compile_seconds += time.monotonic() - started
 
     def predict(self, batches: Batches, *, stored: bool = True) -> NDArray[np.float32]:
         """Probabilities (n, num_labels) of all examples of `batches`.
@@ -154,16 +170,19 @@ def fit(
         truth: labels of the validation examples, (n, num_labels) of 0 and 1, in the order of `validation`.
         after: epochs that `training` has behind it already.
     """
+    told = 0.0
     for number in range(after + 1, epochs + 1):
-        started = time.monotonic()
+        started, before = time.monotonic(), training.compile_seconds
         loss = training.epoch(number)
         trained = time.monotonic()
+        compiled, told = training.compile_seconds - told, training.compile_seconds
+        seconds = {"train_seconds": trained - started - (told - before), "compile_seconds": compiled}
         if not math.isfinite(loss):
-            yield _diverged(number, loss, trained - started)
+            yield _diverged(number, loss, seconds)
             return
         probabilities = training.predict(validation)
         if not np.isfinite(probabilities).all():
-            yield _diverged(number, loss, time.monotonic() - started)
+            yield _diverged(number, loss, seconds)
             return
         given = metrics.cross_fitted(truth, probabilities)
         scores = metrics.score(truth, probabilities, given)
@@ -175,7 +194,7 @@ def fit(
             macro_f1=scores.macro_f1,
             map=scores.map,
             threshold=metrics.fit_rule(truth, probabilities).threshold,
-            train_seconds=trained - started,
+            **seconds,
             evaluate_seconds=time.monotonic() - trained,
             standard_error=float(metrics.f1_per_example(truth, given).std() / math.sqrt(len(truth))),
         )
@@ -186,10 +205,10 @@ def put_through(network: keras.Model, storage: Storage) -> None:
     network.set_weights([through(values, storage) for values in network.get_weights()])
 
 
-def _diverged(number: int, loss: float, seconds: float) -> Epoch:
+def _diverged(number: int, loss: float, seconds: dict[str, float]) -> Epoch:
     """The report of an epoch after which there is nothing to score."""
     nan = math.nan
-    return Epoch(number, loss, nan, nan, nan, nan, nan, train_seconds=seconds, evaluate_seconds=0.0)
+    return Epoch(number, loss, nan, nan, nan, nan, nan, **seconds, evaluate_seconds=0.0)
 
 
 def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:

@@ -18,6 +18,9 @@ def trial(record: Record) -> list[Table]:
     for name, value in record.row().items():
         if name not in ("number", "config") and value is not None:
             facts.add_row(name, f"{value:.4f}" if isinstance(value, float) else escape(str(value)))
+    spent = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in record.spent.items() if seconds)
+    if spent:
+        facts.add_row("seconds by kind", spent)
     curve = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in (
         "epoch",

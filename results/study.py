@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from model.metrics import Epoch
+from model.metrics import KINDS, Epoch
 
 if TYPE_CHECKING:
     import optuna
@@ -152,6 +152,11 @@ class Record:
     def best(self) -> Epoch | None:
         """The report of the best epoch."""
         return None if self.best_epoch is None else next(e for e in self.curve if e.epoch == self.best_epoch)
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """Seconds by kind, see model.metrics.KINDS."""
+        return {kind: sum(epoch.seconds()[kind] for epoch in self.curve) for kind in KINDS}
 
     def row(self) -> dict[str, Any]:
         """The record as the table and JSON show it, scores of the best epoch beside each other."""

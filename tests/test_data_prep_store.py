@@ -328,7 +328,7 @@ def test_file_of_the_right_size_with_wrong_bytes_is_refused(raw: Path, name: str
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("version", 2, "format version 2"),
+        ("version", 1, "format version 1"),
         ("counts", {"train": 3}, "counts"),
         ("label_ids", [1], "equally many"),
         ("captions", {"stem": 3}, "stem"),

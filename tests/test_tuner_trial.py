@@ -117,6 +117,7 @@ def worker(data: PreparedData, tmp_path: Path) -> Any:
             self._policy = Policy(str(tmp_path / "checkpoints"), None, 1, 0)
             self._node = "node-1"
             self._broken = None
+            self._starting = 0.0
 
         def epochs_of(self, job: Any, keeper: Any) -> Iterator[Epoch]:
             return self.trial(job)

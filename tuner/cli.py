@@ -496,6 +496,12 @@ def _search(
         summary = run_search(folder, settings, data, address=address, show=show_progress, say=say)
     fates = ", ".join(f"{count} {fate}" for fate, count in summary["trials"].items()) or "no trials"
     print(f"{folder.path}: {fates}; {summary['epochs']} epochs in {summary['wall_seconds']:.0f} s")
+    if summary["trained_share"]["all"] is not None:
+        others = [kind for kind in summary["busy_seconds"] if kind not in ("train", "evaluate")]
+        print(
+            f"slots: {summary['trained_share']['all']:.0%} of their time in training and evaluation; "
+            + ", ".join(f"{kind} {summary['busy_seconds'][kind]:.0f} s" for kind in others)
+        )
     if summary["halving_saved"]["epochs"]:
         print("halving saved {epochs} epochs, about {seconds:.0f} s of a slot".format(**summary["halving_saved"]))
     if summary["best"] is not None:

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,8 +26,9 @@ from pydantic import ValidationError
 from cluster.resources import Request, able, default_request, slots
 from data_prep.store import PreparedData
 from model.config import complaint
+from model.metrics import KINDS
 from model.size import Budget, Contents
-from results.study import STUDY_NAME, RunError, RunFolder, load_records, open_storage
+from results.study import STUDY_NAME, Record, RunError, RunFolder, load_records, open_storage
 from results.winner import frontier
 from tuner.config import ConfigError, SearchConfig, parse_interval
 from tuner.halving import Rungs, saved
@@ -383,11 +384,8 @@ def _summarise(run: RunFolder, budget: Budget, at_once: int, wall: float, interr
         "epochs": len(epochs),
         "slots": at_once,
         "wall_seconds": round(wall, 3),
-        "busy_seconds": {
-            "train": round(sum(e.train_seconds for e in epochs), 3),
-            "evaluate": round(sum(e.evaluate_seconds for e in epochs), 3),
-            "checkpoint": round(sum(e.checkpoint_seconds for e in epochs), 3),
-        },
+        "busy_seconds": {kind: round(sum(e.seconds()[kind] for e in epochs), 3) for kind in KINDS},
+        "trained_share": {"all": _trained_share(records), "warm": _trained_share(r for r in records if _warm(r))},
         "halving_saved": {"epochs": saved_epochs, "seconds": round(saved_seconds, 3)},
         "best": {"number": ahead[-1].number, "mean_f1": ahead[-1].mean_f1} if ahead else None,
         "frontier": [
@@ -397,6 +395,19 @@ def _summarise(run: RunFolder, budget: Budget, at_once: int, wall: float, interr
     }
     write_json(run.summary, summary)
     return summary
+
+
+def _warm(record: Record) -> bool:
+    """Whether a trial ran in a worker that had run one before."""
+    return record.spent["start"] == 0
+
+
+def _trained_share(records: Iterable[Record]) -> float | None:
+    """Of the time for which trials held a slot, the share that went into training and evaluation."""
+    # A trial that went on has the epochs of the attempt before in its curve, but not their time.
+    ran = [record for record in records if record.curve and record.seconds and record.origin == record.number]
+    held = sum(record.seconds or 0.0 for record in ran)
+    return round(sum(r.spent["train"] + r.spent["evaluate"] for r in ran) / held, 4) if held else None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

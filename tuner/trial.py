@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import math
@@ -62,26 +63,25 @@ def train_trial(job: Job, data: PreparedData, keeper: Keeper | None = None) -> I
     """
     from model import training
 
+    started = time.monotonic()
     config = job.config
     rows, held_out = data.rows("train"), data.rows("validation")
-    trained = training.Training(
-        config,
-        batches(data, rows, config.model, config.train.batch_size, seed=job.seed),
-        data.labels[rows].sum(axis=0).tolist(),
-        seed=job.seed,
-    )
+    examples = batches(data, rows, config.model, config.train.batch_size, seed=job.seed)
+    validation = batches(data, held_out, config.model, EVALUATION_BATCH)
+    opening = time.monotonic() - started
+    trained = training.Training(config, examples, data.labels[rows].sum(axis=0).tolist(), seed=job.seed)
     checkpoint = keeper.resume() if keeper is not None else None
     if checkpoint is not None:
         trained.restore(checkpoint)
     after = checkpoint.epoch if checkpoint is not None else 0
-    validation = batches(data, held_out, config.model, EVALUATION_BATCH)
     best, writing = job.best, 0.0
     for epoch in training.fit(trained, config.train.epochs, validation, data.labels[held_out], after=after):
         started = time.monotonic()
         if keeper is not None and epoch.mean_f1 > best:
             best = epoch.mean_f1
             keeper.best(epoch.epoch, partial(_save, trained, config, DecisionRule(epoch.threshold), data))
-        yield replace(epoch, checkpoint_seconds=writing + time.monotonic() - started)
+        yield replace(epoch, data_seconds=opening, checkpoint_seconds=writing + time.monotonic() - started)
+        opening = 0.0
         started = time.monotonic()
         if keeper is not None:
             keeper.checkpoint(epoch.epoch, trained.checkpoint)
@@ -132,10 +132,12 @@ def prepare_process(threads: int) -> None:
     with _silenced():
         import keras
 
-        if keras.backend.backend() != "tensorflow":
-            return
-        import tensorflow as tf
-
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+    # Everything that is there now stays: collecting garbage before each trial then takes milliseconds, not hundreds.
+    gc.freeze()
+    if keras.backend.backend() != "tensorflow":
+        return
     tf.get_logger().setLevel("ERROR")
     for gpu in tf.config.list_physical_devices("GPU"):
         # Otherwise the first of several trials on a GPU takes all of its memory.
@@ -175,7 +177,9 @@ class TrialWorker(tune.Trainable):
         self._policy = policy
         self._node = ray.get_runtime_context().get_node_id()
         self._open = partial(self._try, threads, Path(data))
+        started = time.monotonic()
         self._broken = self._open()
+        self._starting = time.monotonic() - started
         self._begin(config)
 
     def settle(self, threads: int) -> None:
@@ -214,6 +218,7 @@ class TrialWorker(tune.Trainable):
                 "done": True,
             }
         last = epoch.epoch >= self._length or not is_finite(epoch.mean_f1)
+        epoch, self._starting = replace(epoch, start_seconds=self._starting), 0.0
         return {**asdict(epoch), **where, "complaint": self._keeper.complaint, "done": last}
 
     def _try(self, threads: int, data: Path) -> str | None:

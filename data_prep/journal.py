@@ -1,0 +1,115 @@
+"""The pixel file while it grows: appended batch by batch, with a journal by which a killed run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_prep.images import Pixels
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# An Arrow stream, not an Arrow file: what has no footer can be cut anywhere between two batches and go on there.
+END = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+def pixel_schema(side: int) -> pa.Schema:
+    """One column "pixels": lists of side * side * 3 uint8."""
+    import pyarrow as pa
+
+    return pa.schema([("pixels", pa.list_(pa.uint8(), side * side * 3))])
+
+
+class GrowingPixels:
+    """A pixel file that is being written, and its journal.
+
+    The journal has a line of JSON that says what the file is made from, then one for each record batch, written
+    when the batch is on the disk. Opened again with the same made_from, what the journal tells of is kept as far as
+    its SHA-256 holds, and the rest is cut off; with another made_from all of it is.
+
+    done: pictures of the source dealt with. faults: (place, reason) of those among them that are not in the file.
+    """
+
+    def __init__(self, path: Path, journal: Path, side: int, made_from: Mapping[str, str]) -> None:
+        self.done = 0
+        self.faults: list[tuple[int, str]] = []
+        self._digest = hashlib.sha256()
+        self._schema = pixel_schema(side)
+        self._file = path.open("a+b")
+        self._journal = journal.open("a+b")
+        start, head = self._schema.serialize().to_pybytes(), _line(made_from)
+        end, told = self._recover(start, head)
+        for file, kept in ((self._file, end), (self._journal, told)):
+            file.truncate(kept)
+            file.seek(kept)
+        if not told:
+            self._file.write(start)
+            self._journal.write(head)
+
+    def append(self, pixels: Pixels, done: int, faults: list[tuple[int, str]]) -> None:
+        """Write pixels (n, side, side, 3), n from 0; with them done pictures of the source are dealt with."""
+        import pyarrow as pa
+
+        column = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), self._schema[0].type.list_size)
+        self._file.write(pa.record_batch([column], schema=self._schema).serialize())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._digest.update(pixels.data)
+        self.done = done
+        self.faults += faults
+        told = {"done": done, "end": self._file.tell(), "sha256": self._digest.hexdigest(), "faults": faults}
+        self._journal.write(_line(told))
+        self._journal.flush()
+
+    def finish(self) -> str:
+        """End the file; return the SHA-256 of all pixels, as hex."""
+        self._file.write(END)
+        self._file.flush()
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        self._file.close()
+        self._journal.close()
+
+    def _recover(self, start: bytes, head: bytes) -> tuple[int, int]:
+        """Bytes of the file and of the journal to keep; (0, 0) where nothing can be."""
+        self._journal.seek(0)
+        lines = self._journal.read().splitlines(keepends=True)
+        self._file.seek(0)
+        if not lines or lines[0] != head or self._file.read(len(start)) != start:
+            return 0, 0
+        end, told = len(start), len(head)
+        for line in lines[1:]:
+            entry = self._entry(line, end)
+            if entry is None:
+                break
+            self.done, end, told = entry["done"], entry["end"], told + len(line)
+            self.faults += [(place, reason) for place, reason in entry["faults"]]
+        return end, told
+
+    def _entry(self, line: bytes, start: int) -> dict[str, Any] | None:
+        """What line tells of the batch at byte start, None unless both are whole."""
+        import pyarrow as pa
+
+        if not line.endswith(b"\n"):
+            return None
+        try:
+            entry: dict[str, Any] = json.loads(line)
+            batch = pa.ipc.read_record_batch(pa.py_buffer(self._file.read(entry["end"] - start)), self._schema)
+        except (OSError, ValueError):  # among them what Arrow and JSON say of bytes that are not theirs
+            return None
+        digest = self._digest.copy()
+        digest.update(batch.column(0).values.to_numpy())
+        if digest.hexdigest() != entry["sha256"]:
+            return None
+        self._digest = digest
+        return entry
+
+
+def _line(content: object) -> bytes:
+    return json.dumps(content).encode() + b"\n"
