@@ -288,6 +288,16 @@ def test_trial_that_exhausts_the_memory_of_its_machine_fails_as_such_and_the_oth
     assert search.records[1].reason is not None and search.records[1].reason.startswith("out of memory")
 
 
+def test_worn_worker_is_replaced_and_no_trial_notices(tmp_path: Path, captions_data: PreparedData) -> None:
+    search = Search(
+        tmp_path, captions_data, trials=9, seconds=0.02, settings={"worker_trials": 2, "halving": {"grace": 9}}
+    )
+    search.finish()
+    assert {record.fate for record in search.records} == {"complete"}
+    first_of_a_worker = sum(record.spent["start"] > 0 for record in search.records)
+    assert 4 <= first_of_a_worker <= 6  # of nine trials; without, the first two alone
+
+
 def test_trial_that_lost_its_worker_goes_on_from_its_checkpoint(tmp_path: Path, captions_data: PreparedData) -> None:
     search = Search(tmp_path, captions_data, trials=1, faults={"0": "once"})
     search.finish()

@@ -108,7 +108,7 @@ def test_trial_that_diverges_reports_nan_and_ends(data: PreparedData, tiny: Tria
 def worker(data: PreparedData, tmp_path: Path) -> Any:
     """A worker as Ray makes one, whose trials are what `worker.trial` yields."""
     from tuner.retention import Policy
-    from tuner.trial import TrialWorker
+    from tuner.trial import TrialWorker, Wear
 
     class Worker(TrialWorker):
         def __init__(self) -> None:
@@ -118,6 +118,7 @@ def worker(data: PreparedData, tmp_path: Path) -> Any:
             self._node = "node-1"
             self._broken = None
             self._starting = 0.0
+            self._wear, self._trials, self._at_first = Wear(3, 10**12), 0, 0
 
         def epochs_of(self, job: Any, keeper: Any) -> Iterator[Epoch]:
             return self.trial(job)
@@ -142,6 +143,28 @@ def test_worker_gives_one_epoch_a_step_and_the_last_is_done(worker: Any, tiny: T
     assert (last["epoch"], last["mean_f1"], last["done"]) == (2, 0.6, True)
     assert first["node"]
     assert first.keys() >= set(Epoch.__dataclass_fields__)
+
+
+def test_worker_is_worn_after_its_trials_or_when_it_has_grown(
+    worker: Any, tiny: TrialConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuner.trial import Wear
+
+    memory = [100]
+    monkeypatch.setattr("tuner.trial.resident_bytes", lambda: memory[0])
+    worker.trial = lambda job: iter([epoch(1), epoch(2)])
+
+    def worn() -> list[bool]:
+        worker.reset_config(given(tiny))
+        return [worker.step()["worn"] for _ in range(2)]
+
+    assert [worn() for _ in range(3)] == [[False, False], [False, False], [True, True]]  # Wear(3, ..)
+    worker._wear, worker._trials = Wear(1000, 50), 0
+    assert worn() == [False, False]
+    memory[0] = 150
+    assert worn() == [False, False]
+    memory[0] = 151
+    assert worn() == [True, True]
 
 
 def test_worker_hands_configuration_and_seed_on_as_they_are(worker: Any, tiny: TrialConfig) -> None:
@@ -253,7 +276,11 @@ def at_work(data: PreparedData, tiny: TrialConfig, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(tuner.trial.ray, "get_runtime_context", Context)
     made = object.__new__(tuner.trial.TrialWorker)
     made.setup(
-        given(tiny) | {"best": -math.inf}, data=str(data.path), threads=1, policy=Policy(str(tmp_path), None, 1, 0)
+        given(tiny) | {"best": -math.inf},
+        data=str(data.path),
+        threads=1,
+        wear=tuner.trial.Wear(1000, 10**12),
+        policy=Policy(str(tmp_path), None, 1, 0),
     )
     return made
 

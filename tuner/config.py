@@ -50,6 +50,8 @@ class SearchConfig(Settings):
     min_free: int = Field(2**30, ge=0, description="bytes that stay free on the run's disk")
     trial_timeout: float | None = Field(None, gt=0, description="seconds a trial may take; None: any")
     retries: int = Field(3, ge=0, le=1000, description="of a trial that the machine lost")
+    worker_trials: int = Field(500, ge=1, description="trials after which a worker is replaced by a fresh one")
+    worker_growth: int = Field(2 * 2**30, ge=0, description="bytes of memory that a worker may grow by before it is")
     halving: HalvingConfig = HalvingConfig()
     fixed: dict[str, Any] = Field(default_factory=dict, description="changes to the preset that are not searched")
     space: dict[str, Any] = Field(default_factory=dict, description="dotted names to dimensions, as in search.yaml")
@@ -88,6 +90,8 @@ class _File(Settings):
     min_free: int | None = None
     trial_timeout: float | None = None
     retries: int | None = None
+    worker_trials: int | None = None
+    worker_growth: int | None = None
     halving: HalvingConfig | None = None
     fixed: dict[str, Any] | None = None
     space: dict[str, Any] | None = None
@@ -104,7 +108,7 @@ class _File(Settings):
     def _duration(cls, value: Any) -> Any:
         return None if value is None else parse_duration(str(value))
 
-    @field_validator("budget", "min_free", mode="before")
+    @field_validator("budget", "min_free", "worker_growth", mode="before")
     @classmethod
     def _bytes(cls, value: Any) -> Any:
         return None if value is None else parse_bytes(str(value))

@@ -10,6 +10,7 @@ from typing import Any
 from ray import cloudpickle
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tuner.halving import Rungs, is_finite
@@ -66,20 +67,24 @@ class WorkerError(RayActorError):
 
 
 @contextmanager
-def every_worker_error_is_a_trials() -> Iterator[None]:
-    """Lets a trial end by any error of Ray's while inside.
+def mended_tune() -> Iterator[None]:
+    """Ray Tune with two of its answers changed while inside.
 
-    Ray Tune knows those of actors and tasks alone and ends the whole run by any other, such as that of a worker which
-    Ray's memory monitor has killed.
+    It ends the whole run by an error of Ray's that is neither an actor's nor a task's, such as that of a worker which
+    the memory monitor has killed: here that ends its trial. And it keeps every worker for the next trial: here not one
+    that says in its last result that it is `worn`.
     """
-    answer = RayActorManager._actor_task_failed
+    answer, keep = RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor
 
     def answered(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
         known = isinstance(exception, RayActorError | RayTaskError) or not isinstance(exception, RayError)
         answer(self, tracked_actor_task, exception if known else WorkerError(exception))
 
-    RayActorManager._actor_task_failed = answered
+    def kept(self: TuneController, trial: Any) -> bool:
+        return not trial.last_result.get("worn") and bool(keep(self, trial))
+
+    RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor = answered, kept
     try:
         yield
     finally:
-        RayActorManager._actor_task_failed = answer
+        RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor = answer, keep

@@ -287,21 +287,22 @@ class _Search:
         from ray import tune
 
         from tuner.retention import Policy
-        from tuner.scheduler import every_worker_error_is_a_trials
+        from tuner.scheduler import mended_tune
         from tuner.searcher import Ending
-        from tuner.trial import TrialWorker
+        from tuner.trial import TrialWorker, Wear
 
         seconds, epochs = parse_interval(self.config.checkpoint_every)
         trainable = tune.with_parameters(
             worker or TrialWorker,
             data=str(self.data.path.resolve()),
             threads=max(1, int(self.request.cpus)),
+            wear=Wear(self.config.worker_trials, self.config.worker_growth),
             policy=Policy(str(self.run.checkpoints.resolve()), seconds, epochs, self.config.min_free),
         )
         # Ray's own record of the experiment is thrown away: the study is the record.
         with (
             tempfile.TemporaryDirectory(prefix="captune-", ignore_cleanup_errors=True) as scratch,
-            every_worker_error_is_a_trials(),
+            mended_tune(),
         ):
             tuner = tune.Tuner(
                 tune.with_resources(trainable, {"cpu": self.request.cpus, "gpu": self.request.gpus}),

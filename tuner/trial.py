@@ -158,6 +158,14 @@ def _silenced() -> Iterator[None]:
         os.close(kept)
 
 
+@dataclass(frozen=True)
+class Wear:
+    """When a worker is worn out: after so many trials, or grown by more than so many bytes since its first one."""
+
+    trials: int
+    growth: int
+
+
 class TrialWorker(tune.Trainable):
     """A Ray actor that runs trials one after another: imports and data are paid for once.
 
@@ -165,15 +173,17 @@ class TrialWorker(tune.Trainable):
     that raised would have to be started anew. An actor that dies is the machine's fault.
     """
 
-    def setup(self, config: dict[str, Any], *, data: str, threads: int, policy: Policy) -> None:
+    def setup(self, config: dict[str, Any], *, data: str, threads: int, wear: Wear, policy: Policy) -> None:
         """Opens the data and begins the first trial.
 
         Args:
             config: as `StudySearcher.suggest` gives it.
             data: path of the prepared data set, readable on this node.
             threads: CPUs of this worker.
+            wear: says when another worker is to take its place.
             policy: of checkpoints.
         """
+        self._wear, self._trials, self._at_first = wear, 0, 0
         self._policy = policy
         self._node = ray.get_runtime_context().get_node_id()
         self._open = partial(self._try, threads, Path(data))
@@ -219,7 +229,13 @@ class TrialWorker(tune.Trainable):
             }
         last = epoch.epoch >= self._length or not is_finite(epoch.mean_f1)
         epoch, self._starting = replace(epoch, start_seconds=self._starting), 0.0
-        return {**asdict(epoch), **where, "complaint": self._keeper.complaint, "done": last}
+        return {**asdict(epoch), **where, "complaint": self._keeper.complaint, "worn": self._is_worn(), "done": last}
+
+    def _is_worn(self) -> bool:
+        memory = resident_bytes()
+        if self._trials == 1:
+            self._at_first = memory
+        return self._trials >= self._wear.trials or memory - self._at_first > self._wear.growth
 
     def _try(self, threads: int, data: Path) -> str | None:
         """Makes this process ready; says what keeps its node from working."""
@@ -231,6 +247,7 @@ class TrialWorker(tune.Trainable):
         return None
 
     def _begin(self, config: dict[str, Any]) -> None:
+        self._trials += 1
         self._resting: dict[str, float] = config["resting"]
         if self._broken is not None:
             return
@@ -238,6 +255,14 @@ class TrialWorker(tune.Trainable):
         self._length = job.config.train.epochs
         self._keeper = Keeper(self._policy, job.origin, job.identity(self.data))
         self._epochs = self.epochs_of(job, self._keeper)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is not swapped out; 0 where the system does not tell (no /proc)."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def _one_line(error: Exception) -> str:

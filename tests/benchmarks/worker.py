@@ -1,0 +1,99 @@
+"""What a trial costs beside its training, and whether the memory of a worker stays where it is.
+
+    python tests/benchmarks/worker.py [TRIALS]
+
+First TRIALS (200) trials that do nothing, through Ray, Optuna and the study, on one slot: milliseconds from one's end
+to the next one's, once the worker is warm. Then as many real ones in one process, one epoch each on drawn captions,
+every network another: resident memory as it goes.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from data_prep.demo import draw
+from data_prep.store import PreparedData, prepare
+from model.config import replace
+from model.metrics import Epoch
+from results.study import STUDY_NAME, RunFolder, open_storage
+from tuner.config import SearchConfig, read_search
+from tuner.space import bind
+
+WARM = 10  # trials until then
+
+
+def settings(**changes: Any) -> SearchConfig:
+    plain = read_search(None, preset="captions", default_preset="captions", overrides={"trials": 1}).model_dump()
+    return SearchConfig.model_validate({**plain, **changes})
+
+
+def nothing() -> type:
+    from tuner.trial import TrialWorker
+
+    class Nothing(TrialWorker):
+        def settle(self, threads: int) -> None:
+            """No framework."""
+
+        def epochs_of(self, job: Any, keeper: Any) -> Iterator[Epoch]:
+            score = 1 / (1 + job.seed % 1000)
+            yield Epoch(1, 0.1, score, score, score, score, 0.5, train_seconds=0.0, evaluate_seconds=0.0)
+
+    return Nothing
+
+
+def overhead(data: PreparedData, folder: Path, trials: int) -> list[float]:
+    """Milliseconds from each trial's end to the next one's."""
+    import optuna
+
+    from tuner.search import create, run_search
+
+    run = RunFolder(folder)
+    config = settings(trials=trials, fixed={"train.epochs": 1}, cpus_per_trial=os.cpu_count())
+    create(run, config, data)
+    run_search(run, config, data, address=None, show=lambda _: None, say=lambda _: None, worker=nothing())
+    known = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run)).get_trials(deepcopy=False)
+    ends = sorted(trial.datetime_complete.timestamp() for trial in known if trial.datetime_complete is not None)
+    return [1000 * (later - sooner) for sooner, later in pairwise(ends)]
+
+
+def memory(data: PreparedData, trials: int) -> list[float]:
+    """MiB that this process has in memory after each trial."""
+    from tuner.trial import Job, prepare_process, train_trial
+
+    prepare_process(1)
+    space, random, found = settings().build_space(), Random(0), []
+    for number in range(trials):
+        config = bind(replace(space.draw(random), {"train.epochs": 1}), data.manifest)
+        for _ in train_trial(Job(config, number, number), data):
+            pass
+        found.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20)
+    return found
+
+
+def main(trials: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="captune-bench-") as name:
+        folder = Path(name)
+        draw(folder / "drawn", count=400, unlabelled=1, seed=0)
+        data = prepare(folder / "drawn" / "train.csv", None, folder / "data")
+        between = overhead(data, folder / "run", trials)[WARM:]
+        median, worst = statistics.median(between), statistics.quantiles(between, n=20)[-1]
+        print(f"trials that do nothing: median {median:.0f} ms, 19 of 20 within {worst:.0f} ms")
+        started = time.perf_counter()
+        resident = memory(data, trials)
+        print(f"real trials in one process, {(time.perf_counter() - started) / trials:.2f} s each")
+        print(f"{'trial':>6} {'MiB':>7} {'of the tenth':>13}")
+        for number in sorted({1, 10, *range(25, trials + 1, 25), trials}):
+            print(f"{number:6} {resident[number - 1]:7.0f} {resident[number - 1] / resident[min(9, trials - 1)]:13.3f}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
