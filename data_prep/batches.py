@@ -13,7 +13,7 @@ from data_prep.records import DataError
 from data_prep.store import PreparedData
 
 Modality = Literal["both", "image", "caption"]
-Inputs = dict[str, NDArray[np.uint8] | NDArray[np.int32]]
+Inputs = dict[str, NDArray[np.uint8] | NDArray[np.int32] | NDArray[np.float32]]
 Batch = tuple[Inputs, NDArray[np.float32]]
 
 
@@ -21,7 +21,8 @@ class Batches:
     """rows of data in batches of batch_size, the last one smaller where they do not divide.
 
     A batch is (inputs, labels): inputs {"image": uint8 (b, side, side, 3), "caption": int32 (b, max_tokens)},
-    of these what modality names; labels float32 (b, L). max_tokens cuts captions or pads them with 0; None
+    of these what modality names; "features", the rows (b, F) of features by picture, stand in for "image"
+    where they are given. labels float32 (b, L). max_tokens cuts captions or pads them with 0; None
     takes that of data. Ids of vocabulary_size and above become 1 (unknown), None keeps all. seed: each epoch
     has its own order, told by (seed, epoch) alone; None keeps the order of rows.
     """
@@ -36,6 +37,7 @@ class Batches:
         max_tokens: int | None = None,
         vocabulary_size: int | None = None,
         seed: int | None = None,
+        features: NDArray[np.float32] | None = None,
     ) -> None:
         if modality not in ("both", "image", "caption"):
             raise DataError(f"modality must be both, image or caption, got {modality!r}")
@@ -55,6 +57,7 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self._with_images = modality != "caption"
+        self._features = features
         self._labels = data.labels[self.rows].astype(np.float32)
         self._tokens: NDArray[np.int32] | None = None
         if modality != "image" and data.tokens is not None:
@@ -71,7 +74,9 @@ class Batches:
             raise IndexError(f"batch must be from 0 to {len(self) - 1}, got {index}")
         chosen = self._order(number)[index * self.batch_size : (index + 1) * self.batch_size]
         inputs: Inputs = {}
-        if self._with_images:
+        if self._with_images and self._features is not None:
+            inputs["features"] = self._features[self.data.picture_of[self.rows[chosen]]]
+        elif self._with_images:
             inputs["image"] = self.data.pixels(self.rows[chosen])
         if self._tokens is not None:
             inputs["caption"] = self._tokens[chosen]

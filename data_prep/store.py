@@ -46,7 +46,7 @@ class PreparedData:
             batch.validate(full=True)
             self._columns = {name: batch.column(name) for name in batch.schema.names}
             self._split = self._columns["split"].to_numpy()
-            self._picture = self._columns["picture"].to_numpy()
+            self.picture_of: NDArray[np.int64] = self._columns["picture"].to_numpy()
             self.labels: NDArray[np.uint8] = _matrix(self._columns["labels"])
             self.tokens: NDArray[np.int32] | None = None
             if manifest.max_tokens is not None:
@@ -57,7 +57,7 @@ class PreparedData:
         if self.labels.shape != expected:
             raise DataError(f"{path / EXAMPLES} has labels {self.labels.shape}, not {expected}: {_ANEW}")
         self._pixels = None if manifest.side is None else PixelFile(path / PIXELS, manifest.side)
-        if self._pixels is not None and self._picture.max() >= len(self._pixels):
+        if self._pixels is not None and self.picture_of.max() >= len(self._pixels):
             raise DataError(f"{path / PIXELS} has only {len(self._pixels)} pictures: {_ANEW}")
 
     @classmethod
@@ -110,11 +110,22 @@ class PreparedData:
             raise DataError(f"split {min(unknown)!r} is unknown: name {', '.join(SPLITS)}")
         return np.flatnonzero(np.isin(self._split, [SPLITS.index(name) for name in splits]))
 
+    def pictures(self, start: int, count: int) -> Pixels:
+        """Up to count pictures from number start on, as (n, side, side, 3) uint8; picture_of gives that of a row."""
+        if self._pixels is None:
+            raise DataError(f"{self.path} holds no pictures: prepare it with an image folder")
+        return self._pixels.gather(np.arange(start, min(start + count, len(self._pixels))))
+
+    @property
+    def num_pictures(self) -> int:
+        """Pictures of the set; several rows may share one."""
+        return 0 if self._pixels is None else len(self._pixels)
+
     def pixels(self, rows: NDArray[np.int64]) -> Pixels:
         """(len(rows), side, side, 3) uint8, each copied once out of the memory map."""
         if self._pixels is None:
             raise DataError(f"{self.path} holds no pictures: prepare it with an image folder")
-        return self._pixels.gather(self._picture[rows])
+        return self._pixels.gather(self.picture_of[rows])
 
 
 def prepare(

@@ -141,6 +141,9 @@ class TrainConfig(Settings):
     gamma: float = Field(2.0, ge=1, le=8, description="focal, asymmetric: how much easy (negative) labels fade")
     class_weights: Literal["none", "inverse"] = Field("none", description="inverse: rare labels weigh more")
     augment: AugmentConfig = AugmentConfig()
+    cached_features: bool = Field(
+        False, description="a frozen backbone's features are computed once and kept beside the data; no augmentation"
+    )
 
 
 class TrialConfig(Settings):
@@ -148,6 +151,15 @@ class TrialConfig(Settings):
 
     model: ModelConfig
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _features_stay_the_same(self) -> Self:
+        if self.train.cached_features:
+            if self.model.image is None or not self.model.image.frozen:
+                raise ValueError("train.cached_features needs image.frozen: true, as the features would change")
+            if self.train.augment.active:
+                raise ValueError("train.cached_features goes without augmentation: set train.augment.* to 0 and false")
+        return self
 
 
 def flatten(config: TrialConfig) -> Flat:

@@ -18,12 +18,28 @@ IMAGENET_RGB_MEANS = (0.485, 0.456, 0.406)
 IMAGENET_RGB_DEVIATIONS = (0.229, 0.224, 0.225)
 
 
+DROPOUT = "image_dropout"
+"""The first layer after the backbone and its pooling."""
+
+
 class WeightsError(RuntimeError):
     """Pretrained weights that were asked for cannot be had. Training never starts from random ones instead."""
 
 
 def encode(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
-    """Features of pictures.
+    """Features of pictures: those of the backbone, then dropout and the dense layer. See `pool` for the rest.
+
+    Returns:
+        float32 of shape (batch, features): `units` features, or the pooled channels where `units` is 0.
+    """
+    x = layers.Dropout(config.dropout, name=DROPOUT)(pool(pixels, config, load_weights=load_weights))
+    if config.units:
+        x = layers.Dense(config.units, activation="relu", name="image_dense")(x)
+    return x
+
+
+def pool(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
+    """What the backbone makes of pictures, pooled over the positions.
 
     Args:
         pixels: RGB of shape (batch, side, side, 3), 0..255.
@@ -31,7 +47,7 @@ def encode(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool
         load_weights: False where the caller fills all weights in afterwards (a bundle being loaded).
 
     Returns:
-        float32 of shape (batch, features): `units` features, or the pooled channels where `units` is 0.
+        float32 of shape (batch, channels), twice the channels where `pooling` is both.
 
     Raises:
         WeightsError: the weights that `config` names cannot be loaded.
@@ -58,9 +74,6 @@ def encode(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool
                 ],
                 axis=-1,
             )
-    x = layers.Dropout(config.dropout, name="image_dropout")(x)
-    if config.units:
-        x = layers.Dense(config.units, activation="relu", name="image_dense")(x)
     return x
 
 

@@ -17,15 +17,18 @@ from model.augment import RandomAffine
 from model.checkpoint import Checkpoint, numbered
 from model.classifier import build
 from model.config import Storage, TrainConfig, TrialConfig
-from model.image_encoder import normalisations
+from model.image_encoder import DROPOUT, normalisations
 from model.losses import make_loss
 from model.metrics import Epoch
 from model.storage import through
 
 Arrays = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
-_STEPS_PER_CALL = (
-    16  # of the framework; on a CPU a tenth of an epoch of large networks is spared, a quarter of small ones
-)
+# Of the framework. On a CPU that spares a tenth of an epoch of large networks, a quarter of small ones.
+_STEPS_PER_CALL = 16
+
+
+FEATURES = "features"
+"""Name of the input that holds features of pictures, (batch, channels) float32, instead of "image"."""
 
 
 class Batches(Protocol):
@@ -55,7 +58,12 @@ class Training:
         self._train = train
         self._storage = config.model.storage
         self.network = build(config.model)
-        self._trained = _with_augmentation(self.network, config, seed)
+        self._head: keras.Model | None = None  # from features of pictures to probabilities
+        if config.train.cached_features:
+            self._head = _after_backbone(self.network, "probabilities")
+            self._trained = _after_backbone(self.network, "logits")
+        else:
+            self._trained = _with_augmentation(self.network, config, seed)
         optimizer = _optimizer(config.train, steps=config.train.epochs * len(train))
         # With its slots made beforehand, TensorFlow traces the training step once instead of twice.
         optimizer.build(self._trained.trainable_variables)
@@ -126,21 +134,23 @@ class Training:
             stored: by the weights as they come back from the storage of the configuration, which are what is shipped;
                 otherwise by what they were before.
         """
-        with self.averaged(), self._as_stored() if stored else nullcontext():
-            return predict(self.network, batches)
+        cached = self._head is not None and FEATURES in batches.batch(0, 0)[0]
+        network = self._head if cached else self.network
+        with self.averaged(), self._as_stored(network) if stored else nullcontext():
+            return predict(network, batches)
 
     @contextmanager
-    def _as_stored(self) -> Iterator[None]:
+    def _as_stored(self, network: keras.Model) -> Iterator[None]:
         """The network with its weights as they come back from storage; training goes on with what they were."""
         if self._storage == "float32":
             yield
             return
-        kept = self.network.get_weights()
-        put_through(self.network, self._storage)
+        kept = network.get_weights()
+        put_through(network, self._storage)
         try:
             yield
         finally:
-            self.network.set_weights(kept)
+            network.set_weights(kept)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -231,6 +241,13 @@ class _Sequence(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Arrays:
         return self._batches.batch(self._number, index)
+
+
+def _after_backbone(network: keras.Model, output: str) -> keras.Model:
+    """The part of a network that reads features of pictures instead of pictures, with its weights."""
+    features = network.get_layer(DROPOUT).input
+    captions = {x.name: x for x in network.inputs if x.name != "image"}
+    return keras.Model({FEATURES: features, **captions}, network.get_layer(output).output)
 
 
 def _with_augmentation(network: keras.Model, config: TrialConfig, seed: int) -> keras.Model:

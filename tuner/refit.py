@@ -26,7 +26,7 @@ from results.study import Record, RunError, RunFolder
 from results.winner import epoch_to_keep
 from tuner.inference import probabilities_of_split, scores_as_dict
 from tuner.search import contents_of, write_json
-from tuner.trial import EVALUATION_BATCH, batches, make_bundle
+from tuner.trial import EVALUATION_BATCH, batches, features_for, make_bundle
 
 TOLERANCE = 1e-6  # of a probability, between the network that was trained and the file loaded in a fresh process
 # A bundle has never more than its predicted bytes, and less by this share at most; or, where the network is so small
@@ -207,7 +207,8 @@ def probabilities_in_fresh_process(artefact: Path, bundle: Path, data: PreparedD
 
 def _train(config: TrialConfig, data: PreparedData, epochs: int, *, seed: int, say: Callable[[str], None]) -> Training:
     rows = data.rows("train", "validation")
-    source = batches(data, rows, config.model, config.train.batch_size, seed=seed)
+    features = features_for(config, data)
+    source = batches(data, rows, config.model, config.train.batch_size, seed=seed, features=features)
     training = Training(config, source, data.labels[rows].sum(axis=0).tolist(), seed=seed)
     for number in range(1, epochs + 1):
         say(f"epoch {number} of {epochs}: loss {training.epoch(number):.4f}")

@@ -18,7 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray import tune
 
 from data_prep.batches import Batches
@@ -26,6 +28,7 @@ from data_prep.captions import Vocabulary
 from data_prep.store import PreparedData
 from model.config import ModelConfig, TrialConfig, flatten, unflatten
 from model.metrics import DecisionRule, Epoch
+from tuner.features import backbone_features
 from tuner.halving import is_finite
 from tuner.retention import Keeper, Policy
 
@@ -66,8 +69,9 @@ def train_trial(job: Job, data: PreparedData, keeper: Keeper | None = None) -> I
     started = time.monotonic()
     config = job.config
     rows, held_out = data.rows("train"), data.rows("validation")
-    examples = batches(data, rows, config.model, config.train.batch_size, seed=job.seed)
-    validation = batches(data, held_out, config.model, EVALUATION_BATCH)
+    features = features_for(config, data)
+    examples = batches(data, rows, config.model, config.train.batch_size, seed=job.seed, features=features)
+    validation = batches(data, held_out, config.model, EVALUATION_BATCH, features=features)
     opening = time.monotonic() - started
     trained = training.Training(config, examples, data.labels[rows].sum(axis=0).tolist(), seed=job.seed)
     checkpoint = keeper.resume() if keeper is not None else None
@@ -104,8 +108,16 @@ def make_bundle(training: Training, config: TrialConfig, rule: DecisionRule, dat
     return Bundle(training.network, config.model, rule, data.manifest.label_ids, data.manifest.label_names, vocabulary)
 
 
-def batches(data: PreparedData, rows: Any, config: ModelConfig, batch_size: int, *, seed: int | None = None) -> Batches:
-    """The rows as the network reads them; shuffled every epoch where a seed is given."""
+def batches(
+    data: PreparedData,
+    rows: Any,
+    config: ModelConfig,
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    features: NDArray[np.float32] | None = None,
+) -> Batches:
+    """The rows as the network reads them; shuffled every epoch where a seed is given. features: see Batches."""
     text = config.text
     return Batches(
         data,
@@ -115,7 +127,15 @@ def batches(data: PreparedData, rows: Any, config: ModelConfig, batch_size: int,
         max_tokens=text.max_tokens if text else None,
         vocabulary_size=text.vocabulary_size if text else None,
         seed=seed,
+        features=features,
     )
+
+
+def features_for(config: TrialConfig, data: PreparedData) -> NDArray[np.float32] | None:
+    """What stands in for pictures, where the configuration asks for features that were computed before."""
+    if not config.train.cached_features or config.model.image is None:
+        return None
+    return backbone_features(data, config.model.image, config.model.storage)
 
 
 def prepare_process(threads: int) -> None:

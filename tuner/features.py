@@ -1,0 +1,95 @@
+"""Features of a frozen backbone, computed once for all trials and kept beside the data.
+
+DATA/features/KEY.npy   (pictures, channels) float32, memory-mapped by its readers; KEY tells all that it follows from
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from data_prep.records import DataError
+from data_prep.store import PreparedData
+from model.config import ImageConfig, Storage
+
+if TYPE_CHECKING:
+    import keras
+
+_BATCH = 64
+
+
+def backbone_features(data: PreparedData, config: ImageConfig, storage: Storage) -> NDArray[np.float32]:
+    """What the backbone of `config`, its weights as `storage` gives them back, makes of every picture of `data`.
+
+    The first process to ask computes them; others wait for it. One that dies leaves nothing.
+
+    Returns:
+        (pictures, channels), by the number of the picture.
+
+    Raises:
+        DataError: they cannot be written beside the data.
+        model.image_encoder.WeightsError: see there.
+    """
+    path = data.path / "features" / f"{_key(data, config, storage)}.npy"
+    if not path.is_file():
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not path.is_file():
+                    _compute(path, data, config, storage)
+        except OSError as error:
+            raise DataError(
+                f"features cannot be kept in {path.parent} ({error.strerror or error}); make it writable, "
+                "or search with train.cached_features: false"
+            ) from None
+    found: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    return found
+
+
+def _key(data: PreparedData, config: ImageConfig, storage: Storage) -> str:
+    weights = Path(config.weights)
+    told = {
+        "data": data.manifest.fingerprint,
+        "backbone": config.backbone,
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else config.weights,
+        "scaling": config.scaling,
+        "side": config.side,
+        "pooling": config.pooling,
+        "storage": storage,
+    }
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return f"{config.backbone}-{digest[:16]}"
+
+
+def _compute(path: Path, data: PreparedData, config: ImageConfig, storage: Storage) -> None:
+    from model.training import put_through
+
+    backbone = _backbone(config)
+    put_through(backbone, storage)
+    aside = path.with_suffix(".new")
+    count = data.num_pictures
+    features = open_memmap(aside, mode="w+", dtype=np.float32, shape=(count, backbone.output.shape[-1]))
+    for start in range(0, count, _BATCH):
+        features[start : start + _BATCH] = backbone.predict_on_batch(data.pictures(start, _BATCH))
+    features.flush()
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _backbone(config: ImageConfig) -> keras.Model:
+    import keras
+
+    from model.image_encoder import pool
+
+    pixels = keras.Input((config.side, config.side, 3), dtype="uint8", name="image")
+    return keras.Model(pixels, pool(pixels, config, load_weights=True))
