@@ -245,9 +245,10 @@ class _Sequence(keras.utils.PyDataset):
 
 def _after_backbone(network: keras.Model, output: str) -> keras.Model:
     """The part of a network that reads features of pictures instead of pictures, with its weights."""
-    features = network.get_layer(DROPOUT).input
-    captions = {x.name: x for x in network.inputs if x.name != "image"}
-    return keras.Model({FEATURES: features, **captions}, network.get_layer(output).output)
+    given = {FEATURES: network.get_layer(DROPOUT).input} | {x.name: x for x in network.inputs if x.name != "image"}
+    after = keras.Model(list(given.values()), network.get_layer(output).output)
+    inputs = {name: keras.Input(x.shape[1:], dtype=x.dtype, name=name) for name, x in given.items()}
+    return keras.Model(inputs, after(list(inputs.values())))
 
 
 def _with_augmentation(network: keras.Model, config: TrialConfig, seed: int) -> keras.Model:
