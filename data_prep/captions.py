@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -38,6 +39,11 @@ _FUNCTION_WORDS = """
 """
 STOP_WORDS: frozenset[str] = frozenset(_FUNCTION_WORDS.split())
 
+# Captions of words, single hyphens, commas before a space and one full stop at the end, without the words that the
+# tokenizer takes apart: of such its tokens, but for punctuation, are what stands between spaces and commas. 98 % of
+# COCO's captions are such, and the tokenizer is slow.
+_PLAIN = re.compile(r"(?!.*(?:cannot|gimme|gonna|gotta|lemme|wanna))(?:[a-z0-9 ]|-(?!-)|,(?= ))*+\.? *")
+
 
 @dataclass(frozen=True)
 class CaptionSettings:
@@ -69,9 +75,9 @@ def tokenize(caption: str, settings: CaptionSettings) -> list[str]:
     Tokens without a letter or digit (punctuation, emoji) are dropped; full stops and the like are cut off the
     ends of the others, since the tokenizer parts a full stop from its word only at the end of a caption.
     """
-    split = _splitter()
+    text = caption.replace("\u2019", "'").lower()
     words = []
-    for token in split(caption.replace("\u2019", "'").lower()):
+    for token in text.replace(",", " ").split() if _PLAIN.fullmatch(text) else _splitter()(text):
         word = _bare(token)
         if not word or (settings.remove_stop_words and word in STOP_WORDS):
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,14 @@ def read_image(path: str | Path, side: int) -> Pixels:
     """Decode the picture file at path: see decode. Raises ImageError naming the path."""
     path = Path(path)
     try:
-        if not path.is_file():
-            raise ImageError(f"picture {path} {'is not a file' if path.exists() else 'does not exist'}")
-        if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise ImageError(f"picture {path} has {size} bytes, at most {MAX_FILE_BYTES} are read")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"picture {path} is not a file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ImageError(f"picture {path} has {status.st_size} bytes, at most {MAX_FILE_BYTES} are read")
         data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(f"picture {path} does not exist") from None
     except OSError as error:
         raise ImageError(f"picture {path} cannot be read: {error.strerror or error}") from None
     return decode(data, side, name=str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 # An Arrow stream, not an Arrow file: what has no footer can be cut anywhere between two batches and go on there.
 END = b"\xff\xff\xff\xff\0\0\0\0"
+CHECK_BYTES = 9  # a line of the journal begins with its CRC-32 in hex and a space
 
 
 def pixel_schema(side: int) -> pa.Schema:
@@ -53,10 +55,7 @@ class GrowingPixels:
 
     def append(self, pixels: Pixels, done: int, faults: list[tuple[int, str]]) -> None:
         """Write pixels (n, side, side, 3), n from 0; with them done pictures of the source are dealt with."""
-        import pyarrow as pa
-
-        column = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), self._schema[0].type.list_size)
-        self._file.write(pa.record_batch([column], schema=self._schema).serialize())
+        self._file.write(self._message(pixels.reshape(-1)))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._digest.update(pixels.data)
@@ -96,20 +95,31 @@ class GrowingPixels:
         """What line tells of the batch at byte start, None unless both are whole."""
         import pyarrow as pa
 
-        if not line.endswith(b"\n"):
-            return None
         try:
-            entry: dict[str, Any] = json.loads(line)
-            batch = pa.ipc.read_record_batch(pa.py_buffer(self._file.read(entry["end"] - start)), self._schema)
-        except (OSError, ValueError):  # among them what Arrow and JSON say of bytes that are not theirs
+            entry: dict[str, Any] = json.loads(line[CHECK_BYTES:])
+            if line != _line(entry):
+                return None
+            message = pa.py_buffer(self._file.read(entry["end"] - start))
+            batch = pa.ipc.read_record_batch(message, self._schema)
+            batch.validate()
+            pixels = batch.column(0).values.to_numpy()
+        except (OSError, ValueError, KeyError, pa.ArrowException):
             return None
         digest = self._digest.copy()
-        digest.update(batch.column(0).values.to_numpy())
-        if digest.hexdigest() != entry["sha256"]:
+        digest.update(pixels)
+        if digest.hexdigest() != entry["sha256"] or not message.equals(self._message(pixels)):
             return None
         self._digest = digest
         return entry
 
+    def _message(self, pixels: Pixels) -> pa.Buffer:
+        """A record batch of pixels (n * side * side * 3,) as it stands in the file."""
+        import pyarrow as pa
+
+        column = pa.FixedSizeListArray.from_arrays(pa.array(pixels), self._schema[0].type.list_size)
+        return pa.record_batch([column], schema=self._schema).serialize()
+
 
 def _line(content: object) -> bytes:
-    return json.dumps(content).encode() + b"\n"
+    text = json.dumps(content).encode()
+    return b"%08x %b\n" % (zlib.crc32(text), text)

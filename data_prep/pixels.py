@@ -16,8 +16,8 @@ from data_prep.images import ImageError, Pixels, read_image
 from data_prep.journal import GrowingPixels, pixel_schema
 from data_prep.records import DataError
 
-# Two record batches are in memory at a time, one being decoded and one written, and a third as it is written: this
-# bounds the memory of a prepare, and what a killed one has to decode again.
+# At most three record batches are in memory, one being decoded, one being written and its message: this bounds the
+# memory of a prepare. A killed one has to decode two of them again.
 BATCH_ROWS = 1024
 BATCH_BYTES = 32 * 2**20
 TASK_ROWS = 8  # pictures that a thread takes at a time

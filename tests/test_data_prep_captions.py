@@ -1,5 +1,6 @@
 """Captions to token ids."""
 
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -44,6 +45,17 @@ def build_vocabulary(captions: Iterable[str], settings: CaptionSettings) -> Voca
 )
 def test_caption_becomes_lower_case_words_without_punctuation(caption: str, tokens: list[str]) -> None:
     assert tokenize(caption, PLAIN) == tokens
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(st.sampled_from([*"ab7 -,.'\"!\n", "cannot", "gonna", "wanna ", "'tis", ", "]), max_size=12).map("".join)
+)
+def test_short_cut_for_plain_captions_changes_no_token(caption: str) -> None:
+    words = tokenize(caption, PLAIN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data_prep.captions._PLAIN", re.compile(r"(?!)"))
+        assert tokenize(caption, PLAIN) == words
 
 
 def test_stop_words_go_before_stems_are_made() -> None:
