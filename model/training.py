@@ -163,6 +163,8 @@ class Training:
         weights = self._trained.trainable_variables
         kept = [keras.ops.copy(weight.value) for weight in weights]
         optimizer.finalize_variable_values(weights)
+        for weight in weights:  # arrays of their own: JAX takes those of a network's weights along when it predicts
+            weight.assign(keras.ops.copy(weight.value))
         try:
             yield
         finally:

@@ -248,9 +248,9 @@ def test_worker_on_a_resting_node_turns_its_trial_away_and_trains_nothing(
 def test_worker_that_cannot_open_the_data_loses_its_trial_and_tries_again_with_the_next(
     worker: Any, data: PreparedData, tiny: TrialConfig, tmp_path: Path
 ) -> None:
-    worker.settle = lambda threads: None
+    worker.settle = lambda threads, backend: None
     there = tmp_path / "data"
-    worker._open = lambda: worker._try(1, there)
+    worker._open = lambda: worker._try(1, "tensorflow", there)
     worker._broken = worker._open()
     worker.reset_config(given(tiny))
     result = worker.step()
@@ -279,6 +279,7 @@ def at_work(data: PreparedData, tiny: TrialConfig, tmp_path: Path, monkeypatch: 
         given(tiny) | {"best": -math.inf},
         data=str(data.path),
         threads=1,
+        backend="tensorflow",
         wear=tuner.trial.Wear(1000, 10**12),
         policy=Policy(str(tmp_path), None, 1, 0),
     )

@@ -197,6 +197,7 @@ def search(
     objectives: Annotated[str | None, typer.Option(help="mean_f1, or mean_f1,bytes for the whole frontier")] = None,
     modality: Annotated[str | None, typer.Option(help="both, image or caption; the preset's own if left out")] = None,
     seed: Annotated[int | None, typer.Option(help="of the sampler, and through it of every trial")] = None,
+    backend: Annotated[str | None, typer.Option(help="what Keras computes with: tensorflow or jax")] = None,
     address: Annotated[str | None, typer.Option(help="a running Ray cluster: auto or host:port")] = None,
     gpus_per_trial: Annotated[float | None, typer.Option(help="may be a fraction")] = None,
     cpus_per_trial: Annotated[float | None, typer.Option(help="also the threads of a trial")] = None,
@@ -232,6 +233,8 @@ def search(
         one_of("--storage", storage, STORAGES)
     if objectives is not None:
         one_of("--objectives", objectives, ("mean_f1", "mean_f1,bytes"))
+    if backend is not None:
+        one_of("--backend", backend, ("tensorflow", "jax"))
     prepared = PreparedData.open(data)
     settings = read_search(
         config,
@@ -246,6 +249,7 @@ def search(
             "objectives": tuple(objectives.split(",")) if objectives else None,
             "modality": modality,
             "seed": seed,
+            "backend": backend,
             "cpus_per_trial": cpus_per_trial,
             "gpus_per_trial": gpus_per_trial,
             "checkpoint_every": checkpoint_every,
@@ -358,7 +362,7 @@ def replay(
     plan = prepare(RunFolder(run), trial, force=force)
     for difference in plan.differences:
         say(f"note: {difference}")
-    _settle(plan.threads)
+    _settle(plan.threads, plan.backend)
     found = replay_trial(plan, say=say)
     if as_json:
         print_json(found)
@@ -383,7 +387,7 @@ def refit(
     folder = RunFolder(run)
     settings, data = read(folder)
     record = choose(load_records(folder), settings.limit, number=trial)
-    _settle()
+    _settle(backend=settings.backend)
     from tuner.refit import refit as train_winner
 
     proof = train_winner(folder, record, data, settings.limit, seeds=seeds, say=say)
@@ -426,7 +430,7 @@ def export(
             fail("a Keras file holds float32; use --format bundle for --storage " + storage)
     folder = RunFolder(run)
     settings, data = read(folder)
-    _settle()
+    _settle(backend=settings.backend)
     from model.size import show_bytes
     from tuner.refit import export as write
 
@@ -515,13 +519,13 @@ def _search(
     print(f"next: captune trials {folder.path} --sort mean_f1; captune refit {folder.path}")
 
 
-def _settle(threads: int | None = None) -> None:
+def _settle(threads: int | None = None, backend: str | None = None) -> None:
     """Framework settings of this process, for the verbs that run a network themselves."""
     import os
 
     from tuner.trial import prepare_process
 
-    prepare_process(threads or os.cpu_count() or 1)
+    prepare_process(threads or os.cpu_count() or 1, backend)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ class SearchConfig(Settings):
     min_free: int = Field(2**30, ge=0, description="bytes that stay free on the run's disk")
     trial_timeout: float | None = Field(None, gt=0, description="seconds a trial may take; None: any")
     retries: int = Field(3, ge=0, le=1000, description="of a trial that the machine lost")
+    backend: Literal["tensorflow", "jax"] = Field("tensorflow", description="what Keras computes with")
     worker_trials: int = Field(500, ge=1, description="trials after which a worker is replaced by a fresh one")
     worker_growth: int = Field(2 * 2**30, ge=0, description="bytes of memory that a worker may grow by before it is")
     halving: HalvingConfig = HalvingConfig()
@@ -90,6 +91,7 @@ class _File(Settings):
     min_free: int | None = None
     trial_timeout: float | None = None
     retries: int | None = None
+    backend: Literal["tensorflow", "jax"] | None = None
     worker_trials: int | None = None
     worker_growth: int | None = None
     halving: HalvingConfig | None = None

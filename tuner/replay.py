@@ -11,7 +11,7 @@ from data_prep.store import PreparedData
 from model.config import unflatten
 from results.report import without_nan
 from results.study import Record, RunError, RunFolder, load_records
-from tuner.search import open_data, versions
+from tuner.search import open_data, read_config, versions
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Plan:
     record: Record
     data: PreparedData
     threads: int
+    backend: str
     differences: tuple[str, ...]
 
 
@@ -37,16 +38,18 @@ def prepare(run: RunFolder, number: int, *, force: bool) -> Plan:
         raise RunError(f"trial {number} ({record.fate}) trained no epoch that could be trained again; choose another")
     settings = run.read_settings()
     data = open_data(settings, run)
+    backend = read_config(run).backend
+    now = versions(backend)
     differences = [
-        f"{name} was {old}, now it is {versions().get(name, 'absent')}"
+        f"{name} was {old}, now it is {now.get(name, 'absent')}"
         for name, old in settings["versions"].items()
-        if versions().get(name) != old
+        if now.get(name) != old
     ]
     if data.manifest.fingerprint != settings["fingerprint"]:
         differences.append(f"{data.path} does not hold the data of the run")
     if differences and not force:
         raise RunError(f"trial {number} would not be the same: {'; '.join(differences)}; --force replays it anyway")
-    return Plan(record, data, record.threads or 1, tuple(differences))
+    return Plan(record, data, record.threads or 1, backend, tuple(differences))
 
 
 def replay_trial(plan: Plan, *, say: Callable[[str], None]) -> dict[str, Any]:

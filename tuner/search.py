@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, Literal
@@ -36,7 +37,7 @@ from tuner.reach import BudgetError, Reach
 from tuner.space import SpaceError, bind
 
 _DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"mean_f1": "maximize", "bytes": "minimize"}
-_PACKAGES = ("captune", "keras", "tensorflow", "ray", "optuna", "numpy")
+_PACKAGES = ("captune", "keras", "ray", "optuna", "numpy")  # and the backend
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def check(config: SearchConfig, data: PreparedData) -> Reach:
     """
     if not len(data.rows("validation")):
         raise ConfigError(f"{data.path} has no validation rows to score trials on; prepare it with --split 80/10/10")
+    if find_spec(config.backend) is None:
+        raise ConfigError(f"backend {config.backend} is not installed; pip install 'captune[{config.backend}]'")
     space = config.build_space()
     try:
         bind(space.base, data.manifest)
@@ -97,7 +100,7 @@ def create(run: RunFolder, config: SearchConfig, data: PreparedData, *, warm_sta
         "search": config.model_dump(),
         "data": str(data.path.resolve()),
         "fingerprint": data.manifest.fingerprint,
-        "versions": versions(),
+        "versions": versions(config.backend),
         "git_commit": _git_commit(),
         "warm_start": None if warm_start is None else str(warm_start.path.resolve()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -105,9 +108,15 @@ def create(run: RunFolder, config: SearchConfig, data: PreparedData, *, warm_sta
     write_json(run.settings, settings)
 
 
-def versions() -> dict[str, str]:
-    """Of Python and the packages that scores depend on."""
-    return {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
+def versions(backend: str) -> dict[str, str]:
+    """Of Python and the packages that scores depend on, "absent" for one that is not installed."""
+    found = {"python": platform.python_version()}
+    for name in (*_PACKAGES, backend):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
 
 
 def discard(run: RunFolder) -> None:
@@ -296,6 +305,7 @@ class _Search:
             worker or TrialWorker,
             data=str(self.data.path.resolve()),
             threads=max(1, int(self.request.cpus)),
+            backend=self.config.backend,
             wear=Wear(self.config.worker_trials, self.config.worker_growth),
             policy=Policy(str(self.run.checkpoints.resolve()), seconds, epochs, self.config.min_free),
         )

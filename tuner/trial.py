@@ -138,12 +138,15 @@ def features_for(config: TrialConfig, data: PreparedData) -> NDArray[np.float32]
     return backbone_features(data, config.model.image, config.model.storage)
 
 
-def prepare_process(threads: int) -> None:
+def prepare_process(threads: int, backend: str | None = None) -> None:
     """Settles the framework in this process, before its first import: threads, quiet, repeatable sums.
 
     Args:
         threads: of one operation; as many as the CPUs that the process was given.
+        backend: "tensorflow" or "jax"; None for what Keras's own settings say.
     """
+    if backend is not None:
+        os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)
     os.environ["TF_NUM_INTEROP_THREADS"] = "1"
@@ -193,28 +196,31 @@ class TrialWorker(tune.Trainable):
     that raised would have to be started anew. An actor that dies is the machine's fault.
     """
 
-    def setup(self, config: dict[str, Any], *, data: str, threads: int, wear: Wear, policy: Policy) -> None:
+    def setup(
+        self, config: dict[str, Any], *, data: str, threads: int, backend: str, wear: Wear, policy: Policy
+    ) -> None:
         """Opens the data and begins the first trial.
 
         Args:
             config: as `StudySearcher.suggest` gives it.
             data: path of the prepared data set, readable on this node.
             threads: CPUs of this worker.
+            backend: what Keras computes with.
             wear: says when another worker is to take its place.
             policy: of checkpoints.
         """
         self._wear, self._trials, self._at_first = wear, 0, 0
         self._policy = policy
         self._node = ray.get_runtime_context().get_node_id()
-        self._open = partial(self._try, threads, Path(data))
+        self._open = partial(self._try, threads, backend, Path(data))
         started = time.monotonic()
         self._broken = self._open()
         self._starting = time.monotonic() - started
         self._begin(config)
 
-    def settle(self, threads: int) -> None:
+    def settle(self, threads: int, backend: str) -> None:
         """Settles this process before its first trial."""
-        prepare_process(threads)
+        prepare_process(threads, backend)
 
     def epochs_of(self, job: Job, keeper: Keeper) -> Iterator[Epoch]:
         """The epochs of one trial."""
@@ -257,10 +263,10 @@ class TrialWorker(tune.Trainable):
             self._at_first = memory
         return self._trials >= self._wear.trials or memory - self._at_first > self._wear.growth
 
-    def _try(self, threads: int, data: Path) -> str | None:
+    def _try(self, threads: int, backend: str, data: Path) -> str | None:
         """Makes this process ready; says what keeps its node from working."""
         try:
-            self.settle(threads)
+            self.settle(threads, backend)
             self.data = PreparedData.open(data)
         except Exception as error:
             return f"node {platform.node()}: {_one_line(error)}"

@@ -40,7 +40,7 @@ def nothing() -> type:
     from tuner.trial import TrialWorker
 
     class Nothing(TrialWorker):
-        def settle(self, threads: int) -> None:
+        def settle(self, threads: int, backend: str) -> None:
             """No framework."""
 
         def epochs_of(self, job: Any, keeper: Any) -> Iterator[Epoch]:

@@ -1,0 +1,70 @@
+"""JAX in the place of TensorFlow, on the CPU: a search, its winner, and what both make of the same bundle."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.store import PreparedData
+from results.study import RunFolder
+
+pytest.importorskip("jax")
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+
+def captune(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own: a process has one backend."""
+    command = [sys.executable, "-m", "tuner.cli", *map(str, arguments)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=250, env=os.environ | environment)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran
+
+
+@pytest.fixture(scope="module")
+def run(data: PreparedData, search_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("jax")
+    settings = search_yaml.read_text().replace("fixed:\n", "fixed:\n  train.ema: 0.9\n  storage: int8\n")
+    (folder / "search.yaml").write_text(settings)
+    captune(
+        *("search", data.path, "--run", folder / "run", "--config", folder / "search.yaml"),
+        *("--backend", "jax", "--trials", 2, "--checkpoint-every", "1epoch"),
+    )
+    captune("refit", folder / "run")
+    return RunFolder(folder / "run")
+
+
+def test_search_with_jax_ends_with_a_proved_winner(run: RunFolder) -> None:
+    settings = json.loads(run.settings.read_text())
+    assert settings["search"]["backend"] == "jax" and "jax" in settings["versions"]
+    proof = json.loads(run.proof.read_text())
+    assert proof["storage"] == "int8"
+    assert proof["reloaded"]["mean_f1"] == proof["test"]["mean_f1"]
+    assert proof["reloaded"]["max_difference"] <= 1e-6
+
+
+def test_replay_of_a_trial_of_jax_differs_by_nothing(run: RunFolder) -> None:
+    told = json.loads(captune("replay", run.path, 0, "--json").stdout)
+    assert told["largest_difference"] == 0.0
+
+
+def test_exports_of_jax_hold_what_the_winner_holds(run: RunFolder, tmp_path: Path) -> None:
+    for arguments in (("copy", "bundle"), ("winner.keras", "keras")):
+        told = captune("export", run.path, "--to", tmp_path / arguments[0], "--format", arguments[1]).stdout
+        assert "within 0.0e+00" in told or arguments[1] == "keras", told
+    assert (tmp_path / "winner.keras").stat().st_size > 0
+
+
+def test_both_backends_score_the_same_bundle_the_same(run: RunFolder, drawn: Path) -> None:
+    def scores(backend: str) -> dict[str, Any]:
+        told = captune(
+            *("evaluate", run.bundle, drawn / "train.csv", drawn / "images", "--json"), KERAS_BACKEND=backend
+        )
+        return dict(json.loads(told.stdout))
+
+    jax, tensorflow = scores("jax"), scores("tensorflow")
+    for name in ("mean_f1", "micro_f1", "map"):
+        assert jax[name] == pytest.approx(tensorflow[name], abs=2e-3), name
