@@ -28,6 +28,8 @@ Fate = Literal["complete", "stopped", "over_budget", "diverged", "failed", "lost
 FATES: tuple[str, ...] = get_args(Fate)
 SCORED: tuple[str, ...] = ("complete", "stopped")
 """Fates that leave a score which may win."""
+HALVED = "halving"
+"""With what the reason begins of a trial that halving stopped."""
 VOID = "void"
 """Marks a draw of the sampler that is no trial: one that repeats another, or whose values are impossible together."""
 

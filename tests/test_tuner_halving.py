@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from model.metrics import Epoch
 from results.study import Record
 from tuner.config import HalvingConfig
-from tuner.halving import Rungs, saved
+from tuner.halving import Rungs
 
 SCORES = st.floats(0, 1, width=16)
 OTHER = st.sampled_from([math.nan, math.inf, -math.inf])
@@ -171,14 +171,3 @@ def test_rungs_from_records_decide_as_those_that_saw_the_reports_come(data: Any,
     fresh = data.draw(SCORES)
     for epoch in range(1, 12):
         assert again.goes_on(99, epoch, fresh) is live.goes_on(99, epoch, fresh)
-
-
-def test_what_halving_saved_is_what_stopped_trials_did_not_train_at_their_own_rate() -> None:
-    curve, order = {1: 0.1, 2: 0.2, 3: 0.3}, {1: 1, 2: 2, 3: 3}
-    records = [
-        record(0, curve, order, fate="stopped", reason="halving at epoch 3"),
-        record(1, curve, order, fate="stopped", reason="time limit"),
-        record(2, curve, order, fate="complete"),
-    ]
-    assert saved(records) == (6, 18.0)
-    assert saved([]) == (0, 0.0)

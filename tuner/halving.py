@@ -68,15 +68,3 @@ class Rungs:
 def is_finite(value: Any) -> bool:
     """Whether a reported metric is a number that can be compared: not None, text, NaN or infinity."""
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def saved(records: Iterable[Record]) -> tuple[int, float]:
-    """Epochs that halving did not train, and their seconds at the rate of the epochs that were."""
-    epochs, seconds = 0, 0.0
-    for record in records:
-        if record.fate == "stopped" and record.curve and (record.reason or "").startswith("halving"):
-            left = int(record.config["train.epochs"]) - record.curve[-1].epoch
-            spent = sum(epoch.train_seconds + epoch.evaluate_seconds for epoch in record.curve)
-            epochs += left
-            seconds += left * spent / len(record.curve)
-    return epochs, seconds

@@ -10,8 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,12 +26,11 @@ from pydantic import ValidationError
 from cluster.resources import Request, able, default_request, slots
 from data_prep.store import PreparedData
 from model.config import complaint
-from model.metrics import KINDS
-from model.size import Budget, Contents
-from results.study import STUDY_NAME, Record, RunError, RunFolder, load_records, open_storage
-from results.winner import frontier
+from model.size import Contents
+from results.study import STUDY_NAME, RunError, RunFolder, load_records, open_storage
+from results.summary import summarise
 from tuner.config import ConfigError, SearchConfig, parse_interval
-from tuner.halving import Rungs, saved
+from tuner.halving import Rungs
 from tuner.reach import BudgetError, Reach
 from tuner.space import SpaceError, bind
 
@@ -218,7 +216,9 @@ def run_search(
                 if not interrupt.is_set():
                     search.drive(worker)
             finally:
-                summary = _summarise(run, config.limit, at_once, time.monotonic() - started, interrupt.is_set())
+                wall = time.monotonic() - started
+                summary = summarise(load_records(run), config.limit, at_once, wall, interrupted=interrupt.is_set())
+                write_json(run.summary, summary)
     return summary
 
 
@@ -382,43 +382,6 @@ def _fault(error: Exception) -> Exception:
     if back_in_ours and not isinstance(root, OSError):
         return error
     return SearchError(f"Ray ended the search: {type(root).__name__}: {' '.join(str(root).split())[:300]}")
-
-
-def _summarise(run: RunFolder, budget: Budget, at_once: int, wall: float, interrupted: bool) -> dict[str, Any]:
-    records = load_records(run)
-    ahead = frontier(records, budget)
-    # An epoch that a later attempt took over from a lost one, or trained again, counts once.
-    epochs = list({(r.origin, epoch.epoch): epoch for r in records for epoch in r.curve}.values())
-    saved_epochs, saved_seconds = saved(records)
-    summary = {
-        "trials": dict(Counter(r.fate for r in records)),
-        "epochs": len(epochs),
-        "slots": at_once,
-        "wall_seconds": round(wall, 3),
-        "busy_seconds": {kind: round(sum(e.seconds()[kind] for e in epochs), 3) for kind in KINDS},
-        "trained_share": {"all": _trained_share(records), "warm": _trained_share(r for r in records if _warm(r))},
-        "halving_saved": {"epochs": saved_epochs, "seconds": round(saved_seconds, 3)},
-        "best": {"number": ahead[-1].number, "mean_f1": ahead[-1].mean_f1} if ahead else None,
-        "frontier": [
-            {"number": r.number, "mean_f1": r.mean_f1, f"{budget.measure}_bytes": budget.bytes_of(r)} for r in ahead
-        ],
-        "interrupted": interrupted,
-    }
-    write_json(run.summary, summary)
-    return summary
-
-
-def _warm(record: Record) -> bool:
-    """Whether a trial ran in a worker that had run one before."""
-    return record.spent["start"] == 0
-
-
-def _trained_share(records: Iterable[Record]) -> float | None:
-    """Of the time for which trials held a slot, the share that went into training and evaluation."""
-    # A trial that went on has the epochs of the attempt before in its curve, but not their time.
-    ran = [record for record in records if record.curve and record.seconds and record.origin == record.number]
-    held = sum(record.seconds or 0.0 for record in ran)
-    return round(sum(r.spent["train"] + r.spent["evaluate"] for r in ran) / held, 4) if held else None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

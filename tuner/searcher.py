@@ -22,7 +22,7 @@ from cluster.health import NodeHealth
 from model.config import flatten
 from model.metrics import Epoch
 from model.size import show_bytes
-from results.study import SCORED, VOID, Fate, Record, RunFolder, epoch_attribute
+from results.study import HALVED, SCORED, VOID, Fate, Record, RunFolder, epoch_attribute
 from tuner.gate import Gate, UsedUp
 from tuner.halving import Rungs
 from tuner.reach import BudgetError
@@ -343,7 +343,7 @@ class StudySearcher(Searcher):
 
 def halving_reason(epoch: int) -> str:
     """Why halving stopped a trial, as records say it."""
-    return f"halving at epoch {epoch}"
+    return f"{HALVED} at epoch {epoch}"
 
 
 def _number(value: Any) -> Any:
