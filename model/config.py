@@ -47,7 +47,10 @@ class ImageConfig(Settings):
     scaling: Literal["backbone", "unit"] = Field(
         "backbone", description="pixels as the backbone's ImageNet weights expect them, or divided by 255"
     )
-    side: int = Field(224, ge=8, le=1024, description="pixels a side")
+    side: int = Field(224, ge=8, le=1024, description="pixels a side of the pictures; set from the data")
+    max_side: int = Field(
+        0, ge=0, le=1024, description="larger pictures are reduced on the device to so many pixels a side; 0: none are"
+    )
     pooling: Literal["average", "max", "both"] = Field("average", description="over the positions")
     units: int = Field(128, ge=0, le=4096, description="dense layer after pooling; 0: none")
     dropout: Share = Field(0.0, description="share of pooled features dropped in training")
@@ -61,11 +64,17 @@ class ImageConfig(Settings):
             raise ValueError("compact has no ImageNet weights; use weights: none, or another backbone")
         if self.frozen and self.weights == "none":
             raise ValueError("a frozen backbone needs weights (imagenet or a file), as random ones never learn")
-        if self.backbone == "compact" and self.side < 2 ** (self.stages + 1):
-            raise ValueError(f"{self.stages} stages need a side of {2 ** (self.stages + 1)} pixels, got {self.side}")
-        if self.backbone != "compact" and self.side < 32:
-            raise ValueError(f"{self.backbone} needs a side of at least 32 pixels, got {self.side}")
+        if self.backbone == "compact" and self.seen_side < 2 ** (self.stages + 1):
+            least = 2 ** (self.stages + 1)
+            raise ValueError(f"{self.stages} stages need a side of {least} pixels, got {self.seen_side}")
+        if self.backbone != "compact" and self.seen_side < 32:
+            raise ValueError(f"{self.backbone} needs a side of at least 32 pixels, got {self.seen_side}")
         return self
+
+    @property
+    def seen_side(self) -> int:
+        """Pixels a side that the backbone sees."""
+        return min(self.side, self.max_side or self.side)
 
 
 class TextConfig(Settings):

@@ -52,6 +52,9 @@ def pool(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) 
     Raises:
         WeightsError: the weights that `config` names cannot be loaded.
     """
+    if config.seen_side < config.side:
+        resizing = layers.Resizing(config.seen_side, config.seen_side, antialias=True, name="image_resizing")
+        pixels = resizing(ops.cast(pixels, "float32"))
     if config.backbone == "compact":
         maps = _compact(layers.Rescaling(1 / 255, name="image_scaling")(pixels), config)
         if load_weights and config.weights != "none":
@@ -123,7 +126,9 @@ def _named(config: ImageConfig, *, load_weights: bool) -> keras.Model:
             f"image.weights must be imagenet, none or a weights file without top, but {weights} is no file"
         )
     build = partial(
-        getattr(keras.applications, config.backbone), include_top=False, input_shape=(config.side, config.side, 3)
+        getattr(keras.applications, config.backbone),
+        include_top=False,
+        input_shape=(config.seen_side, config.seen_side, 3),
     )
     try:
         network = build(weights=weights)

@@ -46,9 +46,7 @@ CAPTIONS = TrialConfig(
 
 COMPACT = TrialConfig(
     model=ModelConfig(
-        image=ImageConfig(
-            backbone="compact", side=48, pooling="average", units=0, dropout=0.2, width=16, stages=3, blocks=1
-        ),
+        image=ImageConfig(backbone="compact", pooling="average", units=0, dropout=0.2, width=16, stages=3, blocks=1),
         text=CAPTIONS.model.text,
         fusion="gated",
         head_units=256,

@@ -102,12 +102,12 @@ class Training:
 
     def epoch(self, number: int) -> float:
         """Trains on every batch of epoch `number` (from 1); returns the mean loss, NaN as soon as one batch has it."""
-        started = time.monotonic()
+        started, called = time.monotonic(), list[float]()
         optimizer = self._trained.optimizer
         averages = optimizer.use_ema
         # As it ends, fit would put the averaged weights in the place of the trained ones for good.
         apart = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda *_, **__: self._first_steps_done(started),
+            on_train_batch_end=lambda *_, **__: called.append(time.monotonic()),
             on_epoch_end=lambda *_: setattr(optimizer, "use_ema", False),
         )
         try:
@@ -120,12 +120,10 @@ class Training:
             )
         finally:
             optimizer.use_ema = averages
-        return float(history.history["loss"][-1])
-
-    def _first_steps_done(self, started: float) -> None:
         if not self._traced:
             self._traced = True
-            self.compile_seconds += time.monotonic() - started
+            self.compile_seconds += _first_call(started, called, steps=len(self._train))
+        return float(history.history["loss"][-1])
 
     def predict(self, batches: Batches, *, stored: bool = True) -> NDArray[np.float32]:
         """Probabilities (n, num_labels) of all examples of `batches`.
@@ -210,6 +208,19 @@ def fit(
             evaluate_seconds=time.monotonic() - trained,
             standard_error=float(metrics.f1_per_example(truth, given).std() / math.sqrt(len(truth))),
         )
+
+
+def _first_call(started: float, called: list[float], *, steps: int) -> float:
+    """Seconds by which the first call of an epoch took longer than its steps; all of it where there was no other.
+
+    Args:
+        called: when each call of up to _STEPS_PER_CALL steps had returned.
+        steps: of the epoch.
+    """
+    first, others = called[0] - started, steps - _STEPS_PER_CALL
+    if len(called) < 2 or others <= 0:
+        return first
+    return max(0.0, first - _STEPS_PER_CALL * (called[-1] - called[0]) / others)
 
 
 def put_through(network: keras.Model, storage: Storage) -> None:

@@ -14,7 +14,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -284,7 +284,10 @@ def _record(trial: optuna.trial.FrozenTrial) -> Record:
 def _curve(attributes: Mapping[str, Any]) -> list[Epoch]:
     names = Epoch.__dataclass_fields__
     return [
-        Epoch(**{name: value.get(name, math.nan) for name in names})
+        # What was not finite was left out; what earlier versions did not keep has a default.
+        Epoch(
+            **{n: value.get(n, math.nan if field.default is MISSING else field.default) for n, field in names.items()}
+        )
         for key, value in attributes.items()
         if key.startswith("epoch:")
     ]

@@ -288,6 +288,35 @@ def test_unit_scaling_divides_by_255() -> None:
     assert np.array(model(PIXELS)) == pytest.approx(PIXELS / 255, abs=1e-6)
 
 
+def test_larger_pictures_are_reduced_for_the_backbone_and_smaller_ones_are_not() -> None:
+    """Of one colour a picture is the same at every side."""
+    small = ModelConfig(image=IMAGE.model_copy(update={"side": 16}), num_labels=7)
+    reducing = ModelConfig(image=IMAGE.model_copy(update={"max_side": 16}), num_labels=7)
+    of_small, of_reducing = built(small), built(reducing)
+    of_reducing.set_weights(of_small.get_weights())
+    colours = np.random.default_rng(0).integers(0, 256, (4, 1, 1, 3), np.uint8)
+    expected = of_small.predict_on_batch({"image": np.tile(colours, (1, 16, 16, 1))})
+    assert of_reducing.predict_on_batch({"image": np.tile(colours, (1, 32, 32, 1))}) == pytest.approx(
+        expected, abs=1e-5
+    )
+    plain, generous = built(ModelConfig(image=IMAGE, num_labels=7)), IMAGE.model_copy(update={"max_side": 32})
+    names = [layer.name for layer in plain.layers]
+    assert [layer.name for layer in built(ModelConfig(image=generous, num_labels=7)).layers] == names
+
+
+def test_reduced_pictures_are_averaged_not_sampled() -> None:
+    import keras
+
+    from model.image_encoder import pool
+
+    pixels = keras.Input((32, 32, 3), dtype="uint8")
+    reducing = pool(pixels, IMAGE.model_copy(update={"max_side": 16}), load_weights=False)
+    stripes = np.zeros((1, 32, 32, 3), np.uint8)
+    stripes[:, ::2] = 200
+    layer = keras.Model(pixels, reducing).get_layer("image_resizing")
+    assert np.asarray(layer(stripes.astype("float32")))[:, 2:-2] == pytest.approx(100, abs=1)
+
+
 # Files
 
 
@@ -299,6 +328,7 @@ def test_unit_scaling_divides_by_255() -> None:
         ModelConfig(image=IMAGE.model_copy(update={"pooling": "max", "units": 0}), num_labels=7),
         ModelConfig(image=ImageConfig(backbone="MobileNetV3Small", side=32, units=4), num_labels=7),
         ModelConfig(image=ImageConfig(backbone="VGG16", side=32, units=4), num_labels=7),
+        ModelConfig(image=IMAGE.model_copy(update={"max_side": 16}), num_labels=7),
     ],
 )
 def test_keras_file_loads_without_our_code_and_predicts_the_same(tmp_path: Path, config: ModelConfig) -> None:

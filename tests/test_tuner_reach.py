@@ -30,6 +30,7 @@ WAYS: dict[str, list[Any]] = {
     "image.units": [[0, 16, 128], {"low": 0, "high": 64, "step": 32}, {"low": 8, "high": 16, "step": 8}],
     "image.pooling": [["both", "average"]],
     "image.width": [[8, 4], {"low": 4, "high": 16, "step": 4}],
+    "image.max_side": [[8, 0, 16], {"low": 8, "high": 40, "step": 8}],
     "image.stages": [[1, 2, 3], {"low": 2, "high": 3}],
     "text.encoder": [["convolution", "average"], ["gru", "average"], ["bilstm", "convolution", "lstm"]],
     "text.embedding": [{"low": 8, "high": 64, "step": 28}, [200, 16]],
@@ -40,6 +41,9 @@ WAYS: dict[str, list[Any]] = {
     "head_units": [{"low": 0, "high": 64, "step": 16}, [0, 64, 512]],
     "storage": [["float32", "float16"], ["float16", "int8"]],
     "train.learning_rate": [{"low": 1e-3, "high": 1e-3}],
+    "image.frozen": [[False, True]],
+    "train.cached_features": [[False, True]],
+    "train.augment.flip": [[True, False]],
 }
 # Under what another makes sense.
 SENSE: dict[str, dict[str, list[str]]] = {
@@ -224,6 +228,13 @@ def test_space_too_wide_to_go_through_is_refused_nothing_and_its_smallest_is_loo
     monkeypatch.setattr("tuner.reach.MOST", 4)
     reach = reach_of(space, 10)
     assert reach.complaint() is not None and reach.never().keys() == space.dimensions.keys()
+
+
+def test_space_of_cached_features_beside_a_preset_that_augments_is_possible_without() -> None:
+    reach = reach_of(space_of({"train.cached_features": [True, False]}))
+    least = reach.smallest()
+    assert least is not None and not least.train.cached_features
+    assert reach.never() == {"train.cached_features": [True]}
 
 
 # In words

@@ -66,7 +66,7 @@ ALL_THAT_IS_RANDOM = {
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        {"image.max_side": 16},
         {"train.ema": 0.9, "storage": "int8"},
         {"train.optimizer": "adamw", "train.weight_decay": 0.1, "train.clip_norm": 1.0, "storage": "float16"},
     ],
@@ -151,7 +151,7 @@ def test_worker_is_worn_after_its_trials_or_when_it_has_grown(
     from tuner.trial import Wear
 
     memory = [100]
-    monkeypatch.setattr("tuner.trial.resident_bytes", lambda: memory[0])
+    monkeypatch.setattr("tuner.trial.private_bytes", lambda: memory[0])
     worker.trial = lambda job: iter([epoch(1), epoch(2)])
 
     def worn() -> list[bool]:
@@ -159,7 +159,7 @@ def test_worker_is_worn_after_its_trials_or_when_it_has_grown(
         return [worker.step()["worn"] for _ in range(2)]
 
     assert [worn() for _ in range(3)] == [[False, False], [False, False], [True, True]]  # Wear(3, ..)
-    worker._wear, worker._trials = Wear(1000, 50), 0
+    worker._wear, worker._trials, worker._at_first = Wear(1000, 50), 0, 0
     assert worn() == [False, False]
     memory[0] = 150
     assert worn() == [False, False]

@@ -9,11 +9,12 @@ import fcntl
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from data_prep.records import DataError
@@ -43,7 +44,8 @@ def backbone_features(data: PreparedData, config: ImageConfig, storage: Storage)
         try:
             path.parent.mkdir(exist_ok=True)
             with path.with_suffix(".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                with suppress(OSError):  # a file system without locks: go on as if alone
+                    fcntl.flock(lock, fcntl.LOCK_EX)
                 if not path.is_file():
                     _compute(path, data, config, storage)
         except OSError as error:
@@ -56,13 +58,17 @@ def backbone_features(data: PreparedData, config: ImageConfig, storage: Storage)
 
 
 def _key(data: PreparedData, config: ImageConfig, storage: Storage) -> str:
+    import keras
+
     weights = Path(config.weights)
     told = {
+        "format": 1,  # of what `_compute` does
+        "keras": [keras.__version__, keras.backend.backend()],
         "data": data.manifest.fingerprint,
         "backbone": config.backbone,
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else config.weights,
         "scaling": config.scaling,
-        "side": config.side,
+        "side": config.seen_side,
         "pooling": config.pooling,
         "storage": storage,
     }
@@ -75,15 +81,20 @@ def _compute(path: Path, data: PreparedData, config: ImageConfig, storage: Stora
 
     backbone = _backbone(config)
     put_through(backbone, storage)
-    aside = path.with_suffix(".new")
-    count = data.num_pictures
-    features = open_memmap(aside, mode="w+", dtype=np.float32, shape=(count, backbone.output.shape[-1]))
-    for start in range(0, count, _BATCH):
-        features[start : start + _BATCH] = backbone.predict_on_batch(data.pictures(start, _BATCH))
-    features.flush()
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(path)
+    aside = path.with_suffix(f".{os.getpid()}.new")
+    shape = (data.num_pictures, backbone.output.shape[-1])
+    try:
+        # Written, not mapped: on a full disk that is an error, where a map would end the process.
+        with aside.open("wb") as file:
+            write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            for start in range(0, shape[0], _BATCH):
+                found = backbone.predict_on_batch(data.pictures(start, _BATCH))
+                file.write(np.asarray(found, "<f4").tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _backbone(config: ImageConfig) -> keras.Model:

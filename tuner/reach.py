@@ -116,10 +116,15 @@ def _least(name: str, values: Iterator[Scalar]) -> list[Scalar]:
     """Those of a dimension's values with which a network can be the smallest.
 
     It grows with each of its widths, once every matrix has the four values a channel from which on float16 and int8
-    reduce it. Of what has no bytes the shortest text counts, as a bundle holds the configuration.
+    reduce it. Of what has no bytes the shortest text counts, as a bundle holds the configuration; of training, which it
+    does not hold, what is off or zero, as nothing is impossible beside that. Pictures as large as can be suit every
+    backbone.
     """
+    if name == "image.max_side":
+        sides = sorted(values, key=lambda value: (value == 0, value))
+        return list({len(str(side)): side for side in sides}.values())  # the largest of each number of digits
     if name.startswith("train.") or name.endswith("dropout"):
-        shortest = min(values, key=lambda value: len(str(value)), default=None)
+        shortest = min(values, key=lambda v: (name.startswith("train.") and bool(v), len(str(v))), default=None)
         return [] if shortest is None else [shortest]
     found: list[Scalar] = []
     for value in values:

@@ -372,11 +372,13 @@ class _Search:
 
 def _fault(error: Exception) -> Exception:
     """What ended Ray Tune, a full disk, say, or a lost cluster, in one line; a bug of ours as it is."""
+    from ray.tune import TuneError
+
     from tuner.searcher import SearchError
 
-    root: BaseException = error  # Ray Tune wraps what it meets
-    while root.__cause__ is not None:
-        root = root.__cause__
+    root: BaseException = error
+    while (inner := root.__cause__ or (root.__context__ if isinstance(root, TuneError) else None)) is not None:
+        root = inner  # Ray Tune wraps what it meets, some of it twice
     called = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(root.__traceback__)]
     back_in_ours = "ray" in called and __name__.partition(".")[0] in called[called.index("ray") :]
     if back_in_ours and not isinstance(root, OSError):

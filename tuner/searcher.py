@@ -190,7 +190,8 @@ class StudySearcher(Searcher):
         epoch = Epoch(**{name: _number(result.get(name)) for name in Epoch.__dataclass_fields__})
         if running.last is None:
             running.trial.set_user_attr("node", result["node"])
-            self._take_over(running, before=epoch.epoch)
+            if epoch.epoch > 1:  # else there is nothing to look for among all trials
+                self._take_over(running, before=epoch.epoch)
         self._health.well(result.get("node_id"))
         self._losses = 0
         self.complaint = result.get("complaint")
@@ -338,6 +339,7 @@ class StudySearcher(Searcher):
         self._failures = self._failures + 1 if fate == "failed" else self._failures if fate == "lost" else 0
         self._gate.tell(running.trial, fate, best=running.best, reason=reason)
         if fate != "lost":
+            self._losses = 0
             self._shelf.settle(running.origin, running.best if fate in SCORED else None)
 
 

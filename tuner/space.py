@@ -302,6 +302,8 @@ def bind(config: TrialConfig, manifest: Manifest) -> TrialConfig:
         if manifest.side is None:
             raise SpaceError("the data has no pictures; search it with --modality caption or --preset captions")
         changes["image.side"] = manifest.side
+        if model.image.max_side >= manifest.side:  # the same network as without
+            changes["image.max_side"] = 0
     if model.text is not None:
         if manifest.vocabulary_size is None or manifest.max_tokens is None:
             raise SpaceError("the data has no captions; search it with --modality image")

@@ -147,6 +147,8 @@ def prepare_process(threads: int, backend: str | None = None) -> None:
     """
     if backend is not None:
         os.environ["KERAS_BACKEND"] = backend
+    # JAX would take three quarters of a GPU in each process that shares it.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)
     os.environ["TF_NUM_INTEROP_THREADS"] = "1"
@@ -250,6 +252,7 @@ class TrialWorker(tune.Trainable):
                 "failure": _one_line(error),
                 "traceback": traceback.format_exc(),
                 "fatal": type(error).__name__ == "WeightsError",  # it would meet every trial alike
+                "worn": self._is_worn() or _is_memory(error),
                 "mean_f1": 0.0,
                 "done": True,
             }
@@ -258,9 +261,8 @@ class TrialWorker(tune.Trainable):
         return {**asdict(epoch), **where, "complaint": self._keeper.complaint, "worn": self._is_worn(), "done": last}
 
     def _is_worn(self) -> bool:
-        memory = resident_bytes()
-        if self._trials == 1:
-            self._at_first = memory
+        memory = private_bytes()
+        self._at_first = self._at_first or memory
         return self._trials >= self._wear.trials or memory - self._at_first > self._wear.growth
 
     def _try(self, threads: int, backend: str, data: Path) -> str | None:
@@ -283,16 +285,21 @@ class TrialWorker(tune.Trainable):
         self._epochs = self.epochs_of(job, self._keeper)
 
 
-def resident_bytes() -> int:
-    """Memory of this process that is not swapped out; 0 where the system does not tell (no /proc)."""
+def private_bytes() -> int:
+    """Memory of this process without what it maps of files, such as the pictures; 0 where there is no /proc to tell."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
     except OSError:
         return 0
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _is_memory(error: Exception) -> bool:
+    return type(error).__name__ == "ResourceExhaustedError" or isinstance(error, MemoryError)
 
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if type(error).__name__ == "ResourceExhaustedError" or isinstance(error, MemoryError):
+    if _is_memory(error):
         text = f"out of memory: {text}"
     return f"{type(error).__name__}: {text}"[:500]

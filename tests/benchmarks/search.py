@@ -1,11 +1,12 @@
 """Epochs that a captions search trains in a given time, beside the same search written by hand.
 
-    python tests/benchmarks/search.py DATA [SECONDS]
+    python tests/benchmarks/search.py [SECONDS [DATA]]
 
-DATA is a prepared set with captions, SECONDS (300) the time of each search. By hand: Ray Tune with OptunaSearch and
-ASHA, one CPU a trial, and Optuna alone in one process with its pruner, both around Keras's fit as their tutorials have
-it. All three draw from the space of preset captions, train on the same rows of the same tokens and score the same
-validation rows; imports and the start of Ray count. An epoch is one pass over the training rows.
+SECONDS (300) is the time of each search, DATA a prepared set with captions; by default coco18/train.csv in the folder
+that CAPTUNE_TEST_DATA names, without it drawn captions. By hand: Ray Tune with OptunaSearch and ASHA, one CPU a trial,
+and Optuna alone in one process with its pruner, both around Keras's fit as their tutorials have it. All three draw from
+the space of preset captions, train on the same rows of the same tokens and score the same validation rows; imports and
+the start of Ray count. An epoch is one pass over the training rows.
 """
 
 from __future__ import annotations
@@ -169,8 +170,21 @@ def with_optuna(data: str, seconds: float, out: str) -> None:
     study.optimize(objective, timeout=seconds)
 
 
-def main(data: str, seconds: float) -> None:
+def prepared_in(folder: Path) -> str:
+    """The data set where none is named."""
+    from data_prep.demo import draw
+    from data_prep.store import prepare
+
+    real = Path(os.environ.get("CAPTUNE_TEST_DATA", "")) / "coco18" / "train.csv"
+    if not real.is_file():
+        draw(folder / "drawn", count=6000, unlabelled=1, seed=0)
+        real = folder / "drawn" / "train.csv"
+    return str(prepare(real, None, folder / "data").path)
+
+
+def main(seconds: float, data: str | None) -> None:
     with tempfile.TemporaryDirectory(prefix="captune-bench-") as folder:
+        data = data or prepared_in(Path(folder))
         run = Path(folder) / "run"
         captune = str(Path(sys.executable).with_name("captune"))
         rows: list[tuple[str, int, float, float]] = []
@@ -189,7 +203,7 @@ def main(data: str, seconds: float) -> None:
             left = f"{seconds:g}"
             # Killed at the end of its time: neither stops in the middle of an epoch by itself.
             with subprocess.Popen(
-                [sys.executable, __file__, data, left, name, str(log)],
+                [sys.executable, __file__, left, data, name, str(log)],
                 env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             ) as process:  # fmt: skip
                 try:
@@ -204,7 +218,8 @@ def main(data: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 5:
-        {"ray": with_ray, "optuna": with_optuna}[sys.argv[3]](sys.argv[1], float(sys.argv[2]), sys.argv[4])
+    given = sys.argv[1:]
+    if len(given) == 4:
+        {"ray": with_ray, "optuna": with_optuna}[given[2]](given[1], float(given[0]), given[3])
     else:
-        main(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 300.0)
+        main(float(given[0]) if given else 300.0, given[1] if len(given) > 1 else None)
