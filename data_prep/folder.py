@@ -19,9 +19,9 @@ HALF = ".new"  # ending of a file that is being written
 def building(out: Path, own_files: frozenset[str], kept: frozenset[str] = frozenset()) -> Iterator[Path]:
     """Give a folder beside out to build in; it becomes out where the block ends without an error.
 
-    own_files: the names that may stand in it. What a killed run left is cleaned up, but for the names in kept; a
-    folder with any other file is never touched. The journal is not part of what was built. Two runs cannot build
-    the same out at once. Raises DataError where out or the folder aside is taken, or the disk refuses.
+    own_files: the names that may stand in it. What a killed or interrupted run left is cleaned up, but for the names
+    in kept; a folder with any other file is never touched. The journal is not part of what was built. Two runs cannot
+    build the same out at once. Raises DataError where out or the folder aside is taken, or the disk refuses.
     """
     aside = out.parent / f".{out.name}.partial"
     check_free(out)
@@ -39,6 +39,8 @@ def building(out: Path, own_files: frozenset[str], kept: frozenset[str] = frozen
                 _flush(aside)
                 # Replaces an empty folder; fails where anything has come to stand there meanwhile.
                 aside.rename(out)
+            except KeyboardInterrupt:
+                raise  # as if killed: the next run goes on with what is there
             except BaseException:
                 with contextlib.suppress(OSError):
                     _empty(aside)

@@ -254,14 +254,16 @@ def test_two_runs_cannot_build_the_same_set_at_once(raw: Path) -> None:
     assert leftovers(raw) == ["data"]
 
 
-def test_interrupt_leaves_nothing(raw: Path) -> None:
+def test_interrupt_leaves_nothing_that_looks_finished_and_the_next_run_ends_it(raw: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         make(raw, progress=interrupt)
-    assert leftovers(raw) == []
+    assert leftovers(raw) == [".data.partial"]
+    assert len(make(raw)) == ROWS
+    assert leftovers(raw) == ["data"]
 
 
 @pytest.mark.parametrize("moment", ["pictures", "examples", "manifest"])

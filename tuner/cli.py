@@ -91,22 +91,25 @@ def prepare(
         vocabulary_limit=vocabulary,
         min_count=min_count,
     )
-    with bar("pictures") as progress:
-        data = prepare_data(
-            csv,
-            images,
-            out,
-            format=format,  # type: ignore[arg-type]
-            side=side,
-            on_bad=on_bad,  # type: ignore[arg-type]
-            shares=parse_shares(split),
-            seed=seed,
-            captions=settings,
-            known_labels=numbers("--labels", labels),
-            per_caption=per_caption,
-            categories=numbers("--categories", categories),
-            progress=progress,
-        )
+    try:
+        with bar("pictures") as progress:
+            data = prepare_data(
+                csv,
+                images,
+                out,
+                format=format,  # type: ignore[arg-type]
+                side=side,
+                on_bad=on_bad,  # type: ignore[arg-type]
+                shares=parse_shares(split),
+                seed=seed,
+                captions=settings,
+                known_labels=numbers("--labels", labels),
+                per_caption=per_caption,
+                categories=numbers("--categories", categories),
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on where it was", status=1)
     found = data.manifest
     counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
     print(f"{data.path}: {found.rows_read - found.rows_skipped} of {found.rows_read} rows: {counts}")
