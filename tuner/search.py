@@ -268,7 +268,8 @@ class _Search:
         old = self.run.read_settings().get("warm_start")
         if old is not None:
             try:
-                self.say(f"{take_over(study, RunFolder(Path(old)), config.limit)} trials of {old} inform the sampler")
+                count = take_over(study, RunFolder(Path(old)), config.limit)
+                self.say(f"{count} finished trials of {old} inform the sampler")
             except RunError as error:
                 self.say(f"note: the sampler learns no more from the earlier run: {error}")
         known = load_records(self.run)
