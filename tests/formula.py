@@ -126,7 +126,8 @@ def worker() -> type:
 
 
 def main(data: Path, run: Path, trials: int, address: str | None = None) -> dict[str, Any]:
-    from tuner.search import create, run_search
+    from tuner.run import create
+    from tuner.search import run_search
 
     folder, prepared, config = RunFolder(run), PreparedData.open(data), settings(trials)
     if not folder.settings.exists():

@@ -269,7 +269,7 @@ def test_search_runs_first_what_was_foretold(
     request: pytest.FixtureRequest, captune: Captune, data: PreparedData, captions_data: PreparedData, source: str
 ) -> None:
     from tuner.preflight import inspect
-    from tuner.search import check, read_config
+    from tuner.run import check, read_config
 
     search = request.getfixturevalue(source)
     settings = read_config(RunFolder(search.run))

@@ -335,7 +335,7 @@ def smallest_model(data: PreparedData) -> ModelConfig:
 
 
 def smallest(data: PreparedData) -> Size:
-    from tuner.search import contents_of
+    from tuner.run import contents_of
 
     return size(smallest_model(data), contents_of(data))
 
@@ -431,7 +431,7 @@ def run(tmp_path: Path, data: PreparedData) -> Path:
 
     from model.config import flatten
     from tuner.config import read_search
-    from tuner.search import create
+    from tuner.run import create
     from tuner.space import bind
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -17,7 +17,7 @@ from model.presets import PRESETS
 from model.size import Budget, Contents, Measure, MiB, show_bytes, size
 from tuner.config import read_search
 from tuner.reach import Reach
-from tuner.search import contents_of
+from tuner.run import contents_of
 from tuner.space import Choice, Dimension, Space, bind, parse_dimension
 
 CONTENTS = Contents.typical(18)

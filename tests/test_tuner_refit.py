@@ -321,7 +321,7 @@ def test_keras_file_over_a_budget_that_the_bundle_keeps_ends_the_command_and_lea
 ) -> None:
     from model.bundle import measured_bytes
     from tuner.config import read_search
-    from tuner.search import create
+    from tuner.run import create
 
     run = RunFolder(tmp_path / "run")
     settings = {"trials": 1, "measure": "bundle", "budget": measured_bytes(winner.bundle)}

@@ -57,10 +57,11 @@ class Search:
         """A searcher on the study of the run, which is continued where there is one already."""
         from tuner.gate import Gate
         from tuner.halving import Rungs
+        from tuner.loose_ends import tie_loose_ends
         from tuner.reach import Reach
         from tuner.retention import Shelf
         from tuner.scheduler import HalvingScheduler
-        from tuner.searcher import Care, StudySearcher, tie_loose_ends
+        from tuner.searcher import Care, StudySearcher
 
         parsed = {n: parse_dimension(n, d) for n, d in (DIMENSIONS if dimensions is None else dimensions).items()}
         space = Space.around(PRESETS["compact"], fixed=SMALL, dimensions=parsed, modality="both")

@@ -222,7 +222,7 @@ def search(
     from results.study import RunFolder
     from tuner.config import parse_duration, parse_interval, read_search
     from tuner.preflight import inspect, lines
-    from tuner.search import check, create, discard
+    from tuner.run import check, create, discard
 
     at_least("--trials", trials, 1)
     at_least("--keep", keep, 0)
@@ -320,7 +320,7 @@ def trials(
     records = load_records(folder)
     if frontier:
         from results.winner import frontier as unbeaten
-        from tuner.search import read_config
+        from tuner.run import read_config
 
         records = unbeaten(records, read_config(folder).limit)
     chosen = [name.strip() for name in columns.split(",")] if columns else None
@@ -384,7 +384,7 @@ def refit(
     """Trains the winner on train + validation, proves it on test, writes RUN/winner."""
     from results.study import RunFolder, load_records
     from results.winner import choose
-    from tuner.search import read
+    from tuner.run import read
 
     at_least("--seeds", seeds, 1)
     folder = RunFolder(run)
@@ -424,7 +424,7 @@ def export(
 ) -> None:
     """Copies the proved winner, loads the copy in a fresh process, and compares what it answers."""
     from results.study import RunFolder
-    from tuner.search import read
+    from tuner.run import read
 
     one_of("--format", format, ("bundle", "keras"))
     if storage is not None:
@@ -495,7 +495,8 @@ def _search(
     changes: dict[str, Any] | None = None,
 ) -> None:
     """Runs or goes on with a search and prints how it ended."""
-    from tuner.search import read, run_search
+    from tuner.run import read
+    from tuner.search import run_search
 
     settings, data = read(folder)
     settings = type(settings).model_validate({**settings.model_dump(), **(changes or {})})

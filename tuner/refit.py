@@ -25,7 +25,7 @@ from model.training import Training, put_through
 from results.study import Record, RunError, RunFolder
 from results.winner import epoch_to_keep
 from tuner.inference import probabilities_of_split, scores_as_dict
-from tuner.search import contents_of, write_json
+from tuner.run import contents_of, write_json
 from tuner.trial import EVALUATION_BATCH, batches, features_for, make_bundle
 
 TOLERANCE = 1e-6  # of a probability, between the network that was trained and the file loaded in a fresh process

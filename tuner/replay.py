@@ -11,7 +11,7 @@ from data_prep.store import PreparedData
 from model.config import unflatten
 from results.report import without_nan
 from results.study import Record, RunError, RunFolder, load_records
-from tuner.search import open_data, read_config, versions
+from tuner.run import open_data, read_config, versions
 
 
 @dataclass(frozen=True)

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import signal
-import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from cluster.resources import Request, able, default_request, slots
 from data_prep.store import PreparedData
-from model.config import complaint
-from model.size import Contents
 from results.study import STUDY_NAME, RunError, RunFolder, load_records, open_storage
 from results.summary import summarise
-from tuner.config import ConfigError, SearchConfig, parse_interval
+from tuner.config import SearchConfig, parse_interval
 from tuner.halving import Rungs
-from tuner.reach import BudgetError, Reach
-from tuner.space import SpaceError, bind
+from tuner.reach import Reach
+from tuner.run import check, remember, write_json
 
 _DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"mean_f1": "maximize", "bytes": "minimize"}
-_PACKAGES = ("captune", "keras", "ray", "optuna", "numpy")  # and the backend
 
 
 @dataclass(frozen=True)
@@ -49,115 +37,6 @@ class Progress:
     wanted: int | None  # feasible trials
     seconds_left: float | None
     trouble: str | None  # what keeps trials or checkpoints waiting
-
-
-def check(config: SearchConfig, data: PreparedData) -> Reach:
-    """The space of a search, held against its data and budget.
-
-    Raises:
-        ConfigError: the data lacks what the search reads.
-        tuner.reach.BudgetError: nothing in the space fits.
-    """
-    if not len(data.rows("validation")):
-        raise ConfigError(f"{data.path} has no validation rows to score trials on; prepare it with --split 80/10/10")
-    if find_spec(config.backend) is None:
-        raise ConfigError(f"backend {config.backend} is not installed; pip install 'captune[{config.backend}]'")
-    space = config.build_space()
-    try:
-        bind(space.base, data.manifest)
-    except SpaceError as error:
-        raise ConfigError(str(error)) from None
-    except ValidationError as error:  # the preset on this data, such as pictures too small for its stages
-        raise ConfigError(f"{data.path} does not suit preset {config.preset}: {complaint(error)}") from None
-    reach = Reach(space, partial(bind, manifest=data.manifest), config.limit, contents_of(data))
-    nothing_fits = reach.complaint()
-    if nothing_fits is not None:
-        raise BudgetError(nothing_fits)
-    return reach
-
-
-def contents_of(data: PreparedData) -> Contents:
-    """What bundles made from this data hold besides weights."""
-    words = data.vocabulary.words if data.vocabulary is not None else None
-    return Contents.of(data.manifest.label_ids, data.manifest.label_names, words)
-
-
-def create(run: RunFolder, config: SearchConfig, data: PreparedData, *, warm_start: RunFolder | None = None) -> None:
-    """Makes the run folder and writes run.json, its mark.
-
-    Args:
-        warm_start: a run that the sampler learns from, checked before.
-
-    Raises:
-        RunError: the folder already holds something.
-    """
-    if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-        raise RunError(f"{run.path} exists; give another --run, or go on with `captune resume {run.path}`")
-    run.path.mkdir(parents=True, exist_ok=True)
-    settings = {
-        "search": config.model_dump(),
-        "data": str(data.path.resolve()),
-        "fingerprint": data.manifest.fingerprint,
-        "versions": versions(config.backend),
-        "git_commit": _git_commit(),
-        "warm_start": None if warm_start is None else str(warm_start.path.resolve()),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    write_json(run.settings, settings)
-
-
-def versions(backend: str) -> dict[str, str]:
-    """Of Python and the packages that scores depend on, "absent" for one that is not installed."""
-    found = {"python": platform.python_version()}
-    for name in (*_PACKAGES, backend):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
-def discard(run: RunFolder) -> None:
-    """Takes back what `create` made where no search came of it, so that the same command can be given again."""
-    if not run.journal.exists():
-        run.settings.unlink(missing_ok=True)
-        run.lock.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty: something else is in it
-            run.path.rmdir()
-
-
-def read_config(run: RunFolder) -> SearchConfig:
-    """Settings of a run. Raises RunError where there is none."""
-    try:
-        return SearchConfig.model_validate(run.read_settings()["search"])
-    except (KeyError, TypeError, ValidationError) as error:
-        raise RunError(f"{run.settings} is not as search wrote it ({str(error).splitlines()[0]})") from None
-
-
-def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
-    """Settings and data of a run.
-
-    Raises:
-        RunError: no run, or its data is no longer the same.
-        data_prep.records.DataError: its data is gone.
-    """
-    config, settings = read_config(run), run.read_settings()
-    data = open_data(settings, run)
-    if data.manifest.fingerprint != settings["fingerprint"]:
-        raise RunError(f"the data in {data.path} is not what the run was searched on; prepare it again as it was")
-    return config, data
-
-
-def open_data(settings: Mapping[str, Any], run: RunFolder) -> PreparedData:
-    """The data set that run.json names, whether or not it is still the same.
-
-    Raises:
-        RunError: run.json is damaged.
-        data_prep.records.DataError: the data is gone.
-    """
-    if not {"data", "fingerprint", "versions"} <= set(settings):
-        raise RunError(f"{run.settings} is not as search wrote it; it names no data")
-    return PreparedData.open(Path(settings["data"]))
 
 
 def run_search(
@@ -203,7 +82,7 @@ def run_search(
         from cluster.session import session
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        _remember(run, config)
+        remember(run, config)
         reach = check(config, data)
         with session(address) as nodes:
             request = default_request(nodes, cpus=config.cpus_per_trial, gpus=config.gpus_per_trial)
@@ -220,13 +99,6 @@ def run_search(
                 summary = summarise(load_records(run), config.limit, at_once, wall, interrupted=interrupt.is_set())
                 write_json(run.summary, summary)
     return summary
-
-
-def _remember(run: RunFolder, config: SearchConfig) -> None:
-    """What a resume changes holds for the next one too: otherwise its trials would be forgotten by an interruption."""
-    settings = run.read_settings()
-    if read_config(run) != config:
-        write_json(run.settings, {**settings, "search": config.model_dump()})
 
 
 @dataclass
@@ -250,9 +122,10 @@ class _Search:
         import optuna
 
         from tuner.gate import Gate
+        from tuner.loose_ends import tie_loose_ends
         from tuner.retention import Shelf
         from tuner.scheduler import HalvingScheduler
-        from tuner.searcher import Care, StudySearcher, tie_loose_ends
+        from tuner.searcher import Care, StudySearcher
         from tuner.warm_start import take_over
 
         config = self.config
@@ -387,13 +260,6 @@ def _fault(error: Exception) -> Exception:
     return SearchError(f"Ray ended the search: {type(root).__name__}: {' '.join(str(root).split())[:300]}")
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes aside, then renames: a reader never meets half a file."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    aside.replace(path)
-
-
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets; the second one does what it always does."""
@@ -412,17 +278,3 @@ def _interruptible() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _git_commit() -> str | None:
-    """The commit of captune's own checkout; None where it is installed without one."""
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None

@@ -54,7 +54,8 @@ def overhead(data: PreparedData, folder: Path, trials: int) -> list[float]:
     """Milliseconds from each trial's end to the next one's."""
     import optuna
 
-    from tuner.search import create, run_search
+    from tuner.run import create
+    from tuner.search import run_search
 
     run = RunFolder(folder)
     config = settings(trials=trials, fixed={"train.epochs": 1}, cpus_per_trial=os.cpu_count())

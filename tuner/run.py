@@ -1,0 +1,164 @@
+"""How a search was asked for: run.json written, read again, and held against the data."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from data_prep.store import PreparedData
+from model.config import complaint
+from model.size import Contents
+from results.study import RunError, RunFolder
+from tuner.config import ConfigError, SearchConfig
+from tuner.reach import BudgetError, Reach
+from tuner.space import SpaceError, bind
+
+_PACKAGES = ("captune", "keras", "ray", "optuna", "numpy")  # and the backend
+
+
+def check(config: SearchConfig, data: PreparedData) -> Reach:
+    """The space of a search, held against its data and budget.
+
+    Raises:
+        ConfigError: the data lacks what the search reads.
+        tuner.reach.BudgetError: nothing in the space fits.
+    """
+    if not len(data.rows("validation")):
+        raise ConfigError(f"{data.path} has no validation rows to score trials on; prepare it with --split 80/10/10")
+    if find_spec(config.backend) is None:
+        raise ConfigError(f"backend {config.backend} is not installed; pip install 'captune[{config.backend}]'")
+    space = config.build_space()
+    try:
+        bind(space.base, data.manifest)
+    except SpaceError as error:
+        raise ConfigError(str(error)) from None
+    except ValidationError as error:  # the preset on this data, such as pictures too small for its stages
+        raise ConfigError(f"{data.path} does not suit preset {config.preset}: {complaint(error)}") from None
+    reach = Reach(space, partial(bind, manifest=data.manifest), config.limit, contents_of(data))
+    nothing_fits = reach.complaint()
+    if nothing_fits is not None:
+        raise BudgetError(nothing_fits)
+    return reach
+
+
+def contents_of(data: PreparedData) -> Contents:
+    """What bundles made from this data hold besides weights."""
+    words = data.vocabulary.words if data.vocabulary is not None else None
+    return Contents.of(data.manifest.label_ids, data.manifest.label_names, words)
+
+
+def create(run: RunFolder, config: SearchConfig, data: PreparedData, *, warm_start: RunFolder | None = None) -> None:
+    """Makes the run folder and writes run.json, its mark.
+
+    Args:
+        warm_start: a run that the sampler learns from, checked before.
+
+    Raises:
+        RunError: the folder already holds something.
+    """
+    if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        raise RunError(f"{run.path} exists; give another --run, or go on with `captune resume {run.path}`")
+    run.path.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "search": config.model_dump(),
+        "data": str(data.path.resolve()),
+        "fingerprint": data.manifest.fingerprint,
+        "versions": versions(config.backend),
+        "git_commit": _git_commit(),
+        "warm_start": None if warm_start is None else str(warm_start.path.resolve()),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(run.settings, settings)
+
+
+def versions(backend: str) -> dict[str, str]:
+    """Of Python and the packages that scores depend on, "absent" for one that is not installed."""
+    found = {"python": platform.python_version()}
+    for name in (*_PACKAGES, backend):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def discard(run: RunFolder) -> None:
+    """Takes back what `create` made where no search came of it, so that the same command can be given again."""
+    if not run.journal.exists():
+        run.settings.unlink(missing_ok=True)
+        run.lock.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: something else is in it
+            run.path.rmdir()
+
+
+def read_config(run: RunFolder) -> SearchConfig:
+    """Settings of a run. Raises RunError where there is none."""
+    try:
+        return SearchConfig.model_validate(run.read_settings()["search"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise RunError(f"{run.settings} is not as search wrote it ({str(error).splitlines()[0]})") from None
+
+
+def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
+    """Settings and data of a run.
+
+    Raises:
+        RunError: no run, or its data is no longer the same.
+        data_prep.records.DataError: its data is gone.
+    """
+    config, settings = read_config(run), run.read_settings()
+    data = open_data(settings, run)
+    if data.manifest.fingerprint != settings["fingerprint"]:
+        raise RunError(f"the data in {data.path} is not what the run was searched on; prepare it again as it was")
+    return config, data
+
+
+def open_data(settings: Mapping[str, Any], run: RunFolder) -> PreparedData:
+    """The data set that run.json names, whether or not it is still the same.
+
+    Raises:
+        RunError: run.json is damaged.
+        data_prep.records.DataError: the data is gone.
+    """
+    if not {"data", "fingerprint", "versions"} <= set(settings):
+        raise RunError(f"{run.settings} is not as search wrote it; it names no data")
+    return PreparedData.open(Path(settings["data"]))
+
+
+def remember(run: RunFolder, config: SearchConfig) -> None:
+    """What a resume changes holds for the next one too: otherwise its trials would be forgotten by an interruption."""
+    settings = run.read_settings()
+    if read_config(run) != config:
+        write_json(run.settings, {**settings, "search": config.model_dump()})
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes aside, then renames: a reader never meets half a file."""
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(content, indent=2) + "\n")
+    aside.replace(path)
+
+
+def _git_commit() -> str | None:
+    """The commit of captune's own checkout; None where it is installed without one."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
