@@ -17,7 +17,7 @@ demo: $(READY)  ## The whole path on drawn data, into captune-demo/
 test: $(READY)  ## All tests
 	$(BIN)/python -m pytest
 
-test-fast: $(READY)  ## Tests without Keras and Ray, in seconds
+test-fast: $(READY)  ## Tests without Keras and Ray, in a minute
 	$(BIN)/python -m pytest -m 'not slow and not cluster'
 
 soak: $(READY)  ## Kills by the dozen: drivers, workers, nodes
