@@ -214,9 +214,12 @@ def test_killed_nodes_lose_no_finished_trial(tmp_path: Path, captions_data: Prep
     cluster = Cluster(tmp_path)
     try:
         kills = max(1, ROUNDS // 6)
-        search = Search(tmp_path, captions_data, trials=4 + 6 * kills, seconds=0.7)
+        search = Search(tmp_path, captions_data, trials=12 + 6 * kills, seconds=1.0)
         process = search.start(cluster.address)
-        for turn in range(kills):
+        # One that meets a node between two trials costs nothing, so a few more may be needed until a trial is lost.
+        for turn in range(kills + 5):
+            if turn >= kills and any(record.fate == "lost" for record in search.records):
+                break
             done = _epochs(search)
             while _epochs(search) < done + 3 and process.poll() is None:
                 time.sleep(0.2)
