@@ -150,6 +150,10 @@ class TrainConfig(Settings):
     gamma: float = Field(2.0, ge=1, le=8, description="focal, asymmetric: how much easy (negative) labels fade")
     class_weights: Literal["none", "inverse"] = Field("none", description="inverse: rare labels weigh more")
     augment: AugmentConfig = AugmentConfig()
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="what steps are computed in; auto: bfloat16 on GPUs that are made for it. Scores are float32",
+    )
     cached_features: bool = Field(
         False, description="a frozen backbone's features are computed once and kept beside the data; no augmentation"
     )

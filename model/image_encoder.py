@@ -53,10 +53,12 @@ def pool(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) 
         WeightsError: the weights that `config` names cannot be loaded.
     """
     if config.seen_side < config.side:
-        resizing = layers.Resizing(config.seen_side, config.seen_side, antialias=True, name="image_resizing")
+        resizing = layers.Resizing(
+            config.seen_side, config.seen_side, antialias=True, name="image_resizing", dtype="float32"
+        )
         pixels = resizing(ops.cast(pixels, "float32"))
     if config.backbone == "compact":
-        maps = _compact(layers.Rescaling(1 / 255, name="image_scaling")(pixels), config)
+        maps = _compact(_rescaling(1 / 255)(pixels), config)
         if load_weights and config.weights != "none":
             raise WeightsError(f"compact has no pretrained weights, got {config.weights}; use weights: none")
     else:
@@ -102,20 +104,22 @@ def _scaled(pixels: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor
     included = BACKBONES[config.backbone].scaling == "included"
     if config.scaling == "unit":
         # Networks that scale by themselves expect 0..255; for them 1/255 would be applied twice.
-        return ops.cast(pixels, "float32") if included else layers.Rescaling(1 / 255, name="image_scaling")(pixels)
+        return ops.cast(pixels, "float32") if included else _rescaling(1 / 255)(pixels)
     match BACKBONES[config.backbone].scaling:
         case "included":
             return ops.cast(pixels, "float32")
         case "caffe":
             bgr = ops.flip(ops.cast(pixels, "float32"), axis=-1)
-            return layers.Rescaling(1.0, offset=[-mean for mean in IMAGENET_BGR_MEANS], name="image_scaling")(bgr)
+            return _rescaling(1.0, [-mean for mean in IMAGENET_BGR_MEANS])(bgr)
         case "torch":
             pairs = zip(IMAGENET_RGB_MEANS, IMAGENET_RGB_DEVIATIONS, strict=True)
-            return layers.Rescaling(
-                [1 / (255 * deviation) for deviation in IMAGENET_RGB_DEVIATIONS],
-                offset=[-mean / deviation for mean, deviation in pairs],
-                name="image_scaling",
-            )(pixels)
+            scale = [1 / (255 * deviation) for deviation in IMAGENET_RGB_DEVIATIONS]
+            return _rescaling(scale, [-mean / deviation for mean, deviation in pairs])(pixels)
+
+
+def _rescaling(scale: float | list[float], offset: list[float] | float = 0.0) -> layers.Rescaling:
+    """In float32 whatever the network computes in: bfloat16 has eight significant bits, as many as a pixel."""
+    return layers.Rescaling(scale, offset=offset, name="image_scaling", dtype="float32")
 
 
 def _named(config: ImageConfig, *, load_weights: bool) -> keras.Model:

@@ -16,7 +16,7 @@ from model import metrics
 from model.augment import RandomAffine
 from model.checkpoint import Checkpoint, numbered
 from model.classifier import build
-from model.config import Storage, TrainConfig, TrialConfig
+from model.config import ModelConfig, Storage, TrainConfig, TrialConfig
 from model.image_encoder import DROPOUT, normalisations
 from model.losses import make_loss
 from model.metrics import Epoch
@@ -49,21 +49,34 @@ class Training:
         train: shuffled training batches.
         label_counts: training examples with each label, for class weights.
         seed: of the initial weights, dropout and augmentation. Same seed, data and machine: same network on CPUs.
+        bfloat16: whether steps are computed in bfloat16 on float32 weights (Micikevicius et al., 2018, arXiv
+            1710.03740, without their loss scaling: bfloat16 has the range of float32). `network` is float32 all the
+            same, so scores and what is shipped are.
     """
 
-    def __init__(self, config: TrialConfig, train: Batches, label_counts: Sequence[int], *, seed: int) -> None:
+    def __init__(
+        self,
+        config: TrialConfig,
+        train: Batches,
+        label_counts: Sequence[int],
+        *,
+        seed: int,
+        bfloat16: bool = False,
+    ) -> None:
         started = time.monotonic()
         keras.utils.clear_session()  # frees the graphs of the trial before, where a worker lives on
         keras.utils.set_random_seed(seed)
         self._train = train
         self._storage = config.model.storage
         self.network = build(config.model)
+        # The network that learns: the same one, or its twin that computes in bfloat16.
+        self._learner = _in_bfloat16(config.model) if bfloat16 else self.network
         self._head: keras.Model | None = None  # from features of pictures to probabilities
         if config.train.cached_features:
             self._head = _after_backbone(self.network, "probabilities")
-            self._trained = _after_backbone(self.network, "logits")
+            self._trained = _after_backbone(self._learner, "logits")
         else:
-            self._trained = _with_augmentation(self.network, config, seed)
+            self._trained = _with_augmentation(self._learner, config, seed)
         optimizer = _optimizer(config.train, steps=config.train.epochs * len(train))
         # With its slots made beforehand, TensorFlow traces the training step once instead of twice.
         optimizer.build(self._trained.trainable_variables)
@@ -93,7 +106,7 @@ class Training:
             raise ValueError("the checkpoint is of another network")
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        for layer in normalisations(self.network):
+        for layer in normalisations(self._learner):
             layer.finalize_state()
 
     def _state(self) -> list[Any]:
@@ -152,7 +165,16 @@ class Training:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The network with its averaged weights in place, for predicting and for saving; training goes on without."""
+        """The network as it is scored and saved: averaged, where weights are; training goes on with what they were."""
+        with self._averages_in_place():
+            if self._learner is not self.network:
+                self.network.set_weights(self._learner.get_weights())
+                for layer in normalisations(self.network):
+                    layer.finalize_state()
+            yield
+
+    @contextmanager
+    def _averages_in_place(self) -> Iterator[None]:
         optimizer = self._trained.optimizer
         if not optimizer.use_ema:
             yield
@@ -254,6 +276,16 @@ class _Sequence(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Arrays:
         return self._batches.batch(self._number, index)
+
+
+def _in_bfloat16(config: ModelConfig) -> keras.Model:
+    """The network of `config` with float32 weights that computes in bfloat16."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        return build(config)
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _after_backbone(network: keras.Model, output: str) -> keras.Model:

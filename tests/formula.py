@@ -99,7 +99,7 @@ def worker() -> type:
     from tuner.trial import Job, TrialWorker
 
     class FormulaWorker(TrialWorker):
-        def settle(self, threads: int, backend: str) -> None:
+        def settle(self, threads: int, backend: str, gpus: float) -> None:
             if plan().get("broken"):
                 raise RuntimeError("no driver for this device")
 

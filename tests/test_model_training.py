@@ -56,7 +56,7 @@ def of(arrays: Arrays, config: ModelConfig) -> Arrays:
 
 
 def fitted(
-    model: ModelConfig = CAPTION, train: Arrays | None = None, seed: int = 0, **settings: Any
+    model: ModelConfig = CAPTION, train: Arrays | None = None, seed: int = 0, bfloat16: bool = False, **settings: Any
 ) -> list[metrics.Epoch]:
     from model.training import Training, fit
 
@@ -65,16 +65,17 @@ def fitted(
     held_out = task(40, 2)
     counts = train.labels.sum(axis=0).astype(int).tolist()
     truth = held_out.labels.astype(np.uint8)
-    begun = Training(config, of(train, model), counts, seed=seed)
+    begun = Training(config, of(train, model), counts, seed=seed, bfloat16=bfloat16)
     return list(fit(begun, config.train.epochs, of(held_out, model), truth))
 
 
-def training(model: ModelConfig = CAPTION, rows: int = 64, **settings: Any) -> Any:
+def training(model: ModelConfig = CAPTION, rows: int = 64, bfloat16: bool = False, **settings: Any) -> Any:
     from model.training import Training
 
     config = TrialConfig(model=model, train=TrainConfig(**settings))
     train = task(rows, 1)
-    return Training(config, of(train, model), train.labels.sum(axis=0).astype(int).tolist(), seed=0)
+    counts = train.labels.sum(axis=0).astype(int).tolist()
+    return Training(config, of(train, model), counts, seed=0, bfloat16=bfloat16)
 
 
 def without_seconds(epochs: Sequence[metrics.Epoch]) -> list[tuple[float, ...]]:
@@ -485,3 +486,43 @@ def test_warm_up_rises_from_zero_to_the_rate_in_its_share_of_the_steps(schedule:
 def test_run_of_a_single_step_has_a_finite_rate(warmup: float) -> None:
     found = rates(1, schedule="cosine", warmup=warmup)
     assert np.isfinite(found).all() and found.max() <= 0.01 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("encoder", ["convolution", "bilstm", "average"])
+def test_network_learns_in_bfloat16_too(encoder: str) -> None:
+    model = BOTH.model_copy(update={"text": TEXT.model_copy(update={"encoder": encoder})})
+    train = task(256, 1)
+    augment = AugmentConfig(rotation=5)
+    rounded, exact = (fitted(model, train, bfloat16=on, epochs=6, augment=augment) for on in (True, False))
+    assert rounded[0].loss == pytest.approx(exact[0].loss, rel=0.2)
+    assert rounded[0].loss != exact[0].loss
+    assert rounded[-1].loss < rounded[0].loss / 2
+
+
+def test_what_was_trained_in_bfloat16_is_scored_and_shipped_in_float32() -> None:
+    from model.classifier import build
+    from model.training import predict
+
+    held_out = of(task(40, 2), BOTH)
+    begun = training(BOTH, bfloat16=True, ema=0.9)
+    begun.epoch(1)
+    found = begun.predict(held_out)
+    fresh = build(BOTH)
+    with begun.averaged():
+        fresh.set_weights(begun.network.get_weights())
+    assert all(variable.dtype == "float32" for variable in begun.network.weights)
+    assert np.array_equal(predict(fresh, held_out), found)
+
+
+def test_training_in_bfloat16_goes_on_from_a_checkpoint_as_if_never_stopped() -> None:
+    held_out = of(task(40, 2), DROPPING)
+    settings = {"ema": 0.9, "augment": AugmentConfig(rotation=20), "bfloat16": True}
+    through = training(DROPPING, **settings)
+    through.epoch(1)
+    kept = through.checkpoint(1, "same")
+    through.epoch(2)
+    expected = through.predict(held_out)
+    resumed = training(DROPPING, **settings)
+    resumed.restore(kept)
+    resumed.epoch(2)
+    assert np.array_equal(resumed.predict(held_out), expected)

@@ -132,7 +132,7 @@ def epoch(number: int, score: float = 0.5, loss: float = 0.1) -> Epoch:
 
 def given(config: TrialConfig, seed: int = 3) -> dict[str, Any]:
     """As the gate hands it out."""
-    return {"config": flatten(config), "seed": seed, "origin": 4, "best": 0.25, "resting": {}}
+    return {"config": flatten(config), "seed": seed, "origin": 4, "gpus": 0.0, "best": 0.25, "resting": {}}
 
 
 def test_worker_gives_one_epoch_a_step_and_the_last_is_done(worker: Any, tiny: TrialConfig) -> None:
@@ -248,9 +248,9 @@ def test_worker_on_a_resting_node_turns_its_trial_away_and_trains_nothing(
 def test_worker_that_cannot_open_the_data_loses_its_trial_and_tries_again_with_the_next(
     worker: Any, data: PreparedData, tiny: TrialConfig, tmp_path: Path
 ) -> None:
-    worker.settle = lambda threads, backend: None
+    worker.settle = lambda threads, backend, gpus: None
     there = tmp_path / "data"
-    worker._open = lambda: worker._try(1, "tensorflow", there)
+    worker._open = lambda: worker._try(1, "tensorflow", 0.0, there)
     worker._broken = worker._open()
     worker.reset_config(given(tiny))
     result = worker.step()

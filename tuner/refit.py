@@ -25,6 +25,7 @@ from model.training import Training, put_through
 from results.study import Record, RunError, RunFolder
 from results.winner import epoch_to_keep
 from tuner.inference import probabilities_of_split, scores_as_dict
+from tuner.process import in_bfloat16
 from tuner.run import contents_of, write_json
 from tuner.trial import EVALUATION_BATCH, batches, features_for, make_bundle
 
@@ -209,7 +210,8 @@ def _train(config: TrialConfig, data: PreparedData, epochs: int, *, seed: int, s
     rows = data.rows("train", "validation")
     features = features_for(config, data)
     source = batches(data, rows, config.model, config.train.batch_size, seed=seed, features=features)
-    training = Training(config, source, data.labels[rows].sum(axis=0).tolist(), seed=seed)
+    counts = data.labels[rows].sum(axis=0).tolist()
+    training = Training(config, source, counts, seed=seed, bfloat16=in_bfloat16(config.train.precision))
     for number in range(1, epochs + 1):
         say(f"epoch {number} of {epochs}: loss {training.epoch(number):.4f}")
     return training

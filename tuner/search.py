@@ -161,6 +161,7 @@ class _Search:
             care=Care(config.retries, config.trial_timeout, config.min_free),
             records=records,
             threads=max(1, int(self.request.cpus)),
+            gpus=self.request.gpus,
             nodes=self.nodes,
         )
         self.searcher.ended = self._ended

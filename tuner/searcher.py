@@ -92,6 +92,7 @@ class StudySearcher(Searcher):
         care: limits.
         records: of earlier searches of the run.
         threads: of each worker, for the record: sums of floats depend on them.
+        gpus: that a trial is given.
         nodes: on which trials can run.
     """
 
@@ -107,6 +108,7 @@ class StudySearcher(Searcher):
         care: Care,
         records: Sequence[Record],
         threads: int,
+        gpus: float,
         nodes: int,
     ) -> None:
         super().__init__(metric="mean_f1", mode="max")
@@ -117,6 +119,7 @@ class StudySearcher(Searcher):
         self._run = run
         self._shelf = shelf
         self._threads = threads
+        self._gpus = gpus
         self._nodes = nodes
         self._care = care
         self._running: dict[str, _Running] = {}
@@ -176,6 +179,7 @@ class StudySearcher(Searcher):
             "config": flatten(admitted.config),
             "seed": admitted.seed,
             "origin": origin,
+            "gpus": self._gpus,
             "best": self._best_of(origin) if origin != trial.number else -math.inf,
             "resting": self._health.resting(time.monotonic()),
         }

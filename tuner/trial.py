@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import math
 import os
 import platform
-import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +25,7 @@ from data_prep.captions import Vocabulary
 from data_prep.store import PreparedData
 from model.config import ModelConfig, TrialConfig, flatten, unflatten
 from model.metrics import DecisionRule, Epoch
+from tuner import process
 from tuner.features import backbone_features
 from tuner.halving import is_finite
 from tuner.retention import Keeper, Policy
@@ -73,7 +71,13 @@ def train_trial(job: Job, data: PreparedData, keeper: Keeper | None = None) -> I
     examples = batches(data, rows, config.model, config.train.batch_size, seed=job.seed, features=features)
     validation = batches(data, held_out, config.model, EVALUATION_BATCH, features=features)
     opening = time.monotonic() - started
-    trained = training.Training(config, examples, data.labels[rows].sum(axis=0).tolist(), seed=job.seed)
+    trained = training.Training(
+        config,
+        examples,
+        data.labels[rows].sum(axis=0).tolist(),
+        seed=job.seed,
+        bfloat16=process.in_bfloat16(config.train.precision),
+    )
     checkpoint = keeper.resume() if keeper is not None else None
     if checkpoint is not None:
         trained.restore(checkpoint)
@@ -138,51 +142,6 @@ def features_for(config: TrialConfig, data: PreparedData) -> NDArray[np.float32]
     return backbone_features(data, config.model.image, config.model.storage)
 
 
-def prepare_process(threads: int, backend: str | None = None) -> None:
-    """Settles the framework in this process, before its first import: threads, quiet, repeatable sums.
-
-    Args:
-        threads: of one operation; as many as the CPUs that the process was given.
-        backend: "tensorflow" or "jax"; None for what Keras's own settings say.
-    """
-    if backend is not None:
-        os.environ["KERAS_BACKEND"] = backend
-    # JAX would take three quarters of a GPU in each process that shares it.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)
-    os.environ["TF_NUM_INTEROP_THREADS"] = "1"
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
-    with _silenced():
-        import keras
-
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-    # Everything that is there now stays: collecting garbage before each trial then takes milliseconds, not hundreds.
-    gc.freeze()
-    if keras.backend.backend() != "tensorflow":
-        return
-    tf.get_logger().setLevel("ERROR")
-    for gpu in tf.config.list_physical_devices("GPU"):
-        # Otherwise the first of several trials on a GPU takes all of its memory.
-        tf.config.experimental.set_memory_growth(gpu, True)
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Standard error of the C libraries closed for a while: TensorFlow writes there at import whatever it is told."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 @dataclass(frozen=True)
 class Wear:
     """When a worker is worn out: after so many trials, or grown by more than so many bytes since its first one."""
@@ -214,15 +173,15 @@ class TrialWorker(tune.Trainable):
         self._wear, self._trials, self._at_first = wear, 0, 0
         self._policy = policy
         self._node = ray.get_runtime_context().get_node_id()
-        self._open = partial(self._try, threads, backend, Path(data))
+        self._open = partial(self._try, threads, backend, config["gpus"], Path(data))
         started = time.monotonic()
         self._broken = self._open()
         self._starting = time.monotonic() - started
         self._begin(config)
 
-    def settle(self, threads: int, backend: str) -> None:
+    def settle(self, threads: int, backend: str, gpus: float) -> None:
         """Settles this process before its first trial."""
-        prepare_process(threads, backend)
+        process.settle(threads, backend, gpus)
 
     def epochs_of(self, job: Job, keeper: Keeper) -> Iterator[Epoch]:
         """The epochs of one trial."""
@@ -265,10 +224,10 @@ class TrialWorker(tune.Trainable):
         self._at_first = self._at_first or memory
         return self._trials >= self._wear.trials or memory - self._at_first > self._wear.growth
 
-    def _try(self, threads: int, backend: str, data: Path) -> str | None:
+    def _try(self, threads: int, backend: str, gpus: float, data: Path) -> str | None:
         """Makes this process ready; says what keeps its node from working."""
         try:
-            self.settle(threads, backend)
+            self.settle(threads, backend, gpus)
             self.data = PreparedData.open(data)
         except Exception as error:
             return f"node {platform.node()}: {_one_line(error)}"
@@ -295,7 +254,8 @@ def private_bytes() -> int:
 
 
 def _is_memory(error: Exception) -> bool:
-    return type(error).__name__ == "ResourceExhaustedError" or isinstance(error, MemoryError)
+    names = (type(error).__name__, str(error)[:100])  # TensorFlow's has a class of its own, JAX's only a text
+    return isinstance(error, MemoryError) or "ResourceExhaustedError" in names[0] or "RESOURCE_EXHAUSTED" in names[1]
 
 
 def _one_line(error: Exception) -> str:

@@ -22,7 +22,7 @@ from model.config import BackboneName, ImageConfig, ModelConfig, TextConfig
 from model.layout import STORAGES
 from model.metrics import DecisionRule
 from model.size import Contents, size
-from tuner.trial import prepare_process
+from tuner.process import settle
 
 BACKBONES: tuple[BackboneName, ...] = BackboneName.__args__  # type: ignore[attr-defined]
 TINY = 300
@@ -59,7 +59,7 @@ def drawn(draw: random.Random, number: int) -> ModelConfig:
 
 
 def main(count: int) -> int:
-    prepare_process(2)
+    settle(2)
     import keras
 
     from model.bundle import Bundle, measured_bytes

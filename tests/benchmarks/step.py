@@ -20,8 +20,9 @@ from data_prep.demo import draw
 from data_prep.store import PreparedData, prepare
 from model.config import TrialConfig, replace, restrict
 from model.presets import PAPER, PRESETS
+from tuner.process import settle
 from tuner.space import bind
-from tuner.trial import Job, batches, features_for, prepare_process, train_trial
+from tuner.trial import Job, batches, features_for, train_trial
 
 
 def best(epoch: Callable[[int], Any], rounds: int = 3) -> float:
@@ -65,7 +66,7 @@ def trial_epochs(config: TrialConfig, data: PreparedData) -> float:
 
 
 def main(pictures: int) -> None:
-    prepare_process(1)
+    settle(1)
     import keras
 
     with tempfile.TemporaryDirectory(prefix="captune-bench-") as name:

@@ -40,7 +40,7 @@ def nothing() -> type:
     from tuner.trial import TrialWorker
 
     class Nothing(TrialWorker):
-        def settle(self, threads: int, backend: str) -> None:
+        def settle(self, threads: int, backend: str, gpus: float) -> None:
             """No framework."""
 
         def epochs_of(self, job: Any, keeper: Any) -> Iterator[Epoch]:
@@ -68,9 +68,10 @@ def overhead(data: PreparedData, folder: Path, trials: int) -> list[float]:
 
 def memory(data: PreparedData, trials: int) -> list[float]:
     """MiB that this process has in memory after each trial."""
-    from tuner.trial import Job, prepare_process, train_trial
+    from tuner.process import settle
+    from tuner.trial import Job, train_trial
 
-    prepare_process(1)
+    settle(1)
     space, random, found = settings().build_space(), Random(0), []
     for number in range(trials):
         config = bind(replace(space.draw(random), {"train.epochs": 1}), data.manifest)
