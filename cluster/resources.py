@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_SPARE = 1.2  # of the measured peak: pools of memory have gaps
 _ROUNDING = 1e-9  # 1 / 0.1 and 2 / 0.2 come out whole
 
 
@@ -15,10 +16,12 @@ class ResourceError(ValueError):
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine offers: CPUs and GPUs, logical, as Ray counts them."""
+    """What one machine offers: CPUs and GPUs, logical, as Ray counts them; its host name, and its id for Ray."""
 
     cpus: float
     gpus: float
+    name: str = ""
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,26 +39,70 @@ class Request:
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ResourceError(f"GPUs per trial must be a whole number above 1, got {self.gpus}")
 
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
-def able(nodes: Sequence[Node], request: Request) -> int:
-    """Nodes on which at least one trial fits."""
-    return sum(_on(node, request) > 0 for node in nodes)
+
+@dataclass(frozen=True)
+class Room:
+    """Where trials fit. slots: at once, on all nodes. nodes: with room for one at least."""
+
+    slots: int
+    nodes: int
+
+    @classmethod
+    def of(cls, nodes: Sequence[Node], request: Request) -> Room:
+        """A trial never spans nodes."""
+        fits = [_on(node, request) for node in nodes]
+        return cls(sum(fits), sum(count > 0 for count in fits))
 
 
 def slots(nodes: Sequence[Node], request: Request) -> int:
-    """Trials that fit on all nodes at once; a trial never spans nodes.
+    """Trials that fit at once.
 
     Raises:
-        ResourceError: it fits on none.
+        ResourceError: not one fits on any node.
     """
-    found = sum(_on(node, request) for node in nodes)
-    if found == 0:
-        largest = max(nodes, key=lambda n: (n.gpus, n.cpus), default=Node(0, 0))
-        raise ResourceError(
-            f"a trial asks for {request.cpus:g} CPUs and {request.gpus:g} GPUs, the largest of {len(nodes)} nodes has "
-            f"{largest.cpus:g} CPUs and {largest.gpus:g} GPUs; lower --cpus-per-trial or --gpus-per-trial"
-        )
-    return found
+    if (why := shortage(nodes, request)) is not None:
+        raise ResourceError(f"{why}; or, where an autoscaler adds nodes, say with --slots how many trials may run")
+    return Room.of(nodes, request).slots
+
+
+def shortage(nodes: Sequence[Node], request: Request) -> str | None:
+    """Why not one trial fits on any node; None where one does."""
+    if Room.of(nodes, request).slots:
+        return None
+    largest = max(nodes, key=lambda n: (n.gpus, n.cpus), default=Node(0, 0))
+    return (
+        f"a trial asks for {request}, the largest of {len(nodes)} nodes has {largest.cpus:g} CPUs and "
+        f"{largest.gpus:g} GPUs; lower --cpus-per-trial or --gpus-per-trial"
+    )
+
+
+def limits(nodes: Sequence[Node], request: Request) -> str:
+    """How many trials run at once, and what keeps it from being more."""
+    room = Room.of(nodes, request)
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    with_room = [node for node in nodes if _on(node, request)]
+    by_gpu = sum(_on(node, request) == _by_gpu(node, request.gpus) for node in with_room) if request.gpus else 0
+    bound = "GPUs" if by_gpu > len(with_room) / 2 else "CPUs"
+    return (
+        f"{room.slots} trials at once, each with {request}; {len(nodes)} nodes have {cpus:g} CPUs and {gpus:g} GPUs, "
+        f"and {bound} are what limits it"
+    )
+
+
+def share_for(peak: int, total: int, overhead: int) -> float:
+    """The share of a GPU for trials of which the largest was measured: as many as fit side by side, with room to spare.
+
+    Args:
+        peak: bytes of arrays at most. total: of the GPU. overhead: that a process takes beside its arrays.
+
+    Returns:
+        1 / n, cut after four digits, as finely as Ray counts; 1.0 where not even two fit.
+    """
+    together = int(total / (_SPARE * peak + overhead))
+    return math.floor(10_000 / max(1, together)) / 10_000
 
 
 def default_request(nodes: Sequence[Node], *, cpus: float | None, gpus: float | None) -> Request:

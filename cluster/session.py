@@ -48,13 +48,41 @@ def session(address: str | None) -> Iterator[list[Node]]:
             "start one with `ray start --head`, set RAY_AUTH_MODE=token if it asks for a token, or leave --address out"
         ) from error
     try:
-        yield [
-            Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-            for node in ray.nodes()
-            if node["Alive"]
-        ]
+        yield alive()
     finally:
         ray.shutdown()
+
+
+def alive() -> list[Node]:
+    """The nodes of the cluster that this process has joined, as they are now."""
+    import ray
+
+    return [
+        Node(
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
+            node["NodeManagerHostname"],
+            node["NodeID"],
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def draining() -> set[str]:
+    """Ids of nodes that are about to be taken away: a spot machine recalled, a node that an autoscaler gives back."""
+    import ray
+    from ray._private.state import state  # no public way to learn it
+
+    return set(state.get_draining_nodes()) if ray.is_initialized() else set()
+
+
+def free() -> str:
+    """What no one has taken of the cluster, in words."""
+    import ray
+
+    left = ray.available_resources()
+    return f"{left.get('CPU', 0.0):g} CPUs and {left.get('GPU', 0.0):g} GPUs are free on {len(alive())} nodes"
 
 
 def _reach(address: str) -> None:

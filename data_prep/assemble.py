@@ -18,7 +18,7 @@ from data_prep.captions import CaptionSettings, count_words, tokenize
 from data_prep.images import image_path
 from data_prep.labels import Labels
 from data_prep.manifest import EXAMPLES, PIXELS, VERSION, VOCABULARY, Manifest
-from data_prep.pixels import write_pixels
+from data_prep.pixels import Decode, write_pixels
 from data_prep.records import BadRow, DataError, OnBad, Records
 from data_prep.split import SPLITS, Shares, split
 
@@ -34,7 +34,7 @@ def write_pictures(
     side: int,
     inputs: dict[str, str],
     on_bad: OnBad,
-    workers: int,
+    decode: Decode,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Records, str]:
     """Write each picture once; return the examples that keep their picture, and the digest of the pixels.
@@ -58,7 +58,7 @@ def write_pictures(
         paths,
         side,
         made_from=inputs,
-        workers=workers,
+        decode=decode,
         on_fault=on_fault,
         progress=progress,
     )

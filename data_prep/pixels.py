@@ -1,4 +1,4 @@
-"""Pictures in bulk: decoded on all cores into one Arrow stream, read back through a memory map."""
+"""Pictures in bulk: decoded, on all cores or elsewhere, into one Arrow stream; read back through a memory map."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import PIL
@@ -21,6 +22,20 @@ from data_prep.records import DataError
 BATCH_ROWS = 1024
 BATCH_BYTES = 32 * 2**20
 TASK_ROWS = 8  # pictures that a thread takes at a time
+
+
+class Decode(Protocol):
+    """Decodes many pictures, here or elsewhere: what write_pixels gets its pixels from."""
+
+    def __call__(
+        self, pictures: Sequence[Path], first: int, rows: int, side: int, /
+    ) -> Generator[tuple[Pixels, Iterator[str | None]]]:
+        """Batches of rows pictures from the first on: (pixels, why each picture is missing, None where it is there).
+
+        pixels: (n, side, side, 3) uint8, n = rows in all batches but the last; what a missing picture has there is
+        not defined. The reasons come as the pictures are done; pixels are whole when all reasons have come, and hold
+        until the next batch is asked for. Closing it ends the work.
+        """
 
 
 def cores() -> int:
@@ -40,7 +55,7 @@ def write_pixels(
     side: int,
     *,
     made_from: Mapping[str, str],
-    workers: int,
+    decode: Decode,
     on_fault: Callable[[int, str], None],
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
@@ -48,7 +63,7 @@ def write_pixels(
 
     A picture that cannot be decoded is told to on_fault(place, reason) and left out, so the file holds the
     others without gaps; on_fault ends the work by raising. progress is called with (done, total) pictures.
-    What journal says was decoded before, of the same made_from, is not decoded again.
+    What journal says was decoded before, of the same made_from, is not decoded again, whatever decoded it.
     """
     rows = rows_per_batch(side)
     # Half a file of other batches, or from another decoder, would not end as the same bytes.
@@ -58,7 +73,7 @@ def write_pixels(
             on_fault(place, reason)
         if growing.done and progress:
             progress(growing.done, len(pictures))
-        with contextlib.closing(_decoded(pictures, growing.done, rows, side, workers)) as batches:
+        with contextlib.closing(decode(pictures, growing.done, rows, side)) as batches:
             for pixels, reasons in batches:
                 start = growing.done
                 good: list[int] = []
@@ -75,14 +90,20 @@ def write_pixels(
         return growing.finish()
 
 
+def in_threads(workers: int) -> Decode:
+    """A Decode of so many threads of this process. While a batch is used, the next is decoded."""
+
+    def decode(
+        pictures: Sequence[Path], first: int, rows: int, side: int, /
+    ) -> Generator[tuple[Pixels, Iterator[str | None]]]:
+        return _decoded(pictures, first, rows, side, workers)
+
+    return decode
+
+
 def _decoded(
     pictures: Sequence[Path], first: int, rows: int, side: int, workers: int
 ) -> Generator[tuple[Pixels, Iterator[str | None]]]:
-    """Batches of rows pictures from the first on: (pixels, why each picture is missing, None where it is there).
-
-    The reasons come as the pictures are done; pixels hold until the next batch is asked for, which is decoded
-    meanwhile.
-    """
     # Threads, not processes: Pillow drops the interpreter lock while it decodes and resizes, and threads
     # write into the batch itself, where processes would send every picture through a pipe.
     pool = ThreadPoolExecutor(workers)
@@ -92,7 +113,7 @@ def _decoded(
         chunk = pictures[start : start + rows]
         into = buffers[number % 2, : len(chunk)]
         parts = [slice(place, place + TASK_ROWS) for place in range(0, len(chunk), TASK_ROWS)]
-        tasks = [pool.submit(_decode_into, into[part], chunk[part], side) for part in parts]
+        tasks = [pool.submit(decode_into, into[part], chunk[part], side) for part in parts]
         return into, (reason for task in tasks for reason in task.result())
 
     ahead = None
@@ -107,7 +128,8 @@ def _decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _decode_into(pixels: Pixels, pictures: Sequence[Path], side: int) -> list[str | None]:
+def decode_into(pixels: Pixels, pictures: Sequence[Path], side: int) -> list[str | None]:
+    """Decode pictures into pixels (n, side, side, 3); return why each is missing, None where it is there."""
     reasons: list[str | None] = []
     for row, picture in enumerate(pictures):
         try:

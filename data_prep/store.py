@@ -17,7 +17,7 @@ from data_prep import assemble, folder, records
 from data_prep.captions import CaptionSettings, Vocabulary
 from data_prep.images import Pixels, check_side, image_path
 from data_prep.manifest import BAD_ROWS, EXAMPLES, FILES, MANIFEST, PIXELS, VOCABULARY, Manifest
-from data_prep.pixels import PixelFile, cores
+from data_prep.pixels import Decode, PixelFile, cores, in_threads
 from data_prep.records import DataError, Example, OnBad
 from data_prep.split import SPLITS, Shares, check_shares
 
@@ -143,6 +143,7 @@ def prepare(
     per_caption: bool = False,
     categories: frozenset[int] | None = None,
     workers: int | None = None,
+    decode: Decode | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparedData:
     """Make a prepared data set in the folder out, or open it at once where it is there already.
@@ -150,8 +151,8 @@ def prepare(
     source: a CSV (format "kaggle") or COCO annotations ("coco"), see records. images: the folder of its
     pictures, None for a set of captions alone; a source without captions makes a set of pictures alone.
     side: pixels, 1 to 1024. captions: None for the defaults. known_labels goes with "kaggle", per_caption
-    and categories with "coco". workers: threads that decode, None for one per core. progress: called with
-    (done, total) pictures.
+    and categories with "coco". workers: threads that decode, None for one per core. decode: what decodes in
+    place of threads of this process; it has no part in what comes out. progress: called with (done, total) pictures.
 
     With on_bad "skip", rows and pictures that cannot be used are left out and listed in bad_rows.csv. Nothing
     appears in out before everything is done. Killed and called again with the same inputs, it goes on with the
@@ -167,6 +168,8 @@ def prepare(
         raise DataError(f"the seed must be a whole number from 0 to 2**32 - 1, got {seed!r}")
     if workers is not None and workers < 1:
         raise DataError(f"workers must be 1 or more, got {workers}")
+    if workers is not None and decode is not None:
+        raise DataError(f"workers ({workers}) are threads of this process: leave them out where decode is given")
     if format == "coco":
         if known_labels is not None:
             raise DataError("known_labels goes with the format kaggle: use categories with coco")
@@ -201,9 +204,9 @@ def prepare(
         pixels_digest = ""
         rows_read = len(found.examples) + len(found.bad)
         if images is not None:
-            workers = workers or cores()
+            decode = decode or in_threads(workers or cores())
             found, pixels_digest = assemble.write_pictures(
-                target, source, found, images, side, inputs, on_bad, workers, progress
+                target, source, found, images, side, inputs, on_bad, decode, progress
             )
         manifest = assemble.write_examples(target, found, shares, seed, captions, pixels_digest)
         if found.bad:

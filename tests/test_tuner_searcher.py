@@ -13,6 +13,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from cluster.resources import Room
 from data_prep.store import PreparedData
 from model.config import unflatten
 from model.metrics import Epoch
@@ -85,7 +86,7 @@ class Search:
             records=records,
             threads=1,
             gpus=0.0,
-            nodes=2,
+            room=Room(slots=99, nodes=2),
         )
 
     @property
@@ -115,6 +116,7 @@ def failure(*, fatal: bool = False) -> dict[str, Any]:
         "failure": "ValueError: no",
         "traceback": "Traceback (most recent call last):\nValueError: no\n",
         "fatal": fatal,
+        "memory": False,
         "mean_f1": 0.0,
         "done": True,
         "training_iteration": 1,

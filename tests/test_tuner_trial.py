@@ -118,6 +118,7 @@ def worker(data: PreparedData, tmp_path: Path) -> Any:
             self._node = "node-1"
             self._broken = None
             self._starting = 0.0
+            self._looked = math.inf  # no Ray here whose nodes could be taken away
             self._wear, self._trials, self._at_first = Wear(3, 10**12), 0, 0
 
         def epochs_of(self, job: Any, keeper: Any) -> Iterator[Epoch]:

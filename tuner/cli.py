@@ -72,6 +72,9 @@ def prepare(
     ] = None,
     per_caption: Annotated[bool, typer.Option(help="coco: one example per caption, not per image")] = False,
     categories: Annotated[str | None, typer.Option(help="coco: category ids to keep, e.g. 1-19")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="a running Ray cluster whose nodes decode: auto or host:port")
+    ] = None,
 ) -> None:
     """Decodes pictures and captions once into a memory-mapped data set."""
     from data_prep.captions import CaptionSettings
@@ -84,6 +87,13 @@ def prepare(
         fail("--labels is for --format kaggle; choose COCO categories with --categories")
     if format == "kaggle" and (per_caption or categories is not None):
         fail("--per-caption and --categories are for --format coco; restrict a CSV's labels with --labels")
+    decode = None
+    if address is not None:
+        from cluster.decoding import ray_decoder
+
+        if images is None:
+            fail("--address is for decoding pictures; name their folder, or leave --address out")
+        decode = ray_decoder(address, images)
     settings = CaptionSettings(
         remove_stop_words=stop_words,
         stem=stems,
@@ -106,6 +116,7 @@ def prepare(
                 known_labels=numbers("--labels", labels),
                 per_caption=per_caption,
                 categories=numbers("--categories", categories),
+                decode=decode,
                 progress=progress,
             )
     except KeyboardInterrupt:
@@ -527,9 +538,9 @@ def _settle(threads: int | None = None, backend: str | None = None) -> None:
     """Framework settings of this process, for the verbs that run a network themselves."""
     import os
 
-    from tuner.trial import prepare_process
+    from tuner.process import settle
 
-    prepare_process(threads or os.cpu_count() or 1, backend)
+    settle(threads or os.cpu_count() or 1, backend)
 
 
 if __name__ == "__main__":

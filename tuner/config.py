@@ -44,7 +44,12 @@ class SearchConfig(Settings):
     modality: Modality
     seed: int = Field(0, ge=0, lt=2**31)
     cpus_per_trial: float | None = Field(None, ge=0)
-    gpus_per_trial: float | None = Field(None, ge=0)
+    gpus_per_trial: float | Literal["auto"] | None = Field(
+        None, description="auto: a share by the memory that the largest configuration is measured to need"
+    )
+    slots: int | None = Field(
+        None, ge=1, le=100_000, description="trials at once; more than fit now lets an autoscaler add nodes"
+    )
     checkpoint_every: str = Field("60s", description="at most one checkpoint of a trial in so much time or epochs")
     keep: int = Field(3, ge=0, le=1000, description="best trials whose network is kept")
     min_free: int = Field(2**30, ge=0, description="bytes that stay free on the run's disk")
@@ -85,7 +90,8 @@ class _File(Settings):
     modality: Modality | None = None
     seed: int | None = None
     cpus_per_trial: float | None = None
-    gpus_per_trial: float | None = None
+    gpus_per_trial: float | Literal["auto"] | None = None
+    slots: int | None = None
     checkpoint_every: str | None = None
     keep: int | None = None
     min_free: int | None = None

@@ -33,18 +33,20 @@ def tie_loose_ends(study: optuna.Study, gate: Gate, rungs: Rungs, records: Seque
             gate.set_aside(trial, attributes[VOID])
         elif "fate" in attributes:
             gate.finish(trial, attributes["fate"], best=scores[half.number])
+    known = study.get_trials(deepcopy=False)
     for record in records:
         if record.fate != "running":
             continue
-        trial = optuna.Trial(study, study.trials[record.number]._trial_id)
+        frozen = known[record.number]
+        trial = optuna.Trial(study, frozen._trial_id)
         last = record.curve[-1] if record.curve else None
         if len(study.directions) == 1:  # the report itself may be what was missing
-            told = study.trials[record.number].intermediate_values
+            told = frozen.intermediate_values
             for epoch in record.curve:
                 if epoch.epoch not in told and math.isfinite(epoch.mean_f1):
                     trial.report(epoch.mean_f1, epoch.epoch)
         if record.seed is None:
-            given = study.trials[record.number].system_attrs.get("fixed_params")
+            given = frozen.system_attrs.get("fixed_params")
             if given and record.origin == record.number:
                 study.enqueue_trial(given)  # the preset, say; first, as one too many is only set aside
             gate.set_aside(trial, "the search ended before it was handed out")
@@ -59,21 +61,30 @@ def tie_loose_ends(study: optuna.Study, gate: Gate, rungs: Rungs, records: Seque
         else:
             gate.tell(trial, "lost", reason=LOST)
     # The last that came of each trial: where that one was lost too, or waits already, no earlier one counts.
-    latest = {known.user_attrs.get("replaces", known.number): known for known in study.trials}
-    for known in latest.values():
-        if known.user_attrs.get("fate") == "lost" or _turned_away(known):
-            enqueue_again(study, known, tries=1)
+    known = study.get_trials(deepcopy=False)
+    latest = {one.user_attrs.get("replaces", one.number): one for one in known}
+    for one in latest.values():
+        if one.user_attrs.get("fate") == "lost" or _turned_away(one):
+            enqueue_again(study, one, tries=1)
 
 
 def _turned_away(trial: optuna.trial.FrozenTrial) -> bool:
     return "replaces" in trial.user_attrs and VOID in trial.user_attrs
 
 
-def enqueue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial, *, tries: int | None = None) -> None:
-    """Hands out a trial once more, with the parameters, the seed and the checkpoint that it had."""
+def enqueue_again(
+    study: optuna.Study, trial: optuna.trial.FrozenTrial, *, tries: int | None = None, gpus: float | None = None
+) -> None:
+    """Hands out a trial once more, with the parameters, the seed and the checkpoint that it had.
+
+    Args:
+        tries: attempts, this one included; as many as before if None.
+        gpus: that it is to be given; what it was given before, if that was special, if None.
+    """
     attributes = trial.user_attrs
     origin = attributes.get("replaces", trial.number)
-    study.enqueue_trial(
-        study.trials[origin].params,  # the latest attempt may have been cut off before it had them
-        user_attrs={"replaces": origin, "tries": attributes.get("tries", 1) if tries is None else tries},
-    )
+    given = {"replaces": origin, "tries": attributes.get("tries", 1) if tries is None else tries}
+    if (gpus := gpus or attributes.get("gpus")) is not None:
+        given["gpus"] = gpus
+    # The latest attempt may have been cut off before it had its parameters.
+    study.enqueue_trial(study.get_trials(deepcopy=False)[origin].params, user_attrs=given)

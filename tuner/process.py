@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-_CONTEXT = 512 * 2**20  # bytes of a GPU that a process takes beside its pool, for CUDA's own
+CONTEXT = 512 * 2**20
+"""Bytes of a GPU that a process takes beside its arrays, for CUDA's own."""
 _BFLOAT16_SINCE = 8.0  # compute capability of the first GPUs that gain by it
 
 
@@ -63,10 +64,10 @@ def fence(gpus: float) -> int | None:
         raise ProcessError(
             "nvidia-smi tells no memory of the GPU that is to be shared; use whole ones: --gpus-per-trial 1"
         )
-    pool = int(total[0] * gpus) - _CONTEXT
+    pool = int(total[0] * gpus) - CONTEXT
     if pool <= 0:
         raise ProcessError(
-            f"{gpus:g} of a GPU of {total[0] / 2**20:.0f} MiB is less than the {_CONTEXT // 2**20} MiB that CUDA takes "
+            f"{gpus:g} of a GPU of {total[0] / 2**20:.0f} MiB is less than the {CONTEXT // 2**20} MiB that CUDA takes "
             "for each process; raise --gpus-per-trial"
         )
     return pool
@@ -124,6 +125,19 @@ def gpu_facts() -> tuple[tuple[int, float], ...]:
         return tuple((int(memory) * 2**20, float(capability)) for memory, capability in rows)
     except (OSError, subprocess.SubprocessError, ValueError):
         return ()
+
+
+def gpu_peak() -> int:
+    """Bytes that this process has had in arrays on its first GPU at most."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return int(jax.local_devices()[0].memory_stats()["peak_bytes_in_use"])
+    import tensorflow as tf
+
+    return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
 
 
 def _visible() -> bool:

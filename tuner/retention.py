@@ -54,6 +54,7 @@ class Keeper:
         self._identity = identity
         self._written = (time.monotonic(), 0)
         self.complaint: str | None = None  # why the last write came to nothing
+        self.leaving = False  # the next checkpoint is due whatever the policy says, and the last one here
 
     def resume(self) -> Checkpoint | None:
         """The newest checkpoint, if there is a whole one of this very trial."""
@@ -65,8 +66,10 @@ class Keeper:
     def checkpoint(self, epoch: int, make: Callable[[int, str], Checkpoint]) -> None:
         """Writes the state after `epoch` if it is time to."""
         seconds, epochs = time.monotonic() - self._written[0], epoch - self._written[1]
-        due = (self._policy.seconds is not None and seconds >= self._policy.seconds) or (
-            self._policy.epochs is not None and epochs >= self._policy.epochs
+        due = (
+            self.leaving
+            or (self._policy.seconds is not None and seconds >= self._policy.seconds)
+            or (self._policy.epochs is not None and epochs >= self._policy.epochs)
         )
         if due and self._attempt(lambda: make(epoch, self._identity).write(self._folder / LAST)):
             self._written = (time.monotonic(), epoch)

@@ -20,7 +20,7 @@ class HalvingScheduler(FIFOScheduler):
     """The decision as Ray Tune asks for it.
 
     `stopped` tells the searcher at which epoch a trial was cut, `errors` why its worker failed; `ray_trials` are Ray's
-    own objects, by Ray's id.
+    own objects of unfinished trials, by Ray's id.
     """
 
     def __init__(self, rungs: Rungs) -> None:
@@ -39,14 +39,17 @@ class HalvingScheduler(FIFOScheduler):
         if self._judge(trial, result):
             return str(TrialScheduler.CONTINUE)
         self.stopped[trial.trial_id] = result.get("epoch", 0)
+        self.ray_trials.pop(trial.trial_id, None)
         return str(TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """The last epoch of a trial is seen by its rung too: others are compared with it."""
+        self.ray_trials.pop(trial.trial_id, None)
         self._judge(trial, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Keeps the exception for the searcher, which Ray does not tell."""
+        self.ray_trials.pop(trial.trial_id, None)
         # Ray's own getter looks where the file comes only when the trial has ended.
         with suppress(OSError, TypeError):
             self.errors[trial.trial_id] = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())

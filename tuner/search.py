@@ -9,20 +9,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, Literal
 
-from cluster.resources import Request, able, default_request, slots
+from cluster.inspection import Needs, check_nodes, versions
+from cluster.resources import Request, Room, default_request, limits, slots
+from cluster.session import alive, free, session
 from data_prep.store import PreparedData
 from results.study import STUDY_NAME, RunError, RunFolder, load_records, open_storage
 from results.summary import summarise
 from tuner.config import SearchConfig, parse_interval
 from tuner.halving import Rungs
+from tuner.probe import measured_share
 from tuner.reach import Reach
 from tuner.run import check, remember, write_json
 
+_LOOK_SECONDS = 5.0  # between two looks at the nodes
+_TELL_SECONDS = 60.0  # that a trial waits before it is told, and between two such messages
 _DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"mean_f1": "maximize", "bytes": "minimize"}
 
 
@@ -74,22 +80,26 @@ def run_search(
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)  # of Ray's own state, which nothing reads
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # each is in the table, with its reason
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"  # the searcher says how many, as the cluster grows and shrinks
     started = time.monotonic()
     # From here on: Ctrl-C in the middle of an import or of Ray's start would come out as any kind of error.
     with _interruptible() as interrupt, run.writing():
         import optuna
 
-        from cluster.session import session
-
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         remember(run, config)
         reach = check(config, data)
         with session(address) as nodes:
-            request = default_request(nodes, cpus=config.cpus_per_trial, gpus=config.gpus_per_trial)
-            at_once = slots(nodes, request)
-            search = _Search(
-                run, config, data, reach, request, at_once, able(nodes, request), started, interrupt, show, say
-            )
+            gpus = config.gpus_per_trial
+            if gpus == "auto":
+                gpus = measured_share(config, reach, data, say)
+            request = default_request(nodes, cpus=config.cpus_per_trial, gpus=gpus)
+            at_once = config.slots or slots(nodes, request)
+            if address is not None:
+                say(limits(nodes, request))
+                for note in check_nodes(nodes, _needs(run, data)):
+                    say(note)
+            search = _Search(run, config, data, reach, request, started, interrupt, show, say)
             try:
                 search.open()
                 if not interrupt.is_set():
@@ -110,12 +120,12 @@ class _Search:
     data: PreparedData
     reach: Reach
     request: Request
-    slots: int
-    nodes: int  # on which trials can run
     started: float
     interrupt: threading.Event
     show: Callable[[Progress], None]
     say: Callable[[str], None]
+    looked: float = 0.0  # at the nodes
+    told: float = 0.0  # of trials that wait
 
     def open(self) -> None:
         """The run's study, new with the preset as trial 0, or as an earlier search left it with its loose ends tied."""
@@ -162,7 +172,7 @@ class _Search:
             records=records,
             threads=max(1, int(self.request.cpus)),
             gpus=self.request.gpus,
-            nodes=self.nodes,
+            room=self._room(),
         )
         self.searcher.ended = self._ended
 
@@ -190,12 +200,11 @@ class _Search:
             mended_tune(),
         ):
             tuner = tune.Tuner(
-                tune.with_resources(trainable, {"cpu": self.request.cpus, "gpu": self.request.gpus}),
+                tune.with_resources(trainable, partial(_resources, self.request.cpus)),
                 tune_config=tune.TuneConfig(
                     search_alg=self.searcher,
                     scheduler=self.halving,
                     num_samples=-1,  # the searcher says when it is enough
-                    max_concurrent_trials=self.slots,
                     reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(
@@ -224,18 +233,34 @@ class _Search:
         """Whether the run is over; asked by Ray about once a second, so the place for what is to be done that often."""
         searcher = self.searcher
         searcher.kill_overdue()
+        self._look_round()
         self.show(
             Progress(
                 dict(searcher.fates),
                 searcher.running,
                 searcher.best,
-                self.slots,
+                searcher.room.slots,
                 self.config.trials,
                 self._seconds_left(),
                 searcher.waiting or searcher.complaint,
             )
         )
         return self._over()
+
+    def _look_round(self) -> None:
+        """Takes note of nodes that came or went, and says each minute for what trials wait."""
+        now = time.monotonic()
+        if now - self.looked >= _LOOK_SECONDS:
+            self.looked = now
+            self.searcher.room = self._room()
+        waiting = self.searcher.unplaced(_TELL_SECONDS)
+        if waiting and now - self.told >= _TELL_SECONDS:
+            self.told = now
+            self.say(f"{waiting} trials wait for room: {self.request} each; {free()}")
+
+    def _room(self) -> Room:
+        room = Room.of(alive(), self.request)
+        return replace(room, slots=self.config.slots or room.slots)
 
     def _over(self) -> bool:
         return self._seconds_left() == 0 or self.interrupt.is_set() or self.searcher.fault is not None
@@ -263,19 +288,35 @@ def _fault(error: Exception) -> Exception:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one does what it always does."""
+    """An event that the first Ctrl-C or SIGTERM sets, as a scheduler of jobs sends it; the next does what it would."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event  # signals reach the main thread only
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def first(_number: int, _frame: Any) -> None:
         event.set()
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    signal.signal(signal.SIGINT, first)
+    for number in before:
+        signal.signal(number, first)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
+
+
+def _resources(cpus: float, config: dict[str, Any]) -> Any:
+    """What a trial asks Ray for: one that ran out of memory in its share of a GPU is given more of it."""
+    from ray import tune
+
+    return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": config["gpus"]}])
+
+
+def _needs(run: RunFolder, data: PreparedData) -> Needs:
+    return Needs(str(data.path.resolve()), data.manifest.fingerprint, str(run.checkpoints.resolve()), versions())

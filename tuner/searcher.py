@@ -18,11 +18,12 @@ from ray.tune import Stopper
 from ray.tune.search import Searcher
 
 from cluster.health import NodeHealth
+from cluster.resources import Room
 from model.config import flatten
 from model.metrics import Epoch
 from model.size import show_bytes
 from results.study import SCORED, Fate, Record, RunFolder, epoch_attribute
-from tuner.gate import Gate, UsedUp
+from tuner.gate import Admitted, Gate, UsedUp
 from tuner.loose_ends import enqueue_again, halving_reason
 from tuner.reach import BudgetError
 from tuner.retention import Shelf
@@ -73,6 +74,7 @@ class Care:
 class _Running:
     trial: optuna.Trial
     origin: int
+    gpus: float
     started: float
     best: float | None = None
     last: Epoch | None = None  # of this attempt
@@ -93,7 +95,7 @@ class StudySearcher(Searcher):
         records: of earlier searches of the run.
         threads: of each worker, for the record: sums of floats depend on them.
         gpus: that a trial is given.
-        nodes: on which trials can run.
+        room: how many trials may run at once, and on how many nodes; it may change while the search runs.
     """
 
     def __init__(
@@ -109,7 +111,7 @@ class StudySearcher(Searcher):
         records: Sequence[Record],
         threads: int,
         gpus: float,
-        nodes: int,
+        room: Room,
     ) -> None:
         super().__init__(metric="mean_f1", mode="max")
         self._study = study
@@ -120,7 +122,8 @@ class StudySearcher(Searcher):
         self._shelf = shelf
         self._threads = threads
         self._gpus = gpus
-        self._nodes = nodes
+        self._too_narrow: list[tuple[int, int, float]] = []  # bytes, batch and share that memory was short in
+        self.room = room
         self._care = care
         self._running: dict[str, _Running] = {}
         self._reports = sum(record.epochs for record in records)
@@ -153,11 +156,16 @@ class StudySearcher(Searcher):
         return given
 
     def _next(self, trial_id: str) -> Any:
+        self.waiting = None
+        if self.running >= self.room.slots:
+            if self._running:
+                return None
+            self.waiting = "no trial starts: no node is left with room for one"
+            return Searcher.FINISHED if self.ended() else None
         launched = sum(self.fates[fate] for fate in ("complete", "stopped", "diverged", "failed")) + self.running
         if self._trials is not None and launched + self._given_up >= self._trials:
             return None if self._running else Searcher.FINISHED
         free = shutil.disk_usage(self._run.path).free
-        self.waiting = None
         if free < self._care.floor:
             self.waiting = (
                 f"no trial starts: {show_bytes(free)} free on the disk of {self._run.path}, "
@@ -173,13 +181,14 @@ class StudySearcher(Searcher):
             return Searcher.FINISHED
         trial, origin = admitted.trial, admitted.origin
         trial.set_user_attr("threads", self._threads)
-        self._running[trial_id] = _Running(trial, origin, time.monotonic())
+        gpus = self._gpus_for(admitted)
+        self._running[trial_id] = _Running(trial, origin, gpus, time.monotonic())
         self._most_at_once = max(self._most_at_once, len(self._running))
         return {
             "config": flatten(admitted.config),
             "seed": admitted.seed,
             "origin": origin,
-            "gpus": self._gpus,
+            "gpus": gpus,
             "best": self._best_of(origin) if origin != trial.number else -math.inf,
             "resting": self._health.resting(time.monotonic()),
         }
@@ -200,6 +209,25 @@ class StudySearcher(Searcher):
         running.last = epoch
         self._reports += 1
         self._keep(running, epoch.epoch, *epoch_attribute(epoch, self._reports), epoch.mean_f1)
+
+    def _gpus_for(self, admitted: Admitted) -> float:
+        """More than the usual share for a trial that ran out of memory in it, and for those at least as large."""
+        size, batch = admitted.size.weights_bytes, admitted.config.train.batch_size
+        wider = [2 * gpus for least, rows, gpus in self._too_narrow if size >= least and batch >= rows]
+        asked: float = admitted.trial.user_attrs.get("gpus", self._gpus)
+        return min(1.0, max(self._gpus, asked, *wider)) if 0 < self._gpus < 1 else self._gpus
+
+    def _widen(self, trial_id: str, running: _Running) -> None:
+        """Out of memory in a share of a GPU: the trial is handed out again with twice of it."""
+        attributes = running.trial.user_attrs
+        batch = attributes["config"]["train.batch_size"]
+        self._too_narrow.append((attributes["size"]["weights_bytes"], batch, running.gpus))
+        wider = min(1.0, 2 * running.gpus)
+        self._tell(trial_id, "lost", f"out of memory in {running.gpus:g} of a GPU; again in {wider:g}")
+        enqueue_again(self._study, self._frozen(running), gpus=wider)
+
+    def _frozen(self, running: _Running) -> optuna.trial.FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[running.trial.number]
 
     def _attempts(self, origin: int) -> list[optuna.trial.FrozenTrial]:
         known = self._study.get_trials(deepcopy=False)
@@ -244,12 +272,17 @@ class StudySearcher(Searcher):
         elif "turned_away" in result:
             self._running.pop(trial_id)
             self._gate.set_aside(running.trial, f"node {result['node']} rests")
-            enqueue_again(self._study, self._study.trials[running.trial.number])
+            enqueue_again(self._study, self._frozen(running))
+        elif "preempted" in result:
+            self._tell(trial_id, "lost", f"node {result['node']} is taken away; it goes on elsewhere")
+            enqueue_again(self._study, self._frozen(running))
         elif "lost" in result:
             self._health.failed(result["node_id"], time.monotonic())
             self._lose(trial_id, result["lost"])
-            if len(self._health.resting(time.monotonic())) >= self._nodes:
+            if len(self._health.resting(time.monotonic())) >= self.room.nodes:
                 self.fault = SearchError(f"no node can run trials: {result['lost']}")
+        elif "failure" in result and result["memory"] and 0 < running.gpus < 1:
+            self._widen(trial_id, running)
         elif "failure" in result:
             self._fail(trial_id, result["failure"], result["traceback"], fatal=result["fatal"])
         else:
@@ -304,6 +337,14 @@ class StudySearcher(Searcher):
                 running.timed_out = True
                 ray.kill(actor)
 
+    def unplaced(self, seconds: float) -> int:
+        """Trials that have waited so long for a worker."""
+        now = time.monotonic()
+        return sum(
+            now - running.started > seconds and self._halving.ray_trials[trial_id].status == "PENDING"
+            for trial_id, running in self._running.items()
+        )
+
     def close(self, *, reason: str, resumable: bool) -> None:
         """Gives every trial that is still running its fate, after Ray has stopped it.
 
@@ -325,14 +366,14 @@ class StudySearcher(Searcher):
 
     def _lose(self, trial_id: str, reason: str) -> None:
         """The machine's fault: recorded, and the same configuration handed out again, a few times at most."""
-        trial = self._running[trial_id].trial
-        tries = trial.user_attrs.get("tries", 1)
+        running = self._running[trial_id]
+        tries = running.trial.user_attrs.get("tries", 1)
         self._tell(trial_id, "lost", reason)
         self._losses += 1
         if self._losses >= max(MAX_LOSSES, 3 * self._most_at_once):
             self.fault = SearchError(f"{self._losses} trials in a row were lost before an epoch was trained: {reason}")
         if tries <= self._care.retries:
-            enqueue_again(self._study, self._study.trials[trial.number], tries=tries + 1)
+            enqueue_again(self._study, self._frozen(running), tries=tries + 1)
         else:
             self._given_up += 1
 

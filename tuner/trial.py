@@ -20,6 +20,7 @@ import ray
 from numpy.typing import NDArray
 from ray import tune
 
+from cluster.session import draining
 from data_prep.batches import Batches
 from data_prep.captions import Vocabulary
 from data_prep.store import PreparedData
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH = 256
 _REST_SECONDS = 15.0
+_LOOK_SECONDS = 1.0  # between two looks whether the node is about to go
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def train_trial(job: Job, data: PreparedData, keeper: Keeper | None = None) -> I
         started = time.monotonic()
         if keeper is not None:
             keeper.checkpoint(epoch.epoch, trained.checkpoint)
+            if keeper.leaving:
+                return
         writing = time.monotonic() - started
 
 
@@ -157,6 +161,11 @@ class TrialWorker(tune.Trainable):
     that raised would have to be started anew. An actor that dies is the machine's fault.
     """
 
+    _epochs: Iterator[Epoch]
+    _keeper: Keeper
+    _length: int
+    _reported: bool  # an epoch of this trial
+
     def setup(
         self, config: dict[str, Any], *, data: str, threads: int, backend: str, wear: Wear, policy: Policy
     ) -> None:
@@ -172,6 +181,7 @@ class TrialWorker(tune.Trainable):
         """
         self._wear, self._trials, self._at_first = wear, 0, 0
         self._policy = policy
+        self._looked = -_LOOK_SECONDS
         self._node = ray.get_runtime_context().get_node_id()
         self._open = partial(self._try, threads, backend, config["gpus"], Path(data))
         started = time.monotonic()
@@ -203,6 +213,11 @@ class TrialWorker(tune.Trainable):
             return {**where, "turned_away": True, "mean_f1": 0.0, "done": True}
         if self._broken is not None:
             return {**where, "lost": self._broken, "mean_f1": 0.0, "done": True}
+        if self._is_drained():
+            self._keeper.leaving = True
+            if self._reported:
+                next(self._epochs, None)  # writes its checkpoint
+            return {**where, "preempted": True, "worn": True, "mean_f1": 0.0, "done": True}
         try:
             epoch = next(self._epochs)
         except Exception as error:  # whatever a configuration does wrong is recorded, and the next one runs
@@ -211,13 +226,23 @@ class TrialWorker(tune.Trainable):
                 "failure": _one_line(error),
                 "traceback": traceback.format_exc(),
                 "fatal": type(error).__name__ == "WeightsError",  # it would meet every trial alike
+                "memory": _is_memory(error),
                 "worn": self._is_worn() or _is_memory(error),
                 "mean_f1": 0.0,
                 "done": True,
             }
+        self._reported = True
         last = epoch.epoch >= self._length or not is_finite(epoch.mean_f1)
         epoch, self._starting = replace(epoch, start_seconds=self._starting), 0.0
         return {**asdict(epoch), **where, "complaint": self._keeper.complaint, "worn": self._is_worn(), "done": last}
+
+    def _is_drained(self) -> bool:
+        """Whether this node is about to be taken away, as clouds and autoscalers announce it."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return False
+        self._looked = now
+        return self._node in draining()
 
     def _is_worn(self) -> bool:
         memory = private_bytes()
@@ -235,6 +260,7 @@ class TrialWorker(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._trials += 1
+        self._reported = False
         self._resting: dict[str, float] = config["resting"]
         if self._broken is not None:
             return

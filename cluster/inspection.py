@@ -1,0 +1,136 @@
+"""Looks at every node of a cluster: whether it can do its part of a search, and how it is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cluster.resources import Node
+from cluster.session import ClusterError
+
+T = TypeVar("T")
+
+SECONDS = 8.0
+"""That nodes have to answer."""
+_PACKAGES = ("captune", "ray", "keras", "numpy")
+_MOST = 3  # nodes that a message names
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a node must have to run trials.
+
+    data: path of the prepared data set. fingerprint: of the one that is meant. folder: where checkpoints are written.
+    versions: of packages, as the driver has them.
+    """
+
+    data: str
+    fingerprint: str
+    folder: str
+    versions: Mapping[str, str]
+
+
+def on_each_node(
+    nodes: Sequence[Node], function: Callable[..., T], *arguments: Any
+) -> dict[Node, T | Exception | None]:
+    """What `function` gives in a process on each node: its result, the exception it ended with, or None for no answer.
+
+    Ray must be connected. All nodes together have `SECONDS`.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    asked = {
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(*arguments): node
+        for node in nodes
+    }
+    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS) if asked else ([], [])
+    found: dict[Node, T | Exception | None] = {asked[reference]: None for reference in late}
+    for reference in late:
+        ray.cancel(reference, force=True)
+    for reference in answered:
+        try:
+            found[asked[reference]] = ray.get(reference)
+        except Exception as error:  # the function's own, a missing module, a node that has just died
+            found[asked[reference]] = error
+    return found
+
+
+def check_nodes(nodes: Sequence[Node], needs: Needs) -> list[str]:
+    """Asks every node whether it has what a search needs.
+
+    Returns:
+        What is to be told without being an error: nodes that did not answer in time.
+
+    Raises:
+        ClusterError: a node lacks something; the message names nodes and reasons.
+    """
+    complaints, notes = [], []
+    for node, found in on_each_node(nodes, complaint_of_node, needs).items():
+        if isinstance(found, Exception):
+            reason = " ".join(str(found.__cause__ or found).split())
+            if "No module named" in reason:
+                reason = "captune cannot be imported there; install it as it is here"
+            complaints.append(f"node {node.name}: {reason[-200:]}")
+        elif found is None:
+            notes.append(f"note: node {node.name} did not answer within {SECONDS:.0f} s and was not checked")
+        elif found:
+            complaints.append(f"node {node.name}: {found}")
+    if complaints:
+        rest = f"; and {len(complaints) - _MOST} more nodes" if len(complaints) > _MOST else ""
+        raise ClusterError("; ".join(complaints[:_MOST]) + rest)
+    return notes
+
+
+def complaint_of_node(needs: Needs) -> str:
+    """Runs on a node: what it lacks, empty if nothing."""
+    here = versions()
+    differing = [
+        f"{name} {here.get(name, 'absent')} instead of {wanted}"
+        for name, wanted in needs.versions.items()
+        if here.get(name) != wanted
+    ]
+    if differing:
+        return f"has {', '.join(differing)}; install the same versions on all nodes"
+    return _complaint_about_data(needs) or _complaint_about_folder(Path(needs.folder))
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what must be the same on all nodes, as this process has them; "absent" for what it has not."""
+    found = {"Python": ".".join(map(str, sys.version_info[:2]))}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def _complaint_about_data(needs: Needs) -> str:
+    from data_prep.records import DataError
+    from data_prep.store import PreparedData
+
+    try:
+        data = PreparedData.open(needs.data)
+    except (DataError, OSError) as error:
+        return f"cannot read the data: {error}; it must be on a path that all nodes see"
+    if data.manifest.fingerprint != needs.fingerprint:
+        return f"another data set is in {needs.data}; all nodes must see the same"
+    return ""
+
+
+def _complaint_about_folder(folder: Path) -> str:
+    mark = folder / f"{time.time_ns()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        mark.unlink()
+    except OSError as error:
+        return f"cannot write {folder} ({error.strerror or error}); --run must be on a path that all nodes see"
+    return ""

@@ -1,0 +1,91 @@
+"""How much of a GPU's memory the largest configuration of a search takes, measured before the search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster.resources import ResourceError, share_for
+from data_prep.store import PreparedData
+from model.config import TrialConfig, flatten, replace, unflatten
+from model.size import show_bytes
+from tuner.config import SearchConfig
+from tuner.process import CONTEXT
+from tuner.reach import Reach
+
+_DRAWS = 500
+_BATCHES = 3  # what a framework allocates is there after the second
+
+
+def measured_share(config: SearchConfig, reach: Reach, data: PreparedData, say: Callable[[str], None]) -> float:
+    """The share of a GPU for each trial, by what the largest configuration needs on one of the cluster. Says why.
+
+    Ray must be connected.
+
+    Raises:
+        ResourceError: there is no GPU whose memory can be measured, or the configuration does not fit on it.
+    """
+    import ray
+
+    chosen = largest(config, reach)
+    if not ray.cluster_resources().get("GPU"):
+        raise ResourceError("--gpus-per-trial auto: no node has a GPU; leave it out, or give a number")
+    say("measuring the memory of the largest configuration on one GPU")
+    probe = ray.remote(num_cpus=1, num_gpus=1, max_retries=0, max_calls=1)(measure)
+    try:
+        peak, total = ray.get(probe.remote(flatten(chosen), str(data.path.resolve()), config.backend))
+    except Exception as error:
+        reason = " ".join(str(error.__cause__ or error).split())[-300:]
+        raise ResourceError(f"--gpus-per-trial auto: {reason}; give a number instead") from None
+    share = share_for(peak, total, CONTEXT)
+    say(
+        f"the largest configuration takes {show_bytes(peak)} of a GPU's {show_bytes(total)}: "
+        f"{int(1 / share)} trials on each, --gpus-per-trial {share:g}"
+    )
+    return share
+
+
+def largest(config: SearchConfig, reach: Reach) -> TrialConfig:
+    """The configuration within the budget that is likely to need most memory while it trains.
+
+    Of many draws, by picture area times width of a batch first, which is what activations grow with, then by bytes.
+    """
+    random = Random(config.seed)
+    found = [reach.bind(reach.space.base)]
+    for _ in range(_DRAWS):
+        with suppress(ValidationError):  # values that are impossible together
+            found.append(reach.bind(reach.space.draw(random)))
+    fitting = [known for known in found if reach.budget.holds(reach.size_of(known))]
+    batch = max(known.train.batch_size for known in fitting)
+    widest = max(fitting, key=lambda known: (_side(known), reach.size_of(known).weights_bytes))
+    return replace(widest, {"train.batch_size": batch})
+
+
+def _side(config: TrialConfig) -> int:
+    return config.model.image.seen_side if config.model.image is not None else 0
+
+
+def measure(flat: dict[str, Any], data: str, backend: str) -> tuple[int, int]:
+    """Trains a few batches in this process and returns the peak of its arrays and the memory of its GPU, in bytes."""
+    from tuner import process
+
+    process.settle(1, backend)
+    total = process.gpu_memory()
+    if not total:
+        raise ResourceError("no GPU of NVIDIA's is on the node that was asked")
+    from model.training import Training
+    from tuner.trial import EVALUATION_BATCH, batches
+
+    config, prepared = unflatten(flat), PreparedData.open(Path(data))
+    rows = prepared.rows("train")[: _BATCHES * config.train.batch_size]
+    source = batches(prepared, rows, config.model, config.train.batch_size, seed=0)
+    counts = prepared.labels[rows].sum(axis=0).tolist()
+    training = Training(config, source, counts, seed=0, bfloat16=process.in_bfloat16(config.train.precision))
+    training.epoch(1)
+    training.predict(batches(prepared, rows[:EVALUATION_BATCH], config.model, EVALUATION_BATCH))
+    return process.gpu_peak(), total[0]
