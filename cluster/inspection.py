@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.resources import Node
-from cluster.session import ClusterError
+from cluster.session import ClusterError, draining
 
 T = TypeVar("T")
 
@@ -86,6 +87,53 @@ def check_nodes(nodes: Sequence[Node], needs: Needs) -> list[str]:
         rest = f"; and {len(complaints) - _MOST} more nodes" if len(complaints) > _MOST else ""
         raise ClusterError("; ".join(complaints[:_MOST]) + rest)
     return notes
+
+
+def how_nodes_are(nodes: Sequence[Node]) -> list[dict[str, Any]]:
+    """One row a node: what it has and what is taken of it (CPUs, GPUs, bytes of memory), and trials at work."""
+    from ray._private.state import actors, available_resources_per_node
+
+    left, leaving = available_resources_per_node(), draining()
+    at_work = [actor["Address"]["NodeID"] for actor in actors().values() if _is_trial(actor)]
+    memory = on_each_node(nodes, memory_of_node)
+    rows = []
+    for node in nodes:
+        free, found = left.get(node.id, {}), memory[node]
+        known = found if isinstance(found, tuple) else (0, 0, 0, 0)
+        rows.append(
+            {
+                "node": node.name,
+                "cpus": node.cpus,
+                "cpus_taken": node.cpus - free.get("CPU", 0.0),
+                "gpus": node.gpus,
+                "gpus_taken": node.gpus - free.get("GPU", 0.0),
+                "trials": at_work.count(node.id),
+                "memory": known[0],
+                "memory_taken": known[1],
+                "gpu_memory": known[2],
+                "gpu_memory_taken": known[3],
+                "draining": node.id in leaving,
+                "answered": isinstance(found, tuple),
+            }
+        )
+    return rows
+
+
+def memory_of_node() -> tuple[int, int, int, int]:
+    """Runs on a node: bytes of its memory, of those taken, of its GPUs' memory, of those taken; zeros if unknown."""
+    told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total, available = (1024 * int(told[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
+    query = ["nvidia-smi", "--query-gpu=memory.total,memory.used", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout.splitlines()
+        sizes = [[2**20 * int(number) for number in line.split(",")] for line in lines]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        sizes = []
+    return total, total - available, sum(size for size, _ in sizes), sum(used for _, used in sizes)
+
+
+def _is_trial(actor: Mapping[str, Any]) -> bool:
+    return actor["State"] == "ALIVE" and "TrialWorker" in str(actor.get("ActorClassName", ""))
 
 
 def complaint_of_node(needs: Needs) -> str:

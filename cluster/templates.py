@@ -222,7 +222,7 @@ class KubeRay(_Search):
     """A search as a RayJob: KubeRay starts a cluster for it, runs it, and takes the cluster down.
 
     Attributes:
-        data, run: paths in the pods, or URLs.
+        data, run: paths in the pods.
         image: container image with captune, and the Ray of `ray`.
         name: of the RayJob.
         namespace: of Kubernetes.
@@ -302,7 +302,7 @@ class Slurm(_Search):
     """A search as a batch job of SLURM, on whole nodes.
 
     Attributes:
-        data: path that all nodes see, or URL.
+        data: path that all nodes see.
         run: folder that all nodes see; a run that is there already is resumed.
         name: of the job.
         gpus_per_trial, cpus_per_trial: what one trial asks for.

@@ -39,8 +39,8 @@ def building(out: Path, own_files: frozenset[str], kept: frozenset[str] = frozen
                 _flush(aside)
                 # Replaces an empty folder; fails where anything has come to stand there meanwhile.
                 aside.rename(out)
-            except KeyboardInterrupt:
-                raise  # as if killed: the next run goes on with what is there
+            except (KeyboardInterrupt, RuntimeError):
+                raise  # as if killed, or a lost cluster: the next run goes on with what is there
             except BaseException:
                 with contextlib.suppress(OSError):
                     _empty(aside)

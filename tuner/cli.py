@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tuner.cluster_cli import add_verbs, follow_job, is_server, send
 from tuner.console import at_least, bar, exit_status, fail, live, numbers, one_of, parsed, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ MEASURE = "what is held against the budget: weights or bundle"
 MEASURES, STORAGES = ("weights", "bundle"), ("float32", "float16", "int8")
 StorageOption = Annotated[
     str | None, typer.Option("--storage", help="float32, float16 or int8: what kernels and embeddings are shipped as")
+]
+Address = Annotated[
+    str | None, typer.Option(help="a running Ray cluster: auto or host:port, or its job server: http://head:8265")
 ]
 TimeLimit = Annotated[str | None, typer.Option(help="wall time, e.g. 90s, 30m, 1h30m")]
 
@@ -199,6 +203,7 @@ def space(preset: Annotated[str, typer.Option(help="paper, captions, compact or 
 
 @app.command()
 def search(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="a data set that `prepare` made")],
     run: Annotated[Path, typer.Option(help="folder for the run; must not exist yet")] = ...,  # type: ignore[assignment]
     config: Annotated[Path | None, typer.Option(help="search.yaml; `captune space` prints one")] = None,
@@ -212,9 +217,14 @@ def search(
     modality: Annotated[str | None, typer.Option(help="both, image or caption; the preset's own if left out")] = None,
     seed: Annotated[int | None, typer.Option(help="of the sampler, and through it of every trial")] = None,
     backend: Annotated[str | None, typer.Option(help="what Keras computes with: tensorflow or jax")] = None,
-    address: Annotated[str | None, typer.Option(help="a running Ray cluster: auto or host:port")] = None,
-    gpus_per_trial: Annotated[float | None, typer.Option(help="may be a fraction")] = None,
+    address: Address = None,
+    gpus_per_trial: Annotated[
+        str | None, typer.Option(help="may be a fraction; auto: by the memory that the largest configuration needs")
+    ] = None,
     cpus_per_trial: Annotated[float | None, typer.Option(help="also the threads of a trial")] = None,
+    slots: Annotated[
+        int | None, typer.Option(help="trials at once; more than fit now lets an autoscaler add nodes")
+    ] = None,
     checkpoint_every: Annotated[
         str | None, typer.Option(help="at most one checkpoint of a trial in so much, e.g. 60s or 1epoch")
     ] = None,
@@ -231,11 +241,15 @@ def search(
     from data_prep.store import PreparedData
     from model.size import parse_bytes
     from results.study import RunFolder
-    from tuner.config import parse_duration, parse_interval, read_search
+    from tuner.config import parse_duration, parse_gpus, parse_interval, read_search
     from tuner.preflight import inspect, lines
     from tuner.run import check, create, discard
 
+    if is_server(address):
+        follow_job(address, send(address, sys.argv[1:], context.parent))
+        return
     at_least("--trials", trials, 1)
+    at_least("--slots", slots, 1)
     at_least("--keep", keep, 0)
     at_least("--retries", retries, 0)
     parsed("--checkpoint-every", parse_interval, checkpoint_every)
@@ -265,7 +279,8 @@ def search(
             "seed": seed,
             "backend": backend,
             "cpus_per_trial": cpus_per_trial,
-            "gpus_per_trial": gpus_per_trial,
+            "gpus_per_trial": parsed("--gpus-per-trial", parse_gpus, gpus_per_trial),
+            "slots": slots,
             "checkpoint_every": checkpoint_every,
             "keep": keep,
             "min_free": parsed("--min-free", parse_bytes, min_free),
@@ -296,8 +311,9 @@ def search(
 
 @app.command()
 def resume(
+    context: typer.Context,
     run: RunPath,
-    address: Annotated[str | None, typer.Option(help="a running Ray cluster: auto or host:port")] = None,
+    address: Address = None,
     trials: Annotated[int | None, typer.Option(help="a new total of trials")] = None,
     time_limit: TimeLimit = None,
 ) -> None:
@@ -305,6 +321,9 @@ def resume(
     from results.study import RunFolder
     from tuner.config import parse_duration
 
+    if is_server(address):
+        follow_job(address, send(address, sys.argv[1:], context.parent))
+        return
     at_least("--trials", trials, 1)
     changes: dict[str, Any] = {"trials": trials}
     changes["time_limit"] = parsed("--time-limit", parse_duration, time_limit)
@@ -542,6 +561,8 @@ def _settle(threads: int | None = None, backend: str | None = None) -> None:
 
     settle(threads or os.cpu_count() or 1, backend)
 
+
+add_verbs(app)
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
@@ -44,7 +44,7 @@ class SearchConfig(Settings):
     modality: Modality
     seed: int = Field(0, ge=0, lt=2**31)
     cpus_per_trial: float | None = Field(None, ge=0)
-    gpus_per_trial: float | Literal["auto"] | None = Field(
+    gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] | None = Field(
         None, description="auto: a share by the memory that the largest configuration is measured to need"
     )
     slots: int | None = Field(
@@ -220,6 +220,16 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise ValueError(f"a duration is written like 90s, 30m or 1h30m, got {text!r}")
     return float(seconds)
+
+
+def parse_gpus(text: str) -> float | Literal["auto"]:
+    """GPUs of a trial: a number, or auto. Raises ConfigError for anything else."""
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"GPUs per trial are a number, as 0.5 or 1, or auto, got {text!r}") from None
 
 
 def parse_interval(text: str) -> tuple[float | None, int | None]:

@@ -74,6 +74,8 @@ def exit_status(error: Exception) -> int | None:
         ("tuner.searcher", "SearchError"): 1,
         ("tuner.refit", "ProofError"): 1,
         ("cluster.session", "ClusterError"): 1,
+        ("cluster.jobs", "JobError"): 1,
+        ("cluster.templates", "TemplateError"): 2,
         ("model.image_encoder", "WeightsError"): 1,
     }
     for kind in type(error).__mro__:
