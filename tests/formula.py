@@ -63,7 +63,7 @@ def settings(trials: int) -> SearchConfig:
     return SearchConfig.model_validate(fields | plan()["settings"])
 
 
-def go_wrong(fault: str) -> dict[str, Any]:
+def go_wrong(fault: str, log: str) -> dict[str, Any]:
     """What the second epoch of a trial reports with this fault, if it reports at all."""
     match fault:
         case "nan" | "inf" | "-inf":
@@ -88,7 +88,7 @@ def go_wrong(fault: str) -> dict[str, Any]:
         case "die":
             os._exit(1)
         case "once":  # dies on its first attempt alone
-            marker = Path(f"{plan()['log']}.once")
+            marker = Path(f"{log}.once")
             if not marker.exists():
                 marker.touch()
                 os._exit(1)
@@ -98,13 +98,14 @@ def go_wrong(fault: str) -> dict[str, Any]:
 def worker() -> type:
     from tuner.trial import Job, TrialWorker
 
-    class FormulaWorker(TrialWorker):
+    told = plan()  # here, as a worker on another node has that node's variables
+
+    class FormulaTrialWorker(TrialWorker):
         def settle(self, threads: int, backend: str, gpus: float) -> None:
-            if plan().get("broken"):
+            if told.get("broken"):
                 raise RuntimeError("no driver for this device")
 
         def epochs_of(self, job: Job, keeper: Keeper) -> Iterator[Epoch]:
-            told = plan()
             fault = told["faults"].get(str(job.origin))
             done = keeper.resume()
             identity = job.identity(self.data)
@@ -112,7 +113,9 @@ def worker() -> type:
             for epoch in range((done.epoch if done else 0) + 1, EPOCHS + 1):
                 time.sleep(told["seconds"])
                 value = score(identity, epoch)
-                report = {"loss": 1 / epoch, "mean_f1": value} | (go_wrong(fault) if fault and epoch == 2 else {})
+                report = {"loss": 1 / epoch, "mean_f1": value} | (
+                    go_wrong(fault, told["log"]) if fault and epoch == 2 else {}
+                )
                 if told["log"]:
                     with Path(told["log"]).open("a") as file:
                         file.write(f"{job.origin} {epoch}\n")
@@ -121,8 +124,10 @@ def worker() -> type:
                     train_seconds=told["seconds"], evaluate_seconds=0.0, **report,
                 )  # fmt: skip
                 keeper.checkpoint(epoch, partial(Checkpoint, arrays=state))
+                if keeper.leaving:
+                    return
 
-    return FormulaWorker
+    return FormulaTrialWorker
 
 
 def main(data: Path, run: Path, trials: int, address: str | None = None) -> dict[str, Any]:

@@ -379,7 +379,7 @@ def test_disk_of_rays_scratch_that_is_full_costs_nothing(
     search = Search(tmp_path, captions_data, trials=4, seconds=0.3, faults={"1": "once"})
     process = search.start()
     ballast = small_disk / "ballast"
-    while not any(small_disk.glob("captune-*")):
+    while not any(small_disk.glob("captune-*/experiment/tuner.pkl")):  # which Ray must be able to write
         time.sleep(0.05)
     fill(ballast)
     search.finish(process)

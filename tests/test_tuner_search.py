@@ -5,12 +5,12 @@ import signal
 
 import pytest
 
-from tuner.search import _interruptible
+from tuner.search import _Interrupt
 
 
 def test_first_ctrl_c_is_noted_and_the_second_does_what_it_always_does() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with _interruptible() as interrupt:
+    with _Interrupt() as interrupt:
         assert not interrupt.is_set()
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupt.is_set()
@@ -21,7 +21,7 @@ def test_first_ctrl_c_is_noted_and_the_second_does_what_it_always_does() -> None
 
 def test_signals_are_left_as_they_were_found() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with _interruptible() as interrupt:
+    with _Interrupt() as interrupt:
         pass
     assert not interrupt.is_set()
     assert signal.getsignal(signal.SIGINT) is before

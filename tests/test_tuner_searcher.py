@@ -662,6 +662,48 @@ def test_node_that_fails_in_a_row_rests_and_the_search_ends_when_all_nodes_do(se
     assert "no node can run trials: no device" in str(searcher.fault)
 
 
+def test_trial_without_memory_in_its_share_of_a_gpu_is_handed_out_with_twice_of_it(search: Search) -> None:
+    searcher = search.searcher(trials=2)
+    searcher._gpus = 0.25
+    first = searcher.suggest("a")
+    assert first["gpus"] == 0.25
+    for trial_id, gpus in [("b", 0.5), ("c", 1.0)]:
+        searcher.on_trial_complete("a" if trial_id == "b" else "b", failure() | {"memory": True})
+        again = searcher.suggest(trial_id)
+        assert (again["config"], again["seed"], again["gpus"]) == (first["config"], first["seed"], gpus)
+    searcher.on_trial_complete("c", failure() | {"memory": True})  # a whole GPU is all there is
+    assert [r.fate for r in search.records] == ["lost", "lost", "failed"]
+    assert "out of memory in 0.25 of a GPU; again in 0.5" in str(search.records[0].reason)
+
+
+def test_trial_of_a_recalled_node_costs_no_retry(search: Search) -> None:
+    searcher = search.searcher(trials=1, retries=0)
+    first = searcher.suggest("0")
+    for number in range(5):
+        gone = {"preempted": True, "node": "spot", "node_id": "1", "mean_f1": 0.0, "done": True}
+        searcher.on_trial_complete(str(number), gone)
+        assert searcher.suggest(str(number + 1))["seed"] == first["seed"]
+    finish(searcher, "5")
+    assert [r.fate for r in search.records] == ["lost"] * 5 + ["complete"]
+    assert searcher.fault is None
+
+
+def test_no_more_trials_are_handed_out_than_there_is_room_for(search: Search) -> None:
+    from ray.tune.search import Searcher
+
+    searcher = search.searcher(trials=9)
+    searcher.room = Room(slots=2, nodes=1)
+    assert [searcher.suggest(name) is None for name in "abc"] == [False, False, True]
+    searcher.room = Room(slots=3, nodes=2)  # a node has come
+    assert searcher.suggest("c") is not None
+    searcher.room = Room(slots=0, nodes=0)
+    for name in "abc":
+        finish(searcher, name)
+    assert searcher.suggest("d") is None and "no node is left" in str(searcher.waiting)
+    searcher.ended = lambda: True
+    assert searcher.suggest("d") == Searcher.FINISHED
+
+
 def test_two_objectives_are_told_and_the_curve_is_kept(search: Search) -> None:
     searcher = search.searcher(objectives=2, trials=12)
     assert used_up(searcher) == 12

@@ -7,8 +7,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -83,13 +82,14 @@ def run_search(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"  # the searcher says how many, as the cluster grows and shrinks
     started = time.monotonic()
     # From here on: Ctrl-C in the middle of an import or of Ray's start would come out as any kind of error.
-    with _interruptible() as interrupt, run.writing():
+    with _Interrupt() as interrupt, run.writing():
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         remember(run, config)
         reach = check(config, data)
         with session(address) as nodes:
+            interrupt.arm()
             gpus = config.gpus_per_trial
             if gpus == "auto":
                 gpus = measured_share(config, reach, data, say)
@@ -121,7 +121,7 @@ class _Search:
     reach: Reach
     request: Request
     started: float
-    interrupt: threading.Event
+    interrupt: _Interrupt
     show: Callable[[Progress], None]
     say: Callable[[str], None]
     looked: float = 0.0  # at the nodes
@@ -194,13 +194,15 @@ class _Search:
             wear=Wear(self.config.worker_trials, self.config.worker_growth),
             policy=Policy(str(self.run.checkpoints.resolve()), seconds, epochs, self.config.min_free),
         )
+        placed = tune.with_resources(trainable, partial(_resources, self.request.cpus))
+        placed.__qualname__ = TrialWorker.__name__  # as lists of actors show it; Ray's wrapper has a name of its own
         # Ray's own record of the experiment is thrown away: the study is the record.
         with (
             tempfile.TemporaryDirectory(prefix="captune-", ignore_cleanup_errors=True) as scratch,
             mended_tune(),
         ):
             tuner = tune.Tuner(
-                tune.with_resources(trainable, partial(_resources, self.request.cpus)),
+                placed,
                 tune_config=tune.TuneConfig(
                     search_alg=self.searcher,
                     scheduler=self.halving,
@@ -286,29 +288,35 @@ def _fault(error: Exception) -> Exception:
     return SearchError(f"Ray ended the search: {type(root).__name__}: {' '.join(str(root).split())[:300]}")
 
 
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets, as a scheduler of jobs sends it; the next does what it would."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # signals reach the main thread only
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+class _Interrupt(threading.Event):
+    """Set by the first Ctrl-C or SIGTERM, as a scheduler of jobs sends it; the next does what it would.
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    Signals reach the main thread alone: in any other it stays unset.
+    """
 
-    def first(_number: int, _frame: Any) -> None:
-        event.set()
-        restore()
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    for number in before:
-        signal.signal(number, first)
-    try:
-        yield event
-    finally:
-        restore()
+    def __enter__(self) -> _Interrupt:
+        self._before = {number: signal.getsignal(number) for number in self._SIGNALS}
+        self.arm()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle(self._before)
+
+    def arm(self) -> None:
+        """Again after Ray's start, as Ray takes SIGTERM for itself."""
+        if not self.is_set():
+            self._handle(dict.fromkeys(self._SIGNALS, self._first))
+
+    def _first(self, _number: int, _frame: Any) -> None:
+        self.set()
+        self._handle(self._before)
+
+    def _handle(self, handlers: dict[signal.Signals, Any]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def _resources(cpus: float, config: dict[str, Any]) -> Any:

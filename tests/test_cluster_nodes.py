@@ -1,0 +1,185 @@
+"""Searches on several real Ray nodes of this machine, whose GPUs are numbers that Ray counts.
+
+Trials are a formula (tests/formula.py); nodes come, go, are drained, and lack what they need.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Captune
+from test_survival import Search
+
+from cluster.inspection import Needs, check_nodes, how_nodes_are, versions
+from cluster.resources import Node, Request, limits
+from cluster.session import ClusterError, alive, session
+from data_prep.store import PreparedData
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+
+class Nodes:
+    """A cluster on loopback: a head without CPUs and GPUs, and nodes that the test adds."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # paths of sockets must be short
+        self._cluster = Cluster()
+        self._cluster.add_node(
+            num_cpus=0,
+            include_dashboard=False,
+            object_store_memory=10**8,
+            temp_dir=self._temporary,
+            # A node that is gone is found out in two seconds, not in twenty.
+            _system_config={"health_check_period_ms": 500, "health_check_failure_threshold": 3},
+        )
+        self.address = str(self._cluster.address)
+
+    def add(self, gpus: int = 0, cpus: int = 2) -> Any:
+        return self._cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=10**8)
+
+    def kill(self, node: Any) -> None:
+        """Ends every process of a node at once."""
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def drain(self, node: Any) -> None:
+        """Announces, as a cloud does, that a node will be taken away."""
+        ray = str(Path(sys.executable).parent / "ray")
+        command = [ray, "drain-node", "--address", self.address, "--node-id", node.node_id]
+        told = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "recalled"]
+        subprocess.run([*command, *told, "--deadline-remaining-seconds", "120"], check=True, capture_output=True)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    found = Nodes()
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def until(holds: Callable[[], bool], seconds: float = 90) -> float:
+    """Waits until something holds; seconds that it took."""
+    started = time.monotonic()
+    while not holds():
+        assert time.monotonic() - started < seconds
+        time.sleep(0.2)
+    return time.monotonic() - started
+
+
+def running(search: Search) -> int:
+    return sum(record.fate == "running" and record.epochs > 0 for record in search.records)
+
+
+def test_slots_fill_at_once_and_follow_nodes_that_come_and_go(nodes: Nodes, data: PreparedData, tmp_path: Path) -> None:
+    first, *_ = [nodes.add(2), nodes.add(1), nodes.add(1)]
+    # Four GPUs, two trials on each; none is stopped early.
+    shares = {"gpus_per_trial": 0.5, "cpus_per_trial": 0.1, "halving": {"grace": 1000}}
+    search = Search(tmp_path, data, 24, seconds=1.0, settings=shares)
+    process = search.start(nodes.address)
+    until(lambda: search.run.journal.exists() and running(search) == 8)
+    nodes.kill(first)
+    until(lambda: any(record.fate == "lost" for record in search.records))
+    nodes.add(2)
+    until(lambda: running(search) == 8, 60)
+    summary = search.finish(process)
+    done = [record for record in search.records if record.fate in ("complete", "stopped")]
+    assert len(done) == 24
+    assert len({json.dumps(record.config, sort_keys=True) for record in done}) == 24
+    assert summary["trials"]["lost"] >= 1
+
+
+def test_trial_on_a_node_that_is_recalled_goes_on_elsewhere_from_the_epoch_it_was_at(
+    nodes: Nodes, data: PreparedData, tmp_path: Path
+) -> None:
+    recalled = nodes.add(cpus=1)
+    search = Search(tmp_path, data, 1, seconds=1.5, settings={"checkpoint_every": "1h"})
+    process = search.start(nodes.address)
+    until(lambda: search.run.journal.exists() and any(record.epochs >= 2 for record in search.records))
+    nodes.add(cpus=1)
+    nodes.drain(recalled)
+    search.finish(process)
+    first, second = search.records
+    assert (first.fate, second.fate) == ("lost", "complete")
+    assert "taken away" in str(first.reason)
+    trained = [tuple(map(int, line.split())) for line in search.log.read_text().splitlines()]
+    assert trained == [(0, epoch) for epoch in range(1, second.epochs + 1)]  # no epoch twice
+
+
+def test_every_node_is_looked_at_before_a_search(nodes: Nodes, data: PreparedData, tmp_path: Path) -> None:
+    nodes.add()
+    path, fingerprint = str(data.path), data.manifest.fingerprint
+    folder = str(tmp_path / "run")
+    with session(nodes.address) as found:
+        assert len(found) == 2
+        good = Needs(path, fingerprint, folder, versions())
+        assert check_nodes(found, good) == []
+        for needs, told in [
+            (Needs(str(tmp_path / "none"), fingerprint, folder, versions()), "not a prepared data set"),
+            (Needs(path, "other", folder, versions()), "another data set"),
+            (Needs(path, fingerprint, "/proc/none", versions()), "cannot write /proc/none"),
+            (Needs(path, fingerprint, folder, versions() | {"ray": "1.0"}), "instead of 1.0"),
+        ]:
+            started = time.monotonic()
+            with pytest.raises(ClusterError, match=f"node .*{told}"):
+                check_nodes(found, needs)
+            assert time.monotonic() - started < 10
+        rows = how_nodes_are(alive())
+        assert sorted(row["cpus"] for row in rows) == [0, 2]
+        assert all(row["answered"] and 0 < row["memory_taken"] < row["memory"] for row in rows)
+
+
+def test_node_of_another_captune_is_named(
+    nodes: Nodes, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tmp_path / "captune-9.9.dist-info"
+    found.mkdir()
+    (found / "METADATA").write_text("Metadata-Version: 2.1\nName: captune\nVersion: 9.9\n")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        nodes.add()
+    monkeypatch.chdir(tmp_path)  # Ray's workers look in the driver's folder first
+    needs = Needs(str(data.path), data.manifest.fingerprint, str(tmp_path / "run"), versions())
+    with session(nodes.address) as there, pytest.raises(ClusterError, match=r"captune 9\.9 instead of .* all nodes"):
+        check_nodes(there, needs)
+
+
+def test_request_that_no_node_can_meet_is_refused_with_the_numbers(
+    nodes: Nodes, data: PreparedData, tmp_path: Path
+) -> None:
+    nodes.add(1)
+    search = Search(tmp_path, data, 3, settings={"gpus_per_trial": 2.0, "cpus_per_trial": 1.0})
+    _, err = search.start(nodes.address).communicate(timeout=60)
+    assert "a trial asks for 1 CPUs and 2 GPUs" in err and "1 GPUs" in err and "--slots" in err
+
+
+def test_status_shows_nodes_and_trials(nodes: Nodes, data: PreparedData, tmp_path: Path, captune: Captune) -> None:
+    nodes.add(1)
+    shares = {"gpus_per_trial": 0.5, "cpus_per_trial": 0.5, "halving": {"grace": 1000}}
+    search = Search(tmp_path, data, 2, seconds=4.0, settings=shares)
+    process = search.start(nodes.address)
+    until(lambda: search.run.journal.exists() and running(search) == 2)
+    rows = json.loads(captune("cluster", "status", "--address", nodes.address, "--json").out)
+    process.terminate()
+    assert search.finish(process)["interrupted"]  # a scheduler's signal ends a search as Ctrl-C does
+    busy = max(rows, key=lambda row: row["trials"])
+    assert (busy["trials"], busy["gpus"], busy["gpus_taken"], busy["cpus_taken"]) == (2, 1, 1, 1)
+
+
+def test_what_limits_a_search_is_said() -> None:
+    told = limits([Node(8, 2), Node(8, 1)], Request(1, 0.5))
+    assert told.startswith("6 trials at once") and "GPUs are what limits" in told
+    assert "CPUs are what limits" in limits([Node(2, 2)], Request(1, 0.25))
