@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from cluster.resources import Node
 from cluster.session import ClusterError, draining
@@ -20,6 +20,7 @@ SECONDS = 8.0
 """That nodes have to answer."""
 _PACKAGES = ("captune", "ray", "keras", "numpy")
 _MOST = 3  # nodes that a message names
+_MEMORY = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,11 @@ def how_nodes_are(nodes: Sequence[Node]) -> list[dict[str, Any]]:
 
 def memory_of_node() -> tuple[int, int, int, int]:
     """Runs on a node: bytes of its memory, of those taken, of its GPUs' memory, of those taken; zeros if unknown."""
-    told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    total, available = (1024 * int(told[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
+    try:
+        told = dict(line.split(":") for line in _MEMORY.read_text().splitlines())
+        total, available = (1024 * int(told[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
+    except (OSError, ValueError, KeyError):  # not Linux
+        total = available = 0
     query = ["nvidia-smi", "--query-gpu=memory.total,memory.used", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout.splitlines()
@@ -174,7 +178,7 @@ def _complaint_about_data(needs: Needs) -> str:
 
 
 def _complaint_about_folder(folder: Path) -> str:
-    mark = folder / f"{time.time_ns()}.tmp"
+    mark = folder / f"{uuid4().hex}.tmp"  # other nodes write here in the same moment
     try:
         folder.mkdir(parents=True, exist_ok=True)
         mark.touch()

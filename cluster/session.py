@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-import socket
-from collections.abc import Iterator
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from cluster.resources import Node
 
-_REACH_SECONDS = 10
+_ANSWER_SECONDS = 5.0  # for the head to answer a question
+_HOME_SECONDS = 3.0  # for a node of this machine that has just been started to be known to the head
+_TOKEN = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token to the cluster's"
+CUT_OFF_SECONDS = 30.0
+"""Without a word from the head after which a node is taken to be cut off: see `end_without_head`."""
 
 
 class ClusterError(RuntimeError):
@@ -28,24 +37,31 @@ def session(address: str | None) -> Iterator[list[Node]]:
         The nodes that are alive.
 
     Raises:
-        ClusterError: the address cannot be reached.
+        ClusterError: the address cannot be joined; within ten seconds.
     """
     # Read by Ray when it is imported. Its usage report would reach for the network.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
+    from ray._private import worker
 
+    # What goes wrong in a cluster is printed to stdout even without log_to_driver, and results are what stdout is for.
+    # The one switch known that works after Ray was imported; Ray's debugger uses it. The logs of Ray's nodes keep all.
+    worker._worker_logs_enabled = False
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if address is None:
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
-            _reach(address)
+            _check(address)
             ray.init(address=address, **quiet)
+    except ClusterError:
+        raise
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and its own
-        where = "a local Ray" if address is None else f"Ray at {address}"
+        why = " ".join(str(error).split())[:200]
+        if address is None:
+            raise ClusterError(f"cannot start Ray on this machine: {why}") from error
         raise ClusterError(
-            f"cannot start or join {where}: {' '.join(str(error).split())[:200]}; "
-            "start one with `ray start --head`, set RAY_AUTH_MODE=token if it asks for a token, or leave --address out"
+            f"cannot join Ray at {address}: {why}; start one with `ray start --head`, or leave --address out"
         ) from error
     try:
         yield alive()
@@ -85,8 +101,135 @@ def free() -> str:
     return f"{left.get('CPU', 0.0):g} CPUs and {left.get('GPU', 0.0):g} GPUs are free on {len(alive())} nodes"
 
 
-def _reach(address: str) -> None:
-    """Raises OSError where nothing listens at host:port: Ray itself would try for two minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+def end_without_head(node: str, seconds: float = CUT_OFF_SECONDS) -> None:
+    """From now on ends this process, a worker on a node, once it is cut off from the head of its cluster.
+
+    That is when the head has not answered for `seconds`, or says that it has given the node up. What ran here is then
+    handed out again, and a process that went on would write to the same files. Ray alone is too late: where a network
+    swallows packets the head gives a node up after 63 s, and the node's workers end after 280 s (measured, Ray 2.60's
+    own settings).
+
+    Args:
+        node: id of the node that this process runs on.
+    """
+    import ray
+
+    head = ray.get_runtime_context().gcs_address
+    threading.Thread(target=_watch, args=(head, node, seconds), name="end_without_head", daemon=True).start()
+
+
+def _watch(head: str, node: str, seconds: float) -> None:
+    pause = min(_ANSWER_SECONDS, seconds / 6)
+    answered, failures = math.inf, 0  # silence counts from the first answer on: who never got one cannot judge
+    while True:
+        why = ""
+        try:
+            if not _members(head, [node], head, pause):
+                why = "the head has given up this node"
+            answered, failures = time.monotonic(), 0
+        except ClusterError as error:
+            failures += 1  # two at least: one question may have been under way while this machine slept
+            if failures > 1 and time.monotonic() - answered > seconds:
+                why = f"no answer from the head for {seconds:g} s ({error})"
+        if why:
+            print(f"{why}; this process ends, and what it did is done elsewhere", file=sys.stderr, flush=True)
+            os._exit(1)
+        time.sleep(pause)
+
+
+def _check(address: str) -> None:
+    """Asks the head at an address, and whether this machine is one of its nodes, before Ray does.
+
+    Ray itself asks for two minutes where nobody answers, and for one where the cluster has no node on this machine.
+    """
+    from ray._private import services
+
+    given = os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
+    if "://" in given:
+        raise ClusterError(
+            f"{given} is no address to join: a search runs on a node of the cluster, which is joined by `auto` or the "
+            "head's host:port; `captune submit http://head:8265` sends it there"
+        )
+    host, _, port = given.rpartition(":")
+    if given != "auto" and not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ClusterError(f"an address to join is auto or host:port, got {given!r}; a head's port is 6379 by default")
+    try:
+        head = services.canonicalize_bootstrap_address(given)  # no public part of ray.init does it
+    except ConnectionError:
+        raise ClusterError(
+            "no node of a Ray cluster runs on this machine; start one with `ray start --head`, or with "
+            "`ray start --address=HEAD:6379` to be part of one, or leave --address out"
+        ) from None
+    if given == "auto":
+        from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as ray.init will do
+    name = head if given == "auto" else given
+    until = time.monotonic() + _HOME_SECONDS
+    while not _members(head, services.find_node_ids(), name):
+        if time.monotonic() > until:
+            raise ClusterError(
+                f"this machine is no node of the Ray cluster at {name}; make it one with `ray start --address={head}`, "
+                "or send the command to one: --address http://head:8265"
+            )
+        time.sleep(0.3)
+
+
+def _members(head: str, nodes: Iterable[str], name: str, timeout: float = _ANSWER_SECONDS) -> list[str]:
+    """Which of some nodes belong to the cluster of a head and are alive.
+
+    Args:
+        head: host:port. name: what the user calls it.
+
+    Raises:
+        ClusterError: within `timeout` seconds where there is no head, or one with another Ray or another token.
+    """
+    import grpc
+    import ray
+    from ray._private.gcs_utils import create_gcs_channel
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+    from ray.exceptions import AuthenticationError
+
+    # The question that Ray's dashboard asks. Ray's own clients have no time limit that holds before they are
+    # connected: `ray health-check` on a port that accepts and keeps silent takes minutes. The channel is Ray's as it
+    # knows about tokens, TLS and proxies.
+    asked = list(nodes)
+    request = gcs_service_pb2.CheckAliveRequest(node_ids=[bytes.fromhex(node) for node in asked])
+    channel = create_gcs_channel(head)
+    try:
+        reply = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(request, timeout=timeout)
+    except AuthenticationError as error:
+        raise ClusterError(f"RAY_AUTH_MODE=token is set, and no token can be read here; set {_TOKEN}") from error
+    except grpc.RpcError as error:
+        raise ClusterError(_refusal(name, error, timeout)) from error
+    finally:
+        channel.close()
+    if reply.ray_version != ray.__version__:
+        raise ClusterError(
+            f"the cluster at {name} runs Ray {reply.ray_version}, this machine {ray.__version__}; "
+            "install the cluster's version here"
+        )
+    return [node for node, alive in zip(asked, reply.raylet_alive, strict=True) if alive]
+
+
+def _refusal(head: str, error: Any, timeout: float) -> str:
+    """What a gRPC error means at the address of a head."""
+    import grpc
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    code, told = error.code(), " ".join(str(error.details()).split())
+    if code == grpc.StatusCode.UNAUTHENTICATED:
+        if is_token_auth_enabled():
+            return f"the Ray cluster at {head} has another token than the one that was sent; set {_TOKEN}"
+        return f"the Ray cluster at {head} asks for its token; set RAY_AUTH_MODE=token, and {_TOKEN}"
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        what = f"no Ray answers at {head} within {timeout:g} s"
+    elif code == grpc.StatusCode.UNAVAILABLE and not re.search(r"HTTP/?[12]", told, re.IGNORECASE):
+        what = f"no Ray can be reached at {head} ({told[-150:]})"
+    else:
+        what = f"{head} answers, but is not the head of a Ray cluster"
+    return (
+        f"{what}; the head's port is 6379 unless `ray start --head --port` says otherwise, "
+        "a job server is named http://head:8265, and without --address this machine is used alone"
+    )

@@ -4,7 +4,8 @@
 
 Starts a search in RUN, or goes on with it. What the trials do comes from the variable CAPTUNE_FORMULA, a JSON object:
 seconds (of an epoch), faults (number of a trial's first attempt -> what goes wrong in its second epoch), log (a file
-that takes one line for each epoch trained), settings (of the search).
+that takes one line for each epoch trained), settings (of the search), cut_off (seconds without the head of the
+cluster after which a worker ends).
 """
 
 from __future__ import annotations
@@ -104,6 +105,10 @@ def worker() -> type:
         def settle(self, threads: int, backend: str, gpus: float) -> None:
             if told.get("broken"):
                 raise RuntimeError("no driver for this device")
+            if "cut_off" in told:
+                from cluster.session import end_without_head
+
+                end_without_head(self._node, told["cut_off"])
 
         def epochs_of(self, job: Job, keeper: Keeper) -> Iterator[Epoch]:
             fault = told["faults"].get(str(job.origin))

@@ -115,7 +115,7 @@ def worker(data: PreparedData, tmp_path: Path) -> Any:
             self.data = data
             self.trial: Any = lambda job: iter(())
             self._policy = Policy(str(tmp_path / "checkpoints"), None, 1, 0)
-            self._node = "node-1"
+            self._node = "0a1b"
             self._broken = None
             self._starting = 0.0
             self._looked = math.inf  # no Ray here whose nodes could be taken away
@@ -237,9 +237,9 @@ def test_worker_on_a_resting_node_turns_its_trial_away_and_trains_nothing(
     slept: list[float] = []
     monkeypatch.setattr(tuner.trial.time, "sleep", slept.append)
     worker.trial = lambda job: (pytest.fail("trained on a node that rests") for _ in "1")
-    worker.reset_config(given(tiny) | {"resting": {"node-1": 4.0, "node-2": 9.0}})
+    worker.reset_config(given(tiny) | {"resting": {"0a1b": 4.0, "node-2": 9.0}})
     result = worker.step()
-    assert (result["turned_away"], result["done"], result["node_id"]) == (True, True, "node-1")
+    assert (result["turned_away"], result["done"], result["node_id"]) == (True, True, "0a1b")
     assert slept == [4.0]
     worker.trial = lambda job: iter([epoch(1)])
     worker.reset_config(given(tiny) | {"resting": {"node-2": 9.0}})
@@ -270,9 +270,11 @@ def at_work(data: PreparedData, tiny: TrialConfig, tmp_path: Path, monkeypatch: 
     from tuner.retention import Policy
 
     class Context:
+        gcs_address = "127.0.0.1:1"  # nobody is there, and a worker that never had an answer is never ended
+
         @staticmethod
         def get_node_id() -> str:
-            return "node-1"
+            return "0a1b"
 
     monkeypatch.setattr(tuner.trial.ray, "get_runtime_context", Context)
     made = object.__new__(tuner.trial.TrialWorker)

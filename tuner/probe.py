@@ -53,10 +53,12 @@ def measured_share(config: SearchConfig, reach: Reach, data: PreparedData, say: 
 def largest(config: SearchConfig, reach: Reach) -> TrialConfig:
     """The configuration within the budget that is likely to need most memory while it trains.
 
-    Of many draws, by picture area times width of a batch first, which is what activations grow with, then by bytes.
+    Of many draws, by the side of the pictures it trains on first, which is what activations grow with most, then by
+    bytes; with the largest batch of all.
     """
     random = Random(config.seed)
-    found = [reach.bind(reach.space.base)]
+    least = reach.smallest()  # where the budget is tight it may be all that fits
+    found = [reach.bind(reach.space.base), *([] if least is None else [least])]
     for _ in range(_DRAWS):
         with suppress(ValidationError):  # values that are impossible together
             found.append(reach.bind(reach.space.draw(random)))
@@ -67,7 +69,10 @@ def largest(config: SearchConfig, reach: Reach) -> TrialConfig:
 
 
 def _side(config: TrialConfig) -> int:
-    return config.model.image.seen_side if config.model.image is not None else 0
+    """Pixels a side of the pictures that a step reads; none where it reads features that were computed before."""
+    if config.model.image is None or config.train.cached_features:
+        return 0
+    return config.model.image.seen_side
 
 
 def measure(flat: dict[str, Any], data: str, backend: str) -> tuple[int, int]:
@@ -79,13 +84,14 @@ def measure(flat: dict[str, Any], data: str, backend: str) -> tuple[int, int]:
     if not total:
         raise ResourceError("no GPU of NVIDIA's is on the node that was asked")
     from model.training import Training
-    from tuner.trial import EVALUATION_BATCH, batches
+    from tuner.trial import EVALUATION_BATCH, batches, features_for
 
     config, prepared = unflatten(flat), PreparedData.open(Path(data))
     rows = prepared.rows("train")[: _BATCHES * config.train.batch_size]
-    source = batches(prepared, rows, config.model, config.train.batch_size, seed=0)
+    features = features_for(config, prepared)
+    source = batches(prepared, rows, config.model, config.train.batch_size, seed=0, features=features)
     counts = prepared.labels[rows].sum(axis=0).tolist()
     training = Training(config, source, counts, seed=0, bfloat16=process.in_bfloat16(config.train.precision))
     training.epoch(1)
-    training.predict(batches(prepared, rows[:EVALUATION_BATCH], config.model, EVALUATION_BATCH))
+    training.predict(batches(prepared, rows[:EVALUATION_BATCH], config.model, EVALUATION_BATCH, features=features))
     return process.gpu_peak(), total[0]

@@ -20,7 +20,7 @@ import ray
 from numpy.typing import NDArray
 from ray import tune
 
-from cluster.session import draining
+from cluster.session import draining, end_without_head
 from data_prep.batches import Batches
 from data_prep.captions import Vocabulary
 from data_prep.store import PreparedData
@@ -183,6 +183,7 @@ class TrialWorker(tune.Trainable):
         self._policy = policy
         self._looked = -_LOOK_SECONDS
         self._node = ray.get_runtime_context().get_node_id()
+        end_without_head(self._node)
         self._open = partial(self._try, threads, backend, config["gpus"], Path(data))
         started = time.monotonic()
         self._broken = self._open()

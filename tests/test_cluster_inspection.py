@@ -1,0 +1,128 @@
+"""What a node says of itself, asked in this process."""
+
+import importlib.metadata
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster import inspection
+from cluster.inspection import Needs, complaint_of_node, memory_of_node, versions
+from data_prep.store import PreparedData
+
+MiB = 2**20
+
+
+@pytest.fixture
+def needs(captions_data: PreparedData, tmp_path: Path) -> Needs:
+    """What this process has all of."""
+    return Needs(str(captions_data.path), captions_data.manifest.fingerprint, str(tmp_path / "run"), versions())
+
+
+def tool(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """Puts a nvidia-smi of our own in front of any other."""
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_node_that_has_everything_has_no_complaint_and_leaves_no_file(needs: Needs) -> None:
+    assert complaint_of_node(needs) == ""
+    assert list(Path(needs.folder).iterdir()) == []
+
+
+def test_differing_versions_are_all_named_and_come_before_everything_else(needs: Needs) -> None:
+    wanted = versions() | {"Python": "3.8", "keras": "2.0"}
+    told = complaint_of_node(replace(needs, versions=wanted, data="/nowhere", folder="/proc/none"))
+    here = versions()
+    assert f"Python {here['Python']} instead of 3.8" in told
+    assert f"keras {here['keras']} instead of 2.0" in told
+    assert "numpy" not in told and "/nowhere" not in told
+    assert "install the same versions on all nodes" in told
+
+
+def test_package_that_the_node_lacks_is_called_absent(needs: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "keras":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return there(name)
+
+    monkeypatch.setattr(inspection, "version", version)
+    assert versions()["keras"] == "absent"
+    assert "has keras absent instead of" in complaint_of_node(needs)
+
+
+def test_package_that_the_driver_lacks_too_is_no_complaint(needs: Needs) -> None:
+    assert "captune" in versions()
+    without = {name: number for name, number in versions().items() if name != "captune"}
+    assert complaint_of_node(replace(needs, versions=without)) == ""
+
+
+def test_versions_are_those_of_python_and_of_what_computes() -> None:
+    found = versions()
+    assert set(found) == {"Python", "captune", "ray", "keras", "numpy"}
+    assert found["Python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert all(found.values())
+
+
+@pytest.mark.parametrize(
+    ("path", "word"), [("{}/nothing", "not a prepared data set"), ("{}", "not a prepared data set")]
+)
+def test_data_that_is_not_there_is_said_with_the_path_and_the_way_out(
+    needs: Needs, tmp_path: Path, path: str, word: str
+) -> None:
+    there = path.format(tmp_path)
+    told = complaint_of_node(replace(needs, data=there))
+    assert word in told and there in told and "on a path that all nodes see" in told
+
+
+def test_another_data_set_under_the_same_path_is_told_apart(needs: Needs) -> None:
+    told = complaint_of_node(replace(needs, fingerprint="0" * 64))
+    assert told.startswith(f"another data set is in {needs.data}")
+
+
+def test_run_folder_that_cannot_be_written_is_named_with_the_reason(needs: Needs, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("/proc/none", str(tmp_path / "file"), str(tmp_path / "file" / "run")):
+        told = complaint_of_node(replace(needs, folder=folder))
+        assert told.startswith(f"cannot write {folder} (") and "--run" in told, told
+
+
+def test_memory_is_that_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  4096 kB\nMemFree: 1 kB\nMemAvailable:    1024 kB\nHugePages_Total:    0\n")
+    monkeypatch.setattr(inspection, "_MEMORY", meminfo)
+    tool(monkeypatch, tmp_path, "exit 9")
+    assert memory_of_node() == (4 * MiB, 3 * MiB, 0, 0)
+
+
+def test_memory_that_a_machine_does_not_tell_is_zero(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool(monkeypatch, tmp_path, "exit 9")
+    for text in (None, "", "MemTotal: 1 kB\n", "MemTotal: much\nMemAvailable: 1 kB\n"):
+        monkeypatch.setattr(inspection, "_MEMORY", tmp_path / "meminfo")
+        if text is not None:
+            (tmp_path / "meminfo").write_text(text)
+        assert memory_of_node() == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("echo '16384, 1024'; echo '16384, 0'", (32768 * MiB, 1024 * MiB)),
+        ("echo '[N/A], [N/A]'", (0, 0)),
+        ("echo 'No devices were found'", (0, 0)),
+        ("echo '16384, 1024'; exit 1", (0, 0)),
+        ("true", (0, 0)),
+    ],
+)
+def test_gpu_memory_is_the_sum_of_what_nvidia_smi_tells(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, found: tuple[int, int]
+) -> None:
+    tool(monkeypatch, tmp_path, script)
+    total, taken, *gpu = memory_of_node()
+    assert tuple(gpu) == found
+    assert 0 < taken < total

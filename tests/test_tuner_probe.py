@@ -1,0 +1,195 @@
+"""The share of a GPU for each trial, with clusters and GPUs that these tests make up."""
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.resources import ResourceError, share_for
+from data_prep.store import PreparedData
+from model.config import TrialConfig, flatten, unflatten
+from model.presets import PRESETS
+from model.size import Budget, Contents
+from tuner import process
+from tuner.config import SearchConfig
+from tuner.probe import largest, measure, measured_share
+from tuner.process import CONTEXT
+from tuner.reach import Reach
+from tuner.space import Space, bind, parse_dimension
+
+GIB = 2**30
+CONTENTS = Contents.typical(18)
+CONFIG = SearchConfig.model_validate({"preset": "compact", "modality": "both", "trials": 3})
+NARROW = {"image.width": 4, "image.stages": 2, "text.embedding": 8, "text.units": 16, "head_units": 16}
+
+
+def reach_of(dimensions: dict[str, Any], *, preset: str = "compact", limit: int = 10**9, **fixed: Any) -> Reach:
+    parsed = {name: parse_dimension(name, value) for name, value in dimensions.items()}
+    space = Space.around(PRESETS[preset], fixed=NARROW | fixed, dimensions=parsed, modality="both")
+    return Reach(space, lambda config: config, Budget(limit, "weights"), CONTENTS)
+
+
+def batch_of(config: TrialConfig) -> int:
+    return config.train.batch_size
+
+
+# The share
+
+
+@given(
+    peak=st.integers(1, 80 * GIB),
+    total=st.integers(8 * GIB, 24 * GIB),
+    overhead=st.integers(GIB // 4, GIB),  # what CUDA takes: below a hundred trials whose share Ray counts apart
+)
+def test_trials_of_the_share_fit_side_by_side_and_one_more_would_not(peak: int, total: int, overhead: int) -> None:
+    share = share_for(peak, total, overhead)
+    assert 0 < share <= 1
+    together = int(1 / share)
+    needed = 1.2 * peak + overhead
+    assert together == 1 or together * needed <= total * (1 + 1e-9)
+    assert (together + 1) * needed > total * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("peak", "total", "share"),
+    [
+        (2 * GIB, 16 * GIB, 0.2),  # 2.4 and 0.5 GiB: five
+        (5 * GIB, 16 * GIB, 0.5),
+        (7 * GIB, 16 * GIB, 1.0),
+        (30 * GIB, 16 * GIB, 1.0),  # more than there is: one, and it may still fail
+        (1 * GIB, 6 * GIB, 0.3333),  # never rounded up, or the last would find no room
+    ],
+)
+def test_share_of_a_measured_peak(peak: int, total: int, share: float) -> None:
+    assert share_for(peak, total, GIB // 2) == share
+
+
+# The largest configuration
+
+
+def test_largest_pictures_come_before_more_weights() -> None:
+    reach = reach_of({"image.max_side": [16, 64], "text.embedding": [8, 512]}, **{"image.max_side": 16})
+    chosen = largest(CONFIG, reach)
+    assert chosen.model.image is not None and chosen.model.text is not None
+    assert (chosen.model.image.seen_side, chosen.model.text.embedding) == (64, 512)
+
+
+def test_largest_has_the_largest_batch_that_any_has() -> None:
+    chosen = largest(CONFIG, reach_of({"train.batch_size": [16, 128, 64]}, **{"train.batch_size": 16}))
+    assert batch_of(chosen) == 128
+
+
+def test_largest_is_within_the_budget() -> None:
+    dimensions = {"text.units": [16, 1024]}
+    wide = reach_of(dimensions)
+    limit = wide.size_of(wide.space.at({"text.units": 1024})).weights_bytes
+    for budget, units in ((limit, 1024), (limit - 1, 16)):
+        chosen = largest(CONFIG, reach_of(dimensions, limit=budget))
+        assert chosen.model.text is not None and chosen.model.text.units == units
+
+
+def test_largest_is_found_where_the_preset_and_most_draws_are_over_the_budget() -> None:
+    dimensions = {"text.embedding": {"low": 8, "high": 1024}, "text.units": {"low": 8, "high": 1024}}
+    smallest = reach_of(dimensions).smallest()
+    assert smallest is not None
+    limit = reach_of(dimensions).size_of(smallest).weights_bytes
+    assert largest(CONFIG, reach_of(dimensions, limit=limit)) == smallest  # one of a million
+
+
+def test_pictures_of_which_only_features_are_read_do_not_count() -> None:
+    cached = {"train.cached_features": True, "image.frozen": True, "image.weights": "imagenet"}
+    fixed = {"image.backbone": "MobileNetV3Small", "train.augment.flip": False, **cached}
+    chosen = largest(CONFIG, reach_of({"train.cached_features": [True, False]}, **fixed))
+    assert not chosen.train.cached_features  # though the preset, which comes first, is as large
+
+
+def test_largest_is_the_same_each_time_and_can_be_sent(data: PreparedData) -> None:
+    config = SearchConfig.model_validate({"preset": "compact", "modality": "both", "trials": 3, "seed": 5})
+    space = config.build_space()
+    reach = Reach(space, lambda found: bind(found, data.manifest), config.limit, CONTENTS)
+    chosen = largest(config, reach)
+    assert chosen == largest(config, reach) == unflatten(flatten(chosen))
+    assert chosen.model.num_labels == len(data.manifest.label_ids)
+
+
+# Measuring on a cluster
+
+
+class FakeRay:
+    """As much of Ray as the probe asks for. What the task gives is put in by a test."""
+
+    def __init__(self, gpus: float, answer: tuple[int, int] | Exception) -> None:
+        self.asked: dict[str, Any] = {}
+        self.sent: tuple[Any, ...] = ()
+        self._gpus, self._answer = gpus, answer
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 8.0} | ({"GPU": self._gpus} if self._gpus else {})
+
+    def remote(self, **asked: Any) -> Callable[[Any], Any]:
+        self.asked = asked
+
+        def send(*arguments: Any) -> str:
+            self.sent = arguments
+            return "reference"
+
+        return lambda function: SimpleNamespace(remote=send)
+
+    def get(self, reference: str) -> tuple[int, int]:
+        assert reference == "reference"
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+def ask(
+    monkeypatch: pytest.MonkeyPatch, data: PreparedData, gpus: float, answer: tuple[int, int] | Exception
+) -> tuple[float, list[str], FakeRay]:
+    ray, said = FakeRay(gpus, answer), list[str]()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    return measured_share(CONFIG, reach_of({}), data, said.append), said, ray
+
+
+def test_share_follows_from_what_was_measured_on_one_whole_gpu(
+    monkeypatch: pytest.MonkeyPatch, data: PreparedData
+) -> None:
+    share, said, ray = ask(monkeypatch, data, 2.0, (2 * GIB, 16 * GIB))
+    assert share == share_for(2 * GIB, 16 * GIB, CONTEXT) == 0.2
+    assert (
+        "2048.00 MiB (2147.48 MB) of a GPU's 16384.00 MiB" in said[-1]
+        and "5 trials on each, --gpus-per-trial 0.2" in said[-1]
+    )
+    assert ray.asked["num_gpus"] == 1
+    assert ray.asked["max_calls"] == 1  # the process ends and frees the GPU
+    assert ray.sent[1] == str(data.path.resolve())  # a node's process has another working folder
+
+
+def test_cluster_without_a_gpu_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, data: PreparedData
+) -> None:
+    said: list[str] = []
+    ray = FakeRay(0.0, (1, 1))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(ResourceError, match=r"--gpus-per-trial auto: no node has a GPU; leave it out, or give a num"):
+        measured_share(CONFIG, reach_of({}), data, said.append)
+    assert not said and not ray.sent
+
+
+def test_measurement_that_fails_is_one_line_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, data: PreparedData
+) -> None:
+    told = RuntimeError("a traceback\n" * 100 + "ResourceExhaustedError: OOM when\nallocating")
+    with pytest.raises(ResourceError, match=r"auto: .*OOM when allocating; give a number instead$") as caught:
+        ask(monkeypatch, data, 1.0, told)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_node_whose_gpu_cannot_be_measured_says_so(monkeypatch: pytest.MonkeyPatch, data: PreparedData) -> None:
+    monkeypatch.setattr(process, "settle", lambda *arguments: None)  # which would import Keras
+    monkeypatch.setattr(process, "gpu_memory", lambda: [])
+    with pytest.raises(ResourceError, match="no GPU of NVIDIA's"):
+        measure(flatten(PRESETS["compact"]), str(data.path), "tensorflow")
