@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -190,26 +191,52 @@ def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -
             there is room. A last line that was cut off is removed first, so that the next one is not glued to it.
     """
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-    from optuna.storages.journal._file import BaseJournalFileLock
+    from optuna.storages.journal import BaseJournalBackend
+    from optuna.storages.journal._storage import JournalOperation
 
-    class OneWriter(BaseJournalFileLock):
-        """No lock: the run's own keeps other writers out, and a killed one leaves none behind to be waited for."""
+    class Journal(BaseJournalBackend):
+        """One line an operation, as Optuna's own file of it, for one writer and for long searches.
 
-        def acquire(self) -> bool:
-            return True
+        No lock: the run's own keeps other writers out, and a killed one leaves none behind to be waited for. Of the
+        lines that were read only the end is remembered, and only what something outside of the file will follow from
+        is forced onto the disk, with all lines before it. A full disk is waited out; no half of a line is left.
+        """
 
-        def release(self) -> None:
-            pass
+        def __init__(self) -> None:
+            run.journal.touch()
+            self._read = (0, 0)  # lines, bytes
 
-    class Patient(JournalFileBackend):
-        """A full disk is waited out; nothing of a record is lost, and no half of one is left."""
+        def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+            number, place = self._read if self._read[0] <= log_number_from else (0, 0)
+            with run.journal.open("rb") as file:
+                file.seek(place)
+                wrong: ValueError | None = None
+                for line in file:
+                    if wrong is not None:
+                        raise wrong
+                    if not line.endswith(b"\n"):
+                        return  # still being written, or cut off
+                    try:
+                        log = json.loads(line, object_pairs_hook=shared)
+                    except ValueError as error:
+                        wrong = error  # only the last line may be
+                        continue
+                    number, place = number + 1, place + len(line)
+                    self._read = (number, place)
+                    if number > log_number_from:
+                        yield log
 
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
-            length = run.journal.stat().st_size
+            lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
             while True:
+                length = run.journal.stat().st_size
                 try:
-                    return super().append_logs(logs)
+                    with run.journal.open("ab") as file:
+                        file.write(lines)
+                        file.flush()
+                        if any(map(followed, logs)):
+                            os.fsync(file.fileno())
+                    return
                 except OSError as error:
                     if error.errno not in (errno.ENOSPC, errno.EDQUOT) or wait is None:
                         raise
@@ -217,11 +244,28 @@ def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -
                     wait(f"the disk of {run.path} is full: make room; nothing is lost, the search waits")
                     time.sleep(_FULL_DISK_SECONDS)
 
+    def shared(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """A JSON object whose names are kept once, not once for every trial."""
+        return {sys.intern(name): value for name, value in pairs}
+
+    def followed(log: dict[str, Any]) -> bool:
+        """Whether something outside of the file follows.
+
+        A trial with a seed is handed out, after an epoch comes a checkpoint, with an end checkpoints go, and one that is
+        enqueued takes the place of one that has ended.
+        """
+        told, named = log["op_code"], log.get("user_attr", {})
+        return (
+            told == JournalOperation.SET_TRIAL_STATE_VALUES
+            or (told == JournalOperation.CREATE_TRIAL and "state" in log)
+            or any(name == "seed" or name.startswith("epoch:") for name in named)
+        )
+
     if wait is not None and run.journal.is_file():
         with run.journal.open("r+b") as file:
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)
-    return JournalStorage(Patient(str(run.journal), OneWriter()))
+    return JournalStorage(Journal())
 
 
 def load_records(run: RunFolder) -> list[Record]:

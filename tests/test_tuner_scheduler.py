@@ -59,3 +59,24 @@ def test_error_of_a_worker_is_kept_and_a_file_of_it_that_is_not_there_is_none(tm
     halving.on_trial_error(None, trial("b", pickled_error_file=str(tmp_path / "none")))
     halving.on_trial_error(None, trial("c", pickled_error_file=None))
     assert list(halving.errors) == ["a"] and str(halving.errors["a"]) == "no"
+
+
+def test_ended_trials_are_emptied_when_ray_is_done_with_them_and_no_sooner() -> None:
+    halving = scheduler()
+    first, second = (
+        trial(
+            name, status="PENDING", evaluated_params={"x": 1},
+            run_metadata=SimpleNamespace(metric_analysis={"a": 1}, metric_n_steps={"a": 1}, last_result={"worn": True}),
+        )
+        for name in ("a", "b")
+    )  # fmt: skip
+    halving.on_trial_add(None, first)
+    assert halving.choose_trial_to_run(None) is first
+    first.status = "RUNNING"
+    assert halving.choose_trial_to_run(None) is None
+    halving.on_trial_complete(None, first, {"epoch": 1, "mean_f1": 0.5, "loss": 0.1})
+    assert first.run_metadata.last_result, "Ray is not done with it"
+    first.status = "TERMINATED"
+    halving.on_trial_add(None, second)
+    assert not (first.config or first.run_metadata.last_result or first.run_metadata.metric_n_steps)
+    assert second.config and halving.choose_trial_to_run(None) is second

@@ -6,12 +6,16 @@ record of the study, never a trial of Ray's. Repeated configurations are not adm
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.distributions import BaseDistribution
+from optuna.samplers._tpe.sampler import _split_trials
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
 from model.config import TrialConfig, complaint, flatten, unflatten
@@ -25,6 +29,9 @@ _CANDIDATES = 100
 MAX_REFUSALS = 1000  # in a row; a space that lets nothing through in so many asks lets nothing through at all
 _REPEATS = 20  # in a row, until this ask is drawn evenly
 _TRIAL_SEED_STRIDE = 1_000_003
+# Finished trials that TPE is shown at most; beyond that it keeps the best and the last, together 300: of 250 or more it
+# takes the same 25 for good. Of conditional spaces each group of dimensions costs it all of them once more.
+_HISTORY, _BEST_KEPT, _LAST_KEPT = 500, 100, 200
 MAX_REPEATS = 150  # in a row, until the space counts as used up
 
 
@@ -47,6 +54,66 @@ class Admitted:
     seed: int
 
 
+class _Shown:
+    """A study of which the sampler sees some trials only."""
+
+    def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
+        self._study = study
+        self._trials = trials
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self, deepcopy: bool, states: Any = tuple(TrialState), use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._trials if trial.state in states]
+
+
+class BoundedTPE(optuna.samplers.TPESampler):
+    """TPE whose time for a proposal does not grow with the study.
+
+    It is shown what runs and at most 500 finished trials: the best, in its own order, are never forgotten, of the
+    others the oldest are. TPE gives these the least weight anyway (linear forgetting, Bergstra et al., 2013, arXiv
+    1209.5111), and of any number above 250 it takes the same 25 for good.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._looked_at = 0
+        self._open: list[int] = []  # numbers of trials without an end
+        self._finished: list[FrozenTrial] = []
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As of TPESampler."""
+        return super().infer_relative_search_space(self._shown(study), trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As of TPESampler."""
+        return super().sample_relative(self._shown(study), trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As of TPESampler."""
+        return super().sample_independent(self._shown(study), trial, param_name, param_distribution)
+
+    def _shown(self, study: optuna.Study) -> Any:
+        known = study._get_trials(deepcopy=False, use_cache=True)
+        unseen = [*self._open, *range(self._looked_at, len(known))]
+        self._looked_at = len(known)
+        self._open = [number for number in unseen if not known[number].state.is_finished()]
+        taught = (TrialState.COMPLETE, TrialState.PRUNED)
+        self._finished += [known[number] for number in unseen if known[number].state in taught]
+        if len(self._finished) > _HISTORY:
+            self._finished.sort(key=lambda trial: trial.number)
+            best, others = _split_trials(study, self._finished, _BEST_KEPT)
+            self._finished = best + others[-_LAST_KEPT:]
+        return _Shown(study, self._finished + [known[number] for number in self._open])
+
+
 class Gate:
     """Configurations that fit, from a study.
 
@@ -64,7 +131,7 @@ class Gate:
         known = study.get_trials(deepcopy=False)
         self._evenly = optuna.samplers.RandomSampler(seed=seed + len(known))
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's group
-        self._learned = optuna.samplers.TPESampler(
+        self._learned = BoundedTPE(
             seed=seed + len(known),
             n_startup_trials=0,
             n_ei_candidates=_CANDIDATES,
@@ -74,7 +141,9 @@ class Gate:
         )
         # What has a seed was admitted; a draw that was cut off before it had one is to be drawn again.
         self._admitted = {
-            unflatten(t.user_attrs["config"]) for t in known if "seed" in t.user_attrs and VOID not in t.user_attrs
+            _key(unflatten(t.user_attrs["config"]))
+            for t in known
+            if "seed" in t.user_attrs and VOID not in t.user_attrs
         }
         # What an earlier run found out spares the even draws.
         self._evenly_left = (
@@ -115,14 +184,14 @@ class Gate:
                 refusals += 1
                 self.tell(trial, "over_budget", reason=why)
                 continue
-            if config in self._admitted and "replaces" not in trial.user_attrs:
+            if _key(config) in self._admitted and "replaces" not in trial.user_attrs:
                 repeats += 1
                 self.set_aside(trial, "repeats an earlier trial")
                 if repeats == MAX_REPEATS:
                     self.used_up = True
                     raise UsedUp
                 continue
-            self._admitted.add(config)
+            self._admitted.add(_key(config))
             self._evenly_left -= 1
             origin = trial.user_attrs.get("replaces", trial.number)
             seed = (self._seed * _TRIAL_SEED_STRIDE + origin) % 2**31
@@ -186,3 +255,8 @@ class Gate:
         """Ends a draw that is no configuration to run, and so no trial in any table."""
         trial.set_user_attr(VOID, reason)
         self._study.tell(trial, state=state)
+
+
+def _key(config: TrialConfig) -> bytes:
+    """Stands for a configuration among those that were admitted, in a hundredth of its memory."""
+    return hashlib.blake2b(repr(sorted(flatten(config).items())).encode(), digest_size=16).digest()

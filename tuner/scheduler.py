@@ -29,36 +29,60 @@ class HalvingScheduler(FIFOScheduler):
         self.stopped: dict[str, int] = {}
         self.errors: dict[str, Exception] = {}
         self.ray_trials: dict[str, Any] = {}
+        self._ending: list[Any] = []  # Ray's own objects whose end was told, until Ray has done with them
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Remembers Ray's object, the way to the worker."""
+        """Remembers Ray's object, the way to the worker, and empties those that ended: Ray keeps every one."""
         self.ray_trials[trial.trial_id] = trial
+        done = [ended for ended in self._ending if ended.status in ("TERMINATED", "ERROR")]
+        self._ending = [ended for ended in self._ending if ended.status not in ("TERMINATED", "ERROR")]
+        for ended in done:
+            _empty(ended)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The first that waits. Ray's own search for it goes through all trials that ever were, each time."""
+        return next((trial for trial in self.ray_trials.values() if trial.status == "PENDING"), None)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stops a trial that a rung cuts."""
         if self._judge(trial, result):
             return str(TrialScheduler.CONTINUE)
         self.stopped[trial.trial_id] = result.get("epoch", 0)
-        self.ray_trials.pop(trial.trial_id, None)
+        self._end(trial)
         return str(TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """The last epoch of a trial is seen by its rung too: others are compared with it."""
-        self.ray_trials.pop(trial.trial_id, None)
+        self._end(trial)
         self._judge(trial, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Keeps the exception for the searcher, which Ray does not tell."""
-        self.ray_trials.pop(trial.trial_id, None)
+        self._end(trial)
         # Ray's own getter looks where the file comes only when the trial has ended.
         with suppress(OSError, TypeError):
             self.errors[trial.trial_id] = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+
+    def _end(self, trial: Any) -> None:
+        self.ray_trials.pop(trial.trial_id, None)
+        self._ending.append(trial)
 
     def _judge(self, trial: Any, result: dict[str, Any]) -> bool:
         if "epoch" not in result:
             return True  # a failure: not for halving to judge
         goes_on = self._rungs.goes_on(trial.config["origin"], result["epoch"], result.get("mean_f1"))
         return goes_on and is_finite(result.get("loss"))
+
+
+def _empty(trial: Any) -> None:
+    """Takes from Ray's object of an ended trial what it holds: statistics of each number that was reported, above all.
+
+    The study has what counts, and Ray itself reads of an ended trial its status alone.
+    """
+    trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
+    trial.run_metadata.last_result = {}
+    trial.config.clear()  # in place: Ray holds it by two names
+    trial.evaluated_params = {}
 
 
 class WorkerError(RayActorError):
