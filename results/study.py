@@ -251,8 +251,8 @@ def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -
     def followed(log: dict[str, Any]) -> bool:
         """Whether something outside of the file follows.
 
-        A trial with a seed is handed out, after an epoch comes a checkpoint, with an end checkpoints go, and one that is
-        enqueued takes the place of one that has ended.
+        A trial with a seed is handed out, after an epoch comes a checkpoint, with an end checkpoints go, and one
+        that is enqueued takes the place of one that has ended.
         """
         told, named = log["op_code"], log.get("user_attr", {})
         return (
