@@ -629,7 +629,7 @@ def test_address_where_nothing_listens_is_told_in_one_line(
     assert ran.code == 1
     said = [line for line in ran.err.splitlines() if not line.startswith(PREFLIGHT)]
     assert len(said) == 1, ran.err
-    assert said[0].startswith("error: cannot start or join Ray at 127.0.0.1:9")
+    assert said[0].startswith("error: no Ray can be reached at 127.0.0.1:9")
     assert not (tmp_path / "run").exists()
     assert time.monotonic() - started < 30
 

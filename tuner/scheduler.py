@@ -81,7 +81,8 @@ def _empty(trial: Any) -> None:
     """
     trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
     trial.run_metadata.last_result = {}
-    trial.config.clear()  # in place: Ray holds it by two names
+    for name in trial.config.keys() - {"origin"}:  # whose it was stays in Ray's record
+        del trial.config[name]  # in place: Ray holds it by two names
     trial.evaluated_params = {}
 
 
