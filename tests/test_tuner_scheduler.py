@@ -78,5 +78,5 @@ def test_ended_trials_are_emptied_when_ray_is_done_with_them_and_no_sooner() -> 
     assert first.run_metadata.last_result, "Ray is not done with it"
     first.status = "TERMINATED"
     halving.on_trial_add(None, second)
-    assert not (first.config or first.run_metadata.last_result or first.run_metadata.metric_n_steps)
-    assert second.config and halving.choose_trial_to_run(None) is second
+    assert not (first.run_metadata.last_result or first.run_metadata.metric_n_steps)
+    assert second.run_metadata.last_result and halving.choose_trial_to_run(None) is second

@@ -75,14 +75,12 @@ class HalvingScheduler(FIFOScheduler):
 
 
 def _empty(trial: Any) -> None:
-    """Takes from Ray's object of an ended trial what it holds: statistics of each number that was reported, above all.
+    """Takes from Ray's object of an ended trial what it was told: statistics of each number reported, above all.
 
     The study has what counts, and Ray itself reads of an ended trial its status alone.
     """
     trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
     trial.run_metadata.last_result = {}
-    for name in trial.config.keys() - {"origin"}:  # whose it was stays in Ray's record
-        del trial.config[name]  # in place: Ray holds it by two names
     trial.evaluated_params = {}
 
 
