@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib.metadata import version
@@ -36,7 +37,7 @@ class TemplateError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Options:
+class _Options(ABC):
     """Values of a command line: each field is the option of its name."""
 
     def __post_init__(self) -> None:
@@ -47,8 +48,9 @@ class _Options:
                     _check_text(_flag(option.name), text)
         self._check()
 
+    @abstractmethod
     def _check(self) -> None:
-        raise NotImplementedError
+        """Raises TemplateError where values do not suit each other."""
 
 
 @dataclass(frozen=True, kw_only=True)

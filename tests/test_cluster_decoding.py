@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,6 +18,7 @@ import PIL
 import pytest
 from conftest import Captune
 from PIL import Image
+from ray_nodes import Nodes
 
 import data_prep.pixels
 from cluster import decoding
@@ -33,61 +33,13 @@ SIDE, ROWS, BATCH, TASK = 8, 44, 12, 5  # neither tasks nor batches come out eve
 MISSING, DAMAGED, FOLDER, EMPTY = 3, 14, 30, 43
 
 
-class Nodes:
-    """A Ray cluster on loopback: a head without CPUs, to which the tests connect, and two nodes of one CPU."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        self.temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # paths of sockets must be short
-        self._cluster = Cluster()
-        self.others: list[Any] = []
-        try:
-            self._cluster.add_node(
-                num_cpus=0,
-                include_dashboard=False,
-                object_store_memory=10**8,
-                temp_dir=self.temporary,
-                # A node that is gone is found out in two seconds, not in twenty.
-                _system_config={"health_check_period_ms": 500, "health_check_failure_threshold": 3},
-            )
-            self.others += [self.add(), self.add()]
-        except BaseException:
-            self.close()
-            raise
-        self.address = str(self._cluster.address)
-
-    def add(self) -> Any:
-        return self._cluster.add_node(num_cpus=1, object_store_memory=10**8)
-
-    def alive(self) -> int:
-        """Nodes that the cluster takes for alive, the head among them."""
-        return len(self._cluster.global_state._live_node_ids())
-
-    def wait(self, count: int) -> None:
-        """Until so many nodes are alive."""
-        deadline = time.monotonic() + 60
-        while self.alive() != count and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert self.alive() == count
-
-    def kill(self, node: Any, signed_off: bool = False) -> None:
-        """Ends every process of a node; signed_off: the cluster is told, so that it need not find out."""
-        self._cluster.remove_node(node, allow_graceful=signed_off)
-        self.others.remove(node)
-
-    def close(self) -> None:
-        self._cluster.shutdown()
-        shutil.rmtree(self.temporary, ignore_errors=True)
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Nodes]:
-    nodes = Nodes()
-    try:
+    """A head without CPUs, to which the tests connect, and two nodes of one CPU."""
+    with Nodes() as nodes:
+        for _ in range(2):
+            nodes.add(cpus=1)
         yield nodes
-    finally:
-        nodes.close()
 
 
 @pytest.fixture
@@ -95,7 +47,7 @@ def nodes(cluster: Nodes) -> Iterator[Nodes]:
     """The cluster, with as many nodes as before for the next test."""
     yield cluster
     while len(cluster.others) < 2:
-        cluster.others.append(cluster.add())
+        cluster.add(cpus=1)
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +322,7 @@ def test_cluster_without_a_node_that_decodes_is_told(
     with pytest.raises(ClusterError, match=r"has no node with a CPU: add one"):
         make(raw, tmp_path / "data", nodes.address)
     assert time.monotonic() - started < 10
-    nodes.others.append(nodes.add())
+    nodes.add(cpus=1)
     assert content(make(raw, tmp_path / "data", nodes.address)) == whole
 
 

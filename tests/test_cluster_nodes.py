@@ -4,17 +4,13 @@ Trials are a formula (tests/formula.py); nodes come, go, are drained, and lack w
 """
 
 import json
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Captune
+from ray_nodes import Nodes
 from test_survival import Search
 
 from cluster.inspection import Needs, check_nodes, how_nodes_are, versions
@@ -25,50 +21,10 @@ from data_prep.store import PreparedData
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
-class Nodes:
-    """A cluster on loopback: a head without CPUs and GPUs, and nodes that the test adds."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        self._temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # paths of sockets must be short
-        self._cluster = Cluster()
-        self._cluster.add_node(
-            num_cpus=0,
-            include_dashboard=False,
-            object_store_memory=10**8,
-            temp_dir=self._temporary,
-            # A node that is gone is found out in two seconds, not in twenty.
-            _system_config={"health_check_period_ms": 500, "health_check_failure_threshold": 3},
-        )
-        self.address = str(self._cluster.address)
-
-    def add(self, gpus: int = 0, cpus: int = 2) -> Any:
-        return self._cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=10**8)
-
-    def kill(self, node: Any) -> None:
-        """Ends every process of a node at once."""
-        self._cluster.remove_node(node, allow_graceful=False)
-
-    def drain(self, node: Any) -> None:
-        """Announces, as a cloud does, that a node will be taken away."""
-        ray = str(Path(sys.executable).parent / "ray")
-        command = [ray, "drain-node", "--address", self.address, "--node-id", node.node_id]
-        told = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "recalled"]
-        subprocess.run([*command, *told, "--deadline-remaining-seconds", "120"], check=True, capture_output=True)
-
-    def close(self) -> None:
-        self._cluster.shutdown()
-        shutil.rmtree(self._temporary, ignore_errors=True)
-
-
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
-    found = Nodes()
-    try:
+    with Nodes() as found:
         yield found
-    finally:
-        found.close()
 
 
 def until(holds: Callable[[], bool], seconds: float = 90) -> float:
@@ -85,7 +41,7 @@ def running(search: Search) -> int:
 
 
 def test_slots_fill_at_once_and_follow_nodes_that_come_and_go(nodes: Nodes, data: PreparedData, tmp_path: Path) -> None:
-    first, *_ = [nodes.add(2), nodes.add(1), nodes.add(1)]
+    first, *_ = [nodes.add(cpus=2, gpus=2), nodes.add(cpus=2, gpus=1), nodes.add(cpus=2, gpus=1)]
     # Four GPUs, two trials on each; none is stopped early.
     shares = {"gpus_per_trial": 0.5, "cpus_per_trial": 0.1, "halving": {"grace": 1000}}
     search = Search(tmp_path, data, 24, seconds=1.0, settings=shares)
@@ -93,7 +49,7 @@ def test_slots_fill_at_once_and_follow_nodes_that_come_and_go(nodes: Nodes, data
     until(lambda: search.run.journal.exists() and running(search) == 8)
     nodes.kill(first)
     until(lambda: any(record.fate == "lost" for record in search.records))
-    nodes.add(2)
+    nodes.add(cpus=2, gpus=2)
     until(lambda: running(search) == 8, 60)
     summary = search.finish(process)
     done = [record for record in search.records if record.fate in ("complete", "stopped")]
@@ -120,7 +76,7 @@ def test_trial_on_a_node_that_is_recalled_goes_on_elsewhere_from_the_epoch_it_wa
 
 
 def test_every_node_is_looked_at_before_a_search(nodes: Nodes, data: PreparedData, tmp_path: Path) -> None:
-    nodes.add()
+    nodes.add(cpus=2)
     path, fingerprint = str(data.path), data.manifest.fingerprint
     folder = str(tmp_path / "run")
     with session(nodes.address) as found:
@@ -150,7 +106,7 @@ def test_node_of_another_captune_is_named(
     (found / "METADATA").write_text("Metadata-Version: 2.1\nName: captune\nVersion: 9.9\n")
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path))
-        nodes.add()
+        nodes.add(cpus=2)
     monkeypatch.chdir(tmp_path)  # Ray's workers look in the driver's folder first
     needs = Needs(str(data.path), data.manifest.fingerprint, str(tmp_path / "run"), versions())
     with session(nodes.address) as there, pytest.raises(ClusterError, match=r"captune 9\.9 instead of .* all nodes"):
@@ -160,14 +116,14 @@ def test_node_of_another_captune_is_named(
 def test_request_that_no_node_can_meet_is_refused_with_the_numbers(
     nodes: Nodes, data: PreparedData, tmp_path: Path
 ) -> None:
-    nodes.add(1)
+    nodes.add(cpus=2, gpus=1)
     search = Search(tmp_path, data, 3, settings={"gpus_per_trial": 2.0, "cpus_per_trial": 1.0})
     _, err = search.start(nodes.address).communicate(timeout=60)
     assert "a trial asks for 1 CPUs and 2 GPUs" in err and "1 GPUs" in err and "--slots" in err
 
 
 def test_status_shows_nodes_and_trials(nodes: Nodes, data: PreparedData, tmp_path: Path, captune: Captune) -> None:
-    nodes.add(1)
+    nodes.add(cpus=2, gpus=1)
     shares = {"gpus_per_trial": 0.5, "cpus_per_trial": 0.5, "halving": {"grace": 1000}}
     search = Search(tmp_path, data, 2, seconds=4.0, settings=shares)
     process = search.start(nodes.address)

@@ -23,8 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import node_data, storage
+from cluster.mirror import Mirror, _journal, _owner, _Pieces, fetch_run
 from cluster.node_data import local_copy, upload_data
-from cluster.storage import Mirror, Place, StorageError, fetch_run, is_url, join
+from cluster.storage import Place, StorageError, is_url, join
 from data_prep.store import PreparedData, prepare
 
 NEVER = 3600.0  # seconds between the looks of a mirror that looks only when it is told to
@@ -258,7 +259,7 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(address: str) ->
 
 def test_modules_load_no_heavy_library() -> None:
     heavy = "{'pyarrow', 'numpy', 'ray', 'tensorflow'}"
-    process = python(f"import sys, cluster.storage, cluster.node_data; print({heavy} & set(sys.modules))")
+    process = python(f"import sys, cluster.mirror, cluster.node_data; print({heavy} & set(sys.modules))")
     assert process.communicate()[0] == "set()\n"
 
 
@@ -563,9 +564,9 @@ def test_run_without_a_journal_is_mirrored(url: str, run: Path, tmp_path: Path) 
 
 def journal_at(url: str) -> bytes:
     place = Place(url)
-    owner = storage._owner(place)
+    owner = _owner(place)
     assert owner is not None
-    return b"".join(storage._journal(place, owner["id"]))
+    return b"".join(_journal(place, owner["id"]))
 
 
 @settings(max_examples=40, deadline=None)
@@ -605,7 +606,7 @@ def test_growing_journal_is_always_mirrored_up_to_its_last_newline(
 
 
 def test_traffic_of_a_long_journal_is_bounded_by_the_piece_for_each_look() -> None:
-    pieces, journal, sent, looks = storage._Pieces(1000), b"", 0, 0
+    pieces, journal, sent, looks = _Pieces(1000), b"", 0, 0
     for number in range(3000):
         journal += b"%060d\n" % number
         sent += sum(len(piece) for _, piece in pieces.due(journal[pieces.start :]))

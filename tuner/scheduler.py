@@ -34,9 +34,8 @@ class HalvingScheduler(FIFOScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Remembers Ray's object, the way to the worker, and empties those that ended: Ray keeps every one."""
         self.ray_trials[trial.trial_id] = trial
-        done = [ended for ended in self._ending if ended.status in ("TERMINATED", "ERROR")]
-        self._ending = [ended for ended in self._ending if ended.status not in ("TERMINATED", "ERROR")]
-        for ended in done:
+        for ended in [known for known in self._ending if known.status in ("TERMINATED", "ERROR")]:
+            self._ending.remove(ended)
             _empty(ended)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:

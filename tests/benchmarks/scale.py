@@ -17,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tuner.config import SearchConfig, read_search
+import worker
+
+from tuner.config import SearchConfig
 
 PARTS = 10  # of a search, each a line
 Mark = tuple[int, float, float]  # results so far, seconds since the call, MiB of the driver
@@ -52,24 +53,8 @@ class Clock:
 
 
 def settings(trials: int) -> SearchConfig:
-    plain = read_search(None, preset="captions", default_preset="captions", overrides={"trials": trials}).model_dump()
-    changes = {"modality": "caption", "fixed": {"text.max_tokens": 16, "train.epochs": 1}, "cpus_per_trial": 1}
-    return SearchConfig.model_validate({**plain, **changes})
-
-
-def nothing() -> type:
-    from model.metrics import Epoch
-    from tuner.trial import TrialWorker
-
-    class Nothing(TrialWorker):
-        def settle(self, threads: int, backend: str, gpus: float) -> None:
-            """No framework."""
-
-        def epochs_of(self, job: Any, keeper: Any) -> Iterator[Epoch]:
-            score = 1 / (1 + job.seed % 1000)
-            yield Epoch(1, 0.1, score, score, score, score, 0.5, train_seconds=0.0, evaluate_seconds=0.0)
-
-    return Nothing
+    one_epoch = {"text.max_tokens": 16, "train.epochs": 1}
+    return worker.settings(trials=trials, modality="caption", fixed=one_epoch, cpus_per_trial=1)
 
 
 def with_captune(data: str, folder: Path, trials: int) -> list[Mark]:
@@ -81,7 +66,7 @@ def with_captune(data: str, folder: Path, trials: int) -> list[Mark]:
     run, config, prepared, clock = RunFolder(folder), settings(trials), PreparedData.open(data), Clock(trials)
     create(run, config, prepared)
     summary = run_search(
-        run, config, prepared, address=None, worker=nothing(), say=lambda _: None,
+        run, config, prepared, address=None, worker=worker.nothing(), say=lambda _: None,
         show=lambda progress: clock.note(progress.fates.get("complete", 0)),
     )  # fmt: skip
     return clock.done(summary["trials"]["complete"])
