@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from cluster.node_data import fingerprint_at
 from cluster.resources import Node
 from cluster.session import ClusterError, draining
+from cluster.storage import Place, StorageError, is_url
 
 T = TypeVar("T")
 
@@ -27,8 +29,8 @@ _MEMORY = Path("/proc/meminfo")
 class Needs:
     """What a node must have to run trials.
 
-    data: path of the prepared data set. fingerprint: of the one that is meant. folder: where checkpoints are written.
-    versions: of packages, as the driver has them.
+    data: path or address of the prepared data set. fingerprint: of the one that is meant. folder: where checkpoints are
+    written, a path or an address. versions: of packages, as the driver has them.
     """
 
     data: str
@@ -150,7 +152,7 @@ def complaint_of_node(needs: Needs) -> str:
     ]
     if differing:
         return f"has {', '.join(differing)}; install the same versions on all nodes"
-    return _complaint_about_data(needs) or _complaint_about_folder(Path(needs.folder))
+    return _complaint_about_data(needs) or _complaint_about_folder(needs.folder)
 
 
 def versions() -> dict[str, str]:
@@ -165,20 +167,33 @@ def versions() -> dict[str, str]:
 
 
 def _complaint_about_data(needs: Needs) -> str:
+    """What is at an address is not brought here yet: that may take minutes."""
     from data_prep.records import DataError
     from data_prep.store import PreparedData
 
     try:
-        data = PreparedData.open(needs.data)
+        away = is_url(needs.data)
+        found = fingerprint_at(needs.data) if away else PreparedData.open(needs.data).manifest.fingerprint
+    except StorageError as error:
+        return f"cannot read the data: {error}"
     except (DataError, OSError) as error:
         return f"cannot read the data: {error}; it must be on a path that all nodes see"
-    if data.manifest.fingerprint != needs.fingerprint:
+    if found != needs.fingerprint:
         return f"another data set is in {needs.data}; all nodes must see the same"
     return ""
 
 
-def _complaint_about_folder(folder: Path) -> str:
-    mark = folder / f"{uuid4().hex}.tmp"  # other nodes write here in the same moment
+def _complaint_about_folder(where: str) -> str:
+    name = f"{uuid4().hex}.tmp"  # other nodes write here in the same moment
+    if is_url(where):
+        try:
+            Place(where).write(name, b"")
+            Place(where).remove(name)
+        except StorageError as error:
+            return f"cannot write {where}: {error}"
+        return ""
+    folder = Path(where)
+    mark = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         mark.touch()

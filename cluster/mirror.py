@@ -45,6 +45,7 @@ class Mirror:
     """
 
     def __init__(self, run: Path, url: str, *, interval: float = 10.0, piece_bytes: int = PIECE_BYTES) -> None:
+        self.url = url
         self.complaint: str | None = None
         """Why the last upload came to nothing; None while all is well."""
         self.usurped = False
@@ -80,14 +81,29 @@ class Mirror:
         Raises:
             StorageError: that failed, or another driver has taken over.
         """
+        if self._end():
+            self._attempt()
+            if self.complaint is not None:
+                raise StorageError(self.complaint)
+
+    def withdraw(self) -> None:
+        """Removes what it made at the address, and ends the thread.
+
+        Raises:
+            StorageError: that failed.
+        """
+        if self._end() and not self._lost():
+            for name in (*self._sent, _JOURNAL, _OWNER):
+                self._place.remove(name)
+
+    def _end(self) -> bool:
+        """Ends the thread; whether it was not ended before."""
         if self._closed:
-            return
+            return False
         self._closed = True
         self._ending.set()
         self._thread.join()
-        self._attempt()
-        if self.complaint is not None:
-            raise StorageError(self.complaint)
+        return True
 
     def _watch(self) -> None:
         while not self.usurped and not self._ending.wait(self._interval):
@@ -171,12 +187,13 @@ class Mirror:
                 self._place.write(f"{_JOURNAL}/{self._id}/{number:08}", piece)
 
 
-def fetch_run(url: str, folder: Path) -> None:
+def fetch_run(url: str, folder: Path, *, leave: frozenset[str] = frozenset()) -> None:
     """Brings a run that a Mirror keeps at `url`, perhaps at this moment, to a local folder, without checkpoints.
 
     Args:
         url: see Place.
         folder: missing or empty; it appears when all of it is there.
+        leave: further names at the top of the run that are not brought.
 
     Raises:
         StorageError: as Place does; there is no run; or `folder` holds anything.
@@ -192,7 +209,7 @@ def fetch_run(url: str, folder: Path) -> None:
             raise StorageError(f"{place} holds no run (no {_SETTINGS}); name the address of one")
         (aside / _SETTINGS).write_bytes(settings)
         for name in place.list():
-            if name.split("/")[0] not in _NOT_MIRRORED and name != _SETTINGS:
+            if name.split("/")[0] not in _NOT_MIRRORED | leave | {_SETTINGS}:
                 try:
                     place.download(name, aside / name)
                 except StorageError:

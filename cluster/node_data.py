@@ -97,6 +97,11 @@ def upload_data(folder: Path, url: str) -> None:
     place.upload(folder / MANIFEST, MANIFEST)
 
 
+def fingerprint_at(url: str) -> str:
+    """Of the prepared data set at an address. Raises StorageError as `local_copy` does."""
+    return _read_manifest(Place(url))[0].fingerprint
+
+
 @dataclass(frozen=True)
 class _Copy:
     """A data set of the cache. last_used: seconds of the file system's clock."""
@@ -191,7 +196,7 @@ def _copies(cache: Path) -> list[_Copy]:
     return [
         _Copy(
             path,
-            sum(file.stat().st_size for file in path.iterdir()),
+            sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),  # features that trials made, too
             _lock_of(path).stat().st_mtime if _lock_of(path).is_file() else 0.0,
         )
         for path in cache.iterdir()

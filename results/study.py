@@ -44,9 +44,16 @@ _FULL_DISK_SECONDS = 2.0  # between two tries to write
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The one owner of file names inside a run folder."""
+    """The one owner of file names inside a run folder.
+
+    address: where the run is at home, if that is not the folder itself: messages name it.
+    """
 
     path: Path
+    address: str | None = None
+
+    def __str__(self) -> str:
+        return self.address or str(self.path)
 
     @property
     def journal(self) -> Path:
@@ -106,7 +113,7 @@ class RunFolder:
             except BlockingIOError:
                 file.seek(0)
                 raise RunError(
-                    f"{self.path} is being searched by another process ({file.read().strip() or 'starting'}); "
+                    f"{self} is being searched by another process ({file.read().strip() or 'starting'}); "
                     "wait for it or end it"
                 ) from None
             except OSError:
@@ -125,7 +132,7 @@ class RunFolder:
         try:
             settings: dict[str, Any] = json.loads(self.settings.read_text())
         except (OSError, ValueError):
-            raise RunError(f"{self.path} holds no run (no readable run.json); name a folder that search made") from None
+            raise RunError(f"{self} holds no run (no readable run.json); name a folder that search made") from None
         return settings
 
 

@@ -77,14 +77,13 @@ def test_score_on_cached_features_is_that_of_the_bundle_on_pictures(
     from model.bundle import Bundle
     from model.metrics import mean_average_precision
     from tuner.inference import probabilities_of_split
-    from tuner.retention import Keeper, Policy, best_bundle
+    from tuner.retention import Keeper, Policy
     from tuner.trial import Job
 
     config = frozen(weights, own, storage=storage, **{"train.cached_features": True})
     keeper = Keeper(Policy(str(tmp_path / "kept"), None, 1, 0), 0, Job(config, 5, 0).identity(own))
     epochs = trained(config, own, keeper)
-    kept = best_bundle(tmp_path / "kept", 0)
-    assert kept is not None
+    (kept,) = (tmp_path / "kept" / "0").glob("best-*")
     best = max(epochs, key=lambda epoch: epoch.mean_f1)
     found = probabilities_of_split(Bundle.load(kept), own, "validation")
     assert mean_average_precision(own.labels[own.rows("validation")], found) == pytest.approx(best.map, abs=1e-4)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model.checkpoint import Checkpoint
 from results.study import Record
-from tuner.retention import LAST, Keeper, Policy, Shelf, best_bundle
+from tuner.retention import LAST, Keeper, Policy, Shelf, checkpoints_at
 
 
 def keeper(folder: Path, *, seconds: float | None = None, epochs: int | None = None, floor: int = 0) -> Keeper:
@@ -94,8 +94,6 @@ def test_best_network_takes_the_place_of_the_one_before_and_of_half_of_itself(tm
     for epoch in (1, 3):
         writer.best(epoch, save)
         assert [path.name for path in (tmp_path / "7").iterdir()] == [f"best-{epoch}"]
-    assert best_bundle(tmp_path, 7) == tmp_path / "7" / "best-3"
-    assert best_bundle(tmp_path, 8) is None
 
 
 # The driver's part
@@ -118,7 +116,7 @@ def test_the_best_keep_their_network_and_nobody_else_anything(
     tmp_path_factory: pytest.TempPathFactory, scores: list[float | None], keep: int
 ) -> None:
     folder = tmp_path_factory.mktemp("checkpoints")
-    shelf = Shelf(folder, keep, [])
+    shelf = Shelf(checkpoints_at(str(folder)), keep, [])
     for origin, score in enumerate(scores):
         files_of(folder, origin)
         shelf.settle(origin, score)
@@ -145,5 +143,5 @@ def test_shelf_of_a_resumed_run_keeps_what_unfinished_trials_need_and_clears_wha
         record(6, "complete", 0.6, origin=4),
         record(7, "waiting", None, origin=1),
     ]
-    Shelf(tmp_path, 2, records)
+    Shelf(checkpoints_at(str(tmp_path)), 2, records)
     assert kept(tmp_path) == {1: ["best-1", LAST], 2: ["best-1"], 4: ["best-1"], 5: ["best-1", LAST]}

@@ -60,7 +60,7 @@ class Search:
         from tuner.halving import Rungs
         from tuner.loose_ends import tie_loose_ends
         from tuner.reach import Reach
-        from tuner.retention import Shelf
+        from tuner.retention import Shelf, checkpoints_at
         from tuner.scheduler import HalvingScheduler
         from tuner.searcher import Care, StudySearcher
 
@@ -81,7 +81,7 @@ class Search:
             trials=trials,
             halving=HalvingScheduler(rungs),
             run=self.run,
-            shelf=Shelf(self.run.checkpoints, 2, records),
+            shelf=Shelf(checkpoints_at(str(self.run.checkpoints)), 2, records),
             care=Care(**{"retries": 2, "timeout": None, "floor": 0, **care}),
             records=records,
             threads=1,

@@ -251,7 +251,7 @@ def test_worker_that_cannot_open_the_data_loses_its_trial_and_tries_again_with_t
 ) -> None:
     worker.settle = lambda threads, backend, gpus: None
     there = tmp_path / "data"
-    worker._open = lambda: worker._try(1, "tensorflow", 0.0, there)
+    worker._open = lambda: worker._try(1, "tensorflow", 0.0, str(there))
     worker._broken = worker._open()
     worker.reset_config(given(tiny))
     result = worker.step()

@@ -9,9 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tuner.cluster_cli import add_verbs, follow_job, is_server, send
-from tuner.console import at_least, bar, exit_status, fail, live, numbers, one_of, parsed, print_json, print_table, say
+from tuner.console import (
+    Where,
+    at_least,
+    bar,
+    exit_status,
+    fail,
+    live,
+    numbers,
+    one_of,
+    parsed,
+    print_json,
+    print_table,
+    say,
+)
 
 if TYPE_CHECKING:
+    from cluster.mirror import Mirror
     from results.study import RunFolder
 
 app = typer.Typer(
@@ -21,7 +35,9 @@ app = typer.Typer(
     help="Searches for the best image-caption classifier that fits a size budget.",
 )
 
-RunPath = Annotated[Path, typer.Argument(help="a run folder that `search` made")]
+RunPath = Annotated[
+    Where, typer.Argument(parser=Where, metavar="RUN", help="a run that `search` made: its folder or its address")
+]
 Preset = Annotated[str | None, typer.Option(help="paper, captions, compact or full")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 MEASURE = "what is held against the budget: weights or bundle"
@@ -58,7 +74,10 @@ def demo(out: Annotated[Path, typer.Option(help="folder to make")] = Path("captu
 def prepare(
     csv: Annotated[Path, typer.Argument(help="CSV (ImageID,Labels,Caption), or COCO annotations with --format coco")],
     images: Annotated[Path | None, typer.Argument(help="folder of the pictures; leave out for captions alone")] = None,
-    out: Annotated[Path, typer.Option(help="folder of the prepared data set")] = ...,  # type: ignore[assignment]
+    out: Annotated[
+        Where,
+        typer.Option(parser=Where, metavar="DATA", help="folder of the prepared data set, or an address: s3://, gs://"),
+    ] = ...,  # type: ignore[assignment]
     format: Annotated[str, typer.Option(help="kaggle or coco")] = "kaggle",  # noqa: A002
     side: Annotated[int, typer.Option(help="pixels a side that pictures are decoded to, 8 to 1024")] = 224,
     on_bad: Annotated[
@@ -84,6 +103,7 @@ def prepare(
     from data_prep.captions import CaptionSettings
     from data_prep.split import parse_shares
     from data_prep.store import prepare as prepare_data
+    from tuner.places import preparing
 
     one_of("--format", format, ("kaggle", "coco"))
     one_of("--on-bad", on_bad, ("error", "skip"))
@@ -106,11 +126,11 @@ def prepare(
         min_count=min_count,
     )
     try:
-        with bar("pictures") as progress:
+        with preparing(out) as folder, bar("pictures") as progress:
             data = prepare_data(
                 csv,
                 images,
-                out,
+                folder,
                 format=format,  # type: ignore[arg-type]
                 side=side,
                 on_bad=on_bad,  # type: ignore[arg-type]
@@ -127,9 +147,9 @@ def prepare(
         fail("interrupted; the same command goes on where it was", status=1)
     found = data.manifest
     counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
-    print(f"{data.path}: {found.rows_read - found.rows_skipped} of {found.rows_read} rows: {counts}")
+    print(f"{out}: {found.rows_read - found.rows_skipped} of {found.rows_read} rows: {counts}")
     if found.rows_skipped:
-        print(f"{found.rows_skipped} rows skipped, each with its reason in {data.path / 'bad_rows.csv'}")
+        print(f"{found.rows_skipped} rows skipped, each with its reason in {out}/bad_rows.csv")
 
 
 @app.command()
@@ -204,8 +224,14 @@ def space(preset: Annotated[str, typer.Option(help="paper, captions, compact or 
 @app.command()
 def search(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(help="a data set that `prepare` made")],
-    run: Annotated[Path, typer.Option(help="folder for the run; must not exist yet")] = ...,  # type: ignore[assignment]
+    data: Annotated[
+        Where,
+        typer.Argument(parser=Where, metavar="DATA", help="a data set that `prepare` made: its folder or its address"),
+    ],
+    run: Annotated[
+        Where,
+        typer.Option(parser=Where, metavar="RUN", help="folder or address of the run; nothing may be there yet"),
+    ] = ...,  # type: ignore[assignment]
     config: Annotated[Path | None, typer.Option(help="search.yaml; `captune space` prints one")] = None,
     preset: Preset = None,
     trials: Annotated[int | None, typer.Option(help="configurations inside the budget to try")] = None,
@@ -233,15 +259,15 @@ def search(
     trial_timeout: Annotated[str | None, typer.Option(help="wall time that a trial may take, e.g. 2h")] = None,
     retries: Annotated[int | None, typer.Option(help="of a trial that the machine lost")] = None,
     warm_start: Annotated[
-        Path | None, typer.Option(help="a run of the same space and data that the sampler learns from first")
+        Where | None,
+        typer.Option(parser=Where, metavar="RUN", help="a run of the same space and data to learn from first"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, start nothing")] = False,
 ) -> None:
     """Searches for the best configuration inside the budget."""
-    from data_prep.store import PreparedData
     from model.size import parse_bytes
-    from results.study import RunFolder
     from tuner.config import parse_duration, parse_gpus, parse_interval, read_search
+    from tuner.places import open_data, reading, searching
     from tuner.preflight import inspect, lines
     from tuner.run import check, create, discard
 
@@ -263,7 +289,7 @@ def search(
         one_of("--objectives", objectives, ("mean_f1", "mean_f1,bytes"))
     if backend is not None:
         one_of("--backend", backend, ("tensorflow", "jax"))
-    prepared = PreparedData.open(data)
+    prepared = open_data(data)
     settings = read_search(
         config,
         preset=preset,
@@ -289,24 +315,24 @@ def search(
         },
     )
     reach = check(settings, prepared)
-    folder, older = RunFolder(run), None if warm_start is None else RunFolder(warm_start)
-    if older is not None:
+    if warm_start is not None:
         from tuner.warm_start import check as check_older
 
-        check_older(older, settings, prepared.manifest.fingerprint)
+        with reading(warm_start) as older:
+            check_older(older, settings, prepared.manifest.fingerprint)
     report = lines(inspect(settings, reach), reach.space, run)
     if dry_run:
         print("\n".join(report))
         return
-    create(
-        folder, settings, prepared, warm_start=older
-    )  # first: a folder that is taken is told in one line, as any other mistake
-    say("\n".join(report))
-    try:
-        _search(folder, address)
-    except Exception:
-        discard(folder)
-        raise
+    with searching(run, new=True) as (folder, mirror):
+        # First: a folder that is taken is told in one line, as any other mistake.
+        create(folder, settings, prepared, source=data, warm_start=warm_start)
+        say("\n".join(report))
+        try:
+            _search(folder, mirror, address)
+        except Exception:
+            discard(folder)
+            raise
 
 
 @app.command()
@@ -318,8 +344,8 @@ def resume(
     time_limit: TimeLimit = None,
 ) -> None:
     """Goes on with a search: unfinished trials first, from their checkpoints. Finished ones stay as they are."""
-    from results.study import RunFolder
     from tuner.config import parse_duration
+    from tuner.places import searching
 
     if is_server(address):
         follow_job(address, send(address, sys.argv[1:], context.parent))
@@ -327,7 +353,8 @@ def resume(
     at_least("--trials", trials, 1)
     changes: dict[str, Any] = {"trials": trials}
     changes["time_limit"] = parsed("--time-limit", parse_duration, time_limit)
-    _search(RunFolder(run), address, {k: v for k, v in changes.items() if v is not None})
+    with searching(run) as (folder, mirror):
+        _search(folder, mirror, address, {k: v for k, v in changes.items() if v is not None})
 
 
 @app.command()
@@ -342,17 +369,18 @@ def trials(
 ) -> None:
     """The table of trials, also while the search runs."""
     from results import table
-    from results.study import RunFolder, load_records
+    from results.study import load_records
+    from tuner.places import reading
 
     one_of("--format", format, table.FORMATS)
     at_least("--limit", limit, 1)
-    folder = RunFolder(run)
-    records = load_records(folder)
-    if frontier:
-        from results.winner import frontier as unbeaten
-        from tuner.run import read_config
+    with reading(run) as folder:
+        records = load_records(folder)
+        if frontier:
+            from results.winner import frontier as unbeaten
+            from tuner.run import read_config
 
-        records = unbeaten(records, read_config(folder).limit)
+            records = unbeaten(records, read_config(folder).limit)
     chosen = [name.strip() for name in columns.split(",")] if columns else None
     if format == "table":
         print_table(table.terminal(records, columns=chosen, sort=sort, where=where, limit=limit))
@@ -369,9 +397,11 @@ def show(run: RunPath, trial: Annotated[int, typer.Argument(help="its number")],
     from dataclasses import asdict
 
     from results import report
-    from results.study import RunFolder, load_records
+    from results.study import load_records
+    from tuner.places import reading
 
-    record = next((r for r in load_records(RunFolder(run)) if r.number == trial), None)
+    with reading(run) as folder:
+        record = next((r for r in load_records(folder) if r.number == trial), None)
     if record is None:
         fail(f"the run has no trial {trial}; `captune trials {run}` lists them")
     if as_json:
@@ -389,10 +419,11 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Trains a trial again as it was, and compares epoch by epoch. On the same machine's CPU nothing differs."""
-    from results.study import RunFolder
+    from tuner.places import reading
     from tuner.replay import prepare, replay_trial
 
-    plan = prepare(RunFolder(run), trial, force=force)
+    with reading(run) as folder:
+        plan = prepare(folder, trial, force=force)
     for difference in plan.differences:
         say(f"note: {difference}")
     _settle(plan.threads, plan.backend)
@@ -412,18 +443,19 @@ def refit(
     seeds: Annotated[int, typer.Option(help="repeat with further seeds, to see how far the score moves")] = 1,
 ) -> None:
     """Trains the winner on train + validation, proves it on test, writes RUN/winner."""
-    from results.study import RunFolder, load_records
+    from results.study import load_records
     from results.winner import choose
+    from tuner.places import refitting
     from tuner.run import read
 
     at_least("--seeds", seeds, 1)
-    folder = RunFolder(run)
-    settings, data = read(folder)
-    record = choose(load_records(folder), settings.limit, number=trial)
-    _settle(backend=settings.backend)
-    from tuner.refit import refit as train_winner
+    with refitting(run) as folder:
+        settings, data = read(folder)
+        record = choose(load_records(folder), settings.limit, number=trial)
+        _settle(backend=settings.backend)
+        from tuner.refit import refit as train_winner
 
-    proof = train_winner(folder, record, data, settings.limit, seeds=seeds, say=say)
+        proof = train_winner(folder, record, data, settings.limit, seeds=seeds, say=say)
     test = proof["test"]
     print(f"trial {proof['trial']}, {proof['epochs']} epochs on train + validation")
     print(f"search    mean F1 {proof['search']['mean_f1']:.4f} on {proof['search']['examples']} validation examples")
@@ -438,7 +470,7 @@ def refit(
     )
     if proof["storage"] != "float32":
         print(f"float32   mean F1 {proof['float32']['mean_f1']:.4f}, before the weights became {proof['storage']}")
-    print(f"bundle    {proof['bundle_bytes'] / 2**20:.2f} MiB in {folder.bundle}")
+    print(f"bundle    {proof['bundle_bytes'] / 2**20:.2f} MiB in {run}/winner/bundle")
     if not proof["bundle_fits"]:
         say(
             f"note: the weights keep the budget, the bundle with its vocabulary does not: {proof['bundle_bytes']} bytes"
@@ -453,7 +485,7 @@ def export(
     storage: StorageOption = None,
 ) -> None:
     """Copies the proved winner, loads the copy in a fresh process, and compares what it answers."""
-    from results.study import RunFolder
+    from tuner.places import reading
     from tuner.run import read
 
     one_of("--format", format, ("bundle", "keras"))
@@ -461,13 +493,13 @@ def export(
         one_of("--storage", storage, STORAGES)
         if format == "keras" and storage != "float32":
             fail("a Keras file holds float32; use --format bundle for --storage " + storage)
-    folder = RunFolder(run)
-    settings, data = read(folder)
-    _settle(backend=settings.backend)
-    from model.size import show_bytes
-    from tuner.refit import export as write
+    with reading(run, leave=frozenset()) as folder:
+        settings, data = read(folder)
+        _settle(backend=settings.backend)
+        from model.size import show_bytes
+        from tuner.refit import export as write
 
-    done = write(folder, data, settings.limit, to, format, storage)  # type: ignore[arg-type]
+        done = write(folder, data, settings.limit, to, format, storage)  # type: ignore[arg-type]
     print(f"{done['path']}: {show_bytes(done['bytes'])}, weights as {done['storage']}")
     print(f"test probabilities within {done['max_difference']:.1e} of the winner's")
     print(f"test mean F1 {done['mean_f1']['winner']:.4f} of the winner, {done['mean_f1']['export']:.4f} of the export")
@@ -521,6 +553,7 @@ def predict(
 
 def _search(
     folder: RunFolder,
+    mirror: Mirror | None,
     address: str | None,
     changes: dict[str, Any] | None = None,
 ) -> None:
@@ -531,9 +564,9 @@ def _search(
     settings, data = read(folder)
     settings = type(settings).model_validate({**settings.model_dump(), **(changes or {})})
     with live() as show_progress:
-        summary = run_search(folder, settings, data, address=address, show=show_progress, say=say)
+        summary = run_search(folder, settings, data, address=address, show=show_progress, say=say, mirror=mirror)
     fates = ", ".join(f"{count} {fate}" for fate, count in summary["trials"].items()) or "no trials"
-    print(f"{folder.path}: {fates}; {summary['epochs']} epochs in {summary['wall_seconds']:.0f} s")
+    print(f"{folder}: {fates}; {summary['epochs']} epochs in {summary['wall_seconds']:.0f} s")
     if summary["trained_share"]["all"] is not None:
         others = [kind for kind in summary["busy_seconds"] if kind not in ("train", "evaluate")]
         print(
@@ -545,12 +578,12 @@ def _search(
     if summary["best"] is not None:
         print(f"best: trial {summary['best']['number']}, mean F1 {summary['best']['mean_f1']:.4f} on validation")
     if summary["interrupted"]:
-        say(f"interrupted; go on with: captune resume {folder.path}")
+        say(f"interrupted; go on with: captune resume {folder}")
         if summary["best"] is None:
             return
     if summary["best"] is None:
         fail("no trial has a score; `captune trials` shows why", status=1)
-    print(f"next: captune trials {folder.path} --sort mean_f1; captune refit {folder.path}")
+    print(f"next: captune trials {folder} --sort mean_f1; captune refit {folder}")
 
 
 def _settle(threads: int | None = None, backend: str | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeGuard, get_args, get_type_hints
 
 import typer
 
-from tuner.console import fail, one_of, print_json, say
+from tuner.console import Where, fail, one_of, print_json, say
 
 Server = Annotated[str, typer.Argument(help="Ray's job server, e.g. http://head:8265")]
 JobId = Annotated[str, typer.Argument(help="as `captune jobs` lists it")]
@@ -51,7 +51,8 @@ def send(server: str, arguments: list[str], parent: Any) -> str:
         fail(f"{verb} cannot be sent to a cluster; send search, resume, refit or another verb that works on data")
     with known[verb].make_context(verb, list(rest), parent=parent, resilient_parsing=True) as given:
         for name, value in given.params.items():
-            if isinstance(value, Path) and not value.is_absolute() and f"--{name}" not in _FILES:
+            named = isinstance(value, Where | Path) and f"--{name}" not in _FILES
+            if named and Where(value).is_relative:
                 fail(f"{value} is relative, and the job has a working folder of its own; name it from / on")
     return send_job(server, arguments, files=_FILES, joins=verb in _JOINING, say=say)
 

@@ -7,7 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from cluster.storage import is_url
 
 if TYPE_CHECKING:
     from tuner.search import Progress
@@ -61,6 +64,15 @@ def bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
+class Where(str):
+    """A folder as a person names it: a path, or an address of object storage such as s3://bucket/folder."""
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether it means another folder elsewhere."""
+        return not is_url(self) and not Path(self).is_absolute()
+
+
 def exit_status(error: Exception) -> int | None:
     """2 for what a person has to mend, 1 for work that failed, None for a bug."""
     kinds = {
@@ -74,6 +86,7 @@ def exit_status(error: Exception) -> int | None:
         ("tuner.searcher", "SearchError"): 1,
         ("tuner.refit", "ProofError"): 1,
         ("cluster.session", "ClusterError"): 1,
+        ("cluster.storage", "StorageError"): 1,
         ("cluster.jobs", "JobError"): 1,
         ("cluster.templates", "TemplateError"): 2,
         ("model.image_encoder", "WeightsError"): 1,

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cluster.storage import is_url
 from model.config import TrialConfig
 from model.size import Budget, Size, refusal, show_bytes
 from tuner.config import SearchConfig
@@ -107,12 +108,12 @@ def _checkpoint_bytes(found: Size) -> int:
     return 4 * (found.parameters + 3 * found.trainable)
 
 
-def lines(found: Preflight, space: Space, folder: Path) -> list[str]:
+def lines(found: Preflight, space: Space, run: str) -> list[str]:
     """The same for people.
 
     Args:
         space: what was drawn from, for the names of its dimensions.
-        folder: where the run would be written.
+        run: path or address where the run would be written.
     """
     fixed = ", ".join(f"{part} {show_bytes(count)}" for part, count in found.fixed.items()) or "nothing"
     told = [
@@ -126,10 +127,10 @@ def lines(found: Preflight, space: Space, folder: Path) -> list[str]:
     told += [f"never fits {name}: {', '.join(map(str, options))}" for name, options in found.never.items()]
     if found.preset_refusal is not None:
         told.append(f"preset     is refused: {found.preset_refusal}")
-    free = shutil.disk_usage(_existing(folder)).free
+    room = "" if is_url(run) else f"; {show_bytes(shutil.disk_usage(_existing(Path(run))).free)} free"
     told.append(
         f"disk       at most {show_bytes(found.checkpoint)} for each trial that runs and {show_bytes(found.network)} "
-        f"for each of the {found.keep} best; {show_bytes(free)} free"
+        f"for each of the {found.keep} best{room}"
     )
     for place, (config, size) in enumerate(found.first, 1):
         values = ", ".join(f"{name} {_short(value)}" for name, value in space.parameters(config).items())

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from pydantic import ValidationError
 
 from cluster.resources import ResourceError, share_for
-from data_prep.store import PreparedData
 from model.config import TrialConfig, flatten, replace, unflatten
 from model.size import show_bytes
 from tuner.config import SearchConfig
+from tuner.places import open_data
 from tuner.process import CONTEXT
 from tuner.reach import Reach
 
@@ -22,10 +21,13 @@ _DRAWS = 500
 _BATCHES = 3  # what a framework allocates is there after the second
 
 
-def measured_share(config: SearchConfig, reach: Reach, data: PreparedData, say: Callable[[str], None]) -> float:
+def measured_share(config: SearchConfig, reach: Reach, data: str, say: Callable[[str], None]) -> float:
     """The share of a GPU for each trial, by what the largest configuration needs on one of the cluster. Says why.
 
     Ray must be connected.
+
+    Args:
+        data: path or address of the prepared data set, as nodes see it.
 
     Raises:
         ResourceError: there is no GPU whose memory can be measured, or the configuration does not fit on it.
@@ -38,7 +40,7 @@ def measured_share(config: SearchConfig, reach: Reach, data: PreparedData, say: 
     say("measuring the memory of the largest configuration on one GPU")
     probe = ray.remote(num_cpus=1, num_gpus=1, max_retries=0, max_calls=1)(measure)
     try:
-        peak, total = ray.get(probe.remote(flatten(chosen), str(data.path.resolve()), config.backend))
+        peak, total = ray.get(probe.remote(flatten(chosen), data, config.backend))
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())[-300:]
         raise ResourceError(f"--gpus-per-trial auto: {reason}; give a number instead") from None
@@ -86,7 +88,7 @@ def measure(flat: dict[str, Any], data: str, backend: str) -> tuple[int, int]:
     from model.training import Training
     from tuner.trial import EVALUATION_BATCH, batches, features_for
 
-    config, prepared = unflatten(flat), PreparedData.open(Path(data))
+    config, prepared = unflatten(flat), open_data(data)
     rows = prepared.rows("train")[: _BATCHES * config.train.batch_size]
     features = features_for(config, prepared)
     source = batches(prepared, rows, config.model, config.train.batch_size, seed=0, features=features)

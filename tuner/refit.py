@@ -60,7 +60,7 @@ def refit(
             probabilities when loaded.
     """
     if run.winner.exists():
-        raise RunError(f"{run.winner} exists; move it away to refit again: test is to be read once for one choice")
+        raise RunError(f"{run}/winner exists; move it away to refit again: test is to be read once for one choice")
     kept_epoch = epoch_to_keep(record)
     if record.seed is None:
         raise RunError(f"trial {record.number} has no seed; choose another with --trial")
@@ -149,7 +149,7 @@ def export(
         ProofError: over the budget, or the file gives other probabilities than the weights that were written.
     """
     if not run.proof.is_file():
-        raise RunError(f"{run.path} has no proved winner; run `captune refit {run.path}` first")
+        raise RunError(f"{run} has no proved winner; run `captune refit {run}` first")
     if target.exists():
         raise RunError(f"{target} exists; name a path that does not")
     if kind == "keras" and target.suffix != ".keras":

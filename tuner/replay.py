@@ -11,7 +11,7 @@ from data_prep.store import PreparedData
 from model.config import unflatten
 from results.report import without_nan
 from results.study import Record, RunError, RunFolder, load_records
-from tuner.run import open_data, read_config, versions
+from tuner.run import data_of, read_config, versions
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ def prepare(run: RunFolder, number: int, *, force: bool) -> Plan:
     """
     record = next((r for r in load_records(run) if r.number == number), None)
     if record is None:
-        raise RunError(f"the run has no trial {number}; `captune trials {run.path}` lists them")
+        raise RunError(f"the run has no trial {number}; `captune trials {run}` lists them")
     if record.seed is None or not record.curve:
         raise RunError(f"trial {number} ({record.fate}) trained no epoch that could be trained again; choose another")
     settings = run.read_settings()
-    data = open_data(settings, run)
+    data = data_of(settings, run)
     backend = read_config(run).backend
     now = versions(backend)
     differences = [
@@ -46,7 +46,7 @@ def prepare(run: RunFolder, number: int, *, force: bool) -> Plan:
         if now.get(name) != old
     ]
     if data.manifest.fingerprint != settings["fingerprint"]:
-        differences.append(f"{data.path} does not hold the data of the run")
+        differences.append(f"{settings['data']} does not hold the data of the run")
     if differences and not force:
         raise RunError(f"trial {number} would not be the same: {'; '.join(differences)}; --force replays it anyway")
     return Plan(record, data, record.threads or 1, backend, tuple(differences))

@@ -1,4 +1,4 @@
-"""What is kept on disk of trials: enough to go on with the unfinished ones, and the networks of the best.
+"""What is kept of trials: enough to go on with the unfinished ones, and the networks of the best.
 
 RUN/checkpoints/N/last.safetensors   a running trial half-way: weights, optimizer, random states, epoch
 RUN/checkpoints/N/best-E/            its network after its best epoch E as a bundle, without optimizer
@@ -9,14 +9,17 @@ removed, and the second too unless the trial is among the best.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from bisect import insort
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
+from cluster.storage import Place, StorageError, is_url
 from model.checkpoint import Checkpoint
 from results.study import SCORED, Record
 
@@ -29,8 +32,9 @@ _PART = ".tmp"
 class Policy:
     """When workers write, and where.
 
-    folder: RUN/checkpoints as every node sees it. seconds, epochs: at most one checkpoint in so many, whichever is
-    given. floor: bytes that stay free on its disk; below it nothing is written, for the study needs the rest.
+    folder: RUN/checkpoints as every node sees it, a path or an address. seconds, epochs: at most one checkpoint in so
+    many, whichever is given. floor: bytes that stay free on the disk of a path; below it nothing is written, for the
+    study needs the rest.
     """
 
     folder: str
@@ -39,8 +43,98 @@ class Policy:
     floor: int
 
 
+class Disk:
+    """The folder of checkpoints on a disk that all nodes see."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextmanager
+    def read(self, name: str) -> Iterator[Path]:
+        """The file `name`, which need not be there."""
+        yield self._folder / name
+
+    def write(self, name: str, make: Callable[[Path], None]) -> None:
+        """Has `make` write the file or folder `name`, which appears when it is whole. OSError where it cannot."""
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+        try:
+            make(path)
+        except OSError:
+            with suppress(OSError):
+                for part in path.parent.glob(f"*{_PART}"):
+                    shutil.rmtree(part)
+            raise
+
+    def remove(self, name: str) -> None:
+        """Removes a file or a folder, if it is there."""
+        path = self._folder / name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(FileNotFoundError):
+                path.unlink()
+
+    def names(self, name: str) -> set[str]:
+        """Of what a folder holds."""
+        folder = self._folder / name
+        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+    def free(self) -> float:
+        """Bytes of room."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(self._folder).free
+
+
+class Objects:
+    """The same in object storage. Its methods raise StorageError where that fails."""
+
+    def __init__(self, url: str) -> None:
+        self._place = Place(url)
+
+    @contextmanager
+    def read(self, name: str) -> Iterator[Path]:
+        """A copy of the file for the while."""
+        with TemporaryDirectory(prefix="captune-") as scratch:
+            copy = Path(scratch) / PurePosixPath(name).name
+            if self._place.exists(name):
+                self._place.download(name, copy)
+            yield copy
+
+    def write(self, name: str, make: Callable[[Path], None]) -> None:
+        """Has `make` write the file or bundle `name` here, and uploads it; of a bundle last what makes it one."""
+        with TemporaryDirectory(prefix="captune-") as scratch:
+            copy = Path(scratch) / PurePosixPath(name).name
+            make(copy)
+            if copy.is_file():
+                self._place.upload(copy, name)
+                return
+            from model.bundle import MANIFEST
+
+            for path in sorted(copy.iterdir(), key=lambda path: path.name == MANIFEST):
+                self._place.upload(path, f"{name}/{path.name}")
+
+    def remove(self, name: str) -> None:
+        """Removes a file or a folder, if it is there."""
+        self._place.remove(name)
+
+    def names(self, name: str) -> set[str]:
+        """Of what a folder holds."""
+        return {found[len(name) :].strip("/").partition("/")[0] for found in self._place.list(name)}
+
+    def free(self) -> float:
+        """No limit that can be known."""
+        return math.inf
+
+
+def checkpoints_at(where: str) -> Disk | Objects:
+    """The checkpoints of a run at a path or an address."""
+    return Objects(where) if is_url(where) else Disk(Path(where))
+
+
 class Keeper:
-    """Writes for one trial, in its worker. A disk that is full or slow to answer costs the trial nothing but time.
+    """Writes for one trial, in its worker. Storage that is full, away or slow costs the trial nothing but time.
 
     Args:
         policy: when and where.
@@ -50,15 +144,21 @@ class Keeper:
 
     def __init__(self, policy: Policy, origin: int, identity: str) -> None:
         self._policy = policy
-        self._folder = Path(policy.folder) / str(origin)
+        self._kept = checkpoints_at(policy.folder)
+        self._own = str(origin)
         self._identity = identity
         self._written = (time.monotonic(), 0)
         self.complaint: str | None = None  # why the last write came to nothing
         self.leaving = False  # the next checkpoint is due whatever the policy says, and the last one here
 
     def resume(self) -> Checkpoint | None:
-        """The newest checkpoint, if there is a whole one of this very trial."""
-        found = Checkpoint.read(self._folder / LAST, self._identity)
+        """The newest checkpoint, if there is a whole one of this very trial that can be read."""
+        found = None
+        try:
+            with self._kept.read(f"{self._own}/{LAST}") as path:
+                found = Checkpoint.read(path, self._identity)
+        except StorageError as error:
+            self.complaint = f"from its first epoch on: {error}"
         if found is not None:
             self._written = (time.monotonic(), found.epoch)
         return found
@@ -71,35 +171,27 @@ class Keeper:
             or (self._policy.seconds is not None and seconds >= self._policy.seconds)
             or (self._policy.epochs is not None and epochs >= self._policy.epochs)
         )
-        if due and self._attempt(lambda: make(epoch, self._identity).write(self._folder / LAST)):
+        if due and self._attempt(LAST, lambda path: make(epoch, self._identity).write(path)):
             self._written = (time.monotonic(), epoch)
 
     def best(self, epoch: int, save: Callable[[Path], None]) -> None:
         """Keeps the network after `epoch`, the best so far, in the place of the one before."""
+        name = f"{_BEST}{epoch}"
+        if self._attempt(name, save):
+            with suppress(OSError, StorageError):
+                for older in self._kept.names(self._own) - {name}:
+                    if older.startswith(_BEST):
+                        self._kept.remove(f"{self._own}/{older}")
 
-        def write() -> None:
-            target = self._folder / f"{_BEST}{epoch}"
-            shutil.rmtree(target, ignore_errors=True)  # of an attempt that got as far
-            save(target)
-            for older in self._folder.glob(f"{_BEST}*"):
-                if older != target:
-                    shutil.rmtree(older, ignore_errors=True)
-
-        self._attempt(write)
-
-    def _attempt(self, write: Callable[[], None]) -> bool:
+    def _attempt(self, name: str, write: Callable[[Path], None]) -> bool:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self._folder).free
+            free = self._kept.free()
             if free < self._policy.floor:
                 self.complaint = f"no checkpoint: {free} bytes free, {self._policy.floor} are to stay free"
                 return False
-            write()
-        except OSError as error:
-            self.complaint = f"no checkpoint: {error.strerror or error}"
-            with suppress(OSError):
-                for part in self._folder.glob(f"*{_PART}"):
-                    shutil.rmtree(part)
+            self._kept.write(f"{self._own}/{name}", write)
+        except (OSError, StorageError) as error:
+            self.complaint = f"no checkpoint: {getattr(error, 'strerror', None) or error}"
             return False
         self.complaint = None
         return True
@@ -109,13 +201,13 @@ class Shelf:
     """Removes, on the driver, what no unfinished trial needs and what is not of the best.
 
     Args:
-        folder: RUN/checkpoints.
+        kept: the checkpoints of the run.
         keep: how many of the best trials keep their network.
         records: of earlier searches of the run; what these left behind is removed at once.
     """
 
-    def __init__(self, folder: Path, keep: int, records: Sequence[Record]) -> None:
-        self._folder = folder
+    def __init__(self, kept: Disk | Objects, keep: int, records: Sequence[Record]) -> None:
+        self._kept = kept
         self._keep = keep
         self._ranked: list[tuple[float, int]] = []  # of the trials that keep theirs: minus score, origin
         # A trial that was lost goes on in the attempt that came last.
@@ -126,19 +218,15 @@ class Shelf:
 
     def settle(self, origin: int, score: float | None) -> None:
         """Takes note that a trial is finished; None where it came to no score that counts."""
-        (self._folder / str(origin) / LAST).unlink(missing_ok=True)
         if score is None:
-            self._remove(origin)
+            self._remove(f"{origin}")
             return
+        self._remove(f"{origin}/{LAST}")
         insort(self._ranked, (-score, origin))
         for _, loser in self._ranked[self._keep :]:
-            self._remove(loser)
+            self._remove(f"{loser}")
         del self._ranked[self._keep :]
 
-    def _remove(self, origin: int) -> None:
-        shutil.rmtree(self._folder / str(origin), ignore_errors=True)
-
-
-def best_bundle(folder: Path, origin: int) -> Path | None:
-    """The network kept of a trial; None where none is."""
-    return next(iter(sorted((folder / str(origin)).glob(f"{_BEST}*[0-9]"))), None)
+    def _remove(self, name: str) -> None:
+        with suppress(StorageError):  # what stays costs room, no result
+            self._kept.remove(name)

@@ -21,6 +21,7 @@ from model.config import complaint
 from model.size import Contents
 from results.study import RunError, RunFolder
 from tuner.config import ConfigError, SearchConfig
+from tuner.places import absolute, open_data
 from tuner.reach import BudgetError, Reach
 from tuner.space import SpaceError, bind
 
@@ -58,25 +59,33 @@ def contents_of(data: PreparedData) -> Contents:
     return Contents.of(data.manifest.label_ids, data.manifest.label_names, words)
 
 
-def create(run: RunFolder, config: SearchConfig, data: PreparedData, *, warm_start: RunFolder | None = None) -> None:
+def create(
+    run: RunFolder,
+    config: SearchConfig,
+    data: PreparedData,
+    *,
+    source: str | None = None,
+    warm_start: str | None = None,
+) -> None:
     """Makes the run folder and writes run.json, its mark.
 
     Args:
-        warm_start: a run that the sampler learns from, checked before.
+        source: address that the data came from; its folder if None.
+        warm_start: path or address of a run that the sampler learns from, checked before.
 
     Raises:
         RunError: the folder already holds something.
     """
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-        raise RunError(f"{run.path} exists; give another --run, or go on with `captune resume {run.path}`")
+        raise RunError(f"{run} exists; give another --run, or go on with `captune resume {run}`")
     run.path.mkdir(parents=True, exist_ok=True)
     settings = {
         "search": config.model_dump(),
-        "data": str(data.path.resolve()),
+        "data": absolute(source or str(data.path)),
         "fingerprint": data.manifest.fingerprint,
         "versions": versions(config.backend),
         "git_commit": _git_commit(),
-        "warm_start": None if warm_start is None else str(warm_start.path.resolve()),
+        "warm_start": None if warm_start is None else absolute(warm_start),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(run.settings, settings)
@@ -115,25 +124,27 @@ def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
 
     Raises:
         RunError: no run, or its data is no longer the same.
-        data_prep.records.DataError: its data is gone.
+        data_prep.records.DataError, cluster.storage.StorageError: its data is gone or cannot be reached.
     """
     config, settings = read_config(run), run.read_settings()
-    data = open_data(settings, run)
+    data = data_of(settings, run)
     if data.manifest.fingerprint != settings["fingerprint"]:
-        raise RunError(f"the data in {data.path} is not what the run was searched on; prepare it again as it was")
+        raise RunError(
+            f"the data in {settings['data']} is not what the run was searched on; prepare it again as it was"
+        )
     return config, data
 
 
-def open_data(settings: Mapping[str, Any], run: RunFolder) -> PreparedData:
+def data_of(settings: Mapping[str, Any], run: RunFolder) -> PreparedData:
     """The data set that run.json names, whether or not it is still the same.
 
     Raises:
         RunError: run.json is damaged.
-        data_prep.records.DataError: the data is gone.
+        data_prep.records.DataError, cluster.storage.StorageError: the data is gone or cannot be reached.
     """
     if not {"data", "fingerprint", "versions"} <= set(settings):
         raise RunError(f"{run.settings} is not as search wrote it; it names no data")
-    return PreparedData.open(Path(settings["data"]))
+    return open_data(settings["data"])
 
 
 def remember(run: RunFolder, config: SearchConfig) -> None:

@@ -10,18 +10,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from traceback import walk_tb
 from typing import Any, Literal
 
 from cluster.inspection import Needs, check_nodes, versions
+from cluster.mirror import Mirror
 from cluster.resources import Request, Room, default_request, limits, slots
 from cluster.session import alive, free, session
+from cluster.storage import StorageError, join
 from data_prep.store import PreparedData
 from results.study import STUDY_NAME, RunError, RunFolder, load_records, open_storage
 from results.summary import summarise
 from tuner.config import SearchConfig, parse_interval
 from tuner.halving import Rungs
+from tuner.places import reading
 from tuner.probe import measured_share
 from tuner.reach import Reach
 from tuner.run import check, remember, write_json
@@ -53,6 +55,7 @@ def run_search(
     show: Callable[[Progress], None],
     say: Callable[[str], None],
     worker: type | None = None,
+    mirror: Mirror | None = None,
 ) -> dict[str, Any]:
     """Searches until the trials or the time are used up, and returns what summary.json holds.
 
@@ -65,6 +68,8 @@ def run_search(
         show: told how things stand, about once a second.
         say: told what a person should know.
         worker: a tuner.trial.TrialWorker that trains in another way; None for the usual one.
+        mirror: of `run`, where it is at home at an address: checkpoints are kept there, and the search ends when
+            another takes it over.
 
     Raises:
         RunError: another process searches in this folder.
@@ -88,18 +93,24 @@ def run_search(
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         remember(run, config)
         reach = check(config, data)
+        needs = Needs(
+            run.read_settings()["data"],
+            data.manifest.fingerprint,
+            join(mirror.url, run.checkpoints.name) if mirror is not None else str(run.checkpoints.resolve()),
+            versions(),
+        )
         with session(address) as nodes:
             interrupt.arm()
             gpus = config.gpus_per_trial
             if gpus == "auto":
-                gpus = measured_share(config, reach, data, say)
+                gpus = measured_share(config, reach, needs.data, say)
             request = default_request(nodes, cpus=config.cpus_per_trial, gpus=gpus)
             at_once = config.slots or slots(nodes, request)
             if address is not None:
                 say(limits(nodes, request))
-                for note in check_nodes(nodes, _needs(run, data)):
+                for note in check_nodes(nodes, needs):
                     say(note)
-            search = _Search(run, config, data, reach, request, started, interrupt, show, say)
+            search = _Search(run, config, needs, reach, request, started, interrupt, show, say, mirror)
             try:
                 search.open()
                 if not interrupt.is_set():
@@ -117,13 +128,14 @@ class _Search:
 
     run: RunFolder
     config: SearchConfig
-    data: PreparedData
+    needs: Needs
     reach: Reach
     request: Request
     started: float
     interrupt: _Interrupt
     show: Callable[[Progress], None]
     say: Callable[[str], None]
+    mirror: Mirror | None
     looked: float = 0.0  # at the nodes
     told: float = 0.0  # of trials that wait
 
@@ -133,7 +145,7 @@ class _Search:
 
         from tuner.gate import Gate
         from tuner.loose_ends import tie_loose_ends
-        from tuner.retention import Shelf
+        from tuner.retention import Shelf, checkpoints_at
         from tuner.scheduler import HalvingScheduler
         from tuner.searcher import Care, StudySearcher
         from tuner.warm_start import take_over
@@ -151,9 +163,10 @@ class _Search:
         old = self.run.read_settings().get("warm_start")
         if old is not None:
             try:
-                count = take_over(study, RunFolder(Path(old)), config.limit)
+                with reading(old) as older:
+                    count = take_over(study, older, config.limit)
                 self.say(f"{count} finished trials of {old} inform the sampler")
-            except RunError as error:
+            except (RunError, StorageError) as error:
                 self.say(f"note: the sampler learns no more from the earlier run: {error}")
         known = load_records(self.run)
         gate = Gate(study, self.reach, seed=config.seed)
@@ -167,7 +180,7 @@ class _Search:
             trials=config.trials,
             halving=self.halving,
             run=self.run,
-            shelf=Shelf(self.run.checkpoints, config.keep, records),
+            shelf=Shelf(checkpoints_at(self.needs.folder), config.keep, records),
             care=Care(config.retries, config.trial_timeout, config.min_free),
             records=records,
             threads=max(1, int(self.request.cpus)),
@@ -188,11 +201,11 @@ class _Search:
         seconds, epochs = parse_interval(self.config.checkpoint_every)
         trainable = tune.with_parameters(
             worker or TrialWorker,
-            data=str(self.data.path.resolve()),
+            data=self.needs.data,
             threads=max(1, int(self.request.cpus)),
             backend=self.config.backend,
             wear=Wear(self.config.worker_trials, self.config.worker_growth),
-            policy=Policy(str(self.run.checkpoints.resolve()), seconds, epochs, self.config.min_free),
+            policy=Policy(self.needs.folder, seconds, epochs, self.config.min_free),
         )
         placed = tune.with_resources(trainable, partial(_resources, self.request.cpus))
         placed.__qualname__ = TrialWorker.__name__  # as lists of actors show it; Ray's wrapper has a name of its own
@@ -233,9 +246,13 @@ class _Search:
 
     def _ended(self) -> bool:
         """Whether the run is over; asked by Ray about once a second, so the place for what is to be done that often."""
-        searcher = self.searcher
+        searcher, mirror = self.searcher, self.mirror
         searcher.kill_overdue()
         self._look_round()
+        if mirror is not None and mirror.usurped and searcher.fault is None:
+            from tuner.searcher import SearchError
+
+            searcher.fault = SearchError(str(mirror.complaint))
         self.show(
             Progress(
                 dict(searcher.fates),
@@ -244,7 +261,7 @@ class _Search:
                 searcher.room.slots,
                 self.config.trials,
                 self._seconds_left(),
-                searcher.waiting or searcher.complaint,
+                searcher.waiting or searcher.complaint or (mirror.complaint if mirror is not None else None),
             )
         )
         return self._over()
@@ -324,7 +341,3 @@ def _resources(cpus: float, config: dict[str, Any]) -> Any:
     from ray import tune
 
     return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": config["gpus"]}])
-
-
-def _needs(run: RunFolder, data: PreparedData) -> Needs:
-    return Needs(str(data.path.resolve()), data.manifest.fingerprint, str(run.checkpoints.resolve()), versions())

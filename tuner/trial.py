@@ -29,6 +29,7 @@ from model.metrics import DecisionRule, Epoch
 from tuner import process
 from tuner.features import backbone_features
 from tuner.halving import is_finite
+from tuner.places import open_data
 from tuner.retention import Keeper, Policy
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class TrialWorker(tune.Trainable):
 
         Args:
             config: as `StudySearcher.suggest` gives it.
-            data: path of the prepared data set, readable on this node.
+            data: path of the prepared data set, readable on this node, or its address.
             threads: CPUs of this worker.
             backend: what Keras computes with.
             wear: says when another worker is to take its place.
@@ -184,7 +185,7 @@ class TrialWorker(tune.Trainable):
         self._looked = -_LOOK_SECONDS
         self._node = ray.get_runtime_context().get_node_id()
         end_without_head(self._node)
-        self._open = partial(self._try, threads, backend, config["gpus"], Path(data))
+        self._open = partial(self._try, threads, backend, config["gpus"], data)
         started = time.monotonic()
         self._broken = self._open()
         self._starting = time.monotonic() - started
@@ -250,11 +251,11 @@ class TrialWorker(tune.Trainable):
         self._at_first = self._at_first or memory
         return self._trials >= self._wear.trials or memory - self._at_first > self._wear.growth
 
-    def _try(self, threads: int, backend: str, gpus: float, data: Path) -> str | None:
+    def _try(self, threads: int, backend: str, gpus: float, data: str) -> str | None:
         """Makes this process ready; says what keeps its node from working."""
         try:
             self.settle(threads, backend, gpus)
-            self.data = PreparedData.open(data)
+            self.data = open_data(data)
         except Exception as error:
             return f"node {platform.node()}: {_one_line(error)}"
         return None

@@ -29,7 +29,7 @@ def check(old: RunFolder, config: SearchConfig, fingerprint: str) -> None:
         raise RunError(f"{old.settings} is not as search wrote it") from None
     if differing:
         raise RunError(
-            f"{old.path} cannot inform this search: its {', '.join(differing)} differ; "
+            f"{old} cannot inform this search: its {', '.join(differing)} differ; "
             "search the same space on the same data, or leave --warm-start out"
         )
 
@@ -53,7 +53,7 @@ def take_over(study: optuna.Study, old: RunFolder, budget: Budget) -> int:
     finished = [t for t in known if t.user_attrs.get("fate") in SCORED]
     complete = [t for t in finished if t.state == TrialState.COMPLETE]
     told = [t for t in known if t.user_attrs.get("fate") in (*SCORED, "over_budget", "diverged")]
-    names = {trial.number: f"trial {trial.number} of {old.path}" for trial in told}
+    names = {trial.number: f"trial {trial.number} of {old}" for trial in told}
     if complete and not here & set(names.values()):
         study.enqueue_trial(max(complete, key=lambda trial: trial.values[0]).params)
     for trial in told:

@@ -1,0 +1,161 @@
+"""A real S3 server on this machine, what it is asked, and a proxy before it that fails as it is told to: fixtures."""
+
+import logging
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+
+from cluster.storage import StorageError
+
+NEVER = 3600.0  # seconds between the looks of a mirror that looks only when it is told to
+
+
+class Requests(logging.Handler):
+    """What the server was asked: "GET /bucket/key" and so on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        uncoloured = re.sub(r"\x1b\[\d*m", "", record.getMessage())
+        self.lines.append(uncoloured.partition('"')[2])
+
+    def count(self, method: str, ending: str) -> int:
+        return sum(line.startswith(f"{method} ") and line.split()[1].endswith(ending) for line in self.lines)
+
+
+class Proxy:
+    """Stands before a server: passes on, or stops in the middle of an answer, or hangs up in it, or is not there."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self.stall_after: int | None = None  # bytes of one answer
+        self.cut_after: int | None = None  # once
+        self.down = False
+        self.stalled = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            if self.down:
+                client.close()
+                continue
+            host, _, port = self._server.partition(":")
+            server = socket.create_connection((host, int(port)))
+            threading.Thread(target=self._pass, args=(client, server, False), daemon=True).start()
+            threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, answer: bool) -> None:
+        passed = 0
+        try:
+            while data := source.recv(1 << 16):
+                passed += len(data)
+                if answer and self.stall_after is not None and passed > self.stall_after:
+                    self.stalled.set()
+                    return
+                if answer and self.cut_after is not None and passed > self.cut_after:
+                    self.cut_after = None
+                    break
+                target.sendall(data)
+        except OSError:
+            pass
+        for side in (source, target):
+            with suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """host:port of an S3 server with the bucket `bucket`."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.INFO)
+    logging.getLogger("werkzeug").propagate = False
+    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        urlopen(Request(f"http://{host}:{port}/bucket", method="PUT")).close()
+        yield f"{host}:{port}"
+    moto.stop()
+
+
+@pytest.fixture
+def requests() -> Iterator[Requests]:
+    seen = Requests()
+    logging.getLogger("werkzeug").addHandler(seen)
+    yield seen
+    logging.getLogger("werkzeug").removeHandler(seen)
+
+
+@pytest.fixture
+def proxy(server: str) -> Iterator[Proxy]:
+    with closing(Proxy(server)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3(server: str, tmp_path: Path) -> str:
+    return f"s3://bucket/{tmp_path.name}?endpoint_override={server}&scheme=http"
+
+
+@pytest.fixture(params=["s3", "file"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place, once on the server and once on the disk."""
+    if request.param == "s3":
+        found: str = request.getfixturevalue("s3")
+        return found
+    return (tmp_path / "place").as_uri()
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """A process that runs code with sys.argv[1:] as given."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def refusal(action: Callable[[], object], seconds: float = 10.0) -> str:
+    """The message with which action fails, which is one line and comes within `seconds`."""
+    started = time.monotonic()
+    with pytest.raises(StorageError) as caught:
+        action()
+    assert time.monotonic() - started < seconds
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
