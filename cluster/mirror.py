@@ -57,6 +57,7 @@ class Mirror:
         self._pieces = _Pieces(piece_bytes)
         self._closed = False
         self._ending = threading.Event()
+        self._one_by_one = threading.Lock()
         self._take_over()
         self._upload()
         self._thread = threading.Thread(target=self._watch, name="mirror", daemon=True)
@@ -74,6 +75,12 @@ class Mirror:
             if error is None:
                 raise
             error.add_note(str(complaint))
+
+    def flush(self) -> bool:
+        """Uploads what has changed now; whether it is all there. Where the last upload failed none is tried."""
+        if self.complaint is None:
+            self._attempt()
+        return self.complaint is None
 
     def close(self) -> None:
         """Uploads what has changed, and ends the thread.
@@ -110,6 +117,10 @@ class Mirror:
             self._attempt()
 
     def _attempt(self) -> None:
+        with self._one_by_one:
+            self._try()
+
+    def _try(self) -> None:
         try:
             if self._lost():
                 return

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+
+from model.metrics import Epoch
 
 Array = NDArray[Any]
 
@@ -22,12 +24,17 @@ class Checkpoint:
     """Everything that changes while a network trains, after a number of epochs.
 
     arrays: weights, optimizer slots, states of random generators, by name. identity: says whose it is; only a run
-    with the same may go on from it.
+    with the same may go on from it. reports: of the epochs so far, for a record that is behind.
     """
 
     epoch: int
     identity: str
     arrays: Mapping[str, Array]
+    reports: tuple[Epoch, ...] = ()
+
+    def reports_after(self, epoch: int) -> Iterator[Epoch]:
+        """Those that a record lacks which ends with `epoch`."""
+        return (report for report in self.reports if report.epoch > epoch)
 
     def write(self, path: Path) -> None:
         """Writes aside, then renames: at `path` there is always a whole checkpoint, this one or the one before.
@@ -37,7 +44,8 @@ class Checkpoint:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".new")
-        header = {"captune": json.dumps({"epoch": self.epoch, "identity": self.identity})}
+        told = {"epoch": self.epoch, "identity": self.identity, "reports": list(map(asdict, self.reports))}
+        header = {"captune": json.dumps(told)}
         try:
             with aside.open("wb") as file:
                 file.write(save(dict(self.arrays), metadata=header))
@@ -55,7 +63,8 @@ class Checkpoint:
             with safe_open(path, framework="numpy") as file:
                 header = json.loads((file.metadata() or {})["captune"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            found = cls(int(header["epoch"]), str(header["identity"]), arrays)
+            reports = tuple(Epoch(**report) for report in header["reports"])
+            found = cls(int(header["epoch"]), str(header["identity"]), arrays, reports)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             return None
         return found if found.identity == identity else None

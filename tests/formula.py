@@ -2,10 +2,10 @@
 
     python tests/formula.py DATA RUN TRIALS [ADDRESS]
 
-Starts a search in RUN, or goes on with it. What the trials do comes from the variable CAPTUNE_FORMULA, a JSON object:
-seconds (of an epoch), faults (number of a trial's first attempt -> what goes wrong in its second epoch), log (a file
-that takes one line for each epoch trained), settings (of the search), cut_off (seconds without the head of the
-cluster after which a worker ends).
+Starts a search in RUN, or goes on with it; each of DATA and RUN is a path or an address. What the trials do comes from
+the variable CAPTUNE_FORMULA, a JSON object: seconds (of an epoch), faults (number of a trial's first attempt -> what
+goes wrong in its second epoch), log (a file that takes one line for each epoch trained), settings (of the search),
+cut_off (seconds without the head of the cluster after which a worker ends).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.store import PreparedData
 from model.checkpoint import Checkpoint
 from model.metrics import Epoch
 from results.study import RunFolder
@@ -114,6 +113,8 @@ def worker() -> type:
             fault = told["faults"].get(str(job.origin))
             done = keeper.resume()
             identity = job.identity(self.data)
+            if done is not None:
+                yield from done.reports_after(job.reported)
             state = {"state": np.zeros(told.get("checkpoint_bytes", 8), np.uint8)}
             for epoch in range((done.epoch if done else 0) + 1, EPOCHS + 1):
                 time.sleep(told["seconds"])
@@ -124,40 +125,46 @@ def worker() -> type:
                 if told["log"]:
                     with Path(told["log"]).open("a") as file:
                         file.write(f"{job.origin} {epoch}\n")
-                yield Epoch(
+                reported = Epoch(
                     epoch=epoch, micro_f1=value, macro_f1=value, map=value, threshold=0.5,
                     train_seconds=told["seconds"], evaluate_seconds=0.0, **report,
                 )  # fmt: skip
-                keeper.checkpoint(epoch, partial(Checkpoint, arrays=state))
+                yield reported
+                keeper.checkpoint(reported, partial(Checkpoint, arrays=state))
                 if keeper.leaving:
                     return
 
     return FormulaTrialWorker
 
 
-def main(data: Path, run: Path, trials: int, address: str | None = None) -> dict[str, Any]:
+def main(data: str, where: str, trials: int, address: str | None = None) -> dict[str, Any]:
+    from cluster.storage import Place, is_url
+    from tuner.places import open_data, searching
     from tuner.run import create
     from tuner.search import run_search
 
-    folder, prepared, config = RunFolder(run), PreparedData.open(data), settings(trials)
-    if not folder.settings.exists():
-        create(folder, config, prepared)
-    return run_search(
-        folder,
-        config,
-        prepared,
-        address=address,
-        show=lambda progress: print(progress, file=sys.stderr, flush=True) if progress.trouble else None,
-        say=lambda text: print(text, file=sys.stderr, flush=True),
-        worker=worker(),
-    )
+    prepared, config = open_data(data), settings(trials)
+    new = not (Place(where).exists() if is_url(where) else RunFolder(Path(where)).settings.exists())
+    with searching(where, new=new) as (folder, mirror):
+        if new:
+            create(folder, config, prepared, source=data)
+        return run_search(
+            folder,
+            config,
+            prepared,
+            address=address,
+            show=lambda progress: print(progress, file=sys.stderr, flush=True) if progress.trouble else None,
+            say=lambda text: print(text, file=sys.stderr, flush=True),
+            worker=worker(),
+            mirror=mirror,
+        )
 
 
 if __name__ == "__main__":
     from tuner.console import exit_status
 
     try:
-        print(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])))
+        print(json.dumps(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])))
     except (ValueError, RuntimeError, OSError) as error:
         status = exit_status(error)
         if status is None:

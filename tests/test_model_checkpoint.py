@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.checkpoint import Checkpoint, numbered
+from model.metrics import Epoch
 
 ARRAYS = {"00000": np.arange(6, dtype=np.float32).reshape(2, 3), "00001": np.array(7, np.uint32)}
 
@@ -18,7 +19,7 @@ ARRAYS = {"00000": np.arange(6, dtype=np.float32).reshape(2, 3), "00001": np.arr
 def same(found: Checkpoint | None, expected: Checkpoint) -> bool:
     return (
         found is not None
-        and (found.epoch, found.identity) == (expected.epoch, expected.identity)
+        and (found.epoch, found.identity, found.reports) == (expected.epoch, expected.identity, expected.reports)
         and {n: (a.dtype, a.shape, a.tobytes()) for n, a in found.arrays.items()}
         == {n: (a.dtype, a.shape, a.tobytes()) for n, a in expected.arrays.items()}
     )
@@ -27,7 +28,8 @@ def same(found: Checkpoint | None, expected: Checkpoint) -> bool:
 def test_what_was_written_is_read_and_the_newer_takes_the_place_of_the_older(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "last.safetensors"
     for epoch in (1, 2):
-        written = Checkpoint(epoch, "mine", {**ARRAYS, "nan": np.array([np.nan, np.inf])})
+        reports = tuple(Epoch(number, 1 / 3, *[0.1 * number] * 7) for number in range(1, epoch + 1))
+        written = Checkpoint(epoch, "mine", {**ARRAYS, "nan": np.array([np.nan, np.inf])}, reports)
         written.write(path)
         assert same(Checkpoint.read(path, "mine"), written)
     assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -11,12 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.checkpoint import Checkpoint
+from model.metrics import Epoch
 from results.study import Record
 from tuner.retention import LAST, Keeper, Policy, Shelf, checkpoints_at
 
 
 def keeper(folder: Path, *, seconds: float | None = None, epochs: int | None = None, floor: int = 0) -> Keeper:
     return Keeper(Policy(str(folder), seconds, epochs, floor), 7, "mine")
+
+
+def report(epoch: int) -> Epoch:
+    return Epoch(epoch, 1 / epoch, *[0.5] * 7)
 
 
 def make(epoch: int, identity: str) -> Checkpoint:
@@ -32,7 +37,7 @@ def saved_at(folder: Path) -> int | None:
 def test_checkpoint_is_written_once_in_so_many_epochs(tmp_path: Path, every: int, written: list[int]) -> None:
     writer, seen = keeper(tmp_path, epochs=every), []
     for epoch in range(1, 7):
-        writer.checkpoint(epoch, make)
+        writer.checkpoint(report(epoch), make)
         if saved_at(tmp_path) == epoch:
             seen.append(epoch)
     assert seen == written
@@ -44,25 +49,25 @@ def test_checkpoint_is_written_once_in_so_many_seconds(tmp_path: Path, monkeypat
     writer, seen = keeper(tmp_path, seconds=60.0), []
     for epoch in range(1, 9):
         now[0] += 25
-        writer.checkpoint(epoch, make)
+        writer.checkpoint(report(epoch), make)
         if saved_at(tmp_path) == epoch:
             seen.append(epoch)
     assert seen == [3, 6]
 
 
 def test_trial_that_goes_on_counts_from_its_checkpoint(tmp_path: Path) -> None:
-    keeper(tmp_path, epochs=3).checkpoint(3, make)
+    keeper(tmp_path, epochs=3).checkpoint(report(3), make)
     again = keeper(tmp_path, epochs=3)
     found = again.resume()
     assert found is not None and found.epoch == 3
     for epoch, expected in ((4, 3), (5, 3), (6, 6)):
-        again.checkpoint(epoch, make)
+        again.checkpoint(report(epoch), make)
         assert saved_at(tmp_path) == expected
 
 
 def test_nothing_is_written_below_the_floor_and_the_trial_is_told_why(tmp_path: Path) -> None:
     writer = keeper(tmp_path, epochs=1, floor=2**62)
-    writer.checkpoint(1, make)
+    writer.checkpoint(report(1), make)
     writer.best(1, lambda path: pytest.fail("no room for it"))
     assert saved_at(tmp_path) is None
     assert writer.complaint is not None and "are to stay free" in writer.complaint
@@ -70,7 +75,7 @@ def test_nothing_is_written_below_the_floor_and_the_trial_is_told_why(tmp_path: 
 
 def test_full_disk_costs_a_checkpoint_and_never_raises(tmp_path: Path) -> None:
     writer = keeper(tmp_path, epochs=1)
-    writer.checkpoint(1, make)
+    writer.checkpoint(report(1), make)
 
     def full(path: Path) -> None:
         (path.with_name(path.name + ".tmp")).mkdir()
@@ -79,7 +84,7 @@ def test_full_disk_costs_a_checkpoint_and_never_raises(tmp_path: Path) -> None:
     writer.best(2, full)
     assert writer.complaint == "no checkpoint: No space left on device"
     assert [path.name for path in (tmp_path / "7").iterdir()] == [LAST]
-    writer.checkpoint(2, make)
+    writer.checkpoint(report(2), make)
     assert writer.complaint is None and saved_at(tmp_path) == 2
 
 
@@ -145,3 +150,16 @@ def test_shelf_of_a_resumed_run_keeps_what_unfinished_trials_need_and_clears_wha
     ]
     Shelf(checkpoints_at(str(tmp_path)), 2, records)
     assert kept(tmp_path) == {1: ["best-1", LAST], 2: ["best-1"], 4: ["best-1"], 5: ["best-1", LAST]}
+
+
+def test_nothing_is_removed_before_it_is_on_record(tmp_path: Path) -> None:
+    on_record = [False]
+    shelf = Shelf(checkpoints_at(str(tmp_path)), 0, [], lambda: on_record[0])
+    for origin in range(3):
+        files_of(tmp_path, origin)
+    shelf.settle(0, 0.5)
+    shelf.settle(1, None)
+    assert sorted(kept(tmp_path)) == [0, 1, 2]
+    on_record[0] = True
+    shelf.settle(2, 0.7)
+    assert kept(tmp_path) == {}

@@ -151,7 +151,7 @@ def test_what_is_handed_out_is_a_whole_configuration_inside_the_budget(search: S
     searcher = search.searcher(budget=40 * KB)
     for count in range(10):
         given = searcher.suggest(f"t{count}")
-        assert set(given) == {"config", "seed", "origin", "gpus", "best", "resting"}
+        assert set(given) == {"config", "seed", "origin", "gpus", "best", "reported", "resting"}
         assert json.loads(json.dumps(given)) == given
         assert size(unflatten(given["config"]).model).weights_bytes <= 40 * KB
         finish(searcher, f"t{count}")

@@ -1,5 +1,6 @@
 """One trial, and the worker that runs them one after another; no Ray process runs here."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,8 +90,9 @@ def test_trial_cut_off_after_any_epoch_takes_the_same_course_from_its_checkpoint
         before = scored(next(epochs) for _ in range(cut))
         epochs.close()  # dies while the next epoch trains: the report of the last has no checkpoint yet
         assert before == whole[:cut]
-        rest = scored(train_trial(job, data, keeper()))
-        assert rest == whole[cut - 1 :], cut
+        for reported in (cut - 1, 0):  # what the record has: all that the checkpoint has, or nothing
+            rest = scored(train_trial(dataclasses.replace(job, reported=reported), data, keeper()))
+            assert rest == whole[reported:], cut
         (tmp_path / "3" / LAST).unlink()
 
 
@@ -133,7 +135,15 @@ def epoch(number: int, score: float = 0.5, loss: float = 0.1) -> Epoch:
 
 def given(config: TrialConfig, seed: int = 3) -> dict[str, Any]:
     """As the gate hands it out."""
-    return {"config": flatten(config), "seed": seed, "origin": 4, "gpus": 0.0, "best": 0.25, "resting": {}}
+    return {
+        "config": flatten(config),
+        "seed": seed,
+        "origin": 4,
+        "gpus": 0.0,
+        "best": 0.25,
+        "reported": 0,
+        "resting": {},
+    }
 
 
 def test_worker_gives_one_epoch_a_step_and_the_last_is_done(worker: Any, tiny: TrialConfig) -> None:

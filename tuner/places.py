@@ -48,7 +48,7 @@ def preparing(where: str) -> Iterator[Path]:
     if not is_url(where):
         yield Path(where)
         return
-    Place(where)  # an address that is none is told before hours of decoding
+    Place(where).exists()  # an address that cannot be reached is told before hours of decoding
     folder = _cache() / "prepare" / hashlib.sha256(where.encode()).hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     yield folder

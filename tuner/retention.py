@@ -15,12 +15,13 @@ import time
 from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from cluster.storage import Place, StorageError, is_url
 from model.checkpoint import Checkpoint
+from model.metrics import Epoch
 from results.study import SCORED, Record
 
 LAST = "last.safetensors"
@@ -148,6 +149,7 @@ class Keeper:
         self._own = str(origin)
         self._identity = identity
         self._written = (time.monotonic(), 0)
+        self._reports: list[Epoch] = []
         self.complaint: str | None = None  # why the last write came to nothing
         self.leaving = False  # the next checkpoint is due whatever the policy says, and the last one here
 
@@ -161,18 +163,24 @@ class Keeper:
             self.complaint = f"from its first epoch on: {error}"
         if found is not None:
             self._written = (time.monotonic(), found.epoch)
+            self._reports = list(found.reports)
         return found
 
-    def checkpoint(self, epoch: int, make: Callable[[int, str], Checkpoint]) -> None:
-        """Writes the state after `epoch` if it is time to."""
-        seconds, epochs = time.monotonic() - self._written[0], epoch - self._written[1]
+    def checkpoint(self, epoch: Epoch, make: Callable[[int, str], Checkpoint]) -> None:
+        """Takes note of the report of an epoch, and writes the state after it if it is time to."""
+        self._reports.append(epoch)
+        seconds, epochs = time.monotonic() - self._written[0], epoch.epoch - self._written[1]
         due = (
             self.leaving
             or (self._policy.seconds is not None and seconds >= self._policy.seconds)
             or (self._policy.epochs is not None and epochs >= self._policy.epochs)
         )
-        if due and self._attempt(LAST, lambda path: make(epoch, self._identity).write(path)):
-            self._written = (time.monotonic(), epoch)
+
+        def write(path: Path) -> None:
+            replace(make(epoch.epoch, self._identity), reports=tuple(self._reports)).write(path)
+
+        if due and self._attempt(LAST, write):
+            self._written = (time.monotonic(), epoch.epoch)
 
     def best(self, epoch: int, save: Callable[[Path], None]) -> None:
         """Keeps the network after `epoch`, the best so far, in the place of the one before."""
@@ -204,10 +212,19 @@ class Shelf:
         kept: the checkpoints of the run.
         keep: how many of the best trials keep their network.
         records: of earlier searches of the run; what these left behind is removed at once.
+        recorded: asked before anything is removed, whether the end of its trial is on record for good.
     """
 
-    def __init__(self, kept: Disk | Objects, keep: int, records: Sequence[Record]) -> None:
+    def __init__(
+        self,
+        kept: Disk | Objects,
+        keep: int,
+        records: Sequence[Record],
+        recorded: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._kept = kept
+        self._recorded = recorded
+        self._leaving: list[str] = []
         self._keep = keep
         self._ranked: list[tuple[float, int]] = []  # of the trials that keep theirs: minus score, origin
         # A trial that was lost goes on in the attempt that came last.
@@ -219,14 +236,15 @@ class Shelf:
     def settle(self, origin: int, score: float | None) -> None:
         """Takes note that a trial is finished; None where it came to no score that counts."""
         if score is None:
-            self._remove(f"{origin}")
-            return
-        self._remove(f"{origin}/{LAST}")
-        insort(self._ranked, (-score, origin))
-        for _, loser in self._ranked[self._keep :]:
-            self._remove(f"{loser}")
-        del self._ranked[self._keep :]
-
-    def _remove(self, name: str) -> None:
+            self._leaving.append(f"{origin}")
+        else:
+            self._leaving.append(f"{origin}/{LAST}")
+            insort(self._ranked, (-score, origin))
+            self._leaving += [f"{loser}" for _, loser in self._ranked[self._keep :]]
+            del self._ranked[self._keep :]
+        if not self._recorded():
+            return  # with the next
         with suppress(StorageError):  # what stays costs room, no result
-            self._kept.remove(name)
+            while self._leaving:
+                self._kept.remove(self._leaving[0])
+                del self._leaving[0]

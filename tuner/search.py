@@ -92,6 +92,8 @@ def run_search(
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         remember(run, config)
+        if mirror is not None:
+            mirror.flush()  # from here on there is something to resume
         reach = check(config, data)
         needs = Needs(
             run.read_settings()["data"],
@@ -180,7 +182,12 @@ class _Search:
             trials=config.trials,
             halving=self.halving,
             run=self.run,
-            shelf=Shelf(checkpoints_at(self.needs.folder), config.keep, records),
+            shelf=Shelf(
+                checkpoints_at(self.needs.folder),
+                config.keep,
+                records,
+                (lambda: True) if self.mirror is None else self.mirror.flush,
+            ),
             care=Care(config.retries, config.trial_timeout, config.min_free),
             records=records,
             threads=max(1, int(self.request.cpus)),

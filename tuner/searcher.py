@@ -182,6 +182,7 @@ class StudySearcher(Searcher):
         trial, origin = admitted.trial, admitted.origin
         trial.set_user_attr("threads", self._threads)
         gpus = self._gpus_for(admitted)
+        known = self._known(origin) if origin != trial.number else {}
         self._running[trial_id] = _Running(trial, origin, gpus, time.monotonic())
         self._most_at_once = max(self._most_at_once, len(self._running))
         return {
@@ -189,7 +190,8 @@ class StudySearcher(Searcher):
             "seed": admitted.seed,
             "origin": origin,
             "gpus": gpus,
-            "best": self._best_of(origin) if origin != trial.number else -math.inf,
+            "best": max((value.get("mean_f1", -math.inf) for value in known.values()), default=-math.inf),
+            "reported": len(known),
             "resting": self._health.resting(time.monotonic()),
         }
 
@@ -229,30 +231,20 @@ class StudySearcher(Searcher):
     def _frozen(self, running: _Running) -> optuna.trial.FrozenTrial:
         return self._study.get_trials(deepcopy=False)[running.trial.number]
 
-    def _attempts(self, origin: int) -> list[optuna.trial.FrozenTrial]:
-        known = self._study.get_trials(deepcopy=False)
-        return [trial for trial in known if trial.user_attrs.get("replaces", trial.number) == origin]
-
-    def _best_of(self, origin: int) -> float:
-        """Score of the best epoch of a trial's earlier attempts."""
-        return max(
-            (
-                value.get("mean_f1", -math.inf)
-                for trial in self._attempts(origin)
-                for name, value in trial.user_attrs.items()
-                if name.startswith("epoch:")
-            ),
-            default=-math.inf,
-        )
+    def _known(self, origin: int) -> dict[int, dict[str, Any]]:
+        """Reports of all attempts of a trial, by epoch, as far as none is missing."""
+        attempts = [
+            t for t in self._study.get_trials(deepcopy=False) if t.user_attrs.get("replaces", t.number) == origin
+        ]
+        found = {name: value for trial in attempts for name, value in trial.user_attrs.items()}
+        last = next(epoch for epoch in count(0) if f"epoch:{epoch + 1}" not in found)
+        return {epoch: found[f"epoch:{epoch}"] for epoch in range(1, last + 1)}
 
     def _take_over(self, running: _Running, before: float = math.inf) -> None:
         """Gives a trial that goes on the epochs that earlier attempts trained for it."""
-        found = {name: value for trial in self._attempts(running.origin) for name, value in trial.user_attrs.items()}
-        for number in count(1):
-            value = found.get(f"epoch:{number}")
-            if value is None or number >= before:
-                return
-            self._keep(running, number, f"epoch:{number}", value, value.get("mean_f1", math.nan))
+        for epoch, value in self._known(running.origin).items():
+            if epoch < before:
+                self._keep(running, epoch, f"epoch:{epoch}", value, value.get("mean_f1", math.nan))
 
     def _keep(self, running: _Running, epoch: int, name: str, value: dict[str, Any], score: float) -> None:
         running.trial.set_user_attr(name, value)

@@ -46,12 +46,14 @@ class Job:
     """One trial as its worker gets it.
 
     config: bound to the data. origin: number of its first attempt. best: score of the best epoch of earlier attempts.
+    reported: epochs of these that the record has, from the first on.
     """
 
     config: TrialConfig
     seed: int
     origin: int
     best: float = -math.inf
+    reported: int = 0
 
     def identity(self, data: PreparedData) -> str:
         """The same for two jobs only if they take the same course."""
@@ -62,8 +64,8 @@ class Job:
 def train_trial(job: Job, data: PreparedData, keeper: Keeper | None = None) -> Iterator[Epoch]:
     """Trains on the train split, scores on validation, one report an epoch; goes on from a checkpoint if there is one.
 
-    A checkpoint is written when the next epoch is asked for: by then whoever asks has kept the report before, so that
-    no checkpoint is ahead of the record.
+    A checkpoint is written when the next epoch is asked for: by then whoever asks has kept the report before. It can
+    still be ahead of the record, where that was lost with a machine and its mirror is older: then it has the reports.
     """
     from model import training
 
@@ -84,18 +86,20 @@ def train_trial(job: Job, data: PreparedData, keeper: Keeper | None = None) -> I
     checkpoint = keeper.resume() if keeper is not None else None
     if checkpoint is not None:
         trained.restore(checkpoint)
-    after = checkpoint.epoch if checkpoint is not None else 0
-    best, writing = job.best, 0.0
+        yield from checkpoint.reports_after(job.reported)
+    after, earlier = (checkpoint.epoch, checkpoint.reports) if checkpoint is not None else (0, ())
+    best, writing = max([job.best, *(report.mean_f1 for report in earlier)]), 0.0
     for epoch in training.fit(trained, config.train.epochs, validation, data.labels[held_out], after=after):
         started = time.monotonic()
         if keeper is not None and epoch.mean_f1 > best:
             best = epoch.mean_f1
             keeper.best(epoch.epoch, partial(_save, trained, config, DecisionRule(epoch.threshold), data))
-        yield replace(epoch, data_seconds=opening, checkpoint_seconds=writing + time.monotonic() - started)
+        report = replace(epoch, data_seconds=opening, checkpoint_seconds=writing + time.monotonic() - started)
+        yield report
         opening = 0.0
         started = time.monotonic()
         if keeper is not None:
-            keeper.checkpoint(epoch.epoch, trained.checkpoint)
+            keeper.checkpoint(report, trained.checkpoint)
             if keeper.leaving:
                 return
         writing = time.monotonic() - started
@@ -266,7 +270,7 @@ class TrialWorker(tune.Trainable):
         self._resting: dict[str, float] = config["resting"]
         if self._broken is not None:
             return
-        job = Job(unflatten(config["config"]), config["seed"], config["origin"], config["best"])
+        job = Job(unflatten(config["config"]), *(config[name] for name in ("seed", "origin", "best", "reported")))
         self._length = job.config.train.epochs
         self._keeper = Keeper(self._policy, job.origin, job.identity(self.data))
         self._epochs = self.epochs_of(job, self._keeper)
