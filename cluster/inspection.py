@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -76,7 +77,9 @@ def check_nodes(nodes: Sequence[Node], needs: Needs) -> list[str]:
         ClusterError: a node lacks something; the message names nodes and reasons.
     """
     complaints, notes = [], []
-    for node, found in on_each_node(nodes, complaint_of_node, needs).items():
+    with _mark(needs.folder) as mark:
+        answers = on_each_node(nodes, complaint_of_node, needs, mark)
+    for node, found in answers.items():
         if isinstance(found, Exception):
             reason = " ".join(str(found.__cause__ or found).split())
             if "No module named" in reason:
@@ -142,8 +145,33 @@ def _is_trial(actor: Mapping[str, Any]) -> bool:
     return actor["State"] == "ALIVE" and "TrialWorker" in str(actor.get("ActorClassName", ""))
 
 
-def complaint_of_node(needs: Needs) -> str:
-    """Runs on a node: what it lacks, empty if nothing."""
+@contextmanager
+def _mark(folder: str) -> Iterator[str]:
+    """The name of a file that this machine has written in a folder: a node may have a folder of that name of its own.
+
+    Empty for an address, which is one for all.
+    """
+    if is_url(folder):
+        yield ""
+        return
+    mark = Path(folder) / f"{uuid4().hex}.tmp"
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        raise ClusterError(f"this machine cannot write {folder} ({error.strerror or error}); choose another") from None
+    try:
+        yield mark.name
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def complaint_of_node(needs: Needs, mark: str) -> str:
+    """Runs on a node: what it lacks, empty if nothing.
+
+    Args:
+        mark: a file in the folder that is to be seen here, too.
+    """
     here = versions()
     differing = [
         f"{name} {here.get(name, 'absent')} instead of {wanted}"
@@ -152,7 +180,7 @@ def complaint_of_node(needs: Needs) -> str:
     ]
     if differing:
         return f"has {', '.join(differing)}; install the same versions on all nodes"
-    return _complaint_about_data(needs) or _complaint_about_folder(needs.folder)
+    return _complaint_about_data(needs) or _complaint_about_folder(needs.folder, mark)
 
 
 def versions() -> dict[str, str]:
@@ -183,7 +211,7 @@ def _complaint_about_data(needs: Needs) -> str:
     return ""
 
 
-def _complaint_about_folder(where: str) -> str:
+def _complaint_about_folder(where: str, mark: str) -> str:
     name = f"{uuid4().hex}.tmp"  # other nodes write here in the same moment
     if is_url(where):
         try:
@@ -193,11 +221,11 @@ def _complaint_about_folder(where: str) -> str:
             return f"cannot write {where}: {error}"
         return ""
     folder = Path(where)
-    mark = folder / name
+    if not (folder / mark).is_file():
+        return f"does not see what is written to {folder} elsewhere; --run must be on a path that all nodes see"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-        mark.unlink()
+        (folder / name).touch()
+        (folder / name).unlink()
     except OSError as error:
         return f"cannot write {folder} ({error.strerror or error}); --run must be on a path that all nodes see"
     return ""

@@ -68,14 +68,23 @@ def slots(nodes: Sequence[Node], request: Request) -> int:
     return Room.of(nodes, request).slots
 
 
-def shortage(nodes: Sequence[Node], request: Request) -> str | None:
-    """Why not one trial fits on any node; None where one does."""
+def shortage(
+    nodes: Sequence[Node],
+    request: Request,
+    asker: str = "a trial",
+    options: str = "--cpus-per-trial or --gpus-per-trial",
+) -> str | None:
+    """Why not one request fits on any node; None where one does.
+
+    Args:
+        asker: who asks, and options: what to lower, for the message.
+    """
     if Room.of(nodes, request).slots:
         return None
     largest = max(nodes, key=lambda n: (n.gpus, n.cpus), default=Node(0, 0))
     return (
-        f"a trial asks for {request}, the largest of {len(nodes)} nodes has {largest.cpus:g} CPUs and "
-        f"{largest.gpus:g} GPUs; lower --cpus-per-trial or --gpus-per-trial"
+        f"{asker} asks for {request}, the largest of {len(nodes)} nodes has {largest.cpus:g} CPUs and "
+        f"{largest.gpus:g} GPUs; lower {options}"
     )
 
 

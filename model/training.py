@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import keras
@@ -41,6 +42,17 @@ class Batches(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Devices that share each batch between them (data parallelism).
+
+    scope: what a network is built and trained in for that. devices: how many; every batch is cut to a multiple.
+    """
+
+    scope: Callable[[], AbstractContextManager[Any]]
+    devices: int
+
+
 class Training:
     """One network being trained.
 
@@ -52,6 +64,7 @@ class Training:
         bfloat16: whether steps are computed in bfloat16 on float32 weights (Micikevicius et al., 2018, arXiv
             1710.03740, without their loss scaling: bfloat16 has the range of float32). `network` is float32 all the
             same, so scores and what is shipped are.
+        spread: the devices that train together; None for one. `network` is on one all the same.
     """
 
     def __init__(
@@ -62,30 +75,36 @@ class Training:
         *,
         seed: int,
         bfloat16: bool = False,
+        spread: Spread | None = None,
     ) -> None:
         started = time.monotonic()
         keras.utils.clear_session()  # frees the graphs of the trial before, where a worker lives on
         keras.utils.set_random_seed(seed)
         self._train = train
+        self._scope: Callable[[], AbstractContextManager[Any]] = nullcontext if spread is None else spread.scope
+        self._multiple = 1 if spread is None else spread.devices
         self._storage = config.model.storage
         self.network = build(config.model)
-        # The network that learns: the same one, or its twin that computes in bfloat16.
-        self._learner = _in_bfloat16(config.model) if bfloat16 else self.network
-        self._head: keras.Model | None = None  # from features of pictures to probabilities
-        if config.train.cached_features:
-            self._head = _after_backbone(self.network, "probabilities")
-            self._trained = _after_backbone(self._learner, "logits")
-        else:
-            self._trained = _with_augmentation(self._learner, config, seed)
-        optimizer = _optimizer(config.train, steps=config.train.epochs * len(train))
-        # With its slots made beforehand, TensorFlow traces the training step once instead of twice.
-        optimizer.build(self._trained.trainable_variables)
-        self._trained.compile(
-            optimizer=optimizer,
-            loss=make_loss(config.train, label_counts),
-            jit_compile=_jit(),
-            steps_per_execution=_STEPS_PER_CALL,
-        )
+        with self._scope():
+            # The network that learns: the same one, or its twin that computes in bfloat16 or on several devices.
+            twin = bfloat16 or spread is not None
+            self._learner = _twin(config.model, bfloat16=bfloat16) if twin else self.network
+            self._head: keras.Model | None = None  # from features of pictures to probabilities
+            if config.train.cached_features:
+                self._head = _after_backbone(self.network, "probabilities")
+                self._trained = _after_backbone(self._learner, "logits")
+            else:
+                self._trained = _with_augmentation(self._learner, config, seed)
+            optimizer = _optimizer(config.train, steps=config.train.epochs * len(train))
+            # With its slots made beforehand, TensorFlow traces the training step once instead of twice.
+            optimizer.build(self._trained.trainable_variables)
+            self._trained.compile(
+                optimizer=optimizer,
+                loss=make_loss(config.train, label_counts),
+                jit_compile=_jit(),
+                # TensorFlow cannot take several at once where the last call of an epoch has fewer on several devices.
+                steps_per_execution=_STEPS_PER_CALL if spread is None else 1,
+            )
         self._traced = False
         self.compile_seconds = time.monotonic() - started  # and from then on until the first steps are done
 
@@ -124,13 +143,14 @@ class Training:
             on_epoch_end=lambda *_: setattr(optimizer, "use_ema", False),
         )
         try:
-            history = self._trained.fit(
-                _Sequence(self._train, number),
-                epochs=1,
-                verbose=0,
-                shuffle=False,
-                callbacks=[keras.callbacks.TerminateOnNaN(), apart],
-            )
+            with self._scope():
+                history = self._trained.fit(
+                    _Sequence(self._train, number, self._multiple),
+                    epochs=1,
+                    verbose=0,
+                    shuffle=False,
+                    callbacks=[keras.callbacks.TerminateOnNaN(), apart],
+                )
         finally:
             optimizer.use_ema = averages
         if not self._traced:
@@ -264,24 +284,33 @@ def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:
 
 
 class _Sequence(keras.utils.PyDataset):
-    """One epoch of batches, as Keras reads them: a thread prefetches the next batch while one trains."""
+    """One epoch of batches, as Keras reads them: a thread prefetches the next batch while one trains.
 
-    def __init__(self, batches: Batches, number: int) -> None:
+    Of each batch so many examples are left out, at most, that those left are a multiple of `multiple`.
+    """
+
+    def __init__(self, batches: Batches, number: int, multiple: int) -> None:
         super().__init__(workers=1, max_queue_size=4)
         self._batches = batches
         self._number = number
+        self._multiple = multiple
+        last = len(batches) - 1
+        self._length = last + (multiple == 1 or len(batches.batch(number, last)[1]) >= multiple)
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return self._length
 
     def __getitem__(self, index: int) -> Arrays:
-        return self._batches.batch(self._number, index)
+        inputs, labels = self._batches.batch(self._number, index)
+        if over := len(labels) % self._multiple:
+            return {name: values[:-over] for name, values in inputs.items()}, labels[:-over]
+        return inputs, labels
 
 
-def _in_bfloat16(config: ModelConfig) -> keras.Model:
-    """The network of `config` with float32 weights that computes in bfloat16."""
+def _twin(config: ModelConfig, *, bfloat16: bool) -> keras.Model:
+    """Another network of `config` with float32 weights, which may compute in bfloat16."""
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.config.set_dtype_policy("mixed_bfloat16" if bfloat16 else before)
     try:
         return build(config)
     finally:

@@ -1,15 +1,20 @@
 """What a node says of itself, asked in this process."""
 
+import errno
 import importlib.metadata
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster import inspection
-from cluster.inspection import Needs, complaint_of_node, memory_of_node, versions
+from cluster.inspection import Needs, check_nodes, complaint_of_node, memory_of_node, versions
+from cluster.node_data import upload_data
+from cluster.session import ClusterError
+from cluster.storage import Place, join
 from data_prep.store import PreparedData
 
 MiB = 2**20
@@ -28,19 +33,26 @@ def tool(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
+def told(needs: Needs) -> str:
+    """What a node says that is this process."""
+    Path(needs.folder).mkdir(exist_ok=True)
+    (Path(needs.folder) / "mark.tmp").touch()
+    return complaint_of_node(needs, "mark.tmp")
+
+
 def test_node_that_has_everything_has_no_complaint_and_leaves_no_file(needs: Needs) -> None:
-    assert complaint_of_node(needs) == ""
-    assert list(Path(needs.folder).iterdir()) == []
+    assert told(needs) == ""
+    assert [path.name for path in Path(needs.folder).iterdir()] == ["mark.tmp"]
 
 
 def test_differing_versions_are_all_named_and_come_before_everything_else(needs: Needs) -> None:
     wanted = versions() | {"Python": "3.8", "keras": "2.0"}
-    told = complaint_of_node(replace(needs, versions=wanted, data="/nowhere", folder="/proc/none"))
+    complaint = told(replace(needs, versions=wanted, data="/nowhere"))
     here = versions()
-    assert f"Python {here['Python']} instead of 3.8" in told
-    assert f"keras {here['keras']} instead of 2.0" in told
-    assert "numpy" not in told and "/nowhere" not in told
-    assert "install the same versions on all nodes" in told
+    assert f"Python {here['Python']} instead of 3.8" in complaint
+    assert f"keras {here['keras']} instead of 2.0" in complaint
+    assert "numpy" not in complaint and "/nowhere" not in complaint
+    assert "install the same versions on all nodes" in complaint
 
 
 def test_package_that_the_node_lacks_is_called_absent(needs: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,13 +65,13 @@ def test_package_that_the_node_lacks_is_called_absent(needs: Needs, monkeypatch:
 
     monkeypatch.setattr(inspection, "version", version)
     assert versions()["keras"] == "absent"
-    assert "has keras absent instead of" in complaint_of_node(needs)
+    assert "has keras absent instead of" in told(needs)
 
 
 def test_package_that_the_driver_lacks_too_is_no_complaint(needs: Needs) -> None:
     assert "captune" in versions()
     without = {name: number for name, number in versions().items() if name != "captune"}
-    assert complaint_of_node(replace(needs, versions=without)) == ""
+    assert told(replace(needs, versions=without)) == ""
 
 
 def test_versions_are_those_of_python_and_of_what_computes() -> None:
@@ -76,20 +88,55 @@ def test_data_that_is_not_there_is_said_with_the_path_and_the_way_out(
     needs: Needs, tmp_path: Path, path: str, word: str
 ) -> None:
     there = path.format(tmp_path)
-    told = complaint_of_node(replace(needs, data=there))
-    assert word in told and there in told and "on a path that all nodes see" in told
+    complaint = told(replace(needs, data=there))
+    assert word in complaint and there in complaint and "on a path that all nodes see" in complaint
 
 
 def test_another_data_set_under_the_same_path_is_told_apart(needs: Needs) -> None:
-    told = complaint_of_node(replace(needs, fingerprint="0" * 64))
-    assert told.startswith(f"another data set is in {needs.data}")
+    complaint = told(replace(needs, fingerprint="0" * 64))
+    assert complaint.startswith(f"another data set is in {needs.data}")
 
 
-def test_run_folder_that_cannot_be_written_is_named_with_the_reason(needs: Needs, tmp_path: Path) -> None:
+def test_folder_of_the_same_name_on_a_disk_of_the_nodes_own_is_no_shared_one(needs: Needs) -> None:
+    Path(needs.folder).mkdir()
+    complaint = complaint_of_node(needs, "written-elsewhere.tmp")
+    assert complaint.startswith(f"does not see what is written to {needs.folder} elsewhere; --run must be on a path")
+
+
+def test_folder_that_the_searching_machine_cannot_write_is_named_with_the_reason(needs: Needs, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in ("/proc/none", str(tmp_path / "file"), str(tmp_path / "file" / "run")):
-        told = complaint_of_node(replace(needs, folder=folder))
-        assert told.startswith(f"cannot write {folder} (") and "--run" in told, told
+        with pytest.raises(ClusterError, match=rf"this machine cannot write {folder} \(.+\)"):
+            check_nodes([], replace(needs, folder=folder))
+
+
+def test_folder_that_becomes_read_only_on_the_node_is_named(needs: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def touch(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    Path(needs.folder).mkdir()
+    (Path(needs.folder) / "mark.tmp").touch()
+    monkeypatch.setattr(Path, "touch", touch)
+    assert complaint_of_node(needs, "mark.tmp").startswith(
+        f"cannot write {needs.folder} (Read-only file system); --run"
+    )
+
+
+def test_address_is_asked_and_not_brought_here(needs: Needs, url: str, captions_data: PreparedData) -> None:
+    upload_data(captions_data.path, url)
+    there = replace(needs, data=url, folder=join(url, "run"))
+    assert complaint_of_node(there, "") == ""
+    assert Place(url).list("run") == {}
+    assert complaint_of_node(replace(there, fingerprint="0" * 64), "").startswith(f"another data set is in {url}")
+    assert "cannot read the data" in complaint_of_node(replace(there, data=join(url, "none")), "")
+
+
+def test_address_that_cannot_be_reached_is_told_in_time(needs: Needs) -> None:
+    away = "s3://bucket/run?endpoint_override=127.0.0.1:1&scheme=http"
+    started = time.monotonic()
+    assert "cannot be reached" in complaint_of_node(replace(needs, folder=away), "")
+    assert "cannot be reached" in complaint_of_node(replace(needs, data=away), "")
+    assert time.monotonic() - started < 2 * inspection.SECONDS
 
 
 def test_memory_is_that_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

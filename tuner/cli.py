@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -438,24 +439,28 @@ def replay(
 
 @app.command()
 def refit(
+    context: typer.Context,
     run: RunPath,
     trial: Annotated[int | None, typer.Option(help="refit this one instead of the best")] = None,
     seeds: Annotated[int, typer.Option(help="repeat with further seeds, to see how far the score moves")] = 1,
+    address: Address = None,
+    gpus: Annotated[int | None, typer.Option(help="that share each batch between them, all of one node")] = None,
+    cpus: Annotated[float | None, typer.Option(help="of a cluster's node; also the threads")] = None,
 ) -> None:
     """Trains the winner on train + validation, proves it on test, writes RUN/winner."""
-    from results.study import load_records
-    from results.winner import choose
-    from tuner.places import refitting
-    from tuner.run import read
+    from tuner.refit_run import refit_on_cluster, refit_run
 
+    if is_server(address):
+        follow_job(address, send(address, sys.argv[1:], context.parent))
+        return
     at_least("--seeds", seeds, 1)
-    with refitting(run) as folder:
-        settings, data = read(folder)
-        record = choose(load_records(folder), settings.limit, number=trial)
-        _settle(backend=settings.backend)
-        from tuner.refit import refit as train_winner
-
-        proof = train_winner(folder, record, data, settings.limit, seeds=seeds, say=say)
+    at_least("--gpus", gpus, 0)
+    if address is None:
+        if cpus is not None:
+            fail("--cpus is for a node of a cluster; name one with --address, or leave --cpus out")
+        proof = refit_run(run, trial, seeds, os.cpu_count() or 1, gpus or 0, say=say)
+    else:
+        proof = refit_on_cluster(address, run, trial, seeds, cpus, gpus, say=say)
     test = proof["test"]
     print(f"trial {proof['trial']}, {proof['epochs']} epochs on train + validation")
     print(f"search    mean F1 {proof['search']['mean_f1']:.4f} on {proof['search']['examples']} validation examples")
@@ -588,8 +593,6 @@ def _search(
 
 def _settle(threads: int | None = None, backend: str | None = None) -> None:
     """Framework settings of this process, for the verbs that run a network themselves."""
-    import os
-
     from tuner.process import settle
 
     settle(threads or os.cpu_count() or 1, backend)

@@ -19,7 +19,7 @@ cluster = typer.Typer(no_args_is_help=True, help="Clusters: launch files, and ho
 PASSING = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 _FILES = {"--config": "search.yaml"}  # options whose local file is sent along, and its name there
-_JOINING = ("search", "resume")
+_JOINING = ("search", "resume", "refit")
 
 
 def add_verbs(app: typer.Typer) -> None:

@@ -82,6 +82,7 @@ def exit_status(error: Exception) -> int | None:
         ("cluster.resources", "ResourceError"): 2,
         ("model.bundle", "BundleError"): 2,
         ("tuner.demo", "DemoError"): 1,
+        ("tuner.process", "ProcessError"): 1,
         ("tuner.reach", "BudgetError"): 2,
         ("tuner.searcher", "SearchError"): 1,
         ("tuner.refit", "ProofError"): 1,

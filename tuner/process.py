@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from model.training import Spread
 
 CONTEXT = 512 * 2**20
 """Bytes of a GPU that a process takes beside its arrays, for CUDA's own."""
@@ -103,6 +106,28 @@ def in_bfloat16(precision: Literal["auto", "float32", "bfloat16"]) -> bool:
     at_work = any(name.lower().startswith(("gpu", "cuda")) for name in keras.distribution.list_devices())
     capabilities = [capability for _, capability in gpu_facts()] if at_work else []
     return bool(capabilities) and min(capabilities) >= _BFLOAT16_SINCE
+
+
+def spread(gpus: int) -> Spread | None:
+    """So many GPUs of this process, to train one network together; None for one or none.
+
+    Raises:
+        ProcessError: the process has not so many.
+    """
+    if gpus <= 1:
+        return None
+    import keras
+
+    from model.training import Spread
+
+    devices = keras.distribution.list_devices()
+    if len(devices) < gpus:
+        raise ProcessError(f"{gpus} GPUs are to train together, this process sees {len(devices)}; lower --gpus")
+    if keras.backend.backend() == "jax":
+        return Spread(keras.distribution.DataParallel(devices=devices[:gpus]).scope, gpus)
+    import tensorflow as tf
+
+    return Spread(tf.distribute.MirroredStrategy([name.upper() for name in devices[:gpus]]).scope, gpus)
 
 
 def gpu_memory() -> list[int]:

@@ -21,7 +21,7 @@ from model.bundle import Bundle, measured_bytes
 from model.config import Storage, TrialConfig, flatten, unflatten
 from model.metrics import DecisionRule
 from model.size import Budget, Size, refusal, show_bytes, size
-from model.training import Training, put_through
+from model.training import Spread, Training, put_through
 from results.study import Record, RunError, RunFolder
 from results.winner import epoch_to_keep
 from tuner.inference import probabilities_of_split, scores_as_dict
@@ -47,6 +47,7 @@ def refit(
     *,
     seeds: int,
     say: Callable[[str], None],
+    spread: Spread | None = None,
 ) -> dict[str, Any]:
     """Refits one trial and returns what RUN/winner/proof.json holds.
 
@@ -54,8 +55,11 @@ def refit(
     is that epoch's: after the refit no held-out example is left to fit either on. With several seeds the bundle is
     that of the first, the trial's own; the others only show how far the score moves.
 
+    Args:
+        spread: devices that train together; None for one.
+
     Raises:
-        RunError: the run was refitted before.
+        RunError: the run was refitted before, or its batches cannot be shared out evenly.
         ProofError: the bundle is over the budget or not of the predicted size, or it does not give the same
             probabilities when loaded.
     """
@@ -65,6 +69,11 @@ def refit(
     if record.seed is None:
         raise RunError(f"trial {record.number} has no seed; choose another with --trial")
     config, rule = unflatten(record.config), DecisionRule(kept_epoch.threshold)
+    devices, batch = 1 if spread is None else spread.devices, config.train.batch_size
+    if batch % devices:
+        raise RunError(
+            f"batches of {batch} cannot be shared out evenly among {devices} GPUs; give --gpus another number"
+        )
     contents = contents_of(data)
     why = refusal(size(config.model, contents), budget)
     if why is not None:
@@ -81,7 +90,7 @@ def refit(
         kept: NDArray[np.float32] | None = None
         for turn in range(seeds):
             say(f"refit {turn + 1} of {seeds}: {kept_epoch.epoch} epochs on train + validation")
-            training = _train(config, data, kept_epoch.epoch, seed=record.seed + turn, say=say)
+            training = _train(config, data, kept_epoch.epoch, seed=record.seed + turn, spread=spread, say=say)
             test = batches(data, rows, config.model, EVALUATION_BATCH)
             found = training.predict(test)
             scores.append(metrics.score(truth, found, rule.decide(found)))
@@ -206,12 +215,20 @@ def probabilities_in_fresh_process(artefact: Path, bundle: Path, data: PreparedD
         return found
 
 
-def _train(config: TrialConfig, data: PreparedData, epochs: int, *, seed: int, say: Callable[[str], None]) -> Training:
+def _train(
+    config: TrialConfig,
+    data: PreparedData,
+    epochs: int,
+    *,
+    seed: int,
+    spread: Spread | None,
+    say: Callable[[str], None],
+) -> Training:
     rows = data.rows("train", "validation")
     features = features_for(config, data)
     source = batches(data, rows, config.model, config.train.batch_size, seed=seed, features=features)
     counts = data.labels[rows].sum(axis=0).tolist()
-    training = Training(config, source, counts, seed=seed, bfloat16=in_bfloat16(config.train.precision))
+    training = Training(config, source, counts, seed=seed, bfloat16=in_bfloat16(config.train.precision), spread=spread)
     for number in range(1, epochs + 1):
         say(f"epoch {number} of {epochs}: loss {training.epoch(number):.4f}")
     return training

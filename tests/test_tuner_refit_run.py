@@ -1,0 +1,144 @@
+"""Refits on nodes of a real cluster, and on several devices at once."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Captune
+from ray_nodes import Nodes
+
+from data_prep.store import PreparedData
+from results.study import RunFolder
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(300)]
+
+# Two devices made of this machine's CPU, which has to be said before a framework starts.
+TOGETHER = """if True:
+    import json, os, sys
+    backend, data, folder, batch = sys.argv[1:]
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    from tuner import process
+    process.settle(1, backend)
+    if backend == "tensorflow":
+        import tensorflow as tf
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    from test_tuner_refit import BUDGET, TINY, record
+    from data_prep.store import PreparedData
+    from model import training
+    from model.config import replace
+    from model.presets import PRESETS
+    from results.study import RunError, RunFolder
+    from tuner.refit import refit
+    from tuner.space import bind
+
+    prepared = PreparedData.open(data)
+    changes = {"train.batch_size": int(batch), "train.ema": 0.9 if backend == "tensorflow" else 0.0}
+    config = bind(replace(PRESETS["captions"], TINY | changes), prepared.manifest)
+    made = []
+    class Seen(training.Training):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            made.append(self)
+    import tuner.refit
+    tuner.refit.Training = Seen
+    try:
+        proof = refit(
+            RunFolder(__import__("pathlib").Path(folder)), record(config, best=2), prepared, BUDGET,
+            seeds=1, spread=process.spread(2), say=lambda text: None,
+        )
+    except RunError as error:
+        print(json.dumps({"refused": str(error)}))
+        raise SystemExit
+    weight = made[0]._trained.trainable_variables[0].value
+    if backend == "tensorflow":
+        devices = len(weight.values)
+    else:
+        devices = len(weight.sharding.device_set)
+    print(json.dumps({"proof": proof, "devices": devices}))
+"""
+
+
+def together(backend: str, data: PreparedData, folder: Path, batch: int) -> dict[str, object]:
+    folder.mkdir()
+    tests = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", TOGETHER, backend, str(data.path), str(folder), str(batch)],
+        env=os.environ | {"PYTHONPATH": f"{tests.parent}:{tests}"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_two_devices_train_one_network_which_is_shipped_as_any_other(
+    backend: str, captions_data: PreparedData, tmp_path: Path
+) -> None:
+    found = together(backend, captions_data, tmp_path / "run", 32)  # 107 rows: the last batch is cut to a pair
+    proof = found["proof"]
+    assert isinstance(proof, dict)
+    assert found["devices"] == 2
+    assert proof["reloaded"]["max_difference"] <= 1e-6
+    assert proof["epochs"] == 2 and proof["test"]["mean_f1"] > 0
+
+
+def test_batch_that_cannot_be_shared_out_is_refused(captions_data: PreparedData, tmp_path: Path) -> None:
+    found = together("jax", captions_data, tmp_path / "run", 31)
+    assert found["refused"] == "batches of 31 cannot be shared out evenly among 2 GPUs; give --gpus another number"
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with Nodes() as found:
+        found.add(cpus=2, gpus=1)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def searched(captions_data: PreparedData, captune: Captune, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A search of one trial."""
+    folder = tmp_path_factory.mktemp("searched")
+    (folder / "search.yaml").write_text(
+        "preset: captions\nfixed: {train.epochs: 1, text.units: 8, text.embedding: 8}\n"
+        "space: {train.learning_rate: {low: 1e-3, high: 1e-2, log: true}}\n"
+    )
+    ran = captune(
+        "search", captions_data.path, "--run", folder / "run", "--config", folder / "search.yaml", "--trials", 1
+    )
+    assert ran.code == 0, ran.err
+    return RunFolder(folder / "run")
+
+
+def test_winner_is_refitted_on_a_node(nodes: Nodes, searched: RunFolder, captune: Captune) -> None:
+    ran = captune("refit", searched.path, "--address", nodes.address, "--gpus", 1)
+    assert ran.code == 0, ran.err
+    assert "on node " in ran.err and "epoch 1 of 1" in ran.err
+    assert ran.out.startswith("trial 0, 1 epochs on train + validation")
+    assert json.loads(searched.proof.read_text())["reloaded"]["max_difference"] <= 1e-6
+    again = captune("refit", searched.path, "--address", nodes.address)
+    assert (again.code, again.out) == (2, "")
+    assert again.err.splitlines()[-1].startswith(f"error: {searched.path}/winner exists; move it away")
+
+
+def test_refit_that_no_node_can_do_is_refused(nodes: Nodes, searched: RunFolder, captune: Captune) -> None:
+    ran = captune("refit", searched.path, "--address", nodes.address, "--gpus", 2, "--cpus", 1)
+    assert (ran.code, ran.out) == (2, "")
+    assert (
+        "the refit asks for 1 CPUs and 2 GPUs, the largest of 2 nodes has 2 CPUs and 1 GPUs; lower --cpus or" in ran.err
+    )
+
+
+def test_more_gpus_than_this_machine_has_are_refused(searched: RunFolder, captune: Captune) -> None:
+    searched.winner.rename(searched.path / "aside") if searched.winner.exists() else None
+    ran = captune("refit", searched.path, "--gpus", 99)
+    assert (ran.code, ran.out) == (1, "")
+    assert "99 GPUs are to train together, this process sees " in ran.err
+    assert captune("refit", searched.path, "--cpus", 1).code == 2

@@ -1,0 +1,70 @@
+"""The refit of a run as a whole, in this process or on a node of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cluster.errand import run_on_node
+from cluster.inspection import Needs, check_nodes, versions
+from cluster.resources import ResourceError, Room, default_request, shortage
+from cluster.session import session
+from results.study import load_records
+from results.winner import choose
+from tuner import process
+from tuner.places import absolute, reading, refitting
+from tuner.run import read, read_config
+
+
+def refit_run(
+    where: str, trial: int | None, seeds: int, threads: int, gpus: float, *, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Refits the winner of the run at a path or an address with this process's GPUs, see `tuner.refit.refit`.
+
+    Args:
+        trial: to be refitted instead of the best.
+        threads: of one operation on the CPU.
+        gpus: that train together; the framework decides if 0.
+    """
+    with refitting(where) as run:
+        settings, data = read(run)
+        record = choose(load_records(run), settings.limit, number=trial)
+        process.settle(threads, settings.backend, gpus)
+        from tuner.refit import refit  # only now: what the framework reads at its start is set
+
+        return refit(run, record, data, settings.limit, seeds=seeds, spread=process.spread(int(gpus)), say=say)
+
+
+def refit_on_cluster(
+    address: str,
+    where: str,
+    trial: int | None,
+    seeds: int,
+    cpus: float | None,
+    gpus: float | None,
+    *,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """The same on a node of a running Ray cluster, which must see the run and its data as this machine does.
+
+    Args:
+        address: "auto" or "host:port".
+        cpus, gpus: of the node; None for an even share of its CPUs, and for one GPU if there are any.
+
+    Raises:
+        cluster.session.ClusterError, cluster.resources.ResourceError: the address cannot be joined, no node has so
+            much, or a node that has lacks run or data.
+    """
+    where = absolute(where)
+    with reading(where) as run:
+        settings = run.read_settings()
+        read_config(run)
+    with session(address) as nodes:
+        request = default_request(nodes, cpus=cpus, gpus=gpus)
+        if (why := shortage(nodes, request, "the refit", "--cpus or --gpus")) is not None:
+            raise ResourceError(why)
+        able = [node for node in nodes if Room.of([node], request).slots]
+        for note in check_nodes(able, Needs(settings["data"], settings["fingerprint"], where, versions())):
+            say(note)
+        threads = max(1, int(request.cpus))
+        return run_on_node(refit_run, where, trial, seeds, threads, request.gpus, request=request, say=say)
