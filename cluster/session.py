@@ -17,6 +17,7 @@ from cluster.resources import Node
 
 _ANSWER_SECONDS = 5.0  # for the head to answer a question
 _HOME_SECONDS = 3.0  # for a node of this machine that has just been started to be known to the head
+_MODE = "RAY_AUTH_MODE"
 _TOKEN = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token to the cluster's"
 CUT_OFF_SECONDS = 30.0
 """Without a word from the head after which a node is taken to be cut off: see `end_without_head`."""
@@ -43,11 +44,13 @@ def session(address: str | None) -> Iterator[list[Node]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
     from ray._private import worker
+    from ray._raylet import Config  # type: ignore[attr-defined]
 
     # What goes wrong in a cluster is printed to stdout even without log_to_driver, and results are what stdout is for.
     # The one switch known that works after Ray was imported; Ray's debugger uses it. The logs of Ray's nodes keep all.
     worker._worker_logs_enabled = False
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    mode = os.environ.get(_MODE)
     try:
         if address is None:
             ray.init(address="local", include_dashboard=False, **quiet)
@@ -67,6 +70,10 @@ def session(address: str | None) -> Iterator[list[Node]]:
         yield alive()
     finally:
         ray.shutdown()
+        # A local Ray asks for a token, and has this process ask for one from then on: the next Ray may have none.
+        os.environ.pop(_MODE, None)
+        os.environ |= {} if mode is None else {_MODE: mode}
+        Config.initialize("")
 
 
 def alive() -> list[Node]:
@@ -160,12 +167,21 @@ def _check(address: str) -> None:
             "no node of a Ray cluster runs on this machine; start one with `ray start --head`, or with "
             "`ray start --address=HEAD:6379` to be part of one, or leave --address out"
         ) from None
-    if given == "auto":
+    name = head if given == "auto" else given
+    if not _is_tls() and not _asks_for_token(head, name):
+        # A token that Ray finds here, of another cluster or of a local one, would be asked of the workers too. They
+        # have none, and what they answer would be refused without a word.
+        if os.environ.get(_MODE, "").lower() == "token":
+            raise ClusterError(
+                f"the Ray cluster at {name} asks for no token, and {_MODE}=token is set here, so that what its nodes "
+                f"answer would be refused; set {_MODE}=disabled"
+            )
+        os.environ[_MODE] = "disabled"
+    elif given == "auto":
         from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
         logging.getLogger("ray").setLevel(logging.ERROR)
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as ray.init will do
-    name = head if given == "auto" else given
     until = time.monotonic() + _HOME_SECONDS
     while not _members(head, services.find_node_ids(), name):
         if time.monotonic() > until:
@@ -174,6 +190,28 @@ def _check(address: str) -> None:
                 "or send the command to one: --address http://head:8265"
             )
         time.sleep(0.3)
+
+
+def _is_tls() -> bool:
+    return os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+
+
+def _asks_for_token(head: str, name: str) -> bool:
+    """Whether a head refuses who has no token. Raises ClusterError as `_members` does."""
+    import grpc
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    channel = grpc.insecure_channel(head, options=[("grpc.enable_http_proxy", 0)])
+    try:
+        stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+        stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=_ANSWER_SECONDS)
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            return True
+        raise ClusterError(_refusal(name, error, _ANSWER_SECONDS)) from error
+    finally:
+        channel.close()
+    return False
 
 
 def _members(head: str, nodes: Iterable[str], name: str, timeout: float = _ANSWER_SECONDS) -> list[str]:

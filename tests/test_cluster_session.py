@@ -259,6 +259,32 @@ def test_token_is_asked_for_held_against_the_clusters_and_accepted(tmp_path: Pat
         assert join(head, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN) == ["joined 1"]
 
 
+def test_token_of_another_cluster_does_not_stand_in_the_way_of_one_without(tmp_path: Path) -> None:
+    # Started without, as the first `ray start` on a machine is; a local search then leaves a token in the home folder.
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text(TOKEN)
+    work = """if True:
+        import ray
+        from cluster.session import ClusterError, session
+        try:
+            with session("auto"):
+                print(ray.get(ray.remote(lambda: "answered").remote(), timeout=30))
+        except ClusterError as error:
+            print(error)
+    """
+    with ray_head(RAY_AUTH_MODE="disabled") as (head, _):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        clean |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "RAY_ADDRESS": head}
+        for mode, told in (
+            ({}, "answered"),
+            ({"RAY_AUTH_MODE": "token"}, f"{head} asks for no token, and RAY_AUTH_MODE"),
+        ):
+            ran = subprocess.run(
+                [sys.executable, "-c", work], env=clean | mode, capture_output=True, text=True, timeout=60
+            )
+            assert told in ran.stdout, ran.stdout + ran.stderr
+
+
 def test_session_can_be_opened_after_one_that_was_refused() -> None:
     with pytest.raises(ClusterError), session("127.0.0.1:1"):
         pass

@@ -95,6 +95,12 @@ def test_batch_that_cannot_be_shared_out_is_refused(captions_data: PreparedData,
     assert found["refused"] == "batches of 31 cannot be shared out evenly among 2 GPUs; give --gpus another number"
 
 
+def apart(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`captune ARGUMENTS` in a process of its own: one that had a local Ray of its own asks every other for a token."""
+    command = [sys.executable, "-m", "tuner.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parent.parent)
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     with Nodes() as found:
@@ -117,28 +123,29 @@ def searched(captions_data: PreparedData, captune: Captune, tmp_path_factory: py
     return RunFolder(folder / "run")
 
 
-def test_winner_is_refitted_on_a_node(nodes: Nodes, searched: RunFolder, captune: Captune) -> None:
-    ran = captune("refit", searched.path, "--address", nodes.address, "--gpus", 1)
-    assert ran.code == 0, ran.err
-    assert "on node " in ran.err and "epoch 1 of 1" in ran.err
-    assert ran.out.startswith("trial 0, 1 epochs on train + validation")
+def test_winner_is_refitted_on_a_node(nodes: Nodes, searched: RunFolder) -> None:
+    ran = apart("refit", searched.path, "--address", nodes.address, "--gpus", 1)
+    assert ran.returncode == 0, ran.stderr
+    assert "on node " in ran.stderr and "epoch 1 of 1" in ran.stderr
+    assert ran.stdout.startswith("trial 0, 1 epochs on train + validation")
     assert json.loads(searched.proof.read_text())["reloaded"]["max_difference"] <= 1e-6
-    again = captune("refit", searched.path, "--address", nodes.address)
-    assert (again.code, again.out) == (2, "")
-    assert again.err.splitlines()[-1].startswith(f"error: {searched.path}/winner exists; move it away")
+    again = apart("refit", searched.path, "--address", nodes.address)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr.splitlines()[-1].startswith(f"error: {searched.path}/winner exists; move it away")
 
 
-def test_refit_that_no_node_can_do_is_refused(nodes: Nodes, searched: RunFolder, captune: Captune) -> None:
-    ran = captune("refit", searched.path, "--address", nodes.address, "--gpus", 2, "--cpus", 1)
-    assert (ran.code, ran.out) == (2, "")
+def test_refit_that_no_node_can_do_is_refused(nodes: Nodes, searched: RunFolder) -> None:
+    ran = apart("refit", searched.path, "--address", nodes.address, "--gpus", 2, "--cpus", 1)
+    assert (ran.returncode, ran.stdout) == (2, "")
     assert (
-        "the refit asks for 1 CPUs and 2 GPUs, the largest of 2 nodes has 2 CPUs and 1 GPUs; lower --cpus or" in ran.err
+        "the refit asks for 1 CPUs and 2 GPUs, the largest of 2 nodes has 2 CPUs and 1 GPUs; lower --cpus" in ran.stderr
     )
 
 
-def test_more_gpus_than_this_machine_has_are_refused(searched: RunFolder, captune: Captune) -> None:
-    searched.winner.rename(searched.path / "aside") if searched.winner.exists() else None
-    ran = captune("refit", searched.path, "--gpus", 99)
-    assert (ran.code, ran.out) == (1, "")
-    assert "99 GPUs are to train together, this process sees " in ran.err
-    assert captune("refit", searched.path, "--cpus", 1).code == 2
+def test_more_gpus_than_this_machine_has_are_refused(searched: RunFolder) -> None:
+    if searched.winner.exists():
+        searched.winner.rename(searched.path / "aside")
+    ran = apart("refit", searched.path, "--gpus", 99)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "99 GPUs are to train together, this process sees " in ran.stderr
+    assert apart("refit", searched.path, "--cpus", 1).returncode == 2
