@@ -14,8 +14,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## The whole path on drawn data, into captune-demo/
 	$(BIN)/captune demo --out captune-demo
 
-test: $(READY)  ## All tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## All tests, three files at a time: many of them wait for processes
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY)  ## Tests without Keras and Ray, in a minute
 	$(BIN)/python -m pytest -m 'not slow and not cluster'

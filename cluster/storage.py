@@ -67,7 +67,8 @@ class Place:
     Args:
         url: s3://bucket/folder, gs://bucket/folder or file:///folder, percent-encoded.
             Options follow as a query: endpoint_override, scheme, region, tls_ca_file_path, force_virtual_addressing
-            (s3); endpoint_override, scheme, project_id, retry_limit_seconds (gs). Credentials: from the environment.
+            (s3); endpoint_override, scheme, project_id, retry_limit_seconds (gs). From the environment: credentials,
+            and AWS_ENDPOINT_URL in the place of the first two.
 
     Raises:
         StorageError: `url` is none of these. Nothing is connected yet.
@@ -324,6 +325,10 @@ def _s3_options(bucket: str, query: dict[str, str]) -> dict[str, Any]:
     options: dict[str, Any] = dict(query)
     if "force_virtual_addressing" in options:
         options["force_virtual_addressing"] = options["force_virtual_addressing"] in ("true", "1")
+    # pyarrow knows these variables too, but would ask AWS itself for the region.
+    service = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if service and "endpoint_override" not in options:
+        options |= {"endpoint_override": urlsplit(service).netloc, "scheme": urlsplit(service).scheme}
     if not {"region", "endpoint_override"} & options.keys():
         options["region"] = fs.resolve_s3_region(bucket)
     return options | {"connect_timeout": _CONNECT_SECONDS}

@@ -293,6 +293,11 @@ def load_records(run: RunFolder) -> list[Record]:
         return []
     except ValueError as error:
         raise RunError(f"{run.journal} is damaged, a line of it is not JSON ({error}); take that line out") from None
+    return records_of(study)
+
+
+def records_of(study: optuna.Study) -> list[Record]:
+    """All trials of a run's study, in the order of their numbers."""
     return [_record(trial) for trial in study.get_trials(deepcopy=False) if VOID not in trial.user_attrs]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from traceback import walk_tb
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.inspection import Needs, check_nodes, versions
 from cluster.mirror import Mirror
@@ -19,7 +19,7 @@ from cluster.resources import Request, Room, default_request, limits, slots
 from cluster.session import alive, free, session
 from cluster.storage import StorageError, join
 from data_prep.store import PreparedData
-from results.study import STUDY_NAME, RunError, RunFolder, load_records, open_storage
+from results.study import STUDY_NAME, RunError, RunFolder, load_records, open_storage, records_of
 from results.summary import summarise
 from tuner.config import SearchConfig, parse_interval
 from tuner.halving import Rungs
@@ -27,6 +27,9 @@ from tuner.places import reading
 from tuner.probe import measured_share
 from tuner.reach import Reach
 from tuner.run import check, remember, write_json
+
+if TYPE_CHECKING:
+    import optuna
 
 _LOOK_SECONDS = 5.0  # between two looks at the nodes
 _TELL_SECONDS = 60.0  # that a trial waits before it is told, and between two such messages
@@ -119,7 +122,9 @@ def run_search(
                     search.drive(worker)
             finally:
                 wall = time.monotonic() - started
-                summary = summarise(load_records(run), config.limit, at_once, wall, interrupted=interrupt.is_set())
+                # Of the study at hand: reading a long journal again would take as much memory once more.
+                records = load_records(run) if search.study is None else records_of(search.study)
+                summary = summarise(records, config.limit, at_once, wall, interrupted=interrupt.is_set())
                 write_json(run.summary, summary)
     return summary
 
@@ -138,6 +143,7 @@ class _Search:
     show: Callable[[Progress], None]
     say: Callable[[str], None]
     mirror: Mirror | None
+    study: optuna.Study | None = None  # once it is open
     looked: float = 0.0  # at the nodes
     told: float = 0.0  # of trials that wait
 
@@ -170,11 +176,12 @@ class _Search:
                 self.say(f"{count} finished trials of {old} inform the sampler")
             except (RunError, StorageError) as error:
                 self.say(f"note: the sampler learns no more from the earlier run: {error}")
-        known = load_records(self.run)
+        known = records_of(study)
         gate = Gate(study, self.reach, seed=config.seed)
         rungs = Rungs.of(config.halving, known)
         tie_loose_ends(study, gate, rungs, known)
-        records = load_records(self.run)
+        records = records_of(study)
+        self.study = study
         self.halving = HalvingScheduler(rungs)
         self.searcher = StudySearcher(
             study,
