@@ -36,6 +36,7 @@ _REQUEST_SECONDS = 60
 _STOP_SECONDS = 60  # a search tells its study how it ended; Ray's own three are too few
 _QUIET_SECONDS = 60  # a line that says nothing for so long is opened again
 _PAUSES = (1, 2, 4, 8, 15)  # seconds, before each further attempt to reach a server that was lost
+_NO_AGENT = "No available agent to submit job"  # what a server says whose head is still starting
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _OURS = "captune"  # the key that marks captune's jobs in Ray's metadata
 
@@ -130,19 +131,32 @@ def submit(
     own = {name: size for name, size in shipped.sizes if name in files.values()}
     named = "".join(f", {name} ({size} bytes)" for name, size in own.items())
     say(f"sending captune's code ({len(shipped.contents) - len(own)} files){named}; {shipped.total / 1024:.0f} KiB")
-    with tempfile.TemporaryDirectory(prefix="captune-job-") as folder, _one_line(address):
+    with tempfile.TemporaryDirectory(prefix="captune-job-") as folder:
         shipped.write(Path(folder))
-        return str(
-            client.submit_job(
-                entrypoint=f"exec python -m tuner.cli {shlex.join(command)}",
-                runtime_env={
-                    "working_dir": folder,
-                    # As Ctrl-C, after which a search can be resumed; Ray's default is SIGTERM.
-                    "env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)},
-                },
-                metadata={_OURS: _version() or "unknown", "command": shlex.join(["captune", *arguments])},
-            )
-        )
+
+        def sent() -> str:
+            try:
+                with _one_line(address):
+                    return str(
+                        client.submit_job(
+                            entrypoint=f"exec python -m tuner.cli {shlex.join(command)}",
+                            runtime_env={
+                                "working_dir": folder,
+                                # As Ctrl-C, after which a search can be resumed; Ray's default is SIGTERM.
+                                "env_vars": {
+                                    "RAY_JOB_STOP_SIGNAL": "SIGINT",
+                                    "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS),
+                                },
+                            },
+                            metadata={_OURS: _version() or "unknown", "command": shlex.join(["captune", *arguments])},
+                        )
+                    )
+            except _LostError as error:
+                if _NO_AGENT in str(error):
+                    raise
+                raise JobError(str(error)) from error  # it may have been taken: not to be sent twice
+
+        return _patiently(sent, say)
 
 
 def follow(address: str, job_id: str, *, write: Callable[[str], None], say: Callable[[str], None]) -> int:

@@ -568,3 +568,39 @@ def test_token_is_asked_for_held_against_the_clusters_and_accepted(bare: Path, t
         (tmp_path / "token").write_text(TOKEN)
         code, said = client(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
         assert code == 0 and "bundle" in said, said
+
+
+# A head that is still starting
+
+
+class Starting:
+    """A server's client, refused by `reasons` before a job is taken."""
+
+    def __init__(self, *reasons: str) -> None:
+        self.reasons = list(reasons)
+
+    def submit_job(self, **_: object) -> str:
+        if self.reasons:
+            raise RuntimeError(f"Request failed with status code 500: {self.reasons.pop(0)}.")
+        return "raysubmit_1"
+
+
+def sent_to(client: Starting, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str]]:
+    said: list[str] = []
+    monkeypatch.setattr("cluster.jobs._connect", lambda address: client)
+    monkeypatch.setattr("cluster.jobs.time.sleep", lambda seconds: None)
+    return submit("http://head:1", ["size"], files=FILES, joins=False, say=said.append), said
+
+
+def test_head_that_is_still_starting_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    starting = Starting(*["No available agent to submit job, please try again later"] * 2)
+    job, said = sent_to(starting, monkeypatch)
+    assert job == "raysubmit_1"
+    assert sum("No available agent" in text and "trying again in" in text for text in said) == 2
+
+
+def test_job_that_may_have_been_taken_is_not_sent_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Starting("the disk is full", "the disk is full")
+    with pytest.raises(JobError, match="the disk is full"):
+        sent_to(broken, monkeypatch)
+    assert len(broken.reasons) == 1
