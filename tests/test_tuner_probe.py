@@ -1,15 +1,12 @@
 """The share of a GPU for each trial, with clusters and GPUs that these tests make up."""
 
-import sys
-from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.resources import ResourceError, share_for
+from cluster.resources import Node, Request, ResourceError, share_for
 from data_prep.store import PreparedData
 from model.config import TrialConfig, flatten, unflatten
 from model.presets import PRESETS
@@ -119,64 +116,44 @@ def test_largest_is_the_same_each_time_and_can_be_sent(data: PreparedData) -> No
 # Measuring on a cluster
 
 
-class FakeRay:
-    """As much of Ray as the probe asks for. What the task gives is put in by a test."""
-
-    def __init__(self, gpus: float, answer: tuple[int, int] | Exception) -> None:
-        self.asked: dict[str, Any] = {}
-        self.sent: tuple[Any, ...] = ()
-        self._gpus, self._answer = gpus, answer
-
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 8.0} | ({"GPU": self._gpus} if self._gpus else {})
-
-    def remote(self, **asked: Any) -> Callable[[Any], Any]:
-        self.asked = asked
-
-        def send(*arguments: Any) -> str:
-            self.sent = arguments
-            return "reference"
-
-        return lambda function: SimpleNamespace(remote=send)
-
-    def get(self, reference: str) -> tuple[int, int]:
-        assert reference == "reference"
-        if isinstance(self._answer, Exception):
-            raise self._answer
-        return self._answer
+Answer = tuple[int, int] | Exception
 
 
 def ask(
-    monkeypatch: pytest.MonkeyPatch, data: PreparedData, gpus: float, answer: tuple[int, int] | Exception
-) -> tuple[float, list[str], FakeRay]:
-    ray, said = FakeRay(gpus, answer), list[str]()
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    return measured_share(CONFIG, reach_of({}), str(data.path), said.append), said, ray
+    monkeypatch: pytest.MonkeyPatch, data: PreparedData, gpus: float, answer: Answer
+) -> tuple[float, list[str], list[Any]]:
+    """The share, what was said, and what was sent to a node, which gives `answer`."""
+    sent: list[Any] = []
+
+    def run(work: Any, *arguments: Any, request: Request, say: Any) -> tuple[int, int]:
+        sent.extend([work, *arguments, request])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("tuner.probe.run_on_node", run)
+    said: list[str] = []
+    nodes = [Node(8, 0), Node(8, gpus)]
+    return measured_share(CONFIG, reach_of({}), str(data.path), nodes, said.append), said, sent
 
 
 def test_share_follows_from_what_was_measured_on_one_whole_gpu(
     monkeypatch: pytest.MonkeyPatch, data: PreparedData
 ) -> None:
-    share, said, ray = ask(monkeypatch, data, 2.0, (2 * GIB, 16 * GIB))
+    share, said, sent = ask(monkeypatch, data, 2.0, (2 * GIB, 16 * GIB))
     assert share == share_for(2 * GIB, 16 * GIB, CONTEXT) == 0.2
     assert (
         "2048.00 MiB (2147.48 MB) of a GPU's 16384.00 MiB" in said[-1]
         and "5 trials on each, --gpus-per-trial 0.2" in said[-1]
     )
-    assert ray.asked["num_gpus"] == 1
-    assert ray.asked["max_calls"] == 1  # the process ends and frees the GPU
-    assert ray.sent[1] == str(data.path)
+    assert (sent[0], sent[2], sent[-1]) == (measure, str(data.path), Request(1, 1))
 
 
 def test_cluster_without_a_gpu_is_refused_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, data: PreparedData
 ) -> None:
-    said: list[str] = []
-    ray = FakeRay(0.0, (1, 1))
-    monkeypatch.setitem(sys.modules, "ray", ray)
     with pytest.raises(ResourceError, match=r"--gpus-per-trial auto: no node has a GPU; leave it out, or give a num"):
-        measured_share(CONFIG, reach_of({}), str(data.path), said.append)
-    assert not said and not ray.sent
+        ask(monkeypatch, data, 0.0, AssertionError("measured"))
 
 
 def test_measurement_that_fails_is_one_line_with_its_reason(
@@ -192,4 +169,4 @@ def test_node_whose_gpu_cannot_be_measured_says_so(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(process, "settle", lambda *arguments: None)  # which would import Keras
     monkeypatch.setattr(process, "gpu_memory", lambda: [])
     with pytest.raises(ResourceError, match="no GPU of NVIDIA's"):
-        measure(flatten(PRESETS["compact"]), str(data.path), "tensorflow")
+        measure(flatten(PRESETS["compact"]), str(data.path), "tensorflow", say=print)

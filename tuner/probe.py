@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
 from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.resources import ResourceError, share_for
+from cluster.errand import run_on_node
+from cluster.resources import Node, Request, ResourceError, share_for
 from model.config import TrialConfig, flatten, replace, unflatten
 from model.size import show_bytes
 from tuner.config import SearchConfig
@@ -21,28 +22,29 @@ _DRAWS = 500
 _BATCHES = 3  # what a framework allocates is there after the second
 
 
-def measured_share(config: SearchConfig, reach: Reach, data: str, say: Callable[[str], None]) -> float:
+def measured_share(
+    config: SearchConfig, reach: Reach, data: str, nodes: Sequence[Node], say: Callable[[str], None]
+) -> float:
     """The share of a GPU for each trial, by what the largest configuration needs on one of the cluster. Says why.
 
     Ray must be connected.
 
     Args:
         data: path or address of the prepared data set, as nodes see it.
+        nodes: of the cluster.
 
     Raises:
         ResourceError: there is no GPU whose memory can be measured, or the configuration does not fit on it.
     """
-    import ray
-
     chosen = largest(config, reach)
-    if not ray.cluster_resources().get("GPU"):
+    if not any(node.gpus >= 1 for node in nodes):
         raise ResourceError("--gpus-per-trial auto: no node has a GPU; leave it out, or give a number")
     say("measuring the memory of the largest configuration on one GPU")
-    probe = ray.remote(num_cpus=1, num_gpus=1, max_retries=0, max_calls=1)(measure)
     try:
-        peak, total = ray.get(probe.remote(flatten(chosen), data, config.backend))
+        asked = flatten(chosen), data, config.backend
+        peak, total = run_on_node(measure, *asked, request=Request(1, 1), say=say)
     except Exception as error:
-        reason = " ".join(str(error.__cause__ or error).split())[-300:]
+        reason = " ".join(str(error).split())[-300:]
         raise ResourceError(f"--gpus-per-trial auto: {reason}; give a number instead") from None
     share = share_for(peak, total, CONTEXT)
     say(
@@ -77,7 +79,7 @@ def _side(config: TrialConfig) -> int:
     return config.model.image.seen_side
 
 
-def measure(flat: dict[str, Any], data: str, backend: str) -> tuple[int, int]:
+def measure(flat: dict[str, Any], data: str, backend: str, *, say: Callable[[str], None]) -> tuple[int, int]:
     """Trains a few batches in this process and returns the peak of its arrays and the memory of its GPU, in bytes."""
     from tuner import process
 

@@ -108,7 +108,7 @@ def run_search(
             interrupt.arm()
             gpus = config.gpus_per_trial
             if gpus == "auto":
-                gpus = measured_share(config, reach, needs.data, say)
+                gpus = measured_share(config, reach, needs.data, nodes, say)
             request = default_request(nodes, cpus=config.cpus_per_trial, gpus=gpus)
             at_once = config.slots or slots(nodes, request)
             if address is not None:
