@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from object_storage import Proxy, Requests
 
+from cluster.storage import Place
 from model.checkpoint import Checkpoint
 from model.metrics import Epoch
 from results.study import Record
@@ -92,13 +94,59 @@ def test_best_network_takes_the_place_of_the_one_before_and_of_half_of_itself(tm
     writer = keeper(tmp_path, epochs=None)
     (tmp_path / "7" / "best-3").mkdir(parents=True)  # what an attempt that was killed had got to
 
-    def save(path: Path) -> None:
-        path.mkdir()
-        (path / "bundle.json").touch()
-
     for epoch in (1, 3):
         writer.best(epoch, save)
         assert [path.name for path in (tmp_path / "7").iterdir()] == [f"best-{epoch}"]
+
+
+def save(path: Path) -> None:
+    path.mkdir()
+    for name in ("bundle.json", "vocabulary.json", "weights.safetensors"):
+        (path / name).write_text(name)
+
+
+def test_checkpoints_at_an_address_are_those_of_a_folder(url: str) -> None:
+    policy = Policy(url, None, 1, 2**62)  # the floor is that of a disk
+    writer = Keeper(policy, 7, "mine")
+    assert writer.resume() is None
+    for epoch in (1, 2):
+        writer.best(epoch, save)
+        writer.checkpoint(report(epoch), make)
+    assert writer.complaint is None
+    best = {f"7/best-2/{name}" for name in ("bundle.json", "vocabulary.json", "weights.safetensors")}
+    assert set(Place(url).list()) == best | {f"7/{LAST}"}
+    found = Keeper(policy, 7, "mine").resume()
+    assert found is not None and (found.epoch, found.reports) == (2, (report(1), report(2)))
+    assert Keeper(policy, 7, "another").resume() is None
+    shelf = Shelf(checkpoints_at(url), 1, [])
+    shelf.settle(7, 0.5)
+    assert set(Place(url).list()) == best
+    shelf.settle(8, 0.6)
+    assert Place(url).list() == {}
+
+
+def test_bundle_at_an_address_is_made_one_by_its_last_file(s3: str, requests: Requests) -> None:
+    Keeper(Policy(s3, None, 1, 0), 7, "mine").best(1, save)
+    written = [
+        line.split()[1].partition("?")[0].rpartition("/")[2] for line in requests.lines if line.startswith("PUT")
+    ]
+    assert written == ["vocabulary.json", "weights.safetensors", "bundle.json"]
+
+
+def test_storage_that_is_away_costs_checkpoints_and_never_raises(s3: str, server: str, proxy: Proxy) -> None:
+    policy = Policy(s3.replace(server, proxy.address), None, 1, 0)
+    writer = Keeper(policy, 7, "mine")
+    writer.checkpoint(report(1), make)
+    proxy.down = True
+    writer.checkpoint(report(2), make)
+    assert writer.complaint is not None and writer.complaint.startswith("no checkpoint: s3://bucket/")
+    Shelf(checkpoints_at(policy.folder), 0, []).settle(7, 0.5)
+    lost = Keeper(policy, 7, "mine")
+    assert lost.resume() is None
+    assert lost.complaint is not None and lost.complaint.startswith("from its first epoch on: s3://bucket/")
+    proxy.down = False
+    again = Keeper(policy, 7, "mine").resume()
+    assert again is not None and again.epoch == 1
 
 
 # The driver's part
