@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -43,3 +45,19 @@ def encode(tokens: keras.KerasTensor, config: TextConfig) -> keras.KerasTensor:
     if config.dense:
         x = layers.Dense(config.dense, activation="relu", name="text_dense")(x)
     return x
+
+
+class Cut(layers.Layer):
+    """Captions (batch, max_tokens) cut to the longest of their batch, one token at least.
+
+    What is cut is padding, from which every encoder is kept: its features are the same, and cost less. Only where
+    shapes may vary from batch to batch.
+    """
+
+    def call(self, tokens: Any) -> Any:
+        lengths = ops.sum(ops.cast(ops.not_equal(tokens, 0), "int32"), axis=1)
+        return tokens[:, : ops.maximum(ops.max(lengths), 1)]
+
+    def compute_output_spec(self, tokens: keras.KerasTensor) -> keras.KerasTensor:
+        """As wide as it comes out."""
+        return keras.KerasTensor((tokens.shape[0], None), dtype=tokens.dtype)

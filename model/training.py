@@ -22,6 +22,7 @@ from model.image_encoder import DROPOUT, normalisations
 from model.losses import make_loss
 from model.metrics import Epoch
 from model.storage import through
+from model.text_encoder import Cut
 
 Arrays = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
 # Of the framework. On a CPU that spares a tenth of an epoch of large networks, a quarter of small ones.
@@ -94,7 +95,7 @@ class Training:
                 self._head = _after_backbone(self.network, "probabilities")
                 self._trained = _after_backbone(self._learner, "logits")
             else:
-                self._trained = _with_augmentation(self._learner, config, seed)
+                self._trained = _for_training(self._learner, config, seed)
             optimizer = _optimizer(config.train, steps=config.train.epochs * len(train))
             # With its slots made beforehand, TensorFlow traces the training step once instead of twice.
             optimizer.build(self._trained.trainable_variables)
@@ -325,14 +326,16 @@ def _after_backbone(network: keras.Model, output: str) -> keras.Model:
     return keras.Model(inputs, after(list(inputs.values())))
 
 
-def _with_augmentation(network: keras.Model, config: TrialConfig, seed: int) -> keras.Model:
-    """The network up to its logits, pictures changed at random first; weights are shared with `network`."""
+def _for_training(network: keras.Model, config: TrialConfig, seed: int) -> keras.Model:
+    """The network up to its logits, pictures changed at random first and captions cut; weights are shared."""
     logits = keras.Model({x.name: x for x in network.inputs}, network.get_layer("logits").output)
-    if config.model.image is None or not config.train.augment.active:
-        return logits
     inputs = {x.name: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in network.inputs}
-    changed = RandomAffine(config.train.augment, seed=seed)(inputs["image"])
-    return keras.Model(inputs, logits({**inputs, "image": changed}))
+    changed: dict[str, Any] = {}
+    if config.model.image is not None and config.train.augment.active:
+        changed["image"] = RandomAffine(config.train.augment, seed=seed)(inputs["image"])
+    if config.model.text is not None and not _jit():  # XLA would compile for each width
+        changed["caption"] = Cut()(inputs["caption"])
+    return keras.Model(inputs, logits({**inputs, **changed})) if changed else logits
 
 
 def _optimizer(config: TrainConfig, *, steps: int) -> keras.optimizers.Optimizer:

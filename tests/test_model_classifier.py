@@ -94,6 +94,24 @@ def test_longer_padding_changes_no_probability(encoder: Any, kernel: int) -> Non
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("longest", [0, 1, 4, 6])
+def test_captions_cut_to_the_longest_of_their_batch_give_the_same(encoder: Any, longest: int) -> None:
+    import keras
+
+    from model.text_encoder import Cut
+
+    network = built(ModelConfig(text=text(encoder, kernel=2), num_labels=7))
+    tokens = TOKENS.copy()
+    tokens[:, longest:] = 0
+    given = keras.Input((6,), dtype="int32")
+    cut = Cut()(given)
+    both = keras.Model(given, [cut, network({"caption": cut})])
+    kept, found = both.predict_on_batch(tokens)
+    assert kept.shape == (len(TOKENS), max(1, int((tokens != 0).sum(axis=1).max())))
+    assert found == pytest.approx(network.predict_on_batch({"caption": tokens}), abs=1e-6)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_embedding_of_the_padding_reaches_no_output(encoder: Any) -> None:
     network = built(ModelConfig(text=text(encoder), num_labels=7))
     before = probabilities(network)
