@@ -52,6 +52,22 @@ def session(address: str | None) -> Iterator[list[Node]]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     mode = os.environ.get(_MODE)
     try:
+        _open(address, quiet)
+        try:
+            yield alive()
+        finally:
+            ray.shutdown()
+    finally:
+        # A local Ray asks for a token, and has this process ask for one from then on: the next Ray may have none.
+        os.environ.pop(_MODE, None)
+        os.environ |= {} if mode is None else {_MODE: mode}
+        Config.initialize("")
+
+
+def _open(address: str | None, quiet: dict[str, Any]) -> None:
+    import ray
+
+    try:
         if address is None:
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
@@ -66,14 +82,6 @@ def session(address: str | None) -> Iterator[list[Node]]:
         raise ClusterError(
             f"cannot join Ray at {address}: {why}; start one with `ray start --head`, or leave --address out"
         ) from error
-    try:
-        yield alive()
-    finally:
-        ray.shutdown()
-        # A local Ray asks for a token, and has this process ask for one from then on: the next Ray may have none.
-        os.environ.pop(_MODE, None)
-        os.environ |= {} if mode is None else {_MODE: mode}
-        Config.initialize("")
 
 
 def alive() -> list[Node]:

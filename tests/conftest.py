@@ -5,6 +5,7 @@ import io
 import os
 import random
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,11 @@ SIDE = 32
 
 
 def pytest_configure() -> None:
-    """Draws the seed of the moments at which processes are killed, where none was given."""
+    """Draws the seed of the moments at which processes are killed, where none was given.
+
+    Ctrl-C is what several tests are about: it is not ignored where the whole run was started in the background.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("CAPTUNE_SEED", str(random.SystemRandom().randrange(1, 2**31)))
 
 
