@@ -93,7 +93,7 @@ class Training:
             self._head: keras.Model | None = None  # from features of pictures to probabilities
             if config.train.cached_features:
                 self._head = _after_backbone(self.network, "probabilities")
-                self._trained = _after_backbone(self._learner, "logits")
+                self._trained = _after_backbone(self._learner, "logits", cut=not _jit())
             else:
                 self._trained = _for_training(self._learner, config, seed)
             optimizer = _optimizer(config.train, steps=config.train.epochs * len(train))
@@ -318,12 +318,13 @@ def _twin(config: ModelConfig, *, bfloat16: bool) -> keras.Model:
         keras.config.set_dtype_policy(before)
 
 
-def _after_backbone(network: keras.Model, output: str) -> keras.Model:
+def _after_backbone(network: keras.Model, output: str, *, cut: bool = False) -> keras.Model:
     """The part of a network that reads features of pictures instead of pictures, with its weights."""
     given = {FEATURES: network.get_layer(DROPOUT).input} | {x.name: x for x in network.inputs if x.name != "image"}
     after = keras.Model(list(given.values()), network.get_layer(output).output)
     inputs = {name: keras.Input(x.shape[1:], dtype=x.dtype, name=name) for name, x in given.items()}
-    return keras.Model(inputs, after(list(inputs.values())))
+    read = {name: Cut()(x) if cut and name == "caption" else x for name, x in inputs.items()}
+    return keras.Model(inputs, after(list(read.values())))
 
 
 def _for_training(network: keras.Model, config: TrialConfig, seed: int) -> keras.Model:
