@@ -14,23 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from cluster.shipment import JobError, own_version, shipment
+
 T = TypeVar("T")
 
-_ROOT = Path(__file__).resolve().parent.parent
-_CODE = (
-    "tuner/**/*.py",
-    "tuner/spaces/*.yaml",
-    "model/**/*.py",
-    "data_prep/**/*.py",
-    "cluster/**/*.py",
-    "results/**/*.py",
-)
-_SHIPPED_BYTES = 10 * 2**20
 _REACH_SECONDS = 10  # Ray's client waits without end
 _REQUEST_SECONDS = 60
 _STOP_SECONDS = 60  # a search tells its study how it ended; Ray's own three are too few
@@ -41,36 +32,8 @@ _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _OURS = "captune"  # the key that marks captune's jobs in Ray's metadata
 
 
-class JobError(RuntimeError):
-    """A job could not be sent, found or reached."""
-
-
 class _LostError(JobError):
     """The server did not answer, and may later."""
-
-
-@dataclass(frozen=True)
-class Shipment:
-    """What a job is sent with: its command's arguments, and its working folder as names and bytes."""
-
-    arguments: tuple[str, ...]
-    contents: Mapping[str, bytes]
-
-    @property
-    def sizes(self) -> list[tuple[str, int]]:
-        """Every file with its bytes, by name."""
-        return [(name, len(content)) for name, content in sorted(self.contents.items())]
-
-    @property
-    def total(self) -> int:
-        """Bytes of all files."""
-        return sum(map(len, self.contents.values()))
-
-    def write(self, folder: Path) -> None:
-        """Lays the files out in a folder."""
-        for name, content in self.contents.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
 
 
 @dataclass(frozen=True)
@@ -82,29 +45,6 @@ class Job:
     started: datetime | None
     ended: datetime | None
     command: str
-
-
-def shipment(arguments: Sequence[str], *, files: Mapping[str, str]) -> Shipment:
-    """Captune's own code and version, and the settings files that a command names. Never data.
-
-    Args:
-        arguments: a verb and what follows it.
-        files: options whose value is a local file, with the name under which the job gets it.
-
-    Raises:
-        JobError: a file that is named cannot be read, or all together are over 10 MiB.
-    """
-    told, sources = _localised(arguments, files)
-    code = {path.relative_to(_ROOT).as_posix(): path for pattern in _CODE for path in _ROOT.glob(pattern)}
-    sources = code | sources
-    shipped = Shipment(told, {name: _read(path) for name, path in sources.items()} | _distribution())
-    if shipped.total > _SHIPPED_BYTES:
-        largest, size = max(shipped.sizes, key=lambda file: file[1])
-        raise JobError(
-            f"a job is sent with 10 MiB at most, and {sources[largest]} has {size} bytes or more of {shipped.total}; "
-            "put data where the cluster's nodes see it"
-        )
-    return shipped
 
 
 def submit(
@@ -133,24 +73,16 @@ def submit(
     say(f"sending captune's code ({len(shipped.contents) - len(own)} files){named}; {shipped.total / 1024:.0f} KiB")
     with tempfile.TemporaryDirectory(prefix="captune-job-") as folder:
         shipped.write(Path(folder))
+        entrypoint = f"exec python -m tuner.cli {shlex.join(command)}"
+        # As Ctrl-C, after which a search can be resumed; Ray's default is SIGTERM.
+        stop = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}
+        environment = {"working_dir": folder, "env_vars": stop}
+        metadata = {_OURS: own_version() or "unknown", "command": shlex.join(["captune", *arguments])}
 
         def sent() -> str:
             try:
                 with _one_line(address):
-                    return str(
-                        client.submit_job(
-                            entrypoint=f"exec python -m tuner.cli {shlex.join(command)}",
-                            runtime_env={
-                                "working_dir": folder,
-                                # As Ctrl-C, after which a search can be resumed; Ray's default is SIGTERM.
-                                "env_vars": {
-                                    "RAY_JOB_STOP_SIGNAL": "SIGINT",
-                                    "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS),
-                                },
-                            },
-                            metadata={_OURS: _version() or "unknown", "command": shlex.join(["captune", *arguments])},
-                        )
-                    )
+                    return str(client.submit_job(entrypoint=entrypoint, runtime_env=environment, metadata=metadata))
             except _LostError as error:
                 if _NO_AGENT in str(error):
                     raise
@@ -234,32 +166,6 @@ def cancel(address: str, job_id: str) -> Job:
     return _job(found)
 
 
-def _read(path: Path) -> bytes:
-    """A file's bytes, not many more than may be sent."""
-    try:
-        with path.open("rb") as file:
-            return file.read(_SHIPPED_BYTES + 1)
-    except OSError as error:
-        raise JobError(f"cannot read {path}: {error.strerror}; name a file of this machine") from None
-
-
-def _localised(arguments: Sequence[str], files: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, Path]]:
-    """The arguments with local files under the names that the job gets them by, and those names' files."""
-    told: list[str] = []
-    sources: dict[str, Path] = {}
-    rest = iter(arguments)
-    for argument in rest:
-        option, joined, value = argument.partition("=")
-        if argument == "--":
-            told += [argument, *rest]
-        elif option in files and (joined or (value := next(rest, ""))):
-            told += [option, files[option]]
-            sources[files[option]] = Path(value)
-        else:
-            told.append(argument)
-    return tuple(told), sources
-
-
 def _addressed(arguments: Sequence[str], joins: bool) -> list[str]:
     """The arguments without their --address, and with the cluster's own where the command takes one."""
     told: list[str] = []
@@ -272,22 +178,6 @@ def _addressed(arguments: Sequence[str], joins: bool) -> list[str]:
         elif not argument.startswith("--address="):
             told.append(argument)
     return [*told[:1], "--address", "auto", *told[1:]] if joins else told
-
-
-def _version() -> str | None:
-    try:
-        return version("captune")
-    except PackageNotFoundError:
-        return None
-
-
-def _distribution() -> dict[str, bytes]:
-    """What makes `importlib.metadata` know captune's version on a cluster where nobody installed it."""
-    number = _version()
-    if number is None:
-        return {}
-    metadata = f"Metadata-Version: 2.1\nName: captune\nVersion: {number}\n"
-    return {f"captune-{number}.dist-info/METADATA": metadata.encode()}
 
 
 def _connect(address: str) -> Any:

@@ -325,7 +325,7 @@ def _s3_options(bucket: str, query: dict[str, str]) -> dict[str, Any]:
     options: dict[str, Any] = dict(query)
     if "force_virtual_addressing" in options:
         options["force_virtual_addressing"] = options["force_virtual_addressing"] in ("true", "1")
-    # pyarrow knows these variables too, but would ask AWS itself for the region.
+    # Read here although pyarrow does so too: without an endpoint the region would be asked of AWS itself.
     service = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if service and "endpoint_override" not in options:
         options |= {"endpoint_override": urlsplit(service).netloc, "scheme": urlsplit(service).scheme}

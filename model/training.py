@@ -93,9 +93,11 @@ class Training:
             self._head: keras.Model | None = None  # from features of pictures to probabilities
             if config.train.cached_features:
                 self._head = _after_backbone(self.network, "probabilities")
-                self._trained = _after_backbone(self._learner, "logits", cut=not _jit())
+                self._trained = _after_backbone(self._learner, "logits")
             else:
-                self._trained = _for_training(self._learner, config, seed)
+                self._trained = _with_augmentation(self._learner, config, seed)
+            if config.model.text is not None and not _jit():  # XLA would compile for each width
+                self._trained = _with_captions_cut(self._trained)
             optimizer = _optimizer(config.train, steps=config.train.epochs * len(train))
             # With its slots made beforehand, TensorFlow traces the training step once instead of twice.
             optimizer.build(self._trained.trainable_variables)
@@ -318,25 +320,28 @@ def _twin(config: ModelConfig, *, bfloat16: bool) -> keras.Model:
         keras.config.set_dtype_policy(before)
 
 
-def _after_backbone(network: keras.Model, output: str, *, cut: bool = False) -> keras.Model:
+def _after_backbone(network: keras.Model, output: str) -> keras.Model:
     """The part of a network that reads features of pictures instead of pictures, with its weights."""
     given = {FEATURES: network.get_layer(DROPOUT).input} | {x.name: x for x in network.inputs if x.name != "image"}
     after = keras.Model(list(given.values()), network.get_layer(output).output)
     inputs = {name: keras.Input(x.shape[1:], dtype=x.dtype, name=name) for name, x in given.items()}
-    read = {name: Cut()(x) if cut and name == "caption" else x for name, x in inputs.items()}
-    return keras.Model(inputs, after(list(read.values())))
+    return keras.Model(inputs, after(list(inputs.values())))
 
 
-def _for_training(network: keras.Model, config: TrialConfig, seed: int) -> keras.Model:
-    """The network up to its logits, pictures changed at random first and captions cut; weights are shared."""
+def _with_augmentation(network: keras.Model, config: TrialConfig, seed: int) -> keras.Model:
+    """The network up to its logits, pictures changed at random first; weights are shared with `network`."""
     logits = keras.Model({x.name: x for x in network.inputs}, network.get_layer("logits").output)
+    if config.model.image is None or not config.train.augment.active:
+        return logits
     inputs = {x.name: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in network.inputs}
-    changed: dict[str, Any] = {}
-    if config.model.image is not None and config.train.augment.active:
-        changed["image"] = RandomAffine(config.train.augment, seed=seed)(inputs["image"])
-    if config.model.text is not None and not _jit():  # XLA would compile for each width
-        changed["caption"] = Cut()(inputs["caption"])
-    return keras.Model(inputs, logits({**inputs, **changed})) if changed else logits
+    changed = RandomAffine(config.train.augment, seed=seed)(inputs["image"])
+    return keras.Model(inputs, logits({**inputs, "image": changed}))
+
+
+def _with_captions_cut(network: keras.Model) -> keras.Model:
+    """The same network with captions cut to the longest of their batch first."""
+    inputs = {x.name: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in network.inputs}
+    return keras.Model(inputs, network({**inputs, "caption": Cut()(inputs["caption"])}))
 
 
 def _optimizer(config: TrainConfig, *, steps: int) -> keras.optimizers.Optimizer:

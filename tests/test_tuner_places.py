@@ -136,6 +136,19 @@ def test_winner_that_cannot_be_uploaded_is_kept(s3: str, server: str, proxy: Pro
     assert sorted(files_in(kept)) == ["bundle/bundle.json", "proof.json"]
 
 
+def test_half_a_winner_at_an_address_does_not_stand_in_the_way_of_the_next_refit(url: str) -> None:
+    with searching(url, new=True) as (run, _):
+        run.path.mkdir()
+        run.settings.write_text("{}")
+    Place(url).write("winner/bundle/bundle.json", b"{}")
+    with refitting(url) as run:
+        assert not run.winner.exists()
+        run.bundle.mkdir(parents=True)
+        run.proof.write_text("{}")
+    with refitting(url) as run:
+        assert run.proof.exists()
+
+
 # The whole path
 
 

@@ -88,7 +88,7 @@ def exit_status(error: Exception) -> int | None:
         ("tuner.refit", "ProofError"): 1,
         ("cluster.session", "ClusterError"): 1,
         ("cluster.storage", "StorageError"): 1,
-        ("cluster.jobs", "JobError"): 1,
+        ("cluster.shipment", "JobError"): 1,
         ("cluster.templates", "TemplateError"): 2,
         ("model.image_encoder", "WeightsError"): 1,
     }

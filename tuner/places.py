@@ -83,6 +83,8 @@ def refitting(where: str) -> Iterator[RunFolder]:
         RunError, cluster.storage.StorageError: as `reading` does; or the winner cannot be uploaded: it is kept here.
     """
     with reading(where, leave=frozenset({"tracebacks"})) as run:
+        if is_url(where) and not run.proof.exists():  # of a refit that was cut off while it uploaded
+            shutil.rmtree(run.winner, ignore_errors=True)
         yield run
         if not is_url(where):
             return
