@@ -15,6 +15,7 @@ from data_prep.store import PreparedData
 Modality = Literal["both", "image", "caption"]
 Inputs = dict[str, NDArray[np.uint8] | NDArray[np.int32] | NDArray[np.float32]]
 Batch = tuple[Inputs, NDArray[np.float32]]
+_POOL = 50  # batches
 
 
 class Batches:
@@ -24,7 +25,8 @@ class Batches:
     of these what modality names; "features", the rows (b, F) of features by picture, stand in for "image"
     where they are given. labels float32 (b, L). max_tokens cuts captions or pads them with 0; None
     takes that of data. Ids of vocabulary_size and above become 1 (unknown), None keeps all. seed: each epoch
-    has its own order, told by (seed, epoch) alone; None keeps the order of rows.
+    has its own order, told by (seed, epoch) alone; None keeps the order of rows. by_length: captions of like length
+    share a batch, so that little of it is padding; batches come in random order all the same.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Batches:
         max_tokens: int | None = None,
         vocabulary_size: int | None = None,
         seed: int | None = None,
+        by_length: bool = False,
         features: NDArray[np.float32] | None = None,
     ) -> None:
         if modality not in ("both", "image", "caption"):
@@ -62,6 +65,7 @@ class Batches:
         self._tokens: NDArray[np.int32] | None = None
         if modality != "image" and data.tokens is not None:
             self._tokens = _fit(data.tokens[self.rows], max_tokens, vocabulary_size)
+        self._lengths = lengths(self._tokens) if by_length and self._tokens is not None else None
         self._last_order: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
@@ -94,9 +98,32 @@ class Batches:
             return last[1]
         order = np.arange(len(self.rows))
         if self.seed is not None:
-            order = np.random.default_rng((self.seed, number)).permutation(order)
+            generator = np.random.default_rng((self.seed, number))
+            order = generator.permutation(order)
+            if self._lengths is not None:
+                order = _alike(order, self._lengths, self.batch_size, generator)
         self._last_order = (number, order)
         return order
+
+
+def lengths(tokens: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Tokens of each caption (n, T) before its padding."""
+    return np.count_nonzero(tokens != PADDING, axis=1)
+
+
+def _alike(
+    order: NDArray[np.int64], lengths: NDArray[np.int64], batch_size: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """An order in which rows of like length share a batch; those of the last, smaller batch stay where they are.
+
+    As common for sequences (bucketing): within every _POOL batches rows are sorted by length, and then all batches
+    shuffled. Who meets whom in a batch still changes from epoch to epoch.
+    """
+    whole, pool = len(order) // batch_size * batch_size, _POOL * batch_size
+    grouped = order[:whole].copy()
+    for rows in np.split(grouped, range(pool, whole, pool)):
+        rows[:] = rows[np.argsort(lengths[rows], kind="stable")]
+    return np.concatenate([generator.permutation(grouped.reshape(-1, batch_size)).ravel(), order[whole:]])
 
 
 def _fit(tokens: NDArray[np.int32], max_tokens: int | None, vocabulary_size: int | None) -> NDArray[np.int32]:

@@ -138,6 +138,9 @@ class TrainConfig(Settings):
 
     epochs: int = Field(10, ge=1, le=1000, description="passes over the training examples")
     batch_size: int = Field(32, ge=1, le=8192, description="examples a step")
+    group_by_length: bool = Field(
+        False, description="captions of like length share a batch: less padding where that is cut, TensorFlow on CPUs"
+    )
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(1e-3, ge=1e-7, le=1, description="highest rate of the schedule")
     schedule: Literal["constant", "cosine"] = Field("constant", description="cosine falls to zero at the last epoch")

@@ -17,10 +17,11 @@ from model import metrics
 from model.augment import RandomAffine
 from model.checkpoint import Checkpoint, numbered
 from model.classifier import build
-from model.config import ModelConfig, Storage, TrainConfig, TrialConfig
+from model.config import ModelConfig, Storage, TrialConfig
 from model.image_encoder import DROPOUT, normalisations
 from model.losses import make_loss
 from model.metrics import Epoch
+from model.optimizer import make_optimizer
 from model.storage import through
 from model.text_encoder import Cut
 
@@ -85,20 +86,27 @@ class Training:
         self._scope: Callable[[], AbstractContextManager[Any]] = nullcontext if spread is None else spread.scope
         self._multiple = 1 if spread is None else spread.devices
         self._storage = config.model.storage
+        # XLA would compile for each width of the captions.
+        cut = _with_captions_cut if config.model.text is not None and not _jit() else _as_it_is
         self.network = build(config.model)
+        self._scored = cut(self.network)
+        self._head: keras.Model | None = None  # from features of pictures to probabilities
+        if config.train.cached_features:
+            self._head = cut(_after_backbone(self.network, "probabilities"))
         with self._scope():
             # The network that learns: the same one, or its twin that computes in bfloat16 or on several devices.
             twin = bfloat16 or spread is not None
             self._learner = _twin(config.model, bfloat16=bfloat16) if twin else self.network
-            self._head: keras.Model | None = None  # from features of pictures to probabilities
-            if config.train.cached_features:
-                self._head = _after_backbone(self.network, "probabilities")
-                self._trained = _after_backbone(self._learner, "logits")
-            else:
-                self._trained = _with_augmentation(self._learner, config, seed)
-            if config.model.text is not None and not _jit():  # XLA would compile for each width
-                self._trained = _with_captions_cut(self._trained)
-            optimizer = _optimizer(config.train, steps=config.train.epochs * len(train))
+            self._trained = cut(
+                _after_backbone(self._learner, "logits")
+                if config.train.cached_features
+                else _with_augmentation(self._learner, config, seed)
+            )
+            optimizer = make_optimizer(
+                config.train,
+                steps=config.train.epochs * len(train),
+                in_one_kernel=spread is None and not _jit(),
+            )
             # With its slots made beforehand, TensorFlow traces the training step once instead of twice.
             optimizer.build(self._trained.trainable_variables)
             self._trained.compile(
@@ -169,7 +177,7 @@ class Training:
                 otherwise by what they were before.
         """
         cached = self._head is not None and FEATURES in batches.batch(0, 0)[0]
-        network = self._head if cached else self.network
+        network = self._head if cached else self._scored
         with self.averaged(), self._as_stored(network) if stored else nullcontext():
             return predict(network, batches)
 
@@ -338,30 +346,14 @@ def _with_augmentation(network: keras.Model, config: TrialConfig, seed: int) -> 
     return keras.Model(inputs, logits({**inputs, "image": changed}))
 
 
+def _as_it_is(network: keras.Model) -> keras.Model:
+    return network
+
+
 def _with_captions_cut(network: keras.Model) -> keras.Model:
     """The same network with captions cut to the longest of their batch first."""
     inputs = {x.name: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in network.inputs}
     return keras.Model(inputs, network({**inputs, "caption": Cut()(inputs["caption"])}))
-
-
-def _optimizer(config: TrainConfig, *, steps: int) -> keras.optimizers.Optimizer:
-    """Adam or AdamW with the rate's schedule over `steps` steps, clipping and averaging."""
-    warmup = round(config.warmup * steps)
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else config.learning_rate,
-        decay_steps=max(1, steps - warmup),
-        alpha=0.0 if config.schedule == "cosine" else 1.0,  # alpha 1: the rate never falls
-        warmup_target=config.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
-    shared: dict[str, Any] = {
-        "global_clipnorm": config.clip_norm or None,
-        "use_ema": config.ema > 0,
-        "ema_momentum": config.ema or 0.99,
-    }
-    if config.optimizer == "adamw":
-        return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, **shared)
-    return keras.optimizers.Adam(rate, **shared)
 
 
 def _jit() -> bool | str:

@@ -1,10 +1,14 @@
 """Batches: every row once an epoch, the same order on every run."""
 
 import csv
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.batches import Batches
@@ -60,6 +64,33 @@ def test_order_depends_on_seed_and_epoch_alone(data: PreparedData) -> None:
     assert order(one, 8) == two_first_asked_for_another
     assert order(one, 4) != order(one, 5)
     assert order(one, 4) != order(Batches(data, np.arange(23), 5, modality="both", seed=4), 4)
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 20), min_size=1, max_size=400),
+    batch_size=st.integers(1, 9),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_rows_of_like_length_share_a_batch(lengths: list[int], batch_size: int, seed: int) -> None:
+    """Every row comes once, the last batch is the rest, and within a pool of batches lengths do not overlap."""
+    tokens = (np.arange(20) < np.array(lengths)[:, None]).astype(np.int32)
+    data = SimpleNamespace(labels=np.zeros((len(lengths), 1)), tokens=tokens, has_captions=True)
+    batches = Batches(data, np.arange(len(lengths)), batch_size, modality="caption", seed=seed, by_length=True)  # type: ignore[arg-type]
+    epoch = [np.count_nonzero(inputs["caption"], axis=1) for inputs, _ in batches.epoch(1)]
+    assert sorted(np.concatenate(epoch)) == sorted(lengths)
+    assert {len(batch) for batch in epoch[:-1]} <= {batch_size}
+    whole = [batch for batch in epoch if len(batch) == batch_size]
+    if len(whole) <= 50:
+        ranges = sorted((batch.min(), batch.max()) for batch in whole)
+        assert all(longest <= shortest for (_, longest), (shortest, _) in pairwise(ranges))
+
+
+def test_batches_by_length_come_in_an_order_of_their_own_each_epoch(data: PreparedData) -> None:
+    one, two = (Batches(data, np.arange(23), 2, modality="both", seed=3, by_length=True) for _ in range(2))
+    assert order(one, 4) == order(two, 4)
+    assert order(one, 4) != order(one, 5)
+    assert order(one, 4)[:22] != sorted(order(one, 4)[:22])
 
 
 def test_without_seed_rows_keep_their_order(data: PreparedData) -> None:

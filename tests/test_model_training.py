@@ -450,44 +450,6 @@ def test_nan_in_one_weight_ends_the_trial_whatever_the_storage(storage: Any, mon
     assert math.isnan(found[0].mean_f1)
 
 
-# The rate's schedule
-
-
-def rates(steps: int, **settings: Any) -> NDArray[np.float64]:
-    from model.training import _optimizer
-
-    rate = _optimizer(TrainConfig(learning_rate=0.01, **settings), steps=steps)._learning_rate
-    return np.array([float(rate(step)) for step in range(steps + 1)])
-
-
-def test_constant_rate_stays() -> None:
-    assert rates(50) == pytest.approx(0.01)
-
-
-def test_cosine_falls_from_the_rate_to_zero_at_the_last_step() -> None:
-    found = rates(50, schedule="cosine")
-    assert found[0] == pytest.approx(0.01)
-    assert found[25] == pytest.approx(0.005)
-    assert found[-1] == pytest.approx(0, abs=1e-8)
-    assert (np.diff(found) < 0).all()
-
-
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_warm_up_rises_from_zero_to_the_rate_in_its_share_of_the_steps(schedule: Any) -> None:
-    found = rates(50, schedule=schedule, warmup=0.2)
-    assert found[0] == pytest.approx(0, abs=1e-8)
-    assert found[10] == pytest.approx(0.01, rel=1e-5)
-    assert (np.diff(found[:11]) > 0).all()
-    assert found.max() <= 0.01 * (1 + 1e-6)
-    assert found[-1] == pytest.approx(0.01 if schedule == "constant" else 0, abs=1e-8)
-
-
-@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
-def test_run_of_a_single_step_has_a_finite_rate(warmup: float) -> None:
-    found = rates(1, schedule="cosine", warmup=warmup)
-    assert np.isfinite(found).all() and found.max() <= 0.01 * (1 + 1e-6)
-
-
 @pytest.mark.parametrize("encoder", ["convolution", "bilstm", "average"])
 def test_network_learns_in_bfloat16_too(encoder: str) -> None:
     model = BOTH.model_copy(update={"text": TEXT.model_copy(update={"encoder": encoder})})

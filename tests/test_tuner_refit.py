@@ -115,22 +115,19 @@ def test_refit_learns_from_train_and_validation_and_never_from_test(
         return rows(self, *splits)
 
     monkeypatch.setattr(PreparedData, "rows", noted)
-    trained: list[Any] = []
-    batches = tuner.refit.batches
+    trained: list[set[int]] = []
+    shuffled = tuner.refit.shuffled
     monkeypatch.setattr(
         tuner.refit,
-        "batches",
-        lambda data, chosen, *rest, **named: (
-            trained.append((set(chosen.tolist()), named)) or batches(data, chosen, *rest, **named)
-        ),
+        "shuffled",
+        lambda data, chosen, *rest: trained.append(set(chosen.tolist())) or shuffled(data, chosen, *rest),
     )
     monkeypatch.setattr(tuner.refit, "probabilities_in_fresh_process", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         refitted(run, record(config), captions_data)
     test = set(rows(captions_data, "test").tolist())
-    shuffled = [chosen for chosen, named in trained if named.get("seed") is not None]
-    assert shuffled == [set(rows(captions_data, "train", "validation").tolist())]
-    assert not shuffled[0] & test
+    assert trained == [set(rows(captions_data, "train", "validation").tolist())]
+    assert not trained[0] & test
     assert not run.winner.exists() and not (run.path / "winner.tmp").exists(), "what is not proved is not kept"
 
 

@@ -88,12 +88,12 @@ def measure(flat: dict[str, Any], data: str, backend: str, *, say: Callable[[str
     if not total:
         raise ResourceError("no GPU of NVIDIA's is on the node that was asked")
     from model.training import Training
-    from tuner.trial import EVALUATION_BATCH, batches, features_for
+    from tuner.trial import EVALUATION_BATCH, batches, features_for, shuffled
 
     config, prepared = unflatten(flat), open_data(data)
     rows = prepared.rows("train")[: _BATCHES * config.train.batch_size]
     features = features_for(config, prepared)
-    source = batches(prepared, rows, config.model, config.train.batch_size, seed=0, features=features)
+    source = shuffled(prepared, rows, config, 0, features)
     counts = prepared.labels[rows].sum(axis=0).tolist()
     training = Training(config, source, counts, seed=0, bfloat16=process.in_bfloat16(config.train.precision))
     training.epoch(1)

@@ -27,7 +27,7 @@ from results.winner import epoch_to_keep
 from tuner.inference import probabilities_of_split, scores_as_dict
 from tuner.process import in_bfloat16
 from tuner.run import contents_of, write_json
-from tuner.trial import EVALUATION_BATCH, batches, features_for, make_bundle
+from tuner.trial import EVALUATION_BATCH, batches, features_for, make_bundle, shuffled
 
 TOLERANCE = 1e-6  # of a probability, between the network that was trained and the file loaded in a fresh process
 # A bundle has never more than its predicted bytes, and less by this share at most; or, where the network is so small
@@ -226,7 +226,7 @@ def _train(
 ) -> Training:
     rows = data.rows("train", "validation")
     features = features_for(config, data)
-    source = batches(data, rows, config.model, config.train.batch_size, seed=seed, features=features)
+    source = shuffled(data, rows, config, seed, features)
     counts = data.labels[rows].sum(axis=0).tolist()
     training = Training(config, source, counts, seed=seed, bfloat16=in_bfloat16(config.train.precision), spread=spread)
     for number in range(1, epochs + 1):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ray import tune
 
 from cluster.session import draining, end_without_head
-from data_prep.batches import Batches
+from data_prep.batches import Batches, lengths
 from data_prep.captions import Vocabulary
 from data_prep.store import PreparedData
 from model.config import ModelConfig, TrialConfig, flatten, unflatten
@@ -72,8 +72,10 @@ def train_trial(job: Job, data: PreparedData, keeper: Keeper | None = None) -> I
     started = time.monotonic()
     config = job.config
     rows, held_out = data.rows("train"), data.rows("validation")
+    if data.tokens is not None:  # by length, so that captions of a batch are cut to little more than each
+        held_out = held_out[np.argsort(lengths(data.tokens[held_out]), kind="stable")]
     features = features_for(config, data)
-    examples = batches(data, rows, config.model, config.train.batch_size, seed=job.seed, features=features)
+    examples = shuffled(data, rows, config, job.seed, features)
     validation = batches(data, held_out, config.model, EVALUATION_BATCH, features=features)
     opening = time.monotonic() - started
     trained = training.Training(
@@ -128,6 +130,7 @@ def batches(
     batch_size: int,
     *,
     seed: int | None = None,
+    by_length: bool = False,
     features: NDArray[np.float32] | None = None,
 ) -> Batches:
     """The rows as the network reads them; shuffled every epoch where a seed is given. features: see Batches."""
@@ -140,7 +143,18 @@ def batches(
         max_tokens=text.max_tokens if text else None,
         vocabulary_size=text.vocabulary_size if text else None,
         seed=seed,
+        by_length=by_length,
         features=features,
+    )
+
+
+def shuffled(
+    data: PreparedData, rows: Any, config: TrialConfig, seed: int, features: NDArray[np.float32] | None
+) -> Batches:
+    """The rows as the configuration trains on them. features: see Batches."""
+    train = config.train
+    return batches(
+        data, rows, config.model, train.batch_size, seed=seed, by_length=train.group_by_length, features=features
     )
 
 

@@ -22,7 +22,7 @@ from model.config import TrialConfig, replace, restrict
 from model.presets import PAPER, PRESETS
 from tuner.process import settle
 from tuner.space import bind
-from tuner.trial import Job, batches, features_for, train_trial
+from tuner.trial import Job, batches, features_for, shuffled, train_trial
 
 
 def best(epoch: Callable[[int], Any], rounds: int = 3) -> float:
@@ -40,7 +40,7 @@ def ours(config: TrialConfig, data: PreparedData) -> float:
     from model.training import Training
 
     rows = data.rows("train")
-    source = batches(data, rows, config.model, config.train.batch_size, seed=0, features=features_for(config, data))
+    source = shuffled(data, rows, config, 0, features_for(config, data))
     training = Training(config, source, data.labels[rows].sum(axis=0).tolist(), seed=0)
     return best(training.epoch)
 
