@@ -23,7 +23,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.templates import KubeRay, RayUp, Slurm, TemplateError, kuberay, ray_up, slurm
+from cluster.template_kuberay import KubeRay, kuberay
+from cluster.template_ray_up import RayUp, ray_up
+from cluster.template_slurm import Slurm, slurm
+from cluster.templates import TemplateError
 
 AWS = RayUp(
     provider="aws",

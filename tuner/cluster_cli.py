@@ -136,12 +136,14 @@ def template(
     """Prints a file that starts a cluster: ray-up, kuberay or slurm, each with options of its own (--help)."""
     import click
 
-    from cluster import templates
+    from cluster.template_kuberay import KubeRay, kuberay
+    from cluster.template_ray_up import RayUp, ray_up
+    from cluster.template_slurm import Slurm, slurm
 
     kinds: dict[str, tuple[type, Callable[..., str]]] = {
-        "ray-up": (templates.RayUp, templates.ray_up),
-        "kuberay": (templates.KubeRay, templates.kuberay),
-        "slurm": (templates.Slurm, templates.slurm),
+        "ray-up": (RayUp, ray_up),
+        "kuberay": (KubeRay, kuberay),
+        "slurm": (Slurm, slurm),
     }
     one_of("the template", kind, tuple(kinds))
     options, make = kinds[kind]
