@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from cluster.addresses import StorageError, is_url
 from cluster.node_data import fingerprint_at
 from cluster.resources import Node
 from cluster.session import ClusterError, draining
-from cluster.storage import Place, StorageError, is_url
+from cluster.storage import Place
 
 T = TypeVar("T")
 

@@ -21,7 +21,8 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
-from cluster.storage import ASIDE, Place, StorageError, cleared, disk_faults
+from cluster.addresses import StorageError
+from cluster.storage import ASIDE, Place, cleared, disk_faults
 
 PIECE_BYTES = 1 << 20  # of the journal: the piece that still grows is sent again with each change
 _OWNER, _JOURNAL, _SETTINGS = "owner.json", "study.journal", "run.json"

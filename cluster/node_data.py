@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from cluster.storage import Place, StorageError
+from cluster.addresses import StorageError
+from cluster.storage import Place
 
 if TYPE_CHECKING:
     from data_prep.manifest import Manifest

@@ -73,6 +73,7 @@ class Search(Options):
         return words
 
     def check_trial(self, cpus: int, gpus: int) -> None:
+        """Raises TemplateError where one trial asks for more than a node has."""
         self._further()
         try:
             Request(self.cpus_per_trial, self.gpus_per_trial)

@@ -138,7 +138,8 @@ def worker() -> type:
 
 
 def main(data: str, where: str, trials: int, address: str | None = None) -> dict[str, Any]:
-    from cluster.storage import Place, is_url
+    from cluster.addresses import is_url
+    from cluster.storage import Place
     from tuner.places import open_data, searching
     from tuner.run import create
     from tuner.search import run_search

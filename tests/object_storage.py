@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from cluster.storage import StorageError
+from cluster.addresses import StorageError
 
 NEVER = 3600.0  # seconds between the looks of a mirror that looks only when it is told to
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from cluster import inspection
+from cluster.addresses import join
 from cluster.inspection import Needs, check_nodes, complaint_of_node, memory_of_node, versions
 from cluster.node_data import upload_data
 from cluster.session import ClusterError
-from cluster.storage import Place, join
+from cluster.storage import Place
 from data_prep.store import PreparedData
 
 MiB = 2**20

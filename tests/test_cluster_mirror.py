@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from object_storage import NEVER, Proxy, Requests, files_in, refusal
 
+from cluster.addresses import StorageError
 from cluster.mirror import Mirror, _journal, _owner, _Pieces, fetch_run
-from cluster.storage import Place, StorageError
+from cluster.storage import Place
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from urllib.request import Request, urlopen
 import pytest
 from object_storage import Proxy, end, files_in, python, refusal
 
-from cluster import storage
-from cluster.storage import Place, StorageError, is_url, join
+from cluster import addresses, storage
+from cluster.addresses import StorageError, is_url, join
+from cluster.storage import Place
 
 # Addresses
 
@@ -277,14 +278,14 @@ def test_missing_bucket_is_told(server: str) -> None:
 
 def test_service_of_the_environment_is_used(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")
-    storage._connected.cache_clear()
+    addresses._connected.cache_clear()
     place = Place(f"s3://bucket/{tmp_path.name}")
     place.write("x", b"1")
     assert place.list() == {"x": 1}
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
-    storage._connected.cache_clear()
+    addresses._connected.cache_clear()
     assert "cannot be reached" in refusal(place.list)
-    storage._connected.cache_clear()
+    addresses._connected.cache_clear()
 
 
 def test_wrong_credentials_are_told(server: str, s3: str) -> None:

@@ -14,8 +14,9 @@ from conftest import Captune
 from object_storage import Proxy, files_in
 
 from cluster import node_data
+from cluster.addresses import StorageError, join
 from cluster.mirror import Mirror
-from cluster.storage import Place, StorageError, join
+from cluster.storage import Place
 from data_prep.store import PreparedData
 from results.study import RunError, load_records
 from tuner.places import open_data, preparing, reading, refitting, searching

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from cluster.storage import is_url
+from cluster.addresses import is_url
 
 if TYPE_CHECKING:
     from tuner.search import Progress
@@ -87,7 +87,7 @@ def exit_status(error: Exception) -> int | None:
         ("tuner.searcher", "SearchError"): 1,
         ("tuner.refit", "ProofError"): 1,
         ("cluster.session", "ClusterError"): 1,
-        ("cluster.storage", "StorageError"): 1,
+        ("cluster.addresses", "StorageError"): 1,
         ("cluster.shipment", "JobError"): 1,
         ("cluster.templates", "TemplateError"): 2,
         ("model.image_encoder", "WeightsError"): 1,

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cluster.addresses import StorageError, is_url, join
 from cluster.mirror import Mirror, fetch_run
 from cluster.node_data import local_copy, upload_data
-from cluster.storage import Place, StorageError, is_url, join
+from cluster.storage import Place
 from data_prep.store import PreparedData
 from model.size import parse_bytes
 from results.study import RunError, RunFolder
@@ -32,7 +33,7 @@ def open_data(where: str) -> PreparedData:
 
     Raises:
         data_prep.records.DataError: no whole data set is there.
-        cluster.storage.StorageError: the address cannot be read, or the cache has no room.
+        cluster.addresses.StorageError: the address cannot be read, or the cache has no room.
     """
     if not is_url(where):
         return PreparedData.open(Path(where))
@@ -64,7 +65,7 @@ def reading(where: str, *, leave: frozenset[str] = frozenset({"winner", "traceba
         leave: names in it that are not needed.
 
     Raises:
-        RunError, cluster.storage.StorageError: there is none, or it cannot be reached.
+        RunError, cluster.addresses.StorageError: there is none, or it cannot be reached.
     """
     if not is_url(where):
         yield RunFolder(Path(where))
@@ -80,7 +81,7 @@ def refitting(where: str) -> Iterator[RunFolder]:
     """A run to be refitted: as `reading`, and the winner that is there at the end goes to the address, its proof last.
 
     Raises:
-        RunError, cluster.storage.StorageError: as `reading` does; or the winner cannot be uploaded: it is kept here.
+        RunError, cluster.addresses.StorageError: as `reading` does; or the winner cannot be uploaded: it is kept here.
     """
     with reading(where, leave=frozenset({"tracebacks"})) as run:
         if is_url(where) and not run.proof.exists():  # of a refit that was cut off while it uploaded
@@ -106,7 +107,7 @@ def searching(where: str, *, new: bool = False) -> Iterator[tuple[RunFolder, Mir
         new: there must be no run yet. It is taken back where no settings are written.
 
     Raises:
-        RunError, cluster.storage.StorageError: there is a run or none, or the address cannot be reached; or what came
+        RunError, cluster.addresses.StorageError: there is a run or none, or the address cannot be reached; or what came
             last cannot be uploaded: the twin is kept.
     """
     if not is_url(where):

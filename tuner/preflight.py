@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.storage import is_url
+from cluster.addresses import is_url
 from model.config import TrialConfig
 from model.size import Budget, Size, refusal, show_bytes
 from tuner.config import SearchConfig

@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from cluster.storage import Place, StorageError, is_url
+from cluster.addresses import StorageError, is_url
+from cluster.storage import Place
 from model.checkpoint import Checkpoint
 from model.metrics import Epoch
 from results.study import SCORED, Record

@@ -124,7 +124,7 @@ def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
 
     Raises:
         RunError: no run, or its data is no longer the same.
-        data_prep.records.DataError, cluster.storage.StorageError: its data is gone or cannot be reached.
+        data_prep.records.DataError, cluster.addresses.StorageError: its data is gone or cannot be reached.
     """
     config, settings = read_config(run), run.read_settings()
     data = data_of(settings, run)
@@ -140,7 +140,7 @@ def data_of(settings: Mapping[str, Any], run: RunFolder) -> PreparedData:
 
     Raises:
         RunError: run.json is damaged.
-        data_prep.records.DataError, cluster.storage.StorageError: the data is gone or cannot be reached.
+        data_prep.records.DataError, cluster.addresses.StorageError: the data is gone or cannot be reached.
     """
     if not {"data", "fingerprint", "versions"} <= set(settings):
         raise RunError(f"{run.settings} is not as search wrote it; it names no data")

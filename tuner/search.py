@@ -13,11 +13,11 @@ from functools import partial
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Literal
 
+from cluster.addresses import StorageError, join
 from cluster.inspection import Needs, check_nodes, versions
 from cluster.mirror import Mirror
 from cluster.resources import Request, Room, default_request, limits, slots
 from cluster.session import alive, free, session
-from cluster.storage import StorageError, join
 from data_prep.store import PreparedData
 from results.study import STUDY_NAME, RunError, RunFolder, load_records, open_storage, records_of
 from results.summary import summarise
