@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from model.metrics import Epoch
 from model.size import Budget, show_bytes
-from results.study import SCORED, Record, RunError
+from results.study import SCORED, Record, RunError, RunFolder
 
 
 def choose(records: Sequence[Record], budget: Budget, *, number: int | None = None) -> Record:
@@ -39,6 +39,12 @@ def choose(records: Sequence[Record], budget: Budget, *, number: int | None = No
             "search longer or with other settings"
         )
     return max(candidates, key=lambda r: (r.mean_f1, -budget.bytes_of(r), -r.number))
+
+
+def refuse_another(run: RunFolder) -> None:
+    """Raises RunError where the run has its winner already."""
+    if run.winner.exists():
+        raise RunError(f"{run}/winner exists; move it away to refit again: test is to be read once for one choice")
 
 
 def epoch_to_keep(record: Record) -> Epoch:

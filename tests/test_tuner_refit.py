@@ -138,6 +138,20 @@ def test_refit_a_second_time_is_refused(winner: RunFolder, config: TrialConfig, 
     assert winner.proof.read_bytes() == before
 
 
+def test_refit_on_a_cluster_is_refused_before_a_cluster_is_looked_for(winner: RunFolder) -> None:
+    from tuner.refit_run import refit_on_cluster
+
+    with pytest.raises(RunError, match="move it away"):
+        refit_on_cluster("127.0.0.1:1", str(winner.path), None, 1, None, None, say=lambda line: None)
+
+
+def test_refit_begun_again_after_its_node_was_lost_finds_what_it_had_proved(winner: RunFolder) -> None:
+    from tuner.refit_run import _refit_once
+
+    proof = json.loads(winner.proof.read_text())
+    assert _refit_once(str(winner.path), None, 1, 1, 0.0, say=lambda line: None) == proof
+
+
 def test_bundle_that_answers_otherwise_is_not_kept(
     run: RunFolder, config: TrialConfig, captions_data: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from model.metrics import DecisionRule
 from model.size import Budget, Size, refusal, show_bytes, size
 from model.training import Spread, Training, put_through
 from results.study import Record, RunError, RunFolder
-from results.winner import epoch_to_keep
+from results.winner import epoch_to_keep, refuse_another
 from tuner.inference import probabilities_of_split, scores_as_dict
 from tuner.process import in_bfloat16
 from tuner.run import contents_of, write_json
@@ -63,8 +63,7 @@ def refit(
         ProofError: the bundle is over the budget or not of the predicted size, or it does not give the same
             probabilities when loaded.
     """
-    if run.winner.exists():
-        raise RunError(f"{run}/winner exists; move it away to refit again: test is to be read once for one choice")
+    refuse_another(run)
     kept_epoch = epoch_to_keep(record)
     if record.seed is None:
         raise RunError(f"trial {record.number} has no seed; choose another with --trial")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,10 @@ from cluster.inspection import Needs, check_nodes, versions
 from cluster.resources import ResourceError, Room, default_request, shortage
 from cluster.session import session
 from results.study import load_records
-from results.winner import choose
+from results.winner import choose, refuse_another
 from tuner import process
 from tuner.places import absolute, reading, refitting
-from tuner.run import read, read_config
+from tuner.run import read, read_config, settings_of
 
 
 def refit_run(
@@ -52,12 +53,14 @@ def refit_on_cluster(
         cpus, gpus: of the node; None for an even share of its CPUs, and for one GPU if there are any.
 
     Raises:
+        RunError: there is no run, or it was refitted before.
         cluster.session.ClusterError, cluster.resources.ResourceError: the address cannot be joined, no node has so
             much, or a node that has lacks run or data.
     """
     where = absolute(where)
-    with reading(where) as run:
-        settings = run.read_settings()
+    with reading(where, leave=frozenset({"tracebacks"})) as run:
+        refuse_another(run)
+        settings = settings_of(run)
         read_config(run)
     with session(address) as nodes:
         request = default_request(nodes, cpus=cpus, gpus=gpus)
@@ -67,4 +70,13 @@ def refit_on_cluster(
         for note in check_nodes(able, Needs(settings["data"], settings["fingerprint"], where, versions())):
             say(note)
         threads = max(1, int(request.cpus))
-        return run_on_node(refit_run, where, trial, seeds, threads, request.gpus, request=request, say=say)
+        return run_on_node(_refit_once, where, trial, seeds, threads, request.gpus, request=request, say=say)
+
+
+def _refit_once(where: str, *arguments: Any, say: Callable[[str], None]) -> dict[str, Any]:
+    """`refit_run`, begun as often as nodes are lost: one may have gone after the winner was there."""
+    with reading(where, leave=frozenset({"tracebacks"})) as run:
+        if run.proof.exists():
+            proof: dict[str, Any] = json.loads(run.proof.read_text())
+            return proof
+    return refit_run(where, *arguments, say=say)

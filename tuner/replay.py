@@ -11,7 +11,8 @@ from data_prep.store import PreparedData
 from model.config import unflatten
 from results.report import without_nan
 from results.study import Record, RunError, RunFolder, load_records
-from tuner.run import data_of, read_config, versions
+from tuner.places import open_data
+from tuner.run import read_config, settings_of, versions
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ def prepare(run: RunFolder, number: int, *, force: bool) -> Plan:
         raise RunError(f"the run has no trial {number}; `captune trials {run}` lists them")
     if record.seed is None or not record.curve:
         raise RunError(f"trial {number} ({record.fate}) trained no epoch that could be trained again; choose another")
-    settings = run.read_settings()
-    data = data_of(settings, run)
+    settings = settings_of(run)
+    data = open_data(settings["data"])
     backend = read_config(run).backend
     now = versions(backend)
     differences = [

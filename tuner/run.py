@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -126,8 +125,8 @@ def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
         RunError: no run, or its data is no longer the same.
         data_prep.records.DataError, cluster.addresses.StorageError: its data is gone or cannot be reached.
     """
-    config, settings = read_config(run), run.read_settings()
-    data = data_of(settings, run)
+    config, settings = read_config(run), settings_of(run)
+    data = open_data(settings["data"])
     if data.manifest.fingerprint != settings["fingerprint"]:
         raise RunError(
             f"the data in {settings['data']} is not what the run was searched on; prepare it again as it was"
@@ -135,16 +134,16 @@ def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
     return config, data
 
 
-def data_of(settings: Mapping[str, Any], run: RunFolder) -> PreparedData:
-    """The data set that run.json names, whether or not it is still the same.
+def settings_of(run: RunFolder) -> dict[str, Any]:
+    """The content of run.json: search, data, fingerprint and versions among it.
 
     Raises:
-        RunError: run.json is damaged.
-        data_prep.records.DataError, cluster.addresses.StorageError: the data is gone or cannot be reached.
+        RunError: there is no run, or run.json is damaged.
     """
-    if not {"data", "fingerprint", "versions"} <= set(settings):
-        raise RunError(f"{run.settings} is not as search wrote it; it names no data")
-    return open_data(settings["data"])
+    settings = run.read_settings()
+    if not {"search", "data", "fingerprint", "versions"} <= set(settings):
+        raise RunError(f"{run.settings} is not as search wrote it; it lacks what a search starts from")
+    return settings
 
 
 def remember(run: RunFolder, config: SearchConfig) -> None:
