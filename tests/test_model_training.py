@@ -488,3 +488,17 @@ def test_training_in_bfloat16_goes_on_from_a_checkpoint_as_if_never_stopped() ->
     resumed.restore(kept)
     resumed.epoch(2)
     assert np.array_equal(resumed.predict(held_out), expected)
+
+
+def test_batches_are_read_ahead_in_order_and_untuned() -> None:
+    """A data set that tunes itself has a thread that now and then is waited for at the end of an epoch."""
+    from model.training import _read_ahead, _Sequence
+
+    arrays = of(task(40, 1), BOTH)
+    read = _read_ahead(_Sequence(arrays, 1, 1))
+    assert read.options().autotune.enabled is False
+    assert int(read.cardinality()) == len(arrays) == 3
+    for index, (inputs, labels) in enumerate(read):
+        expected, truth = arrays.batch(1, index)
+        assert all((inputs[name].numpy() == expected[name]).all() for name in ("image", "caption"))
+        assert (labels.numpy() == truth).all()

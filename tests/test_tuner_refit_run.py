@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -134,18 +135,22 @@ def test_winner_is_refitted_on_a_node(nodes: Nodes, searched: RunFolder) -> None
     assert again.stderr.splitlines()[-1].startswith(f"error: {searched.path}/winner exists; move it away")
 
 
-def test_refit_that_no_node_can_do_is_refused(nodes: Nodes, searched: RunFolder) -> None:
-    ran = apart("refit", searched.path, "--address", nodes.address, "--gpus", 2, "--cpus", 1)
+@pytest.fixture
+def unrefitted(searched: RunFolder) -> RunFolder:
+    shutil.rmtree(searched.winner, ignore_errors=True)
+    return searched
+
+
+def test_refit_that_no_node_can_do_is_refused(nodes: Nodes, unrefitted: RunFolder) -> None:
+    ran = apart("refit", unrefitted.path, "--address", nodes.address, "--gpus", 2, "--cpus", 1)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert (
         "the refit asks for 1 CPUs and 2 GPUs, the largest of 2 nodes has 2 CPUs and 1 GPUs; lower --cpus" in ran.stderr
     )
 
 
-def test_more_gpus_than_this_machine_has_are_refused(searched: RunFolder) -> None:
-    if searched.winner.exists():
-        searched.winner.rename(searched.path / "aside")
-    ran = apart("refit", searched.path, "--gpus", 99)
+def test_more_gpus_than_this_machine_has_are_refused(unrefitted: RunFolder) -> None:
+    ran = apart("refit", unrefitted.path, "--gpus", 99)
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "99 GPUs are to train together, this process sees " in ran.stderr
-    assert apart("refit", searched.path, "--cpus", 1).returncode == 2
+    assert apart("refit", unrefitted.path, "--cpus", 1).returncode == 2
