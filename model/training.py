@@ -28,7 +28,6 @@ from model.text_encoder import Cut
 Arrays = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
 # Of the framework. On a CPU that spares a tenth of an epoch of large networks, a quarter of small ones.
 _STEPS_PER_CALL = 16
-_AHEAD = 4  # batches
 
 
 FEATURES = "features"
@@ -157,7 +156,7 @@ class Training:
         try:
             with self._scope():
                 history = self._trained.fit(
-                    _read_ahead(_Sequence(self._train, number, self._multiple)),
+                    self._read(number),
                     epochs=1,
                     verbose=0,
                     shuffle=False,
@@ -169,6 +168,15 @@ class Training:
             self._traced = True
             self.compile_seconds += _first_call(started, called, steps=len(self._train))
         return float(history.history["loss"][-1])
+
+    def _read(self, number: int) -> Any:
+        """The batches of epoch `number` as Keras's fit takes them."""
+        sequence = _Sequence(self._train, number, self._multiple)
+        if keras.backend.backend() != "tensorflow":
+            return sequence
+        from model.on_tensorflow import read_ahead
+
+        return read_ahead(sequence)
 
     def predict(self, batches: Batches, *, stored: bool = True) -> NDArray[np.float32]:
         """Probabilities (n, num_labels) of all examples of `batches`.
@@ -293,27 +301,6 @@ def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:
     network.jit_compile = _jit()
     rows = [network.predict_on_batch(batches.batch(0, index)[0]) for index in range(len(batches))]
     return np.concatenate(rows)
-
-
-def _read_ahead(sequence: _Sequence) -> Any:
-    """The same batches, on TensorFlow with the next ones read while one trains.
-
-    Keras would make such a data set by itself, one that tunes itself: by a thread that sleeps 10, 20, 40 ms and so on,
-    for which the end of an epoch often waits, so that 0.7 s of training take 1.27 s (TensorFlow 2.21).
-    """
-    if keras.backend.backend() != "tensorflow":
-        return sequence
-    import tensorflow as tf
-
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    signature = tf.nest.map_structure(
-        lambda values: tf.TensorSpec((None, *values.shape[1:]), values.dtype), sequence[0]
-    )
-    batches = tf.data.Dataset.from_generator(
-        lambda: (sequence[index] for index in range(len(sequence))), output_signature=signature
-    )
-    return batches.apply(tf.data.experimental.assert_cardinality(len(sequence))).prefetch(_AHEAD).with_options(options)
 
 
 class _Sequence(keras.utils.PyDataset):

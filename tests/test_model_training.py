@@ -492,10 +492,11 @@ def test_training_in_bfloat16_goes_on_from_a_checkpoint_as_if_never_stopped() ->
 
 def test_batches_are_read_ahead_in_order_and_untuned() -> None:
     """A data set that tunes itself has a thread that now and then is waited for at the end of an epoch."""
-    from model.training import _read_ahead, _Sequence
+    from model.on_tensorflow import read_ahead
+    from model.training import _Sequence
 
     arrays = of(task(40, 1), BOTH)
-    read = _read_ahead(_Sequence(arrays, 1, 1))
+    read = read_ahead(_Sequence(arrays, 1, 1))
     assert read.options().autotune.enabled is False
     assert int(read.cardinality()) == len(arrays) == 3
     for index, (inputs, labels) in enumerate(read):
