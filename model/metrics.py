@@ -93,7 +93,7 @@ def cross_fitted(truth: Bits, probabilities: Floats) -> NDArray[np.bool_]:
     """Labels given to each half of the examples by the rule fitted on the other half.
 
     Scoring a rule on the examples that it was fitted on flatters it. Halves are the even and the odd rows: validation
-    rows are in no order that matters, and every trial is compared on the same halves.
+    rows are in no order that would favour one, and every trial is compared on the same halves.
     """
     if len(truth) < 2:
         return DecisionRule(0.5).decide(probabilities)

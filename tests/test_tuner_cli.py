@@ -605,7 +605,7 @@ def test_verb_refuses_a_run_whose_data_is_gone_or_another(
     refused(captune("resume", run), "not what the run was searched on")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"search": 3}', '{"search": {}}', "\xff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", '{"search": 3}', '{"search": {}}', "\xff"])
 def test_damaged_run_json_is_told_in_one_line(captune: Captune, run: Path, content: str) -> None:
     (run / "run.json").write_bytes(content.encode("latin-1"))
     refused(captune("refit", run), "run.json")

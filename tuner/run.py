@@ -141,7 +141,7 @@ def settings_of(run: RunFolder) -> dict[str, Any]:
         RunError: there is no run, or run.json is damaged.
     """
     settings = run.read_settings()
-    if not {"search", "data", "fingerprint", "versions"} <= set(settings):
+    if not isinstance(settings, dict) or not {"search", "data", "fingerprint", "versions"} <= set(settings):
         raise RunError(f"{run.settings} is not as search wrote it; it lacks what a search starts from")
     return settings
 
