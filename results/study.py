@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -198,8 +199,11 @@ def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -
             there is room. A last line that was cut off is removed first, so that the next one is not glued to it.
     """
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import BaseJournalBackend
+    from optuna.storages.journal import BaseJournalBackend, _storage
     from optuna.storages.journal._storage import JournalOperation
+
+    # Optuna reads it anew for each parameter of each trial, and keeps it with the trial.
+    _storage.json_to_distribution = _distribution  # type: ignore[attr-defined]
 
     class Journal(BaseJournalBackend):
         """One line an operation, as Optuna's own file of it, for one writer and for long searches.
@@ -224,7 +228,7 @@ def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -
                     if not line.endswith(b"\n"):
                         return  # still being written, or cut off
                     try:
-                        log = json.loads(line, object_pairs_hook=shared)
+                        log = json.loads(line, object_pairs_hook=_shared, parse_float=_float, parse_int=_int)
                     except ValueError as error:
                         wrong = error  # only the last line may be
                         continue
@@ -251,10 +255,6 @@ def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -
                     wait(f"the disk of {run.path} is full: make room; nothing is lost, the search waits")
                     time.sleep(_FULL_DISK_SECONDS)
 
-    def shared(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """A JSON object whose names are kept once, not once for every trial."""
-        return {sys.intern(name): value for name, value in pairs}
-
     def followed(log: dict[str, Any]) -> bool:
         """Whether something outside of the file follows.
 
@@ -273,6 +273,23 @@ def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)
     return JournalStorage(Journal())
+
+
+# What trials have in common is kept once, not once for each: names, most values of a configuration, distributions.
+_float, _int = lru_cache(maxsize=4096)(float), lru_cache(maxsize=4096)(int)
+
+
+def _shared(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of names and texts that are kept once."""
+    return {sys.intern(name): sys.intern(value) if isinstance(value, str) else value for name, value in pairs}
+
+
+@lru_cache(maxsize=4096)
+def _distribution(text: str) -> optuna.distributions.BaseDistribution:
+    """As Optuna reads one from JSON."""
+    from optuna.distributions import json_to_distribution
+
+    return json_to_distribution(text)
 
 
 def load_records(run: RunFolder) -> list[Record]:

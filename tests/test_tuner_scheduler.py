@@ -1,16 +1,23 @@
-"""Halving as Ray Tune asks for it. No Ray runs here."""
+"""Halving as Ray Tune asks for it, and what Ray Tune keeps of trials."""
 
+import gc
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tuner.config import HalvingConfig
+from data_prep.store import PreparedData
+from model.metrics import Epoch
+from results.study import RunFolder
+from tuner.config import HalvingConfig, read_search
 from tuner.halving import Rungs
+from tuner.run import create
+from tuner.search import Progress, run_search
 
-pytestmark = pytest.mark.cluster  # imports Ray, starts none of it
+pytestmark = pytest.mark.cluster
 
 
 def scheduler(**config: int) -> Any:
@@ -61,22 +68,27 @@ def test_error_of_a_worker_is_kept_and_a_file_of_it_that_is_not_there_is_none(tm
     assert list(halving.errors) == ["a"] and str(halving.errors["a"]) == "no"
 
 
-def test_ended_trials_are_emptied_when_ray_is_done_with_them_and_no_sooner() -> None:
-    halving = scheduler()
-    first, second = (
-        trial(
-            name, status="PENDING", evaluated_params={"x": 1},
-            run_metadata=SimpleNamespace(metric_analysis={"a": 1}, metric_n_steps={"a": 1}, last_result={"worn": True}),
-        )
-        for name in ("a", "b")
-    )  # fmt: skip
-    halving.on_trial_add(None, first)
-    assert halving.choose_trial_to_run(None) is first
-    first.status = "RUNNING"
-    assert halving.choose_trial_to_run(None) is None
-    halving.on_trial_complete(None, first, {"epoch": 1, "mean_f1": 0.5, "loss": 0.1})
-    assert first.run_metadata.last_result, "Ray is not done with it"
-    first.status = "TERMINATED"
-    halving.on_trial_add(None, second)
-    assert not (first.run_metadata.last_result or first.run_metadata.metric_n_steps)
-    assert second.run_metadata.last_result and halving.choose_trial_to_run(None) is second
+def test_ray_keeps_of_a_long_search_the_trials_that_run_alone(tmp_path: Path, captions_data: PreparedData) -> None:
+    from ray.tune.experiment import Trial
+
+    from tuner.trial import TrialWorker
+
+    class Nothing(TrialWorker):
+        def settle(self, threads: int, backend: str, gpus: float) -> None:
+            """No framework."""
+
+        def epochs_of(self, job: Any, keeper: Any) -> Iterator[Epoch]:
+            yield Epoch(1, 0.1, 0.5, 0.5, 0.5, 0.5, 0.5, train_seconds=0.0, evaluate_seconds=0.0)
+
+    run, kept = RunFolder(tmp_path / "run"), []
+    wanted = {"trials": 30, "cpus_per_trial": 1, "min_free": 0, "fixed": {"train.epochs": 1}}
+    config = read_search(None, preset="captions", default_preset="captions", overrides=wanted)
+
+    def show(progress: Progress) -> None:
+        if sum(progress.fates.values()) >= 20 and not kept:
+            kept.append(sum(isinstance(known, Trial) for known in gc.get_objects()))
+
+    create(run, config, captions_data)
+    summary = run_search(run, config, captions_data, address=None, worker=Nothing, show=show, say=lambda _: None)
+    assert sum(summary["trials"].values()) == 30
+    assert kept[0] <= 3 * summary["slots"]  # with those whose end Ray is still busy with

@@ -11,6 +11,7 @@ from ray import cloudpickle
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.execution.tune_controller import TuneController
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tuner.halving import Rungs, is_finite
@@ -29,42 +30,31 @@ class HalvingScheduler(FIFOScheduler):
         self.stopped: dict[str, int] = {}
         self.errors: dict[str, Exception] = {}
         self.ray_trials: dict[str, Any] = {}
-        self._ending: list[Any] = []  # Ray's own objects whose end was told, until Ray has done with them
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Remembers Ray's object, the way to the worker, and empties those that ended: Ray keeps every one."""
+        """Remembers Ray's object, the way to the worker, and has Ray forget those that ended."""
         self.ray_trials[trial.trial_id] = trial
-        for ended in [known for known in self._ending if known.status in ("TERMINATED", "ERROR")]:
-            self._ending.remove(ended)
-            _empty(ended)
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The first that waits. Ray's own search for it goes through all trials that ever were, each time."""
-        return next((trial for trial in self.ray_trials.values() if trial.status == "PENDING"), None)
+        _forget(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stops a trial that a rung cuts."""
         if self._judge(trial, result):
             return str(TrialScheduler.CONTINUE)
         self.stopped[trial.trial_id] = result.get("epoch", 0)
-        self._end(trial)
+        self.ray_trials.pop(trial.trial_id, None)
         return str(TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """The last epoch of a trial is seen by its rung too: others are compared with it."""
-        self._end(trial)
+        self.ray_trials.pop(trial.trial_id, None)
         self._judge(trial, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Keeps the exception for the searcher, which Ray does not tell."""
-        self._end(trial)
+        self.ray_trials.pop(trial.trial_id, None)
         # Ray's own getter looks where the file comes only when the trial has ended.
         with suppress(OSError, TypeError):
             self.errors[trial.trial_id] = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-
-    def _end(self, trial: Any) -> None:
-        self.ray_trials.pop(trial.trial_id, None)
-        self._ending.append(trial)
 
     def _judge(self, trial: Any, result: dict[str, Any]) -> bool:
         if "epoch" not in result:
@@ -73,14 +63,25 @@ class HalvingScheduler(FIFOScheduler):
         return goes_on and is_finite(result.get("loss"))
 
 
-def _empty(trial: Any) -> None:
-    """Takes from Ray's object of an ended trial what it was told: statistics of each number reported, above all.
+def _forget(controller: TuneController) -> None:
+    """Takes ended trials out of Ray's own lists, which it goes through at each step and writes down at the end.
 
-    The study has what counts, and Ray itself reads of an ended trial its status alone.
+    The study has what counts; the lists would keep every trial, and all that it was told and has told, for good.
     """
-    trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
-    trial.run_metadata.last_result = {}
-    trial.evaluated_params = {}
+    ended = controller._stopped_trials | controller._failed_trials
+    controller._trials[:] = [trial for trial in controller._trials if trial not in ended]
+    for kept in (controller._stopped_trials, controller._failed_trials, controller._trials_to_cache):
+        kept.difference_update(ended)
+
+
+class Silence(TrialProgressCallback):
+    """In place of the callback of Ray Tune that prints trials, and keeps all of them for it."""
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Nothing."""
+
+    def log_result(self, trial: Any, result: dict[str, Any], error: bool = False) -> None:
+        """Nothing."""
 
 
 class WorkerError(RayActorError):

@@ -208,7 +208,7 @@ class _Search:
         from ray import tune
 
         from tuner.retention import Policy
-        from tuner.scheduler import mended_tune
+        from tuner.scheduler import Silence, mended_tune
         from tuner.searcher import Ending
         from tuner.trial import TrialWorker, Wear
 
@@ -241,6 +241,7 @@ class _Search:
                     storage_path=scratch,
                     stop=Ending(self._ended),
                     verbose=0,
+                    callbacks=[Silence()],
                     failure_config=tune.FailureConfig(max_failures=0),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
