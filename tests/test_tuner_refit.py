@@ -149,7 +149,10 @@ def test_refit_begun_again_after_its_node_was_lost_finds_what_it_had_proved(winn
     from tuner.refit_run import _refit_once
 
     proof = json.loads(winner.proof.read_text())
-    assert _refit_once(str(winner.path), None, 1, 1, 0.0, say=lambda line: None) == proof
+    for trial in (None, proof["trial"]):
+        assert _refit_once(str(winner.path), trial, 1, 1, 0.0, say=lambda line: None) == proof
+    with pytest.raises(RunError, match="move it away"):
+        _refit_once(str(winner.path), proof["trial"] + 1, 1, 1, 0.0, say=lambda line: None)
 
 
 def test_bundle_that_answers_otherwise_is_not_kept(

@@ -73,10 +73,12 @@ def refit_on_cluster(
         return run_on_node(_refit_once, where, trial, seeds, threads, request.gpus, request=request, say=say)
 
 
-def _refit_once(where: str, *arguments: Any, say: Callable[[str], None]) -> dict[str, Any]:
+def _refit_once(where: str, trial: int | None, *arguments: Any, say: Callable[[str], None]) -> dict[str, Any]:
     """`refit_run`, begun as often as nodes are lost: one may have gone after the winner was there."""
     with reading(where, leave=frozenset({"tracebacks"})) as run:
         if run.proof.exists():
             proof: dict[str, Any] = json.loads(run.proof.read_text())
+            if trial not in (None, proof["trial"]):  # of another refit, which ended meanwhile
+                refuse_another(run)
             return proof
-    return refit_run(where, *arguments, say=say)
+    return refit_run(where, trial, *arguments, say=say)
