@@ -99,6 +99,22 @@ def test_verb_that_cannot_be_sent_is_refused(captune: Captune, sent: list[Any], 
 
 
 @pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("search", "/data", "--run", "/run", "--trails", "3"), "--trails"),
+        (("search", "/data", "--trials", "3"), "'--run'"),
+        (("search", "/data", "--run", "/run", "--trials", "many"), "'--trials'"),
+        (("refit",), "'RUN'"),
+    ],
+)
+def test_command_that_would_be_wrong_here_is_not_sent(
+    captune: Captune, sent: list[Any], command: tuple[str, ...], told: str
+) -> None:
+    refused_usage(captune("submit", SERVER, *command), told)
+    assert not sent
+
+
+@pytest.mark.parametrize(
     ("command", "path"),
     [
         (("search", "data", "--run", "/run", "--trials", "3"), "data"),

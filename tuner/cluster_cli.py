@@ -49,7 +49,7 @@ def send(server: str, arguments: list[str], parent: Any) -> str:
     known = parent.command.commands
     if verb not in known or verb in ("submit", "jobs", "logs", "cancel", "cluster"):
         fail(f"{verb} cannot be sent to a cluster; send search, resume, refit or another verb that works on data")
-    with known[verb].make_context(verb, list(rest), parent=parent, resilient_parsing=True) as given:
+    with known[verb].make_context(verb, list(rest), parent=parent) as given:
         for name, value in given.params.items():
             named = isinstance(value, Where | Path) and f"--{name}" not in _FILES
             if named and Where(value).is_relative:
