@@ -132,7 +132,10 @@ class Place:
         from pyarrow import fs
 
         kind = self._again(lambda: self._files.get_file_info(self._path(name))).type
-        return bool(kind == fs.FileType.File or (kind == fs.FileType.Directory and self._found(name, deep=False)))
+        if kind != fs.FileType.Directory:
+            return bool(kind == fs.FileType.File)
+        # gs has no folders: what is not searched through shows the files that stand in it alone.
+        return any(self._found(name, deep=deep) for deep in (False, True))
 
     @property
     def _files(self) -> fs.FileSystem:

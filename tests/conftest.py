@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from object_storage import proxy, requests, s3, server, url  # noqa: F401 - fixtures
+from object_storage import google, gs, proxy, requests, s3, server, url  # noqa: F401 - fixtures
 
 from data_prep.demo import draw
 from data_prep.store import PreparedData, prepare

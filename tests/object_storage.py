@@ -1,4 +1,6 @@
-"""A real S3 server on this machine, what it is asked, and a proxy before it that fails as it is told to: fixtures."""
+"""Servers of S3 and Google Cloud Storage on this machine, what that of S3 is asked, and a proxy before it that fails as
+it is told to: fixtures.
+"""
 
 import logging
 import re
@@ -121,13 +123,50 @@ def s3(server: str, tmp_path: Path) -> str:
     return f"s3://bucket/{tmp_path.name}?endpoint_override={server}&scheme=http"
 
 
-@pytest.fixture(params=["s3", "file"])
+_GOOGLE = """
+import http.server, sys, threading
+from gcp_storage_emulator import server
+
+server.server.HTTPServer = http.server.ThreadingHTTPServer  # else one request waits for the other
+server.create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="bucket").start()
+threading.Event().wait()
+"""
+
+
+@pytest.fixture(scope="session")
+def google() -> Iterator[str]:
+    """host:port of a server of Google Cloud Storage with the bucket `bucket`.
+
+    In a process of its own: pyarrow keeps Python from running while it waits for an answer.
+    """
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = str(free.getsockname()[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", _GOOGLE, port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        with suppress(OSError):
+            urlopen(f"http://127.0.0.1:{port}/storage/v1/b/bucket").close()
+            break
+        time.sleep(0.1)
+    yield f"127.0.0.1:{port}"
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def gs(google: str, tmp_path: Path) -> str:
+    return f"gs://anonymous@bucket/{tmp_path.name}?endpoint_override={google}&scheme=http"
+
+
+@pytest.fixture(params=["s3", "gs", "file"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place, once on the server and once on the disk."""
-    if request.param == "s3":
-        found: str = request.getfixturevalue("s3")
-        return found
-    return (tmp_path / "place").as_uri()
+    """An empty place, once on each server and once on the disk."""
+    if request.param == "file":
+        return (tmp_path / "place").as_uri()
+    found: str = request.getfixturevalue(request.param)
+    return found
 
 
 def files_in(folder: Path) -> dict[str, bytes]:

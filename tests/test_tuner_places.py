@@ -193,10 +193,12 @@ def test_every_verb_works_on_addresses(
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("service", ["s3", "gs"])
 def test_killed_search_is_resumed_from_its_address_by_another_process(
-    s3: str, captions_data: PreparedData, tmp_path: Path
+    service: str, request: pytest.FixtureRequest, captions_data: PreparedData, tmp_path: Path
 ) -> None:
-    data, run, log = join(s3, "data"), join(s3, "run"), tmp_path / "trained.txt"
+    place = request.getfixturevalue(service)
+    data, run, log = join(place, "data"), join(place, "run"), tmp_path / "trained.txt"
     node_data.upload_data(captions_data.path, data)
     formula = {"seconds": 0.5, "log": str(log), "settings": {"cpus_per_trial": 1, "halving": {"grace": 1000}}}
     environment = os.environ | {"CAPTUNE_FORMULA": json.dumps(formula)}
