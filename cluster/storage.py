@@ -193,7 +193,10 @@ class Place:
 
         def once() -> _T:
             before = self._files.get_file_info(path)
-            result = action()
+            try:
+                result = action()
+            except ValueError as error:  # pyarrow calls a file of gs closed that went after it was opened
+                raise OSError(f"{path} went while it was read ({error})") from error
             after = self._files.get_file_info(path)
             if (before.size, before.mtime_ns) != (after.size, after.mtime_ns):
                 raise OSError(f"{path} was replaced while it was read")

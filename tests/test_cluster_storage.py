@@ -6,6 +6,7 @@ import signal
 import socket
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -85,6 +86,37 @@ def test_file_is_read_back_replaced_and_removed(url: str) -> None:
     place.remove("a")
     assert place.list() == {"empty": 0}
     assert not place.exists("a")
+
+
+@pytest.mark.parametrize("newer", [b"newer", None])
+def test_file_that_is_replaced_or_removed_once_it_is_open_is_read_anew(
+    url: str, newer: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(url)
+    real = place._files
+
+    class Meddled:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def open_input_file(self, path: str) -> Any:
+            file = real.open_input_file(path)
+            monkeypatch.undo()
+            place.remove("a") if newer is None else place.write("a", newer)
+            return file
+
+    def meddle() -> None:
+        place.write("a", b"old")
+        monkeypatch.setattr(Place, "_files", Meddled())
+
+    meddle()
+    assert place.read("a") == newer
+    meddle()
+    if newer is None:
+        assert "a" in refusal(lambda: place.download("a", tmp_path / "a"))
+    else:
+        place.download("a", tmp_path / "a")
+        assert (tmp_path / "a").read_bytes() == newer
 
 
 def test_folder_travels_there_and_back(url: str, tmp_path: Path) -> None:

