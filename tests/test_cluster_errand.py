@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +52,13 @@ def always_die(*, say: Callable[[str], None]) -> None:
     os._exit(1)
 
 
+class Holder:
+    """Has the node's GPUs for as long as it lives."""
+
+    def holds(self) -> None:
+        """Answers once it does."""
+
+
 def test_result_and_what_was_said_come_back(nodes: Nodes) -> None:
     said: list[str] = []
     with session(nodes.address):
@@ -85,8 +93,11 @@ def test_work_that_waits_says_for_what(nodes: Nodes, monkeypatch: pytest.MonkeyP
     with session(nodes.address):
         import ray
 
-        taken = ray.remote(num_gpus=2)(lambda: time.sleep(5)).remote()
+        holder = ray.remote(num_gpus=2)(Holder).remote()
+        ray.get(holder.holds.remote())
+        later = threading.Timer(3.0, ray.kill, [holder])
+        later.start()
         assert run_on_node(add, 1, 2, request=Request(1, 1), say=said.append) == 3
-        ray.get(taken)
+        later.join()
     assert said[0].startswith("waiting for room: 1 CPUs and 1 GPUs; ")
     assert said[-1] == "adding in 1 GPUs"

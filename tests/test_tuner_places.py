@@ -156,9 +156,9 @@ def test_half_a_winner_at_an_address_does_not_stand_in_the_way_of_the_next_refit
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_every_verb_works_on_addresses(
-    s3: str, drawn: Path, search_yaml: Path, captune: Captune, tmp_path: Path, cache: Path
+    gs: str, drawn: Path, search_yaml: Path, captune: Captune, tmp_path: Path, cache: Path
 ) -> None:
-    data, run = join(s3, "data"), join(s3, "run")
+    data, run = join(gs, "data"), join(gs, "run")
 
     def done(*arguments: object) -> str:
         ran = captune(*arguments)
@@ -182,7 +182,7 @@ def test_every_verb_works_on_addresses(
     done("export", run, "--to", tmp_path / "bundle")
     evaluated = json.loads(done("evaluate", tmp_path / "bundle", drawn / "train.csv", drawn / "images", "--json"))
     assert evaluated["examples"] == 120 and 0 < proof["test"]["mean_f1"] <= 1
-    warm = ("search", data, "--run", join(s3, "warm"), *settings, "--trials", 1, "--warm-start", run)
+    warm = ("search", data, "--run", join(gs, "warm"), *settings, "--trials", 1, "--warm-start", run)
     assert "4 finished trials of" in captune(*warm).err
     kept = {name.split("/")[1] for name in Place(run).list("checkpoints")}
     assert len(kept) == 3  # of the best, as --keep has it
@@ -193,12 +193,10 @@ def test_every_verb_works_on_addresses(
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("service", ["s3", "gs"])
 def test_killed_search_is_resumed_from_its_address_by_another_process(
-    service: str, request: pytest.FixtureRequest, captions_data: PreparedData, tmp_path: Path
+    s3: str, captions_data: PreparedData, tmp_path: Path
 ) -> None:
-    place = request.getfixturevalue(service)
-    data, run, log = join(place, "data"), join(place, "run"), tmp_path / "trained.txt"
+    data, run, log = join(s3, "data"), join(s3, "run"), tmp_path / "trained.txt"
     node_data.upload_data(captions_data.path, data)
     formula = {"seconds": 0.5, "log": str(log), "settings": {"cpus_per_trial": 1, "halving": {"grace": 1000}}}
     environment = os.environ | {"CAPTUNE_FORMULA": json.dumps(formula)}
