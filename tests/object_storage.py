@@ -145,14 +145,15 @@ def google() -> Iterator[str]:
         [sys.executable, "-c", _GOOGLE, port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     until = time.monotonic() + 30
-    while time.monotonic() < until:
-        with suppress(OSError):
+    while True:
+        try:
             urlopen(f"http://127.0.0.1:{port}/storage/v1/b/bucket").close()
             break
-        time.sleep(0.1)
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(0.1)
     yield f"127.0.0.1:{port}"
-    process.kill()
-    process.wait()
+    end(process)
 
 
 @pytest.fixture

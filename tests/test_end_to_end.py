@@ -66,14 +66,24 @@ from ray._private import state
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 print(json.dumps({key: actor["ActorClassName"] for key, actor in state.actors().items()}))
 """
-# `captune` that does not throw Ray's own record of the experiment away, but leaves it in the folder named first.
+# `captune` that does not throw Ray's own folder of the experiment away, but leaves it in the folder named first, and
+# beside it, a line each, what every trial is told that Ray's controller takes on.
 KEEPING = """\
-import sys, tempfile
+import json, sys, tempfile
 from contextlib import nullcontext
 from tuner import cli
 folder, made = sys.argv.pop(1), tempfile.TemporaryDirectory
 def kept(*args, prefix=None, **named):
-    return nullcontext(folder) if prefix == "captune-" else made(*args, prefix=prefix, **named)
+    if prefix != "captune-":
+        return made(*args, prefix=prefix, **named)
+    from ray.tune.execution.tune_controller import TuneController
+    add = TuneController.add_trial
+    def noted(self, trial):
+        with open(folder + ".jsonl", "a") as file:
+            file.write(json.dumps(trial.config) + "\\n")
+        add(self, trial)
+    TuneController.add_trial = noted
+    return nullcontext(folder)
 tempfile.TemporaryDirectory = kept
 cli.main()
 """
@@ -280,7 +290,7 @@ def test_search_runs_first_what_was_foretold(
 
 
 def test_what_is_over_the_budget_never_reaches_ray(tight_search: Search, captune: Captune) -> None:
-    """By Ray's own books: the actors it started, a folder for each trial, and those of the trials that ended last."""
+    """By Ray's own books: the actors it started, the trials of its controller, and a folder for each."""
     assert tight_search.ran.code == 0, tight_search.ran
     rows = trials(captune, tight_search.run)
     refused = {row["number"]: row for row in rows if row["fate"] == "over_budget"}
@@ -296,12 +306,11 @@ def test_what_is_over_the_budget_never_reaches_ray(tight_search: Search, captune
     slots = tight_search.summary["slots"]
     assert slots == 2
     assert 1 <= len(tight_search.actors) <= slots, "workers live on, and none is lost here"
-    experiment = tight_search.run.with_name("tight-ray") / "experiment"
-    (state,) = experiment.glob("experiment_state-*.json")
-    known = [json.loads(trial)["config"] for trial, _ in json.loads(state.read_text())["trial_data"]]
-    assert known
+    known = [json.loads(line) for line in tight_search.run.with_name("tight-ray.jsonl").read_text().splitlines()]
+    assert sorted(trial["origin"] for trial in known) == sorted(launched)
     for trial in known:
         assert trial["config"] == launched[trial["origin"]]["config"]
+    experiment = tight_search.run.with_name("tight-ray") / "experiment"
     assert len([path for path in experiment.iterdir() if path.is_dir()]) == len(launched)
 
 

@@ -32,26 +32,23 @@ class HalvingScheduler(FIFOScheduler):
         self.ray_trials: dict[str, Any] = {}
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Remembers Ray's object, the way to the worker, and has Ray forget those that ended."""
-        self.ray_trials[trial.trial_id] = trial
+        """Has Ray forget the trials that ended, and remembers the others, the way to their workers."""
         _forget(tune_controller)
+        self.ray_trials = {known.trial_id: known for known in tune_controller.get_trials()}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stops a trial that a rung cuts."""
         if self._judge(trial, result):
             return str(TrialScheduler.CONTINUE)
         self.stopped[trial.trial_id] = result.get("epoch", 0)
-        self.ray_trials.pop(trial.trial_id, None)
         return str(TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """The last epoch of a trial is seen by its rung too: others are compared with it."""
-        self.ray_trials.pop(trial.trial_id, None)
         self._judge(trial, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Keeps the exception for the searcher, which Ray does not tell."""
-        self.ray_trials.pop(trial.trial_id, None)
         # Ray's own getter looks where the file comes only when the trial has ended.
         with suppress(OSError, TypeError):
             self.errors[trial.trial_id] = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
