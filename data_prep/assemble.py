@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep import folder
-from data_prep.captions import CaptionSettings, count_words, tokenize
-from data_prep.images import image_path
-from data_prep.labels import Labels
-from data_prep.manifest import EXAMPLES, PIXELS, VERSION, VOCABULARY, Manifest
-from data_prep.pixels import Decode, write_pixels
-from data_prep.records import BadRow, DataError, OnBad, Records
-from data_prep.split import SPLITS, Shares, split
+from captune.data_prep import folder
+from captune.data_prep.captions import CaptionSettings, count_words, tokenize
+from captune.data_prep.images import image_path
+from captune.data_prep.labels import Labels
+from captune.data_prep.manifest import EXAMPLES, PIXELS, VERSION, VOCABULARY, Manifest
+from captune.data_prep.pixels import Decode, write_pixels
+from captune.data_prep.records import BadRow, DataError, OnBad, Records
+from captune.data_prep.split import SPLITS, Shares, split
 
 if TYPE_CHECKING:
     import pyarrow as pa

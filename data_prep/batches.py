@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.captions import PADDING, UNKNOWN
-from data_prep.records import DataError
-from data_prep.store import PreparedData
+from captune.data_prep.captions import PADDING, UNKNOWN
+from captune.data_prep.records import DataError
+from captune.data_prep.store import PreparedData
 
 Modality = Literal["both", "image", "caption"]
 Inputs = dict[str, NDArray[np.uint8] | NDArray[np.int32] | NDArray[np.float32]]

@@ -12,7 +12,7 @@ from functools import cache, cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.records import DataError
+from captune.data_prep.records import DataError
 
 PADDING = 0
 UNKNOWN = 1

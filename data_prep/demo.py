@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_prep.records import DataError
+from captune.data_prep.records import DataError
 
 
 @dataclass(frozen=True, slots=True)

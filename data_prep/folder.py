@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.records import DataError
+from captune.data_prep.records import DataError
 
 LOCK = "prepare.lock"
 JOURNAL = "prepare.journal"  # how far a file has come that a killed run leaves to go on with

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from data_prep.records import DataError, name_fault
+from captune.data_prep.records import DataError, name_fault
 
 Pixels = NDArray[np.uint8]
 

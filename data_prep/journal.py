@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.images import Pixels
+from captune.data_prep.images import Pixels
 
 if TYPE_CHECKING:
     import pyarrow as pa

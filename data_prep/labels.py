@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.records import DataError
+from captune.data_prep.records import DataError
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from data_prep.captions import CaptionSettings
-from data_prep.records import DataError
-from data_prep.split import SPLITS
+from captune.data_prep.captions import CaptionSettings
+from captune.data_prep.records import DataError
+from captune.data_prep.split import SPLITS
 
 VERSION = 2
 MANIFEST, EXAMPLES, PIXELS = "manifest.json", "examples.arrow", "pixels.arrow"

@@ -13,9 +13,9 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from data_prep.images import ImageError, Pixels, read_image
-from data_prep.journal import GrowingPixels, pixel_schema
-from data_prep.records import DataError
+from captune.data_prep.images import ImageError, Pixels, read_image
+from captune.data_prep.journal import GrowingPixels, pixel_schema
+from captune.data_prep.records import DataError
 
 # At most three record batches are in memory, one being decoded, one being written and its message: this bounds the
 # memory of a prepare. A killed one has to decode two of them again.

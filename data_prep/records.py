@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep import csv_rows
-from data_prep.csv_rows import LABEL, Columns
+from captune.data_prep import csv_rows
+from captune.data_prep.csv_rows import LABEL, Columns
+from captune.errors import UsageError
 
 OnBad = Literal["error", "skip"]
 
 
-class DataError(ValueError):
+class DataError(UsageError):
     """Input that a person must mend: one sentence with the rule, the value and the way out."""
 
 

@@ -8,7 +8,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.records import DataError
+from captune.data_prep.records import DataError
 
 SPLITS = ("train", "validation", "test")
 Shares = tuple[float, float, float]

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep import assemble, folder, records
-from data_prep.captions import CaptionSettings, Vocabulary
-from data_prep.images import Pixels, check_side, image_path
-from data_prep.manifest import BAD_ROWS, EXAMPLES, FILES, MANIFEST, PIXELS, VOCABULARY, Manifest
-from data_prep.pixels import Decode, PixelFile, cores, in_threads
-from data_prep.records import DataError, Example, OnBad
-from data_prep.split import SPLITS, Shares, check_shares
+from captune.data_prep import assemble, folder, records
+from captune.data_prep.captions import CaptionSettings, Vocabulary
+from captune.data_prep.images import Pixels, check_side, image_path
+from captune.data_prep.manifest import BAD_ROWS, EXAMPLES, FILES, MANIFEST, PIXELS, VOCABULARY, Manifest
+from captune.data_prep.pixels import Decode, PixelFile, cores, in_threads
+from captune.data_prep.records import DataError, Example, OnBad
+from captune.data_prep.split import SPLITS, Shares, check_shares
 
 if TYPE_CHECKING:
     import pyarrow as pa

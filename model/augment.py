@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from model.config import AugmentConfig
+from captune.model.config import AugmentConfig
 
 
 class RandomAffine(keras.layers.Layer):

@@ -20,7 +20,7 @@ class Backbone:
 
     parameters, statistics: values in all variables, and in those never trained (batch norm, input normalisation).
     tensors, features: variables, output channels. matrices, matrix_values, channels: variables that float16 and int8
-    reduce (see model.layout), their values and their output channels. shapes: characters of all shapes, as "[3,3]".
+    reduce (see model/layout.py), their values and their output channels. shapes: characters of all shapes, as "[3,3]".
     integers: variables that are 8-byte counters.
     """
 

@@ -1,7 +1,7 @@
 """The deliverable: a folder of safetensors and JSON with SHA-256 sums. No pickle, no code, nothing is executed.
 
 bundle.json           network, decision rule, labels, sums of all files; written last
-weights.safetensors   every weight in its storage type, by the names of model.layout
+weights.safetensors   every weight in its storage type, by the names of captune.model.layout
 vocabulary.json       words and caption settings, where the network reads captions
 """
 
@@ -21,13 +21,14 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from model.classifier import build
-from model.config import ModelConfig, Storage
-from model.image_encoder import normalisations
-from model.layout import backbone_tensor
-from model.metrics import DecisionRule
-from model.size import size
-from model.storage import restore, store
+from captune.errors import UsageError
+from captune.model.classifier import build
+from captune.model.config import ModelConfig, Storage
+from captune.model.image_encoder import normalisations
+from captune.model.layout import backbone_tensor
+from captune.model.metrics import DecisionRule
+from captune.model.size import size
+from captune.model.storage import restore, store
 
 FORMAT = 2
 MANIFEST = "bundle.json"
@@ -35,7 +36,7 @@ WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
 
 
-class BundleError(ValueError):
+class BundleError(UsageError):
     """A folder that is no bundle, or one that was changed or cut short."""
 
 
@@ -48,7 +49,7 @@ class Bundle:
     rule: DecisionRule
     label_ids: tuple[int, ...]
     label_names: tuple[str, ...]
-    vocabulary: str | None  # JSON of data_prep.captions.Vocabulary; None for a network without captions
+    vocabulary: str | None  # JSON of captune.data_prep.captions.Vocabulary; None for a network without captions
 
     def save(self, path: Path) -> None:
         """Writes the bundle to a folder that does not exist yet; the manifest last, so a cut-off bundle is none.
@@ -147,7 +148,7 @@ def _own_digest(manifest: dict[str, Any]) -> str:
 
 
 def named_weights(network: keras.Model) -> Iterator[tuple[str, Any]]:
-    """Every variable of a network that `build` made with its name in model.layout."""
+    """Every variable of a network that `build` made with its name in captune.model.layout."""
     backbones = [layer for layer in network.layers if isinstance(layer, keras.Model)]
     places = {id(weight): place for backbone in backbones for place, weight in enumerate(backbone.weights)}
     for weight in network.weights:

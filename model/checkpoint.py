@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from model.metrics import Epoch
+from captune.model.metrics import Epoch
 
 Array = NDArray[Any]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from model import image_encoder, text_encoder
-from model.config import ModelConfig
+from captune.model import image_encoder, text_encoder
+from captune.model.config import ModelConfig
 
 
 def build(config: ModelConfig, *, load_weights: bool = True) -> keras.Model:
@@ -22,7 +22,7 @@ def build(config: ModelConfig, *, load_weights: bool = True) -> keras.Model:
         values before the sigmoid.
 
     Raises:
-        model.image_encoder.WeightsError: see there.
+        WeightsError: see there.
     """
     inputs: dict[str, keras.KerasTensor] = {}
     features: list[keras.KerasTensor] = []

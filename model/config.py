@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.backbones import BACKBONES
+from captune.model.backbones import BACKBONES
 
 BackboneName = Literal[
     "compact",

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from model.backbones import BACKBONES
-from model.config import ImageConfig
+from captune.errors import WorkError
+from captune.model.backbones import BACKBONES
+from captune.model.config import ImageConfig
 
 IMAGENET_BGR_MEANS = (103.939, 116.779, 123.68)
 IMAGENET_RGB_MEANS = (0.485, 0.456, 0.406)
@@ -22,7 +23,7 @@ DROPOUT = "image_dropout"
 """The first layer after the backbone and its pooling."""
 
 
-class WeightsError(RuntimeError):
+class WeightsError(WorkError):
     """Pretrained weights that were asked for cannot be had. Training never starts from random ones instead."""
 
 

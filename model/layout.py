@@ -1,6 +1,6 @@
 """What is stored of a network: every tensor with its name, shape and type, from the configuration alone.
 
-`model.size` adds it up before a network exists, `model.bundle` writes it. Matrices, which are tensors of two or more
+size.py adds it up before a network exists, bundle.py writes it. Matrices, which are tensors of two or more
 axes with at least four values a channel (kernels, embeddings), take the storage of the configuration: float32, float16,
 or int8 with one float32 scale a channel. Vectors (biases, batch-norm statistics) stay float32: they are few, and a
 variance can leave the range of float16. The channels of a tensor are its last axis, or the one before where that is 1.
@@ -14,8 +14,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from model.backbones import BACKBONES
-from model.config import ImageConfig, ModelConfig, Storage, TextConfig
+from captune.model.backbones import BACKBONES
+from captune.model.config import ImageConfig, ModelConfig, Storage, TextConfig
 
 STORAGES: dict[Storage, int] = {"float32": 4, "float16": 2, "int8": 1}
 """Bytes of one value of a matrix."""

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from model.config import TrainConfig
+from captune.model.config import TrainConfig
 
 Loss = Callable[[Any, Any], Any]
 ASYMMETRIC_MARGIN = 0.05  # probability below which a negative label costs nothing (Ridnik et al., 2021)

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from model.config import TrainConfig
+from captune.model.config import TrainConfig
 
 
 def make_optimizer(config: TrainConfig, *, steps: int, in_one_kernel: bool) -> keras.optimizers.Optimizer:
@@ -30,7 +30,7 @@ def make_optimizer(config: TrainConfig, *, steps: int, in_one_kernel: bool) -> k
         "ema_momentum": config.ema or 0.99,
     }
     if keras.backend.backend() == "tensorflow":
-        from model.on_tensorflow import Adam
+        from captune.model.on_tensorflow import Adam
 
         return Adam(rate, in_one_kernel=in_one_kernel, **settings)
     return keras.optimizers.Adam(rate, **settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.config import AugmentConfig, ImageConfig, ModelConfig, TextConfig, TrainConfig, TrialConfig
+from captune.model.config import AugmentConfig, ImageConfig, ModelConfig, TextConfig, TrainConfig, TrialConfig
 
 PAPER = TrialConfig(
     model=ModelConfig(

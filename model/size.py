@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
-from model.backbones import BACKBONES
-from model.config import ModelConfig, Storage, TrialConfig, replace
-from model.layout import STORAGES, layout
+from captune.model.backbones import BACKBONES
+from captune.model.config import ModelConfig, Storage, TrialConfig, replace
+from captune.model.layout import STORAGES, layout
 
 MiB = 2**20  # what Keras prints as "MB"
 MB = 10**6  # as file sizes are sold

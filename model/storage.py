@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import Storage
-from model.layout import SCALE, channel_axis, is_matrix
+from captune.model.config import Storage
+from captune.model.layout import SCALE, channel_axis, is_matrix
 
 Array = NDArray[Any]
 _LARGEST_INT8 = 127
@@ -25,7 +25,7 @@ def store(name: str, values: Array, storage: Storage) -> dict[str, Array]:
 
     Args:
         name: of the tensor.
-        values: of any shape. Matrices (model.layout) are float32; others are kept as they are.
+        values: of any shape. Matrices (captune.model.layout) are float32; others are kept as they are.
         storage: float16 rounds, finite values beyond its range to its largest number; int8 divides each channel by its
             scale, the channel's largest absolute value over 127, and rounds (symmetric, after Jacob et al., 2018,
             arXiv 1712.05877). A channel with a value that is not finite gets such a scale.

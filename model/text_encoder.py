@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from model.config import TextConfig
+from captune.model.config import TextConfig
 
 
 def encode(tokens: keras.KerasTensor, config: TextConfig) -> keras.KerasTensor:

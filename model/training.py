@@ -13,17 +13,17 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from model import metrics
-from model.augment import RandomAffine
-from model.checkpoint import Checkpoint, numbered
-from model.classifier import build
-from model.config import ModelConfig, Storage, TrialConfig
-from model.image_encoder import DROPOUT, normalisations
-from model.losses import make_loss
-from model.metrics import Epoch
-from model.optimizer import make_optimizer
-from model.storage import through
-from model.text_encoder import Cut
+from captune.model import metrics
+from captune.model.augment import RandomAffine
+from captune.model.checkpoint import Checkpoint, numbered
+from captune.model.classifier import build
+from captune.model.config import ModelConfig, Storage, TrialConfig
+from captune.model.image_encoder import DROPOUT, normalisations
+from captune.model.losses import make_loss
+from captune.model.metrics import Epoch
+from captune.model.optimizer import make_optimizer
+from captune.model.storage import through
+from captune.model.text_encoder import Cut
 
 Arrays = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
 # Of the framework. On a CPU that spares a tenth of an epoch of large networks, a quarter of small ones.
@@ -174,7 +174,7 @@ class Training:
         sequence = _Sequence(self._train, number, self._multiple)
         if keras.backend.backend() != "tensorflow":
             return sequence
-        from model.on_tensorflow import read_ahead
+        from captune.model.on_tensorflow import read_ahead
 
         return read_ahead(sequence)
 

@@ -9,7 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from results.study import Record
+from captune.results.records import Record
 
 
 def trial(record: Record) -> list[Table]:

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from model.metrics import KINDS
-from model.size import Budget
-from results.study import HALVED, Record
-from results.winner import frontier
+from captune.model.metrics import KINDS
+from captune.model.size import Budget
+from captune.results.frontier import frontier
+from captune.results.records import HALVED, Record
 
 
 def summarise(

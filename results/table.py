@@ -8,8 +8,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from results.report import without_nan
-from results.study import Record, RunError
+from captune.results.records import Record
+from captune.results.report import without_nan
+from captune.results.run_folder import RunError
 
 if TYPE_CHECKING:
     import pandas as pd

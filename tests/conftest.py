@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from object_storage import google, gs, proxy, requests, s3, server, url  # noqa: F401 - fixtures
 
-from data_prep.demo import draw
-from data_prep.store import PreparedData, prepare
+from captune.data_prep.demo import draw
+from captune.data_prep.store import PreparedData, prepare
 
 SIDE = 32
 
@@ -79,7 +79,7 @@ def run_main(*arguments: object) -> Ran:
     """`captune ARGUMENTS` in this process, its traceback included where it has one."""
     import traceback
 
-    from tuner import cli
+    from captune.tuner.command import main as cli
 
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     err = io.StringIO()

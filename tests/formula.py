@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoint import Checkpoint
-from model.metrics import Epoch
-from results.study import RunFolder
-from tuner.config import SearchConfig
-from tuner.retention import Keeper
+from captune.model.checkpoint import Checkpoint
+from captune.model.metrics import Epoch
+from captune.results.run_folder import RunFolder
+from captune.tuner.space.config import SearchConfig
+from captune.tuner.training.checkpoints import CheckpointWriter
 
 EPOCHS = 9
 SPACE = {
@@ -96,7 +96,8 @@ def go_wrong(fault: str, log: str) -> dict[str, Any]:
 
 
 def worker() -> type:
-    from tuner.trial import Job, TrialWorker
+    from captune.tuner.ray_tune.worker import TrialWorker
+    from captune.tuner.training.trial import Job
 
     told = plan()  # here, as a worker on another node has that node's variables
 
@@ -105,13 +106,13 @@ def worker() -> type:
             if told.get("broken"):
                 raise RuntimeError("no driver for this device")
             if "cut_off" in told:
-                from cluster.session import end_without_head
+                from captune.cluster.nodes.session import end_without_head
 
                 end_without_head(self._node, told["cut_off"])
 
-        def epochs_of(self, job: Job, keeper: Keeper) -> Iterator[Epoch]:
+        def epochs_of(self, job: Job, checkpoints: CheckpointWriter) -> Iterator[Epoch]:
             fault = told["faults"].get(str(job.origin))
-            done = keeper.resume()
+            done = checkpoints.resume()
             identity = job.identity(self.data)
             if done is not None:
                 yield from done.reports_after(job.reported)
@@ -130,22 +131,22 @@ def worker() -> type:
                     train_seconds=told["seconds"], evaluate_seconds=0.0, **report,
                 )  # fmt: skip
                 yield reported
-                keeper.checkpoint(reported, partial(Checkpoint, arrays=state))
-                if keeper.leaving:
+                checkpoints.checkpoint(reported, partial(Checkpoint, arrays=state))
+                if checkpoints.leaving:
                     return
 
     return FormulaTrialWorker
 
 
 def main(data: str, where: str, trials: int, address: str | None = None) -> dict[str, Any]:
-    from cluster.addresses import is_url
-    from cluster.storage import Place
-    from tuner.places import open_data, searching
-    from tuner.run import create
-    from tuner.search import run_search
+    from captune.cluster.object_storage.addresses import is_url
+    from captune.cluster.object_storage.remote_folder import RemoteFolder
+    from captune.tuner.ray_tune.search import run_search
+    from captune.tuner.run.locations import open_data, searching
+    from captune.tuner.run.settings import create
 
     prepared, config = open_data(data), settings(trials)
-    new = not (Place(where).exists() if is_url(where) else RunFolder(Path(where)).settings.exists())
+    new = not (RemoteFolder(where).exists() if is_url(where) else RunFolder(Path(where)).settings.exists())
     with searching(where, new=new) as (folder, mirror):
         if new:
             create(folder, config, prepared, source=data)
@@ -162,7 +163,7 @@ def main(data: str, where: str, trials: int, address: str | None = None) -> dict
 
 
 if __name__ == "__main__":
-    from tuner.console import exit_status
+    from captune.tuner.command.console import exit_status
 
     try:
         print(json.dumps(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])))

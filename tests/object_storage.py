@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from cluster.addresses import StorageError
+from captune.cluster.object_storage.addresses import StorageError
 
 NEVER = 3600.0  # seconds between the looks of a mirror that looks only when it is told to
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from cluster.template_kuberay import KubeRay
-from cluster.template_ray_up import RayUp
-from cluster.template_slurm import Slurm
+from captune.cluster.launch.kuberay import KubeRay
+from captune.cluster.launch.ray_up import RayUp
+from captune.cluster.launch.slurm import Slurm
 
 AWS = RayUp(
     provider="aws",

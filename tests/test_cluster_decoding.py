@@ -20,12 +20,12 @@ from conftest import Captune
 from PIL import Image
 from ray_nodes import Nodes
 
-import data_prep.pixels
-from cluster import decoding
-from cluster.decoding import Done, node_fault, pictures_per_task, ray_decoder
-from cluster.session import ClusterError
-from data_prep.records import DataError
-from data_prep.store import PreparedData, prepare
+import captune.data_prep.pixels
+from captune.cluster.nodes import decoding
+from captune.cluster.nodes.decoding import Done, node_fault, pictures_per_task, ray_decoder
+from captune.cluster.nodes.session import ClusterError
+from captune.data_prep.records import DataError
+from captune.data_prep.store import PreparedData, prepare
 
 starts_ray = pytest.mark.cluster
 
@@ -82,7 +82,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_prep.pixels, "BATCH_ROWS", BATCH)
+    monkeypatch.setattr(captune.data_prep.pixels, "BATCH_ROWS", BATCH)
     monkeypatch.setattr(decoding, "TASK_PICTURES", TASK)
 
 
@@ -90,7 +90,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def whole(raw: Path) -> dict[str, bytes]:
     """The files of a set that threads of this process have decoded, named as from the folder above."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_prep.pixels, "BATCH_ROWS", BATCH)
+        patch.setattr(captune.data_prep.pixels, "BATCH_ROWS", BATCH)
         patch.chdir(raw.parent)
         return content(make(raw, raw.parent / "whole"))
 
@@ -244,7 +244,7 @@ def test_set_whose_pictures_are_all_decoded_is_finished_without_a_cluster(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("data_prep.assemble.write_examples", interrupt)
+        patch.setattr("captune.data_prep.assemble.write_examples", interrupt)
         make(raw, tmp_path / "data")
     assert content(make(raw, tmp_path / "data", "127.0.0.1:1")) == whole
 
@@ -256,11 +256,11 @@ def test_killed_command_goes_on_on_the_cluster(
     code = f"""
 import os, signal
 from pathlib import Path
-import data_prep.pixels
-from cluster import decoding
-from data_prep.store import prepare
+import captune.data_prep.pixels
+from captune.cluster.nodes import decoding
+from captune.data_prep.store import prepare
 
-data_prep.pixels.BATCH_ROWS, decoding.TASK_PICTURES = {BATCH}, {TASK}
+captune.data_prep.pixels.BATCH_ROWS, decoding.TASK_PICTURES = {BATCH}, {TASK}
 prepare(
     {str(raw / "train.csv")!r}, "raw/images", {str(tmp_path / "data")!r}, side={SIDE}, on_bad="skip",
     decode=decoding.ray_decoder({nodes.address!r}, Path("raw/images")),
@@ -401,7 +401,7 @@ def test_node_that_does_not_see_the_pictures_is_named_in_seconds(
 def test_node_without_captune_is_told_in_one_line(
     raw: Path, tmp_path: Path, nodes: Nodes, elsewhere: Elsewhere
 ) -> None:
-    elsewhere(Path(data_prep.pixels.__file__).parent)
+    elsewhere(Path(captune.data_prep.pixels.__file__).parent)
     with pytest.raises(
         ClusterError, match=r"node [\d.]+ cannot load captune \(.*data_prep.*\): install the same version"
     ) as caught:

@@ -1,6 +1,6 @@
 """Nodes that are given a rest."""
 
-from cluster.health import FAILURES, REST_SECONDS, NodeHealth
+from captune.cluster.nodes.health import FAILURES, REST_SECONDS, NodeHealth
 
 
 def test_node_rests_after_failures_in_a_row_and_no_longer_than_it_should() -> None:

@@ -10,21 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from cluster import inspection
-from cluster.addresses import join
-from cluster.inspection import Needs, check_nodes, complaint_of_node, memory_of_node, versions
-from cluster.node_data import upload_data
-from cluster.session import ClusterError
-from cluster.storage import Place
-from data_prep.store import PreparedData
+from captune.cluster.nodes import inspection
+from captune.cluster.nodes.inspection import NodeRequirements, check_nodes, complaint_of_node, memory_of_node, versions
+from captune.cluster.nodes.session import ClusterError
+from captune.cluster.object_storage.addresses import join
+from captune.cluster.object_storage.data_cache import upload_data
+from captune.cluster.object_storage.remote_folder import RemoteFolder
+from captune.data_prep.store import PreparedData
 
 MiB = 2**20
 
 
 @pytest.fixture
-def needs(captions_data: PreparedData, tmp_path: Path) -> Needs:
+def needs(captions_data: PreparedData, tmp_path: Path) -> NodeRequirements:
     """What this process has all of."""
-    return Needs(str(captions_data.path), captions_data.manifest.fingerprint, str(tmp_path / "run"), versions())
+    return NodeRequirements(
+        str(captions_data.path), captions_data.manifest.fingerprint, str(tmp_path / "run"), versions()
+    )
 
 
 def tool(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
@@ -34,21 +36,21 @@ def tool(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
-def told(needs: Needs) -> str:
+def told(requirements: NodeRequirements) -> str:
     """What a node says that is this process."""
-    Path(needs.folder).mkdir(exist_ok=True)
-    (Path(needs.folder) / "mark.tmp").touch()
-    return complaint_of_node(needs, "mark.tmp")
+    Path(requirements.folder).mkdir(exist_ok=True)
+    (Path(requirements.folder) / "mark.tmp").touch()
+    return complaint_of_node(requirements, "mark.tmp")
 
 
-def test_node_that_has_everything_has_no_complaint_and_leaves_no_file(needs: Needs) -> None:
-    assert told(needs) == ""
-    assert [path.name for path in Path(needs.folder).iterdir()] == ["mark.tmp"]
+def test_node_that_has_everything_has_no_complaint_and_leaves_no_file(requirements: NodeRequirements) -> None:
+    assert told(requirements) == ""
+    assert [path.name for path in Path(requirements.folder).iterdir()] == ["mark.tmp"]
 
 
-def test_differing_versions_are_all_named_and_come_before_everything_else(needs: Needs) -> None:
+def test_differing_versions_are_all_named_and_come_before_everything_else(requirements: NodeRequirements) -> None:
     wanted = versions() | {"Python": "3.8", "keras": "2.0"}
-    complaint = told(replace(needs, versions=wanted, data="/nowhere"))
+    complaint = told(replace(requirements, versions=wanted, data="/nowhere"))
     here = versions()
     assert f"Python {here['Python']} instead of 3.8" in complaint
     assert f"keras {here['keras']} instead of 2.0" in complaint
@@ -56,7 +58,9 @@ def test_differing_versions_are_all_named_and_come_before_everything_else(needs:
     assert "install the same versions on all nodes" in complaint
 
 
-def test_package_that_the_node_lacks_is_called_absent(needs: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_that_the_node_lacks_is_called_absent(
+    requirements: NodeRequirements, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there = importlib.metadata.version
 
     def version(name: str) -> str:
@@ -66,13 +70,13 @@ def test_package_that_the_node_lacks_is_called_absent(needs: Needs, monkeypatch:
 
     monkeypatch.setattr(inspection, "version", version)
     assert versions()["keras"] == "absent"
-    assert "has keras absent instead of" in told(needs)
+    assert "has keras absent instead of" in told(requirements)
 
 
-def test_package_that_the_driver_lacks_too_is_no_complaint(needs: Needs) -> None:
+def test_package_that_the_driver_lacks_too_is_no_complaint(requirements: NodeRequirements) -> None:
     assert "captune" in versions()
     without = {name: number for name, number in versions().items() if name != "captune"}
-    assert told(replace(needs, versions=without)) == ""
+    assert told(replace(requirements, versions=without)) == ""
 
 
 def test_versions_are_those_of_python_and_of_what_computes() -> None:
@@ -86,57 +90,65 @@ def test_versions_are_those_of_python_and_of_what_computes() -> None:
     ("path", "word"), [("{}/nothing", "not a prepared data set"), ("{}", "not a prepared data set")]
 )
 def test_data_that_is_not_there_is_said_with_the_path_and_the_way_out(
-    needs: Needs, tmp_path: Path, path: str, word: str
+    requirements: NodeRequirements, tmp_path: Path, path: str, word: str
 ) -> None:
     there = path.format(tmp_path)
-    complaint = told(replace(needs, data=there))
+    complaint = told(replace(requirements, data=there))
     assert word in complaint and there in complaint and "on a path that all nodes see" in complaint
 
 
-def test_another_data_set_under_the_same_path_is_told_apart(needs: Needs) -> None:
-    complaint = told(replace(needs, fingerprint="0" * 64))
-    assert complaint.startswith(f"another data set is in {needs.data}")
+def test_another_data_set_under_the_same_path_is_told_apart(requirements: NodeRequirements) -> None:
+    complaint = told(replace(requirements, fingerprint="0" * 64))
+    assert complaint.startswith(f"another data set is in {requirements.data}")
 
 
-def test_folder_of_the_same_name_on_a_disk_of_the_nodes_own_is_no_shared_one(needs: Needs) -> None:
-    Path(needs.folder).mkdir()
-    complaint = complaint_of_node(needs, "written-elsewhere.tmp")
-    assert complaint.startswith(f"does not see what is written to {needs.folder} elsewhere; --run must be on a path")
-
-
-def test_folder_that_the_searching_machine_cannot_write_is_named_with_the_reason(needs: Needs, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for folder in ("/proc/none", str(tmp_path / "file"), str(tmp_path / "file" / "run")):
-        with pytest.raises(ClusterError, match=rf"this machine cannot write {folder} \(.+\)"):
-            check_nodes([], replace(needs, folder=folder))
-
-
-def test_folder_that_becomes_read_only_on_the_node_is_named(needs: Needs, monkeypatch: pytest.MonkeyPatch) -> None:
-    def touch(path: Path) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    Path(needs.folder).mkdir()
-    (Path(needs.folder) / "mark.tmp").touch()
-    monkeypatch.setattr(Path, "touch", touch)
-    assert complaint_of_node(needs, "mark.tmp").startswith(
-        f"cannot write {needs.folder} (Read-only file system); --run"
+def test_folder_of_the_same_name_on_a_disk_of_the_nodes_own_is_no_shared_one(requirements: NodeRequirements) -> None:
+    Path(requirements.folder).mkdir()
+    complaint = complaint_of_node(requirements, "written-elsewhere.tmp")
+    assert complaint.startswith(
+        f"does not see what is written to {requirements.folder} elsewhere; --run must be on a path"
     )
 
 
-def test_address_is_asked_and_not_brought_here(needs: Needs, url: str, captions_data: PreparedData) -> None:
+def test_folder_that_the_searching_machine_cannot_write_is_named_with_the_reason(
+    requirements: NodeRequirements, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("/proc/none", str(tmp_path / "file"), str(tmp_path / "file" / "run")):
+        with pytest.raises(ClusterError, match=rf"this machine cannot write {folder} \(.+\)"):
+            check_nodes([], replace(requirements, folder=folder))
+
+
+def test_folder_that_becomes_read_only_on_the_node_is_named(
+    requirements: NodeRequirements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def touch(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    Path(requirements.folder).mkdir()
+    (Path(requirements.folder) / "mark.tmp").touch()
+    monkeypatch.setattr(Path, "touch", touch)
+    assert complaint_of_node(requirements, "mark.tmp").startswith(
+        f"cannot write {requirements.folder} (Read-only file system); --run"
+    )
+
+
+def test_address_is_asked_and_not_brought_here(
+    requirements: NodeRequirements, url: str, captions_data: PreparedData
+) -> None:
     upload_data(captions_data.path, url)
-    there = replace(needs, data=url, folder=join(url, "run"))
+    there = replace(requirements, data=url, folder=join(url, "run"))
     assert complaint_of_node(there, "") == ""
-    assert Place(url).list("run") == {}
+    assert RemoteFolder(url).list("run") == {}
     assert complaint_of_node(replace(there, fingerprint="0" * 64), "").startswith(f"another data set is in {url}")
     assert "cannot read the data" in complaint_of_node(replace(there, data=join(url, "none")), "")
 
 
-def test_address_that_cannot_be_reached_is_told_in_time(needs: Needs) -> None:
+def test_address_that_cannot_be_reached_is_told_in_time(requirements: NodeRequirements) -> None:
     away = "s3://bucket/run?endpoint_override=127.0.0.1:1&scheme=http"
     started = time.monotonic()
-    assert "cannot be reached" in complaint_of_node(replace(needs, folder=away), "")
-    assert "cannot be reached" in complaint_of_node(replace(needs, data=away), "")
+    assert "cannot be reached" in complaint_of_node(replace(requirements, folder=away), "")
+    assert "cannot be reached" in complaint_of_node(replace(requirements, data=away), "")
     assert time.monotonic() - started < 2 * inspection.SECONDS
 
 

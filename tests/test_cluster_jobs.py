@@ -25,10 +25,10 @@ from typing import Any
 
 import pytest
 
-from cluster import jobs as module
-from cluster.jobs import cancel, follow, jobs, logs, submit
-from cluster.shipment import JobError, shipment
-from data_prep.store import PreparedData
+from captune.cluster.jobs import client as module
+from captune.cluster.jobs.client import cancel, follow, jobs, logs, submit
+from captune.cluster.jobs.package import JobError, shipment
+from captune.data_prep.store import PreparedData
 
 pytestmark = pytest.mark.cluster
 
@@ -171,7 +171,7 @@ def refused(call: Callable[[], Any], within: float = 13) -> str:
 
 def test_shipped_folder_runs_where_captune_is_not_installed_and_knows_its_version(bare: Path, tmp_path: Path) -> None:
     shipment(["size"], files=FILES).write(tmp_path / "folder")
-    code = "from tuner.run import versions; print(versions('tensorflow')['captune'])"
+    code = "from captune.tuner.run.settings import versions; print(versions('tensorflow')['captune'])"
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(bare / "python"), "-c", code]
     assert subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True).returncode  # not installed, indeed
@@ -302,9 +302,9 @@ def test_command_runs_as_a_job_and_its_output_comes_back(head: str, tmp_path: Pa
     code, log, said = followed(head, job_id)
     assert (code, said) == (0, []), log
     there = json.loads(log[log.index("\n{") :])
-    command = [sys.executable, "-m", "tuner.cli", "size", "--config", "my settings.yaml", "--json"]
+    command = [sys.executable, "-m", "captune", "size", "--config", "my settings.yaml", "--json"]
     here = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}, capture_output=True
+        command, env=os.environ | {"PYTHONPATH": str(ROOT / ".src"), "PYTHONSAFEPATH": "1"}, capture_output=True
     )
     assert there == json.loads(here.stdout)
     assert logs(head, job_id) == log
@@ -488,7 +488,7 @@ def test_job_is_cancelled_before_it_runs(head: str) -> None:
 
 CLIENT = """
 import sys
-from cluster.jobs import JobError, follow, submit
+from captune.cluster.jobs.client import JobError, follow, submit
 try:
     job = submit(sys.argv[1], ["size", "--preset", "compact"], files={}, joins=False, say=lambda _: None)
     sys.exit(follow(sys.argv[1], job, write=lambda text: print(text, end=""), say=print))
@@ -501,7 +501,7 @@ except JobError as error:
 def test_token_is_asked_for_held_against_the_clusters_and_accepted(bare: Path, tmp_path: Path) -> None:
     def client(**environment: str) -> tuple[int, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        clean |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), **environment}
+        clean |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT / ".src"), **environment}
         ran = subprocess.run(
             [sys.executable, "-c", CLIENT, address], env=clean, capture_output=True, text=True, timeout=60
         )
@@ -538,8 +538,8 @@ class Starting:
 
 def sent_to(client: Starting, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str]]:
     said: list[str] = []
-    monkeypatch.setattr("cluster.jobs._connect", lambda address: client)
-    monkeypatch.setattr("cluster.jobs.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("captune.cluster.jobs.client._connect", lambda address: client)
+    monkeypatch.setattr("captune.cluster.jobs.client.time.sleep", lambda seconds: None)
     return submit("http://head:1", ["size"], files=FILES, joins=False, say=said.append), said
 
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from object_storage import NEVER, Proxy, Requests, files_in, refusal
 
-from cluster.addresses import StorageError
-from cluster.mirror import Mirror, _journal, _owner, _Pieces, fetch_run
-from cluster.storage import Place
+from captune.cluster.object_storage.addresses import StorageError
+from captune.cluster.object_storage.mirror import Mirror, _journal, _owner, _Pieces, fetch_run
+from captune.cluster.object_storage.remote_folder import RemoteFolder
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_changes_and_removals_are_mirrored_while_it_is_open(url: str, run: Path,
         with (run / "study.journal").open("a") as journal:
             journal.write("three\n")
         deadline = time.monotonic() + 10
-        place = Place(url)
+        place = RemoteFolder(url)
         while time.monotonic() < deadline and (
             place.read("summary.json") is None
             or place.exists("tracebacks/3.txt")
@@ -90,7 +90,7 @@ def test_run_is_mirrored_at_the_end_although_it_ends_by_an_error(url: str, run: 
     with pytest.raises(KeyError, match="ours"), Mirror(run, url, interval=NEVER):
         (run / "summary.json").write_text("{}")
         raise KeyError("ours")
-    assert Place(url).read("summary.json") == b"{}"
+    assert RemoteFolder(url).read("summary.json") == b"{}"
 
 
 def test_line_that_is_being_written_is_left_for_later(url: str, run: Path) -> None:
@@ -112,7 +112,7 @@ def test_run_without_a_journal_is_mirrored(url: str, run: Path, tmp_path: Path) 
 
 
 def journal_at(url: str) -> bytes:
-    place = Place(url)
+    place = RemoteFolder(url)
     owner = _owner(place)
     assert owner is not None
     return b"".join(_journal(place, owner["id"]))
@@ -146,7 +146,7 @@ def test_growing_journal_is_always_mirrored_up_to_its_last_newline(
         assert mirror.complaint is None
         content = journal.read_bytes()
         assert journal_at(url) == content[: content.rfind(b"\n") + 1]
-        pieces = {name: Place(url).read(name) or b"" for name in Place(url).list("study.journal")}
+        pieces = {name: RemoteFolder(url).read(name) or b"" for name in RemoteFolder(url).list("study.journal")}
         assert all(piece.endswith(b"\n") for piece in pieces.values())
         assert all(len(piece) >= piece_bytes for piece in [pieces[name] for name in sorted(pieces)][:-1])
         assert all(pieces[name] == piece for name, piece in complete.items()), "a complete piece has changed"
@@ -196,10 +196,10 @@ def test_storage_that_is_away_for_a_while_costs_nothing(s3: str, server: str, pr
         (run / "summary.json").write_text("{}")
         wait_for(lambda: mirror.complaint is not None)
         assert mirror.complaint is not None and "cannot be reached" in mirror.complaint
-        assert Place(s3).read("summary.json") is None
+        assert RemoteFolder(s3).read("summary.json") is None
         proxy.down = False
         wait_for(lambda: mirror.complaint is None)
-        wait_for(lambda: Place(s3).read("summary.json") == b"{}")
+        wait_for(lambda: RemoteFolder(s3).read("summary.json") == b"{}")
 
 
 def test_storage_that_is_away_at_the_end_is_an_error(s3: str, server: str, proxy: Proxy, run: Path) -> None:
@@ -239,32 +239,32 @@ def test_mirror_stops_for_good_when_another_has_taken_over(url: str, run: Path, 
         assert message == first.complaint
         assert f"process {os.getpid()}" in message
         assert journal_at(url) == b"one\ntwo\n"
-        assert Place(url).read("summary.json") is None
+        assert RemoteFolder(url).read("summary.json") is None
         with (tmp_path / "second" / "study.journal").open("a") as journal:
             journal.write("of the second\n")
     assert journal_at(url) == b"one\ntwo\nof the second\n"
-    assert len({name.split("/")[1] for name in Place(url).list("study.journal")}) == 1
+    assert len({name.split("/")[1] for name in RemoteFolder(url).list("study.journal")}) == 1
 
 
 def test_run_that_lacks_trials_of_its_mirror_does_not_take_over(url: str, run: Path, tmp_path: Path) -> None:
     Mirror(run, url, interval=NEVER).close()
-    before = {name: Place(url).read(name) for name in Place(url).list()}
+    before = {name: RemoteFolder(url).read(name) for name in RemoteFolder(url).list()}
     for content in ("one\n", "other\ntrials\nthan these\n", ""):
         (run / "study.journal").write_text(content)
         assert "holds trials that" in refusal(lambda: Mirror(run, url))
-    assert {name: Place(url).read(name) for name in Place(url).list()} == before
+    assert {name: RemoteFolder(url).read(name) for name in RemoteFolder(url).list()} == before
 
 
 def test_place_with_other_files_is_not_mirrored_to(url: str, run: Path) -> None:
-    Place(url).write("holiday/1.jpg", b"mine")
+    RemoteFolder(url).write("holiday/1.jpg", b"mine")
     assert "no run" in refusal(lambda: Mirror(run, url))
-    assert Place(url).list() == {"holiday/1.jpg": 4}
+    assert RemoteFolder(url).list() == {"holiday/1.jpg": 4}
 
 
 def test_place_that_was_emptied_is_filled_again(url: str, run: Path, tmp_path: Path) -> None:
     with Mirror(run, url, interval=NEVER) as mirror:
-        for name in Place(url).list():
-            Place(url).remove(name)
+        for name in RemoteFolder(url).list():
+            RemoteFolder(url).remove(name)
         mirror._attempt()
         assert mirror.complaint is None and not mirror.usurped
     fetch_run(url, tmp_path / "back")
@@ -306,7 +306,7 @@ def test_fetched_journal_never_shrinks_while_drivers_take_over(url: str, run: Pa
 def test_what_is_no_run_is_not_fetched(url: str, run: Path, tmp_path: Path) -> None:
     assert "no run" in refusal(lambda: fetch_run(url, tmp_path / "back"))
     Mirror(run, url, interval=NEVER).close()
-    Place(url).remove("run.json")
+    RemoteFolder(url).remove("run.json")
     assert "no run.json" in refusal(lambda: fetch_run(url, tmp_path / "back"))
     assert "is there already" in refusal(lambda: fetch_run(url, run))
     assert not (tmp_path / "back").exists() and not list(tmp_path.glob(".*"))
@@ -315,7 +315,7 @@ def test_what_is_no_run_is_not_fetched(url: str, run: Path, tmp_path: Path) -> N
 def test_journal_with_a_missing_piece_is_not_fetched(url: str, run: Path, tmp_path: Path) -> None:
     (run / "study.journal").write_bytes(b"line\n" * 20)
     Mirror(run, url, interval=NEVER, piece_bytes=20).close()
-    Place(url).remove(sorted(Place(url).list("study.journal"))[2])
+    RemoteFolder(url).remove(sorted(RemoteFolder(url).list("study.journal"))[2])
     assert "lacks piece 3" in refusal(lambda: fetch_run(url, tmp_path / "back"))
     assert not (tmp_path / "back").exists()
 
@@ -323,6 +323,6 @@ def test_journal_with_a_missing_piece_is_not_fetched(url: str, run: Path, tmp_pa
 @pytest.mark.parametrize("mark", [b"", b"{}", b"[]", b'{"id": "../.."}', b'{"id": 3}', b"\xff"])
 def test_damaged_owners_mark_is_told(url: str, run: Path, tmp_path: Path, mark: bytes) -> None:
     Mirror(run, url, interval=NEVER).close()
-    Place(url).write("owner.json", mark)
+    RemoteFolder(url).write("owner.json", mark)
     assert "owner.json is damaged" in refusal(lambda: fetch_run(url, tmp_path / "back"))
     assert "owner.json is damaged" in refusal(lambda: Mirror(run, url))

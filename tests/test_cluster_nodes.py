@@ -13,10 +13,10 @@ from conftest import Captune
 from ray_nodes import Nodes
 from test_survival import Search
 
-from cluster.inspection import Needs, check_nodes, how_nodes_are, versions
-from cluster.resources import Node, Request, limits
-from cluster.session import ClusterError, alive, session
-from data_prep.store import PreparedData
+from captune.cluster.nodes.inspection import NodeRequirements, check_nodes, how_nodes_are, versions
+from captune.cluster.nodes.resources import Node, Request, limits
+from captune.cluster.nodes.session import ClusterError, alive, session
+from captune.data_prep.store import PreparedData
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -81,12 +81,12 @@ def test_every_node_is_looked_at_before_a_search(nodes: Nodes, data: PreparedDat
     folder = str(tmp_path / "run")
     with session(nodes.address) as found:
         assert len(found) == 2
-        good = Needs(path, fingerprint, folder, versions())
+        good = NodeRequirements(path, fingerprint, folder, versions())
         assert check_nodes(found, good) == []
         for needs, told in [
-            (Needs(str(tmp_path / "none"), fingerprint, folder, versions()), "not a prepared data set"),
-            (Needs(path, "other", folder, versions()), "another data set"),
-            (Needs(path, fingerprint, folder, versions() | {"ray": "1.0"}), "instead of 1.0"),
+            (NodeRequirements(str(tmp_path / "none"), fingerprint, folder, versions()), "not a prepared data set"),
+            (NodeRequirements(path, "other", folder, versions()), "another data set"),
+            (NodeRequirements(path, fingerprint, folder, versions() | {"ray": "1.0"}), "instead of 1.0"),
         ]:
             started = time.monotonic()
             with pytest.raises(ClusterError, match=f"node .*{told}"):
@@ -107,7 +107,7 @@ def test_node_of_another_captune_is_named(
         patch.setenv("PYTHONPATH", str(tmp_path))
         nodes.add(cpus=2)
     monkeypatch.chdir(tmp_path)  # Ray's workers look in the driver's folder first
-    needs = Needs(str(data.path), data.manifest.fingerprint, str(tmp_path / "run"), versions())
+    needs = NodeRequirements(str(data.path), data.manifest.fingerprint, str(tmp_path / "run"), versions())
     with session(nodes.address) as there, pytest.raises(ClusterError, match=r"captune 9\.9 instead of .* all nodes"):
         check_nodes(there, needs)
 

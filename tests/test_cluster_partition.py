@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from test_survival import Search, assert_whole
 
-from data_prep.store import PreparedData
+from captune.data_prep.store import PreparedData
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(200)]
 

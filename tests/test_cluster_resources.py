@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.resources import Node, Request, ResourceError, default_request, slots
+from captune.cluster.nodes.resources import Node, Request, ResourceError, default_request, slots
 
 NODES = st.lists(st.builds(Node, st.integers(0, 64).map(float), st.integers(0, 8).map(float)), min_size=1, max_size=6)
 # Hundredths, as people write them; Ray itself counts in ten-thousandths.

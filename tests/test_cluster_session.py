@@ -21,7 +21,7 @@ import grpc
 import pytest
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
-from cluster.session import ClusterError, session
+from captune.cluster.nodes.session import ClusterError, session
 
 pytestmark = pytest.mark.cluster
 
@@ -197,7 +197,7 @@ def test_cluster_that_this_machine_is_no_node_of_is_refused() -> None:
 
 JOIN = """
 import sys
-from cluster.session import ClusterError, session
+from captune.cluster.nodes.session import ClusterError, session
 for address in sys.argv[1:]:
     try:
         with session(address) as nodes:
@@ -239,7 +239,7 @@ def end_processes(named: str) -> None:
 def test_token_is_asked_for_held_against_the_clusters_and_accepted(tmp_path: Path) -> None:
     def join(*addresses: str, **environment: str) -> list[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        clean |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), **environment}
+        clean |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT / ".src"), **environment}
         started = time.monotonic()
         ran = subprocess.run(
             [sys.executable, "-c", JOIN, *addresses], env=clean, capture_output=True, text=True, timeout=60
@@ -265,7 +265,7 @@ def test_token_of_another_cluster_does_not_stand_in_the_way_of_one_without(tmp_p
     (tmp_path / ".ray" / "auth_token").write_text(TOKEN)
     work = """if True:
         import ray
-        from cluster.session import ClusterError, session
+        from captune.cluster.nodes.session import ClusterError, session
         try:
             with session("auto"):
                 print(ray.get(ray.remote(lambda: "answered").remote(), timeout=30))
@@ -274,7 +274,7 @@ def test_token_of_another_cluster_does_not_stand_in_the_way_of_one_without(tmp_p
     """
     with ray_head(RAY_AUTH_MODE="disabled") as (head, _):
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        clean |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "RAY_ADDRESS": head}
+        clean |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT / ".src"), "RAY_ADDRESS": head}
         for mode, told in (
             ({}, "answered"),
             ({"RAY_AUTH_MODE": "token"}, f"{head} asks for no token, and RAY_AUTH_MODE"),
@@ -299,7 +299,7 @@ WORKER = """
 import sys, time
 from types import SimpleNamespace
 import ray
-from cluster.session import end_without_head
+from captune.cluster.nodes.session import end_without_head
 ray.get_runtime_context = lambda: SimpleNamespace(gcs_address=sys.argv[1])
 end_without_head("ab" * 28, float(sys.argv[2]))
 print("started", flush=True)
@@ -311,7 +311,7 @@ time.sleep(60)
 def worker(address: str, seconds: float) -> Iterator[subprocess.Popen[str]]:
     """A process that trains on until it is cut off."""
     command = [sys.executable, "-c", WORKER, address, str(seconds)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / ".src"), "RAY_AUTH_MODE": "disabled"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as found:
         assert found.stdout is not None and found.stdout.readline() == "started\n"
         try:

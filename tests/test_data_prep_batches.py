@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.batches import Batches
-from data_prep.records import DataError
-from data_prep.store import PreparedData, prepare
+from captune.data_prep.batches import Batches
+from captune.data_prep.records import DataError
+from captune.data_prep.store import PreparedData, prepare
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.captions import (
+from captune.data_prep.captions import (
     PADDING,
     STOP_WORDS,
     UNKNOWN,
@@ -16,7 +16,7 @@ from data_prep.captions import (
     count_words,
     tokenize,
 )
-from data_prep.records import DataError
+from captune.data_prep.records import DataError
 
 PLAIN = CaptionSettings(remove_stop_words=False, stem=False)
 BOTH = CaptionSettings()
@@ -54,7 +54,7 @@ def test_caption_becomes_lower_case_words_without_punctuation(caption: str, toke
 def test_short_cut_for_plain_captions_changes_no_token(caption: str) -> None:
     words = tokenize(caption, PLAIN)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_prep.captions._PLAIN", re.compile(r"(?!)"))
+        patch.setattr("captune.data_prep.captions._PLAIN", re.compile(r"(?!)"))
         assert tokenize(caption, PLAIN) == words
 
 

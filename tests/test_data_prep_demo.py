@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.demo import draw
-from data_prep.images import read_image
-from data_prep.records import DataError, read_csv
+from captune.data_prep.demo import draw
+from captune.data_prep.images import read_image
+from captune.data_prep.records import DataError, read_csv
 
 
 def test_drawn_set_is_read_without_a_bad_row(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.images import MAX_PIXELS, ImageError, decode, image_path, read_image
-from data_prep.records import DataError
+from captune.data_prep.images import MAX_PIXELS, ImageError, decode, image_path, read_image
+from captune.data_prep.records import DataError
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

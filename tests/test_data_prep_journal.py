@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data_prep.pixels
-from data_prep.folder import JOURNAL
-from data_prep.records import DataError
-from data_prep.store import PreparedData, prepare
+import captune.data_prep.pixels
+from captune.data_prep.folder import JOURNAL
+from captune.data_prep.records import DataError
+from captune.data_prep.store import PreparedData, prepare
 
 ROWS, BATCH, KILLED_AT = 40, 4, 30
 BAD = (6, 33)  # in the part that is done before the kill, and after it
@@ -29,12 +29,12 @@ SCRIPT = f"""
 import os, signal, sys, time
 from pathlib import Path
 import iterstrat.ml_stratifiers, nltk.stem.porter, nltk.tokenize.destructive, pyarrow
-import data_prep.pixels
-from data_prep.store import prepare
+import captune.data_prep.pixels
+from captune.data_prep.store import prepare
 
 raw, out, tally = map(Path, sys.argv[1:4])
-data_prep.pixels.BATCH_ROWS = {BATCH}
-read = data_prep.pixels.read_image
+captune.data_prep.pixels.BATCH_ROWS = {BATCH}
+read = captune.data_prep.pixels.read_image
 def read_slowly(path, side):
     with tally.open("a") as file:
         file.write(path.name + "\\n")
@@ -42,7 +42,7 @@ def read_slowly(path, side):
     return read(path, side)
 def run(progress=None):
     prepare(raw / "train.csv", raw / "images", out, side=8, on_bad="skip", workers=1, progress=progress)
-data_prep.pixels.read_image = read_slowly
+captune.data_prep.pixels.read_image = read_slowly
 """
 
 
@@ -66,20 +66,20 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_prep.pixels, "BATCH_ROWS", BATCH)
+    monkeypatch.setattr(captune.data_prep.pixels, "BATCH_ROWS", BATCH)
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the pictures decoded from now on."""
     names: list[str] = []
-    read = data_prep.pixels.read_image
+    read = captune.data_prep.pixels.read_image
 
-    def read_image(path: Path, side: int) -> data_prep.pixels.Pixels:
+    def read_image(path: Path, side: int) -> captune.data_prep.pixels.Pixels:
         names.append(path.name)
         return read(path, side)
 
-    monkeypatch.setattr(data_prep.pixels, "read_image", read_image)
+    monkeypatch.setattr(captune.data_prep.pixels, "read_image", read_image)
     return names
 
 
@@ -149,14 +149,14 @@ run()
 
 def test_killed_after_the_pictures_decodes_none_again(raw: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
     code = f"""{SCRIPT}
-from data_prep import assemble
+from captune.data_prep import assemble
 assemble.count_words = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 run()
 """
     tally = tmp_path / "tally"
     subprocess.run([sys.executable, "-c", code, raw, tmp_path / "data", tally], check=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_prep.pixels, "read_image", lambda *_: pytest.fail("decoded again"))
+        patch.setattr(captune.data_prep.pixels, "read_image", lambda *_: pytest.fail("decoded again"))
         make(raw, tmp_path / "data")
     assert content(tmp_path / "data") == whole
 
@@ -193,7 +193,7 @@ def test_other_inputs_start_anew(
 def test_batches_of_another_size_start_anew(
     raw: Path, out: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_prep.pixels, "BATCH_ROWS", BATCH + 1)
+    monkeypatch.setattr(captune.data_prep.pixels, "BATCH_ROWS", BATCH + 1)
     make(raw, out)
     assert len(decoded) == ROWS
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.labels import Labels
-from data_prep.records import DataError
+from captune.data_prep.labels import Labels
+from captune.data_prep.records import DataError
 
 GAPPED = Labels((1, 3, 11, 13), ("person", "car", "hydrant", "stop sign"))
 

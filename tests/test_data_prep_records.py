@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.records import DataError, Example, Records, read_coco, read_csv
+from captune.data_prep.records import DataError, Example, Records, read_coco, read_csv
 
 BAD_ID = '{"images": [], "annotations": [], "categories": [{"id": "x", "name": "y"}]}'
 HEADER = "ImageID,Labels,Caption\n"
@@ -212,7 +212,7 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
 
 def test_importing_records_loads_no_heavy_package() -> None:
     heavy = ("numpy", "pandas", "nltk", "pyarrow", "sklearn")
-    code = f"import sys, data_prep.records; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, captune.data_prep.records; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

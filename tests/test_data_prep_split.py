@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.records import DataError
-from data_prep.split import Shares, parse_shares, split
+from captune.data_prep.records import DataError
+from captune.data_prep.split import Shares, parse_shares, split
 
 EIGHTY: Shares = (0.8, 0.1, 0.1)
 

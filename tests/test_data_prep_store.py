@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data_prep.pixels
-from data_prep.captions import CaptionSettings, tokenize
-from data_prep.images import read_image
-from data_prep.records import DataError
-from data_prep.store import PreparedData, prepare
+import captune.data_prep.pixels
+from captune.data_prep.captions import CaptionSettings, tokenize
+from captune.data_prep.images import read_image
+from captune.data_prep.records import DataError
+from captune.data_prep.store import PreparedData, prepare
 
 REAL = Path(os.environ.get("CAPTUNE_TEST_DATA", "nowhere"))
 ROWS = 24
@@ -101,7 +101,7 @@ def test_vocabulary_and_length_come_from_train_alone(raw: Path) -> None:
 
 def test_pixels_come_in_the_order_asked_and_across_record_batches(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = make(raw).pixels(np.arange(ROWS))
-    monkeypatch.setattr(data_prep.pixels, "BATCH_ROWS", 5)
+    monkeypatch.setattr(captune.data_prep.pixels, "BATCH_ROWS", 5)
     data = make(raw, "other")
     rows = np.array([23, 0, 4, 5, 5, 9, 10])
     assert (data.pixels(rows) == whole[rows]).all()
@@ -135,7 +135,7 @@ def test_fingerprint_tells_content_and_nothing_else(raw: Path) -> None:
 
 def test_same_inputs_are_used_again_without_work(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = make(raw)
-    monkeypatch.setattr("data_prep.assemble.write_pixels", lambda *_, **__: pytest.fail("decoded again"))
+    monkeypatch.setattr("captune.data_prep.assemble.write_pixels", lambda *_, **__: pytest.fail("decoded again"))
     assert make(raw).manifest == first.manifest
 
 
@@ -271,7 +271,8 @@ def test_killed_prepare_leaves_nothing_that_looks_finished(raw: Path, moment: st
     code = f"""
 import sys, time
 from pathlib import Path
-from data_prep import assemble, store
+from captune.data_prep import assemble
+from captune.data_prep import store
 raw, moment = Path(sys.argv[1]), {moment!r}
 def wait(*_, **__):
     print("there", flush=True)
@@ -299,7 +300,7 @@ store.prepare(raw / "train.csv", raw / "images", raw.parent / "data", side=8, pr
 def test_prepare_runs_from_a_script_without_main_guard(raw: Path) -> None:
     script = raw / "script.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom data_prep.store import prepare\n"
+        "import sys\nfrom pathlib import Path\nfrom captune.data_prep.store import prepare\n"
         "raw = Path(sys.argv[1])\n"
         "print(len(prepare(raw / 'train.csv', raw / 'images', raw.parent / 'data', side=8)))\n"
     )
@@ -372,7 +373,9 @@ def test_image_folder_that_is_missing_is_told(raw: Path) -> None:
 
 
 def test_importing_any_module_loads_no_heavy_package() -> None:
-    modules = [f"data_prep.{path.stem}" for path in Path(data_prep.pixels.__file__).parent.glob("[!_]*.py")]
+    modules = [
+        f"captune.data_prep.{path.stem}" for path in Path(captune.data_prep.pixels.__file__).parent.glob("[!_]*.py")
+    ]
     heavy = ("pandas", "nltk", "pyarrow", "sklearn", "iterstrat", "keras", "ray")
     code = f"import sys, {', '.join(modules)}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

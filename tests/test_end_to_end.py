@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from conftest import Captune, Ran
 
-from data_prep.store import PreparedData
-from model.config import flatten
-from results.study import STUDY_NAME, RunFolder, open_storage
+from captune.data_prep.store import PreparedData
+from captune.model.config import flatten
+from captune.results.journal import STUDY_NAME, open_storage
+from captune.results.run_folder import RunFolder
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -71,7 +72,7 @@ print(json.dumps({key: actor["ActorClassName"] for key, actor in state.actors().
 KEEPING = """\
 import json, sys, tempfile
 from contextlib import nullcontext
-from tuner import cli
+from captune.tuner.command import main as cli
 folder, made = sys.argv.pop(1), tempfile.TemporaryDirectory
 def kept(*args, prefix=None, **named):
     if prefix != "captune-":
@@ -90,7 +91,7 @@ cli.main()
 
 
 def start(
-    *arguments: object, environment: dict[str, str] | None = None, program: Sequence[object] = ("-m", "tuner.cli")
+    *arguments: object, environment: dict[str, str] | None = None, program: Sequence[object] = ("-m", "captune")
 ) -> subprocess.Popen[str]:
     """`captune ARGUMENTS` as a terminal runs it: leader of a process group of its own."""
     return subprocess.Popen(
@@ -278,8 +279,8 @@ def test_search_says_what_it_is_up_against_before_it_starts_and_not_among_its_re
 def test_search_runs_first_what_was_foretold(
     request: pytest.FixtureRequest, captune: Captune, data: PreparedData, captions_data: PreparedData, source: str
 ) -> None:
-    from tuner.preflight import inspect
-    from tuner.run import check, read_config
+    from captune.tuner.decisions.preflight import inspect
+    from captune.tuner.run.settings import check, read_config
 
     search = request.getfixturevalue(source)
     settings = read_config(RunFolder(search.run))

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from data_prep.store import PreparedData
-from results.study import RunFolder
+from captune.data_prep.store import PreparedData
+from captune.results.run_folder import RunFolder
 
 pytest.importorskip("jax")
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 def captune(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """A process of its own: a process has one backend."""
-    command = [sys.executable, "-m", "tuner.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "captune", *map(str, arguments)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=250, env=os.environ | environment)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return ran

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.config import AugmentConfig
+from captune.model.config import AugmentConfig
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +17,7 @@ ALL = {"rotation": 30, "shift": 0.2, "shear": 10, "zoom": 0.3, "flip": True}
 def changed(images: NDArray[Any], *, seed: int = 0, training: bool = True, **settings: Any) -> NDArray[np.float32]:
     import keras
 
-    from model.augment import RandomAffine
+    from captune.model.augment import RandomAffine
 
     layer = RandomAffine(AugmentConfig(**settings), seed=seed)
     return np.asarray(keras.ops.convert_to_numpy(layer(images, training=training)))
@@ -64,7 +64,7 @@ def test_same_seed_gives_the_same_pictures_and_another_seed_others() -> None:
 def test_each_call_draws_anew() -> None:
     import keras
 
-    from model.augment import RandomAffine
+    from captune.model.augment import RandomAffine
 
     layer = RandomAffine(AugmentConfig(**ALL), seed=0)
     first, second = (keras.ops.convert_to_numpy(layer(noise(), training=True)) for _ in range(2))

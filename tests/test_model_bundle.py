@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.config import ImageConfig, ModelConfig, TextConfig
+from captune.model.config import ImageConfig, ModelConfig, TextConfig
 
 pytestmark = pytest.mark.slow
 
@@ -26,9 +26,9 @@ FILES = ["bundle.json", "vocabulary.json", "weights.safetensors"]
 def bundle(config: ModelConfig, **changes: Any) -> Any:
     import keras
 
-    from model.bundle import Bundle
-    from model.classifier import build
-    from model.metrics import DecisionRule
+    from captune.model.bundle import Bundle
+    from captune.model.classifier import build
+    from captune.model.metrics import DecisionRule
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(4)
@@ -68,7 +68,7 @@ def copy(written: Path, tmp_path: Path) -> Path:
 
 
 def refused(path: Path) -> str:
-    from model.bundle import Bundle, BundleError
+    from captune.model.bundle import Bundle, BundleError
 
     with pytest.raises(BundleError) as caught:
         Bundle.load(path)
@@ -80,7 +80,7 @@ def refused(path: Path) -> str:
 
 def rewritten(path: Path, *, seal: bool = True, **changes: Any) -> None:
     """The manifest with keys changed, its own sum put right: by someone who means harm, or an older version."""
-    from model.bundle import _own_digest
+    from captune.model.bundle import _own_digest
 
     manifest = json.loads((path / "bundle.json").read_text())
     manifest.update(changes)
@@ -117,7 +117,7 @@ def resealed(path: Path, name: str) -> None:
     ],
 )
 def test_loaded_network_gives_identical_probabilities(tmp_path: Path, config: ModelConfig) -> None:
-    from model.bundle import Bundle
+    from captune.model.bundle import Bundle
 
     saved = bundle(config)
     before = probabilities(saved.network)
@@ -136,7 +136,7 @@ def test_loaded_network_gives_identical_probabilities(tmp_path: Path, config: Mo
 def test_bundle_of_a_frozen_backbone_from_a_file_needs_the_file_no_more(tmp_path: Path) -> None:
     import keras
 
-    from model.bundle import Bundle
+    from captune.model.bundle import Bundle
 
     source = tmp_path / "mobile.weights.h5"
     keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(source)
@@ -151,8 +151,8 @@ def test_bundle_of_a_frozen_backbone_from_a_file_needs_the_file_no_more(tmp_path
 
 
 def test_loading_does_not_depend_on_what_the_process_has_built_before(tmp_path: Path) -> None:
-    from model.bundle import Bundle
-    from model.classifier import build
+    from captune.model.bundle import Bundle
+    from captune.model.classifier import build
 
     config = ModelConfig(image=IMAGE, text=TEXT, fusion="gated", num_labels=3)
     saved = bundle(config)
@@ -191,8 +191,8 @@ LAYOUT = {
 
 
 def test_weights_have_the_same_names_however_many_networks_the_process_has_built() -> None:
-    from model.bundle import stored
-    from model.classifier import build
+    from captune.model.bundle import stored
+    from captune.model.classifier import build
 
     config = bilstm("int8")
     for _ in range(3):  # without clear_session: Keras numbers its layers on
@@ -205,8 +205,8 @@ def test_weights_have_the_same_names_however_many_networks_the_process_has_built
 
 @pytest.mark.parametrize("encoder", ["lstm", "gru", "convolution", "average"])
 def test_second_network_of_any_text_encoder_has_the_names_of_the_first(encoder: Any) -> None:
-    from model.bundle import stored
-    from model.classifier import build
+    from captune.model.bundle import stored
+    from captune.model.classifier import build
 
     config = ModelConfig(text=TEXT.model_copy(update={"encoder": encoder}), num_labels=3)
     first, second = (list(stored(build(config), "float32")) for _ in range(2))
@@ -215,8 +215,8 @@ def test_second_network_of_any_text_encoder_has_the_names_of_the_first(encoder: 
 
 
 def test_tensors_of_a_named_backbone_are_numbered_in_the_second_network_as_in_the_first() -> None:
-    from model.bundle import stored
-    from model.classifier import build
+    from captune.model.bundle import stored
+    from captune.model.classifier import build
 
     config = ModelConfig(image=ImageConfig(backbone="MobileNetV3Small", side=32, units=0), num_labels=3)
     first, second = (
@@ -252,8 +252,8 @@ STORED = [
 def test_loaded_network_gives_what_the_saved_one_gives_after_its_weights_went_through_storage(
     tmp_path: Path, config: ModelConfig
 ) -> None:
-    from model.bundle import Bundle
-    from model.training import put_through
+    from captune.model.bundle import Bundle
+    from captune.model.training import put_through
 
     saved = bundle(config)
     unrounded = [values.tobytes() for values in saved.network.get_weights()]
@@ -269,7 +269,7 @@ def test_loaded_network_gives_what_the_saved_one_gives_after_its_weights_went_th
 
 @pytest.mark.parametrize("config", STORED)
 def test_loaded_bundle_is_saved_again_as_the_same_files_byte_for_byte(tmp_path: Path, config: ModelConfig) -> None:
-    from model.bundle import Bundle
+    from captune.model.bundle import Bundle
 
     bundle(config).save(tmp_path / "x")
     Bundle.load(tmp_path / "x").save(tmp_path / "again")
@@ -288,7 +288,7 @@ def test_weights_file_holds_what_was_sized_in_the_types_of_its_storage(
 ) -> None:
     from safetensors.numpy import load_file
 
-    from model.size import size
+    from captune.model.size import size
 
     bundle(bilstm(storage)).save(tmp_path / "x")
     tensors = load_file(tmp_path / "x" / "weights.safetensors")
@@ -299,7 +299,7 @@ def test_weights_file_holds_what_was_sized_in_the_types_of_its_storage(
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_broken_weight_is_broken_in_the_bundle_too(tmp_path: Path, storage: Any, bad: float) -> None:
-    from model.bundle import Bundle
+    from captune.model.bundle import Bundle
 
     saved = bundle(ModelConfig(text=TEXT, num_labels=3, storage=storage))
     kernel = saved.network.get_layer("logits").kernel
@@ -310,14 +310,14 @@ def test_broken_weight_is_broken_in_the_bundle_too(tmp_path: Path, storage: Any,
 
 
 def test_bundle_may_be_moved(copy: Path, tmp_path: Path) -> None:
-    from model.bundle import Bundle
+    from captune.model.bundle import Bundle
 
     copy.rename(tmp_path / "elsewhere")
     assert Bundle.load(tmp_path / "elsewhere").label_ids == (1, 2, 13)
 
 
 def test_folder_holds_three_files_of_which_all_bytes_are_counted(written: Path) -> None:
-    from model.bundle import measured_bytes
+    from captune.model.bundle import measured_bytes
 
     assert sorted(path.name for path in written.iterdir()) == FILES
     assert measured_bytes(written) == sum((written / name).stat().st_size for name in FILES)
@@ -334,7 +334,7 @@ def test_bundle_without_captions_has_no_vocabulary(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_existing_target_is_refused_and_left_as_it_is(tmp_path: Path, kind: str) -> None:
-    from model.bundle import BundleError
+    from captune.model.bundle import BundleError
 
     target = tmp_path / "x"
     if kind == "folder":
@@ -351,7 +351,7 @@ def test_existing_target_is_refused_and_left_as_it_is(tmp_path: Path, kind: str)
 def test_interrupted_save_leaves_nothing_that_loads_and_may_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    from model.bundle import Bundle
+    from captune.model.bundle import Bundle
 
     saved = bundle(ModelConfig(text=TEXT, num_labels=3))
     write = Path.write_text
@@ -457,7 +457,7 @@ def test_bundle_of_the_first_format_is_refused_by_its_format_though_all_else_dif
     """Format 1 had one file of float32 weights under Keras's paths, and a network without a storage."""
     from safetensors.numpy import save_file
 
-    from model.bundle import _own_digest
+    from captune.model.bundle import _own_digest
 
     config = ModelConfig(text=TEXT, num_labels=3).model_dump()
     del config["storage"]
@@ -508,7 +508,7 @@ def test_manifest_with_a_wrong_value_is_refused(copy: Path, changes: dict[str, A
 
 @pytest.mark.parametrize("key", ["model", "threshold", "label_ids", "label_names", "sha256", "format"])
 def test_manifest_without_a_key_is_refused(copy: Path, key: str) -> None:
-    from model.bundle import _own_digest
+    from captune.model.bundle import _own_digest
 
     manifest = json.loads((copy / "bundle.json").read_text())
     del manifest[key]
@@ -554,7 +554,7 @@ def test_network_of_other_bytes_than_its_weights_file_is_refused_and_never_built
     copy: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     """A bundle of a few kB, its sums put right, must not make a process of many GB."""
-    monkeypatch.setattr("model.bundle.build", lambda *_, **__: pytest.fail("was built"))
+    monkeypatch.setattr("captune.model.bundle.build", lambda *_, **__: pytest.fail("was built"))
     model = json.loads((copy / "bundle.json").read_text())["model"]
     rewritten(
         copy,
@@ -582,7 +582,7 @@ def test_weights_file_of_other_tensors_than_the_network_has_is_refused_and_never
             tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
     save_file(tensors, copy / "weights.safetensors")
     resealed(copy, "weights.safetensors")
-    monkeypatch.setattr("model.bundle.build", lambda *_, **__: pytest.fail("was built"))
+    monkeypatch.setattr("captune.model.bundle.build", lambda *_, **__: pytest.fail("was built"))
     assert "bytes of weights, the network needs" in refused(copy)
 
 
@@ -599,7 +599,7 @@ def test_tensor_under_another_name_is_refused(copy: Path) -> None:
 @pytest.mark.parametrize(("kind", "width"), [("BF16", 2), ("F8_E4M3", 1), ("F8_E5M2", 1), ("C64", 8), ("BOOL", 1)])
 def test_weights_of_a_type_that_is_not_ours_are_refused(copy: Path, kind: str, width: int) -> None:
     """Of the right number of bytes, so that they are met as late as can be."""
-    from model.size import size
+    from captune.model.size import size
 
     config = ModelConfig.model_validate(json.loads((copy / "bundle.json").read_text())["model"])
     count = size(config).weights_bytes // width
@@ -635,9 +635,9 @@ def test_pickle_in_place_of_a_file_is_never_loaded(copy: Path, tmp_path: Path, n
     if name != "bundle.json":  # with its sum put right
         resealed(copy, name)
     if name == "vocabulary.json":
-        from data_prep.captions import Vocabulary
-        from data_prep.records import DataError
-        from model.bundle import Bundle, BundleError
+        from captune.data_prep.captions import Vocabulary
+        from captune.data_prep.records import DataError
+        from captune.model.bundle import Bundle, BundleError
 
         with pytest.raises((BundleError, DataError)):
             Vocabulary.from_json(str(Bundle.load(copy).vocabulary))

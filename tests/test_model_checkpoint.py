@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.checkpoint import Checkpoint, numbered
-from model.metrics import Epoch
+from captune.model.checkpoint import Checkpoint, numbered
+from captune.model.metrics import Epoch
 
 ARRAYS = {"00000": np.arange(6, dtype=np.float32).reshape(2, 3), "00001": np.array(7, np.uint32)}
 

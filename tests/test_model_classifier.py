@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.backbones import BACKBONES
-from model.config import ImageConfig, ModelConfig, TextConfig
+from captune.model.backbones import BACKBONES
+from captune.model.config import ImageConfig, ModelConfig, TextConfig
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def text(encoder: Any = "convolution", **settings: Any) -> TextConfig:
 def built(config: ModelConfig, **options: Any) -> Any:
     import keras
 
-    from model.classifier import build
+    from captune.model.classifier import build
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(1)
@@ -98,7 +98,7 @@ def test_longer_padding_changes_no_probability(encoder: Any, kernel: int) -> Non
 def test_captions_cut_to_the_longest_of_their_batch_give_the_same(encoder: Any, longest: int) -> None:
     import keras
 
-    from model.text_encoder import Cut
+    from captune.model.text_encoder import Cut
 
     network = built(ModelConfig(text=text(encoder, kernel=2), num_labels=7))
     tokens = TOKENS.copy()
@@ -149,7 +149,7 @@ def test_order_of_words_matters_to_all_encoders_but_the_average(encoder: Any) ->
 
 
 def test_weights_file_that_is_none_is_refused_before_anything_is_built(tmp_path: Path) -> None:
-    from model.image_encoder import WeightsError
+    from captune.model.image_encoder import WeightsError
 
     config = ImageConfig(backbone="MobileNetV3Small", side=32, weights=str(tmp_path / "nowhere.weights.h5"))
     with pytest.raises(WeightsError, match=r"nowhere\.weights\.h5 is no file") as caught:
@@ -159,7 +159,7 @@ def test_weights_file_that_is_none_is_refused_before_anything_is_built(tmp_path:
 
 @pytest.mark.parametrize("name", ["x.weights.h5", "x.h5", "x.txt", "x.keras"])
 def test_weights_file_of_another_kind_is_refused_with_a_way_out(tmp_path: Path, name: str) -> None:
-    from model.image_encoder import WeightsError
+    from captune.model.image_encoder import WeightsError
 
     (tmp_path / name).write_bytes(b"this is no weights file")
     config = ImageConfig(backbone="MobileNetV3Small", side=32, weights=str(tmp_path / name))
@@ -175,7 +175,7 @@ def test_unreachable_imagenet_weights_are_an_error_and_never_random_ones(
 ) -> None:
     from keras.src.utils import file_utils
 
-    from model.image_encoder import WeightsError
+    from captune.model.image_encoder import WeightsError
 
     def offline(*_: Any, **__: Any) -> None:
         raise Exception("URL fetch failure on https://example.invalid: None -- timed out")
@@ -211,7 +211,7 @@ def backbone_of(network: Any) -> Any:
 def test_weights_of_the_file_are_those_of_the_backbone(mobile_weights: Path, frozen: bool) -> None:
     import keras
 
-    from model.size import size
+    from captune.model.size import size
 
     image = ImageConfig(backbone="MobileNetV3Small", side=32, weights=str(mobile_weights), frozen=frozen, units=4)
     network = built(ModelConfig(image=image))
@@ -226,7 +226,7 @@ def test_weights_of_the_file_are_those_of_the_backbone(mobile_weights: Path, fro
 
 
 def test_weights_file_of_another_backbone_is_refused(mobile_weights: Path) -> None:
-    from model.image_encoder import WeightsError
+    from captune.model.image_encoder import WeightsError
 
     config = ImageConfig(backbone="MobileNetV3Large", side=32, weights=str(mobile_weights))
     with pytest.raises(WeightsError, match="cannot be loaded"):
@@ -245,8 +245,8 @@ def test_efficientnet_b0_sees_pixels_as_keras_has_it_and_its_bundle_too(
     import keras
     from keras.src.utils import file_utils
 
-    from model.bundle import Bundle
-    from model.metrics import DecisionRule
+    from captune.model.bundle import Bundle
+    from captune.model.metrics import DecisionRule
 
     source = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(32, 32, 3))
     (layer,) = (layer for layer in source.layers if isinstance(layer, keras.layers.Normalization))
@@ -276,7 +276,7 @@ def test_efficientnet_b0_sees_pixels_as_keras_has_it_and_its_bundle_too(
 def test_pixels_are_scaled_as_the_backbones_imagenet_weights_expect(backbone: Any, module: str) -> None:
     import keras
 
-    from model.image_encoder import _scaled
+    from captune.model.image_encoder import _scaled
 
     pixels = keras.Input((32, 32, 3), dtype="uint8")
     scaling = keras.Model(pixels, _scaled(pixels, ImageConfig(backbone=backbone, side=32)))
@@ -289,7 +289,7 @@ def test_pixels_are_scaled_as_the_backbones_imagenet_weights_expect(backbone: An
 def test_backbone_that_scales_by_itself_gets_the_pixels_untouched(backbone: Any, scaling: Any) -> None:
     import keras
 
-    from model.image_encoder import _scaled
+    from captune.model.image_encoder import _scaled
 
     pixels = keras.Input((32, 32, 3), dtype="uint8")
     model = keras.Model(pixels, _scaled(pixels, ImageConfig(backbone=backbone, side=32, scaling=scaling)))
@@ -299,7 +299,7 @@ def test_backbone_that_scales_by_itself_gets_the_pixels_untouched(backbone: Any,
 def test_unit_scaling_divides_by_255() -> None:
     import keras
 
-    from model.image_encoder import _scaled
+    from captune.model.image_encoder import _scaled
 
     pixels = keras.Input((32, 32, 3), dtype="uint8")
     model = keras.Model(pixels, _scaled(pixels, ImageConfig(backbone="ResNet50", side=32, scaling="unit")))
@@ -325,7 +325,7 @@ def test_larger_pictures_are_reduced_for_the_backbone_and_smaller_ones_are_not()
 def test_reduced_pictures_are_averaged_not_sampled() -> None:
     import keras
 
-    from model.image_encoder import pool
+    from captune.model.image_encoder import pool
 
     pixels = keras.Input((32, 32, 3), dtype="uint8")
     reducing = pool(pixels, IMAGE.model_copy(update={"max_side": 16}), load_weights=False)

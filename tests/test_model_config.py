@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model.backbones import BACKBONES
-from model.config import (
+from captune.model.backbones import BACKBONES
+from captune.model.config import (
     AugmentConfig,
     ImageConfig,
     ModelConfig,
@@ -22,7 +22,7 @@ from model.config import (
     restrict,
     unflatten,
 )
-from model.presets import PRESETS
+from captune.model.presets import PRESETS
 
 SHARES = st.floats(0, 0.9)
 BOTH = ModelConfig(image=ImageConfig(), text=TextConfig())

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from model.backbones import BACKBONES
-from model.config import ImageConfig, ModelConfig, TextConfig
-from model.layout import STORAGES, channel_axis, is_matrix, layout
-from model.size import size
+from captune.model.backbones import BACKBONES
+from captune.model.config import ImageConfig, ModelConfig, TextConfig
+from captune.model.layout import STORAGES, channel_axis, is_matrix, layout
+from captune.model.size import size
 
 NAMES: list[Any] = ["compact", *BACKBONES]
 ENCODERS: list[Any] = ["bilstm", "lstm", "gru", "convolution", "average"]
 Shape = tuple[int, ...]
 
 
-# The rule, told again and differently from model.layout
+# The rule, told again and differently from captune.model.layout
 
 
 def channels(shape: Shape) -> int:
@@ -164,8 +164,8 @@ def test_bytes_of_two_hundred_random_networks_are_those_of_keras_variables(monke
     """Named backbones are built once, and stand in the networks as something of their width without weights."""
     import keras
 
-    from model import image_encoder
-    from model.classifier import build
+    from captune.model import image_encoder
+    from captune.model.classifier import build
 
     def weightless(config: ImageConfig, *, load_weights: bool) -> Any:
         pixels = keras.Input((config.side, config.side, 3))
@@ -203,8 +203,8 @@ def test_bytes_of_two_hundred_random_networks_are_those_of_keras_variables(monke
 @pytest.mark.slow
 def test_totals_are_those_of_what_a_bundle_writes() -> None:
     """Numbers of tensors and the characters of their names and shapes, from which the header's bytes are told."""
-    from model.bundle import named_weights
-    from model.classifier import build
+    from captune.model.bundle import named_weights
+    from captune.model.classifier import build
 
     draw = random.Random(7)
     for backbone in ["compact"] * 30 + ["MobileNetV3Small"]:

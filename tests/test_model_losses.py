@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.config import TrainConfig
+from captune.model.config import TrainConfig
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ LOSSES: list[Any] = ["binary_crossentropy", "focal", "asymmetric"]
 def value(targets: Any, logits: Any, **settings: Any) -> NDArray[np.float32]:
     import keras
 
-    from model.losses import make_loss
+    from captune.model.losses import make_loss
 
     found = make_loss(TrainConfig(**settings), COUNTS)(targets, keras.ops.convert_to_tensor(logits))
     return np.asarray(keras.ops.convert_to_numpy(found))
@@ -67,7 +67,7 @@ def test_larger_gamma_fades_easy_labels_more(loss: Any) -> None:
 def test_loss_and_gradient_stay_finite_for_large_logits(loss: Any, size: float) -> None:
     import tensorflow as tf
 
-    from model.losses import make_loss
+    from captune.model.losses import make_loss
 
     targets = np.array([[0, 1, 0, 1]], np.float32)
     logits = tf.Variable(np.array([[size, size, -size, -size]], np.float32))
@@ -106,7 +106,7 @@ def test_label_smoothing_punishes_certainty() -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_class_weights_multiply_each_labels_loss(loss: Any) -> None:
-    from model.losses import inverse_frequency
+    from captune.model.losses import inverse_frequency
 
     weights = inverse_frequency(COUNTS)
     each = [value(TARGETS[:, [n]], LOGITS[:, [n]], loss=loss) * weights[n] for n in range(4)]
@@ -115,7 +115,7 @@ def test_class_weights_multiply_each_labels_loss(loss: Any) -> None:
 
 @pytest.mark.parametrize("counts", [[10, 20, 40], [1], [0, 5], [0, 0], [1, 10**9]])
 def test_inverse_frequencies_are_finite_and_have_mean_one(counts: list[int]) -> None:
-    from model.losses import inverse_frequency
+    from captune.model.losses import inverse_frequency
 
     weights = inverse_frequency(counts)
     assert weights.dtype == np.float32
@@ -125,13 +125,13 @@ def test_inverse_frequencies_are_finite_and_have_mean_one(counts: list[int]) -> 
 
 
 def test_label_half_as_common_weighs_twice_as_much() -> None:
-    from model.losses import inverse_frequency
+    from captune.model.losses import inverse_frequency
 
     weights = inverse_frequency([10, 20, 40])
     assert weights[0] == pytest.approx(2 * weights[1]) == pytest.approx(4 * weights[2])
 
 
 def test_label_never_seen_weighs_as_if_seen_once() -> None:
-    from model.losses import inverse_frequency
+    from captune.model.losses import inverse_frequency
 
     assert (inverse_frequency([0, 7]) == inverse_frequency([1, 7])).all()

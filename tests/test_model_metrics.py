@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score
 
-from model.metrics import (
+from captune.model.metrics import (
     THRESHOLDS,
     DecisionRule,
     bootstrap_interval,

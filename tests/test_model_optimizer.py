@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.config import TrainConfig
+from captune.model.config import TrainConfig
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def adam(weights: NDArray[Any], *, steps: int, decay: float) -> NDArray[Any]:
 def test_word_that_stands_twice_in_a_batch_moves_as_adam_moves_it(in_one_kernel: bool, decay: float) -> None:
     import keras
 
-    from model.optimizer import make_optimizer
+    from captune.model.optimizer import make_optimizer
 
     table = keras.layers.Embedding(WORDS, WIDTH)
     tokens = keras.Input((3,), dtype="int32")
@@ -49,7 +49,7 @@ def test_word_that_stands_twice_in_a_batch_moves_as_adam_moves_it(in_one_kernel:
 
 
 def rates(steps: int, **settings: Any) -> NDArray[np.float64]:
-    from model.optimizer import make_optimizer
+    from captune.model.optimizer import make_optimizer
 
     config = TrainConfig(learning_rate=0.01, **settings)
     rate = make_optimizer(config, steps=steps, in_one_kernel=True)._learning_rate

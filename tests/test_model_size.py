@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.backbones import BACKBONES
-from model.config import ImageConfig, ModelConfig, TextConfig, TrialConfig, flatten, replace
-from model.layout import STORAGES, layout
-from model.presets import PAPER, PRESETS
-from model.size import (
+from captune.model.backbones import BACKBONES
+from captune.model.config import ImageConfig, ModelConfig, TextConfig, TrialConfig, flatten, replace
+from captune.model.layout import STORAGES, layout
+from captune.model.presets import PAPER, PRESETS
+from captune.model.size import (
     DEFAULT_BUDGET,
     MB,
     Budget,
@@ -375,7 +375,7 @@ def test_nothing_would_fit_a_budget_of_a_byte() -> None:
 def test_vocabulary_file_is_within_its_bytes_whatever_its_words_are(
     words: list[str], flag: bool, max_tokens: int, limit: int
 ) -> None:
-    from data_prep.captions import CaptionSettings, Vocabulary
+    from captune.data_prep.captions import CaptionSettings, Vocabulary
 
     written = CaptionSettings(remove_stop_words=flag, stem=not flag, max_tokens=max_tokens, vocabulary_limit=limit)
     on_disk = len(Vocabulary(tuple(words), written).to_json().encode())
@@ -450,9 +450,9 @@ def _words(count: int) -> list[str]:
 
 def _saved(network: Any, config: ModelConfig, path: Path, words: list[str], names: list[str] | None = None) -> int:
     """Bytes on disk of the bundle of a network."""
-    from data_prep.captions import CaptionSettings, Vocabulary
-    from model.bundle import Bundle, measured_bytes
-    from model.metrics import DecisionRule
+    from captune.data_prep.captions import CaptionSettings, Vocabulary
+    from captune.model.bundle import Bundle, measured_bytes
+    from captune.model.metrics import DecisionRule
 
     labels = tuple(range(config.num_labels))
     vocabulary = Vocabulary(tuple(words), CaptionSettings()).to_json() if config.text is not None else None
@@ -464,7 +464,7 @@ def _saved(network: Any, config: ModelConfig, path: Path, words: list[str], name
 def _built(config: ModelConfig) -> Any:
     import keras
 
-    from model.classifier import build
+    from captune.model.classifier import build
 
     keras.utils.clear_session()
     return build(config, load_weights=False)
@@ -483,8 +483,8 @@ def test_network_of_every_backbone_is_sized_shipped_and_built_again_without_its_
     import keras
     from keras.src.utils import file_utils
 
-    from model.bundle import Bundle, stored
-    from model.classifier import build
+    from captune.model.bundle import Bundle, stored
+    from captune.model.classifier import build
 
     backbone: Any = sorted(BACKBONES)[number]
     storage = list(STORAGES)[number % len(STORAGES)]
@@ -546,7 +546,7 @@ def _random_config(draw: random.Random, storage: Any) -> ModelConfig:
 def test_bundles_of_fifty_random_networks_are_just_below_their_predicted_bytes(tmp_path: Path) -> None:
     import keras
 
-    from model.classifier import build
+    from captune.model.classifier import build
 
     draw = random.Random(20)
     for number in range(50):
@@ -574,9 +574,9 @@ def test_smallest_network_with_the_longest_settings_is_below_its_predicted_bytes
     tmp_path: Path, storage: Any, reads: str
 ) -> None:
     """Where weights are few, all else counts; 1e-7 is a digit longer in json than in pydantic."""
-    from data_prep.captions import CaptionSettings, Vocabulary
-    from model.bundle import Bundle, measured_bytes
-    from model.metrics import DecisionRule
+    from captune.data_prep.captions import CaptionSettings, Vocabulary
+    from captune.model.bundle import Bundle, measured_bytes
+    from captune.model.metrics import DecisionRule
 
     image = ImageConfig(side=1024, width=4, stages=1, units=0, dropout=1e-7)
     text = TextConfig(
@@ -640,8 +640,8 @@ def test_bundle_of_the_paper_model_is_below_the_budget_and_a_keras_file_of_it_is
 
 @needs_real
 def test_words_of_real_captions_take_no_more_than_estimated() -> None:
-    from data_prep.captions import CaptionSettings, count_words, tokenize
-    from data_prep.records import read_csv
+    from captune.data_prep.captions import CaptionSettings, count_words, tokenize
+    from captune.data_prep.records import read_csv
 
     captions = [example.caption for example in read_csv(REAL / "coco18" / "train.csv").examples[:3_000]]
     settings = CaptionSettings()
@@ -661,7 +661,7 @@ def test_sizing_needs_no_framework() -> None:
     import subprocess
     import sys
 
-    code = "import sys, json, model.size; print(json.dumps(sorted(sys.modules)))"
+    code = "import sys, json, captune.model.size; print(json.dumps(sorted(sys.modules)))"
     modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
-    assert "model.size" in modules
+    assert "captune.model.size" in modules
     assert not {"keras", "tensorflow", "ray", "numpy"} & set(modules)

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from model.storage import restore, store, through
+from captune.model.storage import restore, store, through
 
 Array = NDArray[Any]
 REDUCED: list[Any] = ["float16", "int8"]

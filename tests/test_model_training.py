@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model import metrics
-from model.config import AugmentConfig, ImageConfig, ModelConfig, TextConfig, TrainConfig, TrialConfig
+from captune.model import metrics
+from captune.model.config import AugmentConfig, ImageConfig, ModelConfig, TextConfig, TrainConfig, TrialConfig
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ def of(arrays: Arrays, config: ModelConfig) -> Arrays:
 def fitted(
     model: ModelConfig = CAPTION, train: Arrays | None = None, seed: int = 0, bfloat16: bool = False, **settings: Any
 ) -> list[metrics.Epoch]:
-    from model.training import Training, fit
+    from captune.model.training import Training, fit
 
     train = train or task(64, 1)
     config = TrialConfig(model=model, train=TrainConfig(**{"epochs": 2, "learning_rate": 0.02, **settings}))
@@ -70,7 +70,7 @@ def fitted(
 
 
 def training(model: ModelConfig = CAPTION, rows: int = 64, bfloat16: bool = False, **settings: Any) -> Any:
-    from model.training import Training
+    from captune.model.training import Training
 
     config = TrialConfig(model=model, train=TrainConfig(**settings))
     train = task(rows, 1)
@@ -101,7 +101,7 @@ def test_epochs_are_numbered_from_one_and_cost_time() -> None:
 
 
 def test_epochs_go_on_after_those_that_training_has_behind_it() -> None:
-    from model.training import fit
+    from captune.model.training import fit
 
     held_out, settings = task(40, 2), {"epochs": 3, "learning_rate": 0.02}
     found = training(CAPTION, **settings)
@@ -176,7 +176,7 @@ def test_infinite_loss_ends_the_trial_too() -> None:
 
 
 def test_finite_loss_with_nan_probabilities_ends_the_trial_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    from model.training import Training
+    from captune.model.training import Training
 
     def last_step_overflows(self: Training, number: int) -> float:
         kernel = self.network.get_layer("logits").kernel
@@ -255,7 +255,7 @@ def test_averaged_weights_are_the_exponential_mean_of_the_steps() -> None:
 
 
 def test_predictions_are_those_of_the_averaged_weights() -> None:
-    from model.training import predict
+    from captune.model.training import predict
 
     found, rows = training(ema=0.9), of(task(40, 2), CAPTION)
     found.epoch(1)
@@ -290,7 +290,7 @@ def test_without_averaging_the_network_is_left_as_it_is() -> None:
 
 
 def test_predictions_come_in_the_order_of_the_rows_whatever_the_batch() -> None:
-    from model.training import predict
+    from captune.model.training import predict
 
     found, rows = training(BOTH), of(task(37, 2), BOTH)
     whole = predict(found.network, Arrays(rows.inputs, rows.labels, 37))
@@ -300,7 +300,7 @@ def test_predictions_come_in_the_order_of_the_rows_whatever_the_batch() -> None:
 
 
 def test_predicting_changes_no_weight() -> None:
-    from model.training import predict
+    from captune.model.training import predict
 
     found = training(BOTH)
     before = found.network.get_weights()
@@ -332,7 +332,7 @@ def bits(network: Any) -> list[bytes]:
 
 def from_bundle(found: Any, model: ModelConfig, folder: Path) -> Any:
     """The network of a training after it was shipped: the averaged weights, where there are any."""
-    from model.bundle import Bundle
+    from captune.model.bundle import Bundle
 
     labels = tuple(range(LABELS))
     vocabulary = '{"words": [], "settings": {}}' if model.text is not None else None
@@ -346,7 +346,7 @@ def from_bundle(found: Any, model: ModelConfig, folder: Path) -> Any:
 @pytest.mark.parametrize("storage", ["float32", *SMALLER])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_predictions_are_those_of_the_bundle_to_the_bit(tmp_path: Path, storage: Any, ema: float) -> None:
-    from model.training import predict
+    from captune.model.training import predict
 
     model = as_stored(BOTH, storage)
     found, rows = training(model, ema=ema), of(task(40, 2), BOTH)
@@ -359,7 +359,7 @@ def test_predictions_are_those_of_the_bundle_to_the_bit(tmp_path: Path, storage:
 @pytest.mark.parametrize("storage", SMALLER)
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_predictions_before_storage_are_those_of_the_weights_as_they_are(storage: Any, ema: float) -> None:
-    from model.training import predict
+    from captune.model.training import predict
 
     found, rows = training(as_stored(BOTH, storage), ema=ema), of(task(40, 2), BOTH)
     found.epoch(1)
@@ -402,7 +402,7 @@ def test_weights_are_put_back_after_an_error_in_a_batch() -> None:
 
 @pytest.mark.parametrize("storage", ["float32", *SMALLER])
 def test_network_that_went_through_storage_is_not_changed_by_going_again(storage: Any) -> None:
-    from model.training import put_through
+    from captune.model.training import put_through
 
     network = training(as_stored(BOTH, storage)).network
     before = bits(network)
@@ -415,7 +415,7 @@ def test_network_that_went_through_storage_is_not_changed_by_going_again(storage
 
 def test_scores_of_a_trial_are_those_of_its_bundle(tmp_path: Path) -> None:
     """Int8 weights score differently here, so that scores of others would show."""
-    from model.training import predict
+    from captune.model.training import predict
 
     model, settings = as_stored(BOTH, "int8"), {"epochs": 2, "learning_rate": 0.02, "ema": 0.5}
     scored = fitted(model, **settings)[-1]
@@ -435,7 +435,7 @@ def test_scores_of_a_trial_are_those_of_its_bundle(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("storage", ["float32", *SMALLER])
 def test_nan_in_one_weight_ends_the_trial_whatever_the_storage(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from model.training import Training
+    from captune.model.training import Training
 
     def one_weight_breaks(self: Training, number: int) -> float:
         kernel = self.network.get_layer("logits").kernel
@@ -462,8 +462,8 @@ def test_network_learns_in_bfloat16_too(encoder: str) -> None:
 
 
 def test_what_was_trained_in_bfloat16_is_scored_and_shipped_in_float32() -> None:
-    from model.classifier import build
-    from model.training import predict
+    from captune.model.classifier import build
+    from captune.model.training import predict
 
     held_out = of(task(40, 2), BOTH)
     begun = training(BOTH, bfloat16=True, ema=0.9)
@@ -492,8 +492,8 @@ def test_training_in_bfloat16_goes_on_from_a_checkpoint_as_if_never_stopped() ->
 
 def test_batches_are_read_ahead_in_order_and_untuned() -> None:
     """A data set that tunes itself has a thread that now and then is waited for at the end of an epoch."""
-    from model.on_tensorflow import read_ahead
-    from model.training import _Sequence
+    from captune.model.on_tensorflow import read_ahead
+    from captune.model.training import _Sequence
 
     arrays = of(task(40, 1), BOTH)
     read = read_ahead(_Sequence(arrays, 1, 1))

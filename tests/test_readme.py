@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from tuner.cli import app
+from captune.tuner.command.main import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -110,7 +110,7 @@ def test_every_file_that_the_readme_names_exists() -> None:
 def test_every_module_in_a_file_map_exists_and_the_map_is_whole() -> None:
     """Where README lists a folder's modules, it lists them all."""
     named = set(re.findall(r"\b(\w+\.py)\b", README))
-    modules = {path.name: path for folder in FOLDERS for path in (ROOT / folder).glob("*.py")}
+    modules = {path.name: path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
     assert named <= modules.keys() | {path.name for path in (ROOT / "tests" / "benchmarks").glob("*.py")}
     if len(named) > 10:
         sources = {name for name, path in modules.items() if path.parent.name != "tests" and name != "__init__.py"}
@@ -126,6 +126,8 @@ def test_newest_version_of_the_changelog_is_that_of_the_package() -> None:
     assert versions[0] == PYPROJECT["project"]["version"]
 
 
-def test_packages_are_the_source_folders() -> None:
-    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == set(FOLDERS) - {"tests"}
-    assert PYPROJECT["project"]["scripts"] == {"captune": "tuner.cli:main"}
+def test_every_source_folder_is_imported_as_part_of_captune_and_under_no_name_of_its_own() -> None:
+    links = {path.name: path.resolve() for path in (ROOT / ".src" / "captune").iterdir() if path.is_symlink()}
+    assert links == {name: ROOT / name for name in set(FOLDERS) - {"tests"}}
+    assert PYPROJECT["tool"]["setuptools"]["packages"] == {"find": {"where": [".src"]}}
+    assert PYPROJECT["project"]["scripts"] == {"captune": "captune.tuner.command.main:main"}

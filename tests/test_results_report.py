@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from model.config import flatten
-from model.metrics import Epoch
-from model.presets import CAPTIONS
-from results import report
-from results.study import Record
+from captune.model.config import flatten
+from captune.model.metrics import Epoch
+from captune.model.presets import CAPTIONS
+from captune.results import report
+from captune.results.records import Record
 
 CURVE = (
     Epoch(1, 0.61, 0.5, 0.4, 0.3, 0.2, 0.35, 2.0, 1.0),

@@ -12,20 +12,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from model.metrics import Epoch
-from model.presets import CAPTIONS
-from results.study import (
-    FATES,
-    SCORED,
-    STUDY_NAME,
-    VOID,
-    Record,
-    RunError,
-    RunFolder,
-    epoch_attribute,
-    load_records,
-    open_storage,
-)
+from captune.model.metrics import Epoch
+from captune.model.presets import CAPTIONS
+from captune.results.journal import STUDY_NAME, open_storage
+from captune.results.records import FATES, SCORED, VOID, Record, epoch_attribute, load_records
+from captune.results.run_folder import RunError, RunFolder
 
 
 def epoch(number: int, mean_f1: float, loss: float = 0.5) -> Epoch:
@@ -306,7 +297,8 @@ def test_reader_in_another_process_sees_a_search_that_writes_on(run: RunFolder) 
     study = new_study(run)
     report(launch(study), epoch(1, 0.5))
     code = (
-        "import sys; from pathlib import Path; from results.study import *;"
+        "import sys; from pathlib import Path; from captune.results.records import load_records;"
+        "from captune.results.run_folder import RunFolder;"
         "print([(r.fate, r.mean_f1) for r in load_records(RunFolder(Path(sys.argv[1])))])"
     )
     found = subprocess.run([sys.executable, "-c", code, run.path], capture_output=True, text=True, check=True)
@@ -354,7 +346,7 @@ def test_study_of_another_name_is_not_ours(run: RunFolder) -> None:
 
 
 def test_whole_configuration_survives_the_journal(run: RunFolder) -> None:
-    from model.config import flatten, unflatten
+    from captune.model.config import flatten, unflatten
 
     launch(new_study(run), flatten(CAPTIONS))
     assert unflatten(only(run).config) == CAPTIONS

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from model.metrics import Epoch
-from model.size import Budget
-from results.study import Record
-from results.summary import halving_saved, summarise, trained_share
+from captune.model.metrics import Epoch
+from captune.model.size import Budget
+from captune.results.records import Record
+from captune.results.summary import halving_saved, summarise, trained_share
 
 
 def record(number: int, scores: list[float], **changes: Any) -> Record:

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from model.config import flatten
-from model.metrics import Epoch
-from model.presets import CAPTIONS, COMPACT
-from results.study import Record, RunError
-from results.table import frame, render, terminal
+from captune.model.config import flatten
+from captune.model.metrics import Epoch
+from captune.model.presets import CAPTIONS, COMPACT
+from captune.results.records import Record
+from captune.results.run_folder import RunError
+from captune.results.table import frame, render, terminal
 
 BYTES = ["weights_bytes", "bundle_bytes", "margin_bytes"]
 KEYS = ["number", "fate", "mean_f1", "epochs", *BYTES, "seconds", "node", "reason", "config"]

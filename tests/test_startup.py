@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.store import PreparedData
-from model.presets import PRESETS
+from captune.data_prep.store import PreparedData
+from captune.model.presets import PRESETS
 
 HEAVY = ("tensorflow", "keras", "ray", "nltk", "optuna", "pandas", "sklearn", "scipy", "pyarrow", "PIL")
 # Like the entry point that pip writes; afterwards names of loaded modules stand on the last line.
 PROBE = """\
 import sys
-from tuner.cli import main
+from captune.tuner.command.main import main
 code = 0
 try:
     main()
@@ -28,7 +28,7 @@ sys.exit(code)
 DRY_RUNS = """\
 import sys, time
 before = time.perf_counter()
-from tuner.cli import main
+from captune.tuner.command.main import main
 seconds = []
 data, *presets = sys.argv[1:]
 for preset in presets:
@@ -98,7 +98,7 @@ def test_help_takes_less_than_half_a_second() -> None:
     """The best of five, as another process may have the core; the interpreter and Typer alone take 0.15 s here."""
     command = [str(Path(sys.executable).with_name("captune")), "--help"]
     if not Path(command[0]).exists():
-        command = [sys.executable, "-m", "tuner.cli", "--help"]
+        command = [sys.executable, "-m", "captune", "--help"]
     seconds = []
     for _ in range(5):
         started = time.perf_counter()

@@ -19,10 +19,11 @@ from typing import Any
 
 import pytest
 
-from data_prep.store import PreparedData
-from results.study import Record, RunFolder, load_records
-from tuner.config import HalvingConfig
-from tuner.halving import Rungs
+from captune.data_prep.store import PreparedData
+from captune.results.records import Record, load_records
+from captune.results.run_folder import RunFolder
+from captune.tuner.decisions.halving import Rungs
+from captune.tuner.space.config import HalvingConfig
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 

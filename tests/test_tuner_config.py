@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from model.config import flatten
-from model.presets import PRESETS
-from model.size import DEFAULT_BUDGET, Budget, MiB
-from tuner.config import (
+from captune.model.config import flatten
+from captune.model.presets import PRESETS
+from captune.model.size import DEFAULT_BUDGET, Budget, MiB
+from captune.tuner.space.config import (
     ConfigError,
     SearchConfig,
     parse_duration,
@@ -17,7 +17,7 @@ from tuner.config import (
     read_trial_config,
     shipped_space,
 )
-from tuner.space import Number
+from captune.tuner.space.dimensions import Number
 
 
 def read(path: Path | None, *, preset: str | None = None, **overrides: Any) -> SearchConfig:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from data_prep.records import DataError
-from data_prep.store import PreparedData
-from model.config import TrialConfig, replace
-from model.metrics import Epoch
-from model.presets import PRESETS
-from tuner.space import bind
+from captune.data_prep.records import DataError
+from captune.data_prep.store import PreparedData
+from captune.model.config import TrialConfig, replace
+from captune.model.metrics import Epoch
+from captune.model.presets import PRESETS
+from captune.tuner.space.dimensions import bind
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -52,7 +52,7 @@ def frozen(weights: Path, data: PreparedData, **changes: Any) -> TrialConfig:
 
 
 def trained(config: TrialConfig, data: PreparedData, keeper: Any = None) -> list[Epoch]:
-    from tuner.trial import Job, train_trial
+    from captune.tuner.training.trial import Job, train_trial
 
     return list(train_trial(Job(config, 5, 0), data, keeper))
 
@@ -74,15 +74,17 @@ def test_trial_on_cached_features_learns_what_it_learns_without(
 def test_score_on_cached_features_is_that_of_the_bundle_on_pictures(
     weights: Path, own: PreparedData, tmp_path: Path, storage: str
 ) -> None:
-    from model.bundle import Bundle
-    from model.metrics import mean_average_precision
-    from tuner.inference import probabilities_of_split
-    from tuner.retention import Keeper, Policy
-    from tuner.trial import Job
+    from captune.model.bundle import Bundle
+    from captune.model.metrics import mean_average_precision
+    from captune.tuner.training.checkpoints import CheckpointPolicy, CheckpointWriter
+    from captune.tuner.training.trial import Job
+    from captune.tuner.winner.predict import probabilities_of_split
 
     config = frozen(weights, own, storage=storage, **{"train.cached_features": True})
-    keeper = Keeper(Policy(str(tmp_path / "kept"), None, 1, 0), 0, Job(config, 5, 0).identity(own))
-    epochs = trained(config, own, keeper)
+    checkpoints = CheckpointWriter(
+        CheckpointPolicy(str(tmp_path / "kept"), None, 1, 0), 0, Job(config, 5, 0).identity(own)
+    )
+    epochs = trained(config, own, checkpoints)
     (kept,) = (tmp_path / "kept" / "0").glob("best-*")
     best = max(epochs, key=lambda epoch: epoch.mean_f1)
     found = probabilities_of_split(Bundle.load(kept), own, "validation")
@@ -92,7 +94,7 @@ def test_score_on_cached_features_is_that_of_the_bundle_on_pictures(
 def test_features_are_computed_once_for_all_that_share_them(
     weights: Path, own: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tuner import features
+    from captune.tuner.training import features
 
     computed: list[str] = []
     compute = features._compute
@@ -120,7 +122,7 @@ def test_features_are_computed_once_for_all_that_share_them(
 def _features(path: Path, weights: Path, out: Any) -> None:
     data = PreparedData.open(path)
     config = frozen(weights, data, **{"train.cached_features": True})
-    from tuner import features
+    from captune.tuner.training import features
 
     compute = features._compute
 
@@ -150,7 +152,7 @@ def test_processes_that_ask_at_once_compute_once_and_read_the_same(weights: Path
 def test_computation_that_ends_half_way_leaves_nothing_to_be_read(
     weights: Path, own: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tuner.features import backbone_features
+    from captune.tuner.training.features import backbone_features
 
     image = frozen(weights, own).model.image
     assert image is not None

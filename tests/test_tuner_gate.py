@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from model.config import unflatten
-from model.presets import PRESETS
-from model.size import Budget, Contents, Measure, show_bytes, size
-from results.study import FATES, STUDY_NAME, VOID, Record, RunFolder, load_records, open_storage
-from tuner.gate import MAX_REFUSALS, MAX_REPEATS, STARTUP, Admitted, Gate, UsedUp
-from tuner.reach import BudgetError, Reach
-from tuner.space import Space, parse_dimension
+from captune.model.config import unflatten
+from captune.model.presets import PRESETS
+from captune.model.size import Budget, Contents, Measure, show_bytes, size
+from captune.results.journal import STUDY_NAME, open_storage
+from captune.results.records import FATES, VOID, Record, load_records
+from captune.results.run_folder import RunFolder
+from captune.tuner.decisions.gate import MAX_REFUSALS, MAX_REPEATS, STARTUP, Admitted, Gate, UsedUp
+from captune.tuner.space.dimensions import Space, parse_dimension
+from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -45,13 +47,13 @@ def quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def reach_of(dimensions: dict[str, Any], limit: int = 10**9, *, measure: Measure = "weights") -> Reach:
+def reach_of(dimensions: dict[str, Any], limit: int = 10**9, *, measure: Measure = "weights") -> FeasibleSpace:
     parsed = {name: parse_dimension(name, value) for name, value in dimensions.items()}
     space = Space.around(PRESETS["compact"], fixed=SMALL, dimensions=parsed, modality="both")
-    return Reach(space, lambda config: config, Budget(limit, measure), CONTENTS)
+    return FeasibleSpace(space, lambda config: config, Budget(limit, measure), CONTENTS)
 
 
-def widths(count: int, fitting: int) -> Reach:
+def widths(count: int, fitting: int) -> FeasibleSpace:
     """A space of so many configurations, of which so many fit."""
     options = [8 * width for width in range(1, count + 1)]
     reach = reach_of({"text.embedding": options})
@@ -103,7 +105,7 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> int:
     """A space counts as used up after so many repeats: each costs a run folder's journal milliseconds."""
-    monkeypatch.setattr("tuner.gate.MAX_REPEATS", 40)
+    monkeypatch.setattr("captune.tuner.decisions.gate.MAX_REPEATS", 40)
     return 40
 
 
@@ -438,7 +440,7 @@ def test_each_fate_has_its_state(
 
 
 def test_space_in_which_nothing_fits_ends_with_its_smallest_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuner.gate.MAX_REFUSALS", 25)
+    monkeypatch.setattr("captune.tuner.decisions.gate.MAX_REFUSALS", 25)
     reach = reach_of({"text.embedding": [16, 8]}, 10)
     study = optuna.create_study()
     with pytest.raises(BudgetError, match="--budget") as caught:
@@ -449,7 +451,7 @@ def test_space_in_which_nothing_fits_ends_with_its_smallest_size(monkeypatch: py
 
 
 def test_space_in_which_nothing_that_fits_is_found_says_how_often_it_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuner.gate.MAX_REFUSALS", 3)
+    monkeypatch.setattr("captune.tuner.decisions.gate.MAX_REFUSALS", 3)
     study = optuna.create_study()
     for _ in range(3):
         study.enqueue_trial({"text.embedding": 96})
@@ -458,7 +460,7 @@ def test_space_in_which_nothing_that_fits_is_found_says_how_often_it_was_tried(m
 
 
 def test_refusals_are_counted_from_the_last_that_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuner.gate.MAX_REFUSALS", 3)
+    monkeypatch.setattr("captune.tuner.decisions.gate.MAX_REFUSALS", 3)
     study = optuna.create_study(direction="maximize")
     for width in (96, 96, 8, 88, 88, 16):
         study.enqueue_trial({"text.embedding": width})
@@ -467,7 +469,7 @@ def test_refusals_are_counted_from_the_last_that_fitted(monkeypatch: pytest.Monk
 
 
 def test_sampler_is_shown_a_bounded_history_that_never_forgets_the_best() -> None:
-    from tuner.gate import _BEST_KEPT, _HISTORY, BoundedTPE
+    from captune.tuner.decisions.gate import _BEST_KEPT, _HISTORY, BoundedTPE
 
     sampler = BoundedTPE(seed=0, n_startup_trials=0, multivariate=True, group=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)

@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.metrics import Epoch
-from results.study import Record
-from tuner.config import HalvingConfig
-from tuner.halving import Rungs
+from captune.model.metrics import Epoch
+from captune.results.records import Record
+from captune.tuner.decisions.halving import Rungs
+from captune.tuner.space.config import HalvingConfig
 
 SCORES = st.floats(0, 1, width=16)
 OTHER = st.sampled_from([math.nan, math.inf, -math.inf])

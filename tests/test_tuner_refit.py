@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from conftest import Captune
 
-from data_prep.store import PreparedData, prepare
-from model.config import TrialConfig, flatten, replace
-from model.metrics import Epoch
-from model.presets import PRESETS
-from model.size import Budget, size
-from results.study import Record, RunError, RunFolder
-from tuner.space import bind
+from captune.data_prep.store import PreparedData, prepare
+from captune.model.config import TrialConfig, flatten, replace
+from captune.model.metrics import Epoch
+from captune.model.presets import PRESETS
+from captune.model.size import Budget, size
+from captune.results.records import Record
+from captune.results.run_folder import RunError, RunFolder
+from captune.tuner.space.dimensions import bind
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]  # tuner.trial imports Ray
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]  # captune.tuner.training.trial imports Ray
 
 TINY = {"text.units": 8, "text.embedding": 8, "train.epochs": 3, "train.batch_size": 32}
 BUDGET = Budget(10**6)
@@ -58,7 +59,7 @@ def config(captions_data: PreparedData) -> TrialConfig:
 @pytest.fixture(scope="module")
 def winner(captions_data: PreparedData, config: TrialConfig, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A refitted run on captions alone, of two epochs and two seeds."""
-    from tuner.refit import refit
+    from captune.tuner.winner.refit import refit
 
     run = RunFolder(tmp_path_factory.mktemp("refit"))
     said: list[str] = []
@@ -75,7 +76,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def refitted(run: RunFolder, record: Record, data: PreparedData, *, budget: Budget = BUDGET) -> dict[str, Any]:
-    from tuner.refit import refit
+    from captune.tuner.winner.refit import refit
 
     return refit(run, record, data, budget, seeds=1, say=lambda line: None)
 
@@ -97,7 +98,7 @@ def test_proof_has_the_keys_that_users_build_on(winner: RunFolder, captions_data
 
 
 def size_of(flat: dict[str, Any]) -> int:
-    from model.config import unflatten
+    from captune.model.config import unflatten
 
     return size(unflatten(flat).model).weights_bytes
 
@@ -105,7 +106,7 @@ def size_of(flat: dict[str, Any]) -> int:
 def test_refit_learns_from_train_and_validation_and_never_from_test(
     config: TrialConfig, captions_data: PreparedData, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tuner.refit
+    import captune.tuner.winner.refit
 
     asked: list[tuple[str, ...]] = []
     rows = PreparedData.rows
@@ -116,13 +117,13 @@ def test_refit_learns_from_train_and_validation_and_never_from_test(
 
     monkeypatch.setattr(PreparedData, "rows", noted)
     trained: list[set[int]] = []
-    shuffled = tuner.refit.shuffled
+    shuffled = captune.tuner.winner.refit.shuffled
     monkeypatch.setattr(
-        tuner.refit,
+        captune.tuner.winner.refit,
         "shuffled",
         lambda data, chosen, *rest: trained.append(set(chosen.tolist())) or shuffled(data, chosen, *rest),
     )
-    monkeypatch.setattr(tuner.refit, "probabilities_in_fresh_process", lambda *_: 1 / 0)
+    monkeypatch.setattr(captune.tuner.winner.refit, "probabilities_in_fresh_process", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         refitted(run, record(config), captions_data)
     test = set(rows(captions_data, "test").tolist())
@@ -139,14 +140,14 @@ def test_refit_a_second_time_is_refused(winner: RunFolder, config: TrialConfig, 
 
 
 def test_refit_on_a_cluster_is_refused_before_a_cluster_is_looked_for(winner: RunFolder) -> None:
-    from tuner.refit_run import refit_on_cluster
+    from captune.tuner.winner.refit_run import refit_on_cluster
 
     with pytest.raises(RunError, match="move it away"):
         refit_on_cluster("127.0.0.1:1", str(winner.path), None, 1, None, None, say=lambda line: None)
 
 
 def test_refit_begun_again_after_its_node_was_lost_finds_what_it_had_proved(winner: RunFolder) -> None:
-    from tuner.refit_run import _refit_once
+    from captune.tuner.winner.refit_run import _refit_once
 
     proof = json.loads(winner.proof.read_text())
     for trial in (None, proof["trial"]):
@@ -158,11 +159,11 @@ def test_refit_begun_again_after_its_node_was_lost_finds_what_it_had_proved(winn
 def test_bundle_that_answers_otherwise_is_not_kept(
     run: RunFolder, config: TrialConfig, captions_data: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tuner.refit
+    import captune.tuner.winner.refit
 
-    honest = tuner.refit.probabilities_in_fresh_process
-    monkeypatch.setattr(tuner.refit, "probabilities_in_fresh_process", lambda *a: honest(*a) + 2e-6)
-    with pytest.raises(tuner.refit.ProofError, match="other probabilities"):
+    honest = captune.tuner.winner.refit.probabilities_in_fresh_process
+    monkeypatch.setattr(captune.tuner.winner.refit, "probabilities_in_fresh_process", lambda *a: honest(*a) + 2e-6)
+    with pytest.raises(captune.tuner.winner.refit.ProofError, match="other probabilities"):
         refitted(run, record(config), captions_data)
     assert list(run.path.iterdir()) == []
 
@@ -170,7 +171,7 @@ def test_bundle_that_answers_otherwise_is_not_kept(
 def test_bundle_that_cannot_be_loaded_is_told_in_one_line(
     winner: RunFolder, captions_data: PreparedData, tmp_path: Path
 ) -> None:
-    from tuner.refit import ProofError, probabilities_in_fresh_process
+    from captune.tuner.winner.refit import ProofError, probabilities_in_fresh_process
 
     with pytest.raises(ProofError, match="cannot be loaded in a fresh process") as caught:
         probabilities_in_fresh_process(tmp_path, tmp_path, captions_data, "test")
@@ -181,7 +182,7 @@ def test_bundle_that_cannot_be_loaded_is_told_in_one_line(
 def test_trial_over_the_budget_is_not_refitted(
     run: RunFolder, config: TrialConfig, captions_data: PreparedData
 ) -> None:
-    from tuner.refit import ProofError
+    from captune.tuner.winner.refit import ProofError
 
     with pytest.raises(ProofError, match="trial 4 needs"):
         refitted(run, record(config), captions_data, budget=Budget(100))
@@ -207,20 +208,22 @@ def test_data_without_test_rows_cannot_prove_anything(
 def test_export_that_answers_otherwise_is_removed(
     winner: RunFolder, captions_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tuner.refit
+    import captune.tuner.winner.refit
 
-    honest = tuner.refit.probabilities_of_split(tuner.refit.Bundle.load(winner.bundle), captions_data, "test")
-    monkeypatch.setattr(tuner.refit, "probabilities_in_fresh_process", lambda *_: honest + 2e-6)
+    honest = captune.tuner.winner.refit.probabilities_of_split(
+        captune.tuner.winner.refit.Bundle.load(winner.bundle), captions_data, "test"
+    )
+    monkeypatch.setattr(captune.tuner.winner.refit, "probabilities_in_fresh_process", lambda *_: honest + 2e-6)
     for kind, name in (("keras", "x.keras"), ("bundle", "x")):
-        with pytest.raises(tuner.refit.ProofError, match="other probabilities"):
-            tuner.refit.export(winner, captions_data, BUDGET, tmp_path / name, kind, None)
+        with pytest.raises(captune.tuner.winner.refit.ProofError, match="other probabilities"):
+            captune.tuner.winner.refit.export(winner, captions_data, BUDGET, tmp_path / name, kind, None)
         assert list(tmp_path.iterdir()) == []
 
 
 def test_export_refuses_what_is_there_and_what_has_no_winner(
     winner: RunFolder, run: RunFolder, captions_data: PreparedData, tmp_path: Path
 ) -> None:
-    from tuner.refit import export
+    from captune.tuner.winner.refit import export
 
     with pytest.raises(RunError, match="captune refit"):
         export(run, captions_data, BUDGET, tmp_path / "x", "bundle", None)
@@ -245,9 +248,9 @@ def int8_winner(
 
 def score_on_test(bundle: Path, data: PreparedData) -> float:
     """Mean F1 of a bundle folder as whoever is sent it finds it."""
-    from model.bundle import Bundle
-    from model.metrics import score
-    from tuner.inference import probabilities_of_split
+    from captune.model.bundle import Bundle
+    from captune.model.metrics import score
+    from captune.tuner.winner.predict import probabilities_of_split
 
     loaded = Bundle.load(bundle)
     found = probabilities_of_split(loaded, data, "test")
@@ -274,9 +277,9 @@ def test_export_in_another_storage_gives_both_scores_and_loads(
 ) -> None:
     import numpy as np
 
-    from model.bundle import Bundle, measured_bytes
-    from tuner.inference import probabilities_of_split
-    from tuner.refit import export
+    from captune.model.bundle import Bundle, measured_bytes
+    from captune.tuner.winner.predict import probabilities_of_split
+    from captune.tuner.winner.refit import export
 
     run = request.getfixturevalue(source)
     done = export(run, captions_data, BUDGET, tmp_path / "copy", "bundle", storage)
@@ -297,7 +300,7 @@ def test_export_in_another_storage_gives_both_scores_and_loads(
 def test_export_without_a_storage_keeps_the_winner_s_own(
     int8_winner: RunFolder, captions_data: PreparedData, tmp_path: Path
 ) -> None:
-    from tuner.refit import export
+    from captune.tuner.winner.refit import export
 
     done = export(int8_winner, captions_data, BUDGET, tmp_path / "copy", "bundle", None)
     assert (done["storage"], done["max_difference"]) == ("int8", 0)
@@ -308,7 +311,7 @@ def test_export_without_a_storage_keeps_the_winner_s_own(
 def test_keras_file_of_an_int8_winner_answers_as_the_winner_does(
     int8_winner: RunFolder, captions_data: PreparedData, tmp_path: Path
 ) -> None:
-    from tuner.refit import export
+    from captune.tuner.winner.refit import export
 
     done = export(int8_winner, captions_data, BUDGET, tmp_path / "x.keras", "keras", None)
     assert done["storage"] == "float32", "of what a Keras file holds"
@@ -321,7 +324,7 @@ def test_export_that_would_leave_the_budget_of_weights_is_refused(
     int8_winner: RunFolder, captions_data: PreparedData, config: TrialConfig, tmp_path: Path, kind: str, storage: Any
 ) -> None:
     """The budget is between what the winner needs as int8 and what it needs as float32."""
-    from tuner.refit import ProofError, export
+    from captune.tuner.winner.refit import ProofError, export
 
     budget = Budget(size(config.model).weights_bytes - 1)
     with pytest.raises(ProofError, match=r"of weights, the budget is .*removed"):
@@ -333,9 +336,9 @@ def test_export_that_would_leave_the_budget_of_weights_is_refused(
 def test_keras_file_over_a_budget_that_the_bundle_keeps_ends_the_command_and_leaves_nothing(
     winner: RunFolder, captions_data: PreparedData, tmp_path: Path, captune: Captune
 ) -> None:
-    from model.bundle import measured_bytes
-    from tuner.config import read_search
-    from tuner.run import create
+    from captune.model.bundle import measured_bytes
+    from captune.tuner.run.settings import create
+    from captune.tuner.space.config import read_search
 
     run = RunFolder(tmp_path / "run")
     settings = {"trials": 1, "measure": "bundle", "budget": measured_bytes(winner.bundle)}
@@ -367,7 +370,7 @@ def of_bytes(path: Path, count: int) -> Path:
 def test_bundle_is_as_large_as_predicted_or_a_hundredth_smaller(
     tmp_path: Path, of_predicted: float, understood: bool
 ) -> None:
-    from tuner.refit import ProofError, check_bytes
+    from captune.tuner.winner.refit import ProofError, check_bytes
 
     predicted = size(PRESETS["captions"].model)
     count = int(of_predicted * predicted.bundle_bytes)
@@ -380,7 +383,7 @@ def test_bundle_is_as_large_as_predicted_or_a_hundredth_smaller(
 
 
 def test_one_byte_more_than_predicted_is_too_many(tmp_path: Path) -> None:
-    from tuner.refit import ProofError, check_bytes
+    from captune.tuner.winner.refit import ProofError, check_bytes
 
     predicted = size(PRESETS["captions"].model)
     assert check_bytes(of_bytes(tmp_path / "fits", predicted.bundle_bytes), "bundle", predicted, Budget())
@@ -390,7 +393,7 @@ def test_one_byte_more_than_predicted_is_too_many(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("measure", ["weights", "bundle"])
 def test_bytes_that_count_keep_the_budget_to_the_byte(tmp_path: Path, measure: Any) -> None:
-    from tuner.refit import ProofError, check_bytes
+    from captune.tuner.winner.refit import ProofError, check_bytes
 
     predicted = size(PRESETS["captions"].model)
     written = predicted.bundle_bytes - 100
@@ -411,9 +414,9 @@ def test_bundle_of_another_size_than_predicted_is_not_kept(
     extra: int,
     cut: int,
 ) -> None:
-    import tuner.refit
+    import captune.tuner.winner.refit
 
-    save = tuner.refit.Bundle.save
+    save = captune.tuner.winner.refit.Bundle.save
 
     def tampered(self: Any, path: Path) -> None:
         save(self, path)
@@ -421,10 +424,10 @@ def test_bundle_of_another_size_than_predicted_is_not_kept(
             file.seek(0, 2)
             file.truncate(file.tell() + extra - cut)
 
-    monkeypatch.setattr(tuner.refit.Bundle, "save", tampered)
-    with pytest.raises(tuner.refit.ProofError, match="predicted"):
+    monkeypatch.setattr(captune.tuner.winner.refit.Bundle, "save", tampered)
+    with pytest.raises(captune.tuner.winner.refit.ProofError, match="predicted"):
         refitted(run, record(config), captions_data)
     assert list(run.path.iterdir()) == []
-    with pytest.raises(tuner.refit.ProofError, match="predicted"):
-        tuner.refit.export(winner, captions_data, BUDGET, run.path / "copy", "bundle", None)
+    with pytest.raises(captune.tuner.winner.refit.ProofError, match="predicted"):
+        captune.tuner.winner.refit.export(winner, captions_data, BUDGET, run.path / "copy", "bundle", None)
     assert list(run.path.iterdir()) == []

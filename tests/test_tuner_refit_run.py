@@ -12,8 +12,8 @@ import pytest
 from conftest import Captune
 from ray_nodes import Nodes
 
-from data_prep.store import PreparedData
-from results.study import RunFolder
+from captune.data_prep.store import PreparedData
+from captune.results.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -22,20 +22,20 @@ TOGETHER = """if True:
     import json, os, sys
     backend, data, folder, batch = sys.argv[1:]
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-    from tuner import process
-    process.settle(1, backend)
+    from captune.tuner.training import runtime
+    runtime.settle(1, backend)
     if backend == "tensorflow":
         import tensorflow as tf
         (cpu,) = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     from test_tuner_refit import BUDGET, TINY, record
-    from data_prep.store import PreparedData
-    from model import training
-    from model.config import replace
-    from model.presets import PRESETS
-    from results.study import RunError, RunFolder
-    from tuner.refit import refit
-    from tuner.space import bind
+    from captune.data_prep.store import PreparedData
+    from captune.model import training
+    from captune.model.config import replace
+    from captune.model.presets import PRESETS
+    from captune.results.run_folder import RunError, RunFolder
+    from captune.tuner.winner.refit import refit
+    from captune.tuner.space.dimensions import bind
 
     prepared = PreparedData.open(data)
     changes = {"train.batch_size": int(batch), "train.ema": 0.9 if backend == "tensorflow" else 0.0}
@@ -45,12 +45,12 @@ TOGETHER = """if True:
         def __init__(self, *given, **named):
             super().__init__(*given, **named)
             made.append(self)
-    import tuner.refit
-    tuner.refit.Training = Seen
+    import captune.tuner.winner.refit
+    captune.tuner.winner.refit.Training = Seen
     try:
         proof = refit(
             RunFolder(__import__("pathlib").Path(folder)), record(config, best=2), prepared, BUDGET,
-            seeds=1, spread=process.spread(2), say=lambda text: None,
+            seeds=1, spread=runtime.spread(2), say=lambda text: None,
         )
     except RunError as error:
         print(json.dumps({"refused": str(error)}))
@@ -98,7 +98,7 @@ def test_batch_that_cannot_be_shared_out_is_refused(captions_data: PreparedData,
 
 def apart(*arguments: object) -> subprocess.CompletedProcess[str]:
     """`captune ARGUMENTS` in a process of its own: one that had a local Ray of its own asks every other for a token."""
-    command = [sys.executable, "-m", "tuner.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "captune", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parent.parent)
 
 

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from data_prep.store import PreparedData
-from model.metrics import Epoch
-from results.study import RunFolder
-from tuner.config import HalvingConfig, read_search
-from tuner.halving import Rungs
-from tuner.run import create
-from tuner.search import Progress, run_search
+from captune.data_prep.store import PreparedData
+from captune.model.metrics import Epoch
+from captune.results.run_folder import RunFolder
+from captune.tuner.decisions.halving import Rungs
+from captune.tuner.ray_tune.search import Progress, run_search
+from captune.tuner.run.settings import create
+from captune.tuner.space.config import HalvingConfig, read_search
 
 pytestmark = pytest.mark.cluster
 
 
 def scheduler(**config: int) -> Any:
-    from tuner.scheduler import HalvingScheduler
+    from captune.tuner.ray_tune.scheduler import HalvingScheduler
 
     return HalvingScheduler(Rungs(HalvingConfig(**config)))
 
@@ -71,7 +71,7 @@ def test_error_of_a_worker_is_kept_and_a_file_of_it_that_is_not_there_is_none(tm
 def test_ray_keeps_of_a_long_search_the_trials_that_run_alone(tmp_path: Path, captions_data: PreparedData) -> None:
     from ray.tune.experiment import Trial
 
-    from tuner.trial import TrialWorker
+    from captune.tuner.ray_tune.worker import TrialWorker
 
     class Nothing(TrialWorker):
         def settle(self, threads: int, backend: str, gpus: float) -> None:

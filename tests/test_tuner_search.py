@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tuner.search import _Interrupt
+from captune.tuner.ray_tune.search import _Interrupt
 
 
 def test_first_ctrl_c_is_noted_and_the_second_does_what_it_always_does() -> None:
@@ -32,9 +32,12 @@ def test_signals_are_left_as_they_were_found() -> None:
 
 def _through(ray_first: bool, error: Exception) -> Exception:
     """`error` as it comes out of Ray, raised in a callback of ours or in Ray itself."""
-    from tuner import search
+    from captune.tuner.ray_tune import search
 
-    inner: dict[str, object] = {"__name__": "tuner.searcher" if ray_first else "ray.tune.logger", "error": error}
+    inner: dict[str, object] = {
+        "__name__": "captune.tuner.ray_tune.searcher" if ray_first else "ray.tune.logger",
+        "error": error,
+    }
     exec("def callback():\n    raise error", inner)
     outer: dict[str, object] = {"__name__": "ray.tune.tuner", "callback": inner["callback"]}
     exec(

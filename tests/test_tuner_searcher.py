@@ -13,15 +13,17 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from cluster.resources import Room
-from data_prep.store import PreparedData
-from model.config import unflatten
-from model.metrics import Epoch
-from model.presets import PRESETS
-from model.size import Budget, Contents, size
-from results.study import STUDY_NAME, Record, RunFolder, load_records, open_storage
-from tuner.config import HalvingConfig
-from tuner.space import Space, bind, parse_dimension
+from captune.cluster.nodes.resources import Room
+from captune.data_prep.store import PreparedData
+from captune.model.config import unflatten
+from captune.model.metrics import Epoch
+from captune.model.presets import PRESETS
+from captune.model.size import Budget, Contents, size
+from captune.results.journal import STUDY_NAME, open_storage
+from captune.results.records import Record, load_records
+from captune.results.run_folder import RunFolder
+from captune.tuner.space.config import HalvingConfig
+from captune.tuner.space.dimensions import Space, bind, parse_dimension
 
 pytestmark = [
     pytest.mark.cluster,  # imports Ray, starts none of it
@@ -56,24 +58,24 @@ class Search:
         **care: Any,
     ) -> Any:
         """A searcher on the study of the run, which is continued where there is one already."""
-        from tuner.gate import Gate
-        from tuner.halving import Rungs
-        from tuner.loose_ends import tie_loose_ends
-        from tuner.reach import Reach
-        from tuner.retention import Shelf, checkpoints_at
-        from tuner.scheduler import HalvingScheduler
-        from tuner.searcher import Care, StudySearcher
+        from captune.tuner.decisions.gate import Gate
+        from captune.tuner.decisions.halving import Rungs
+        from captune.tuner.decisions.recovery import recover
+        from captune.tuner.ray_tune.scheduler import HalvingScheduler
+        from captune.tuner.ray_tune.searcher import StudySearcher, TrialLimits
+        from captune.tuner.space.feasibility import FeasibleSpace
+        from captune.tuner.training.checkpoints import CheckpointCleaner, checkpoints_at
 
         parsed = {n: parse_dimension(n, d) for n, d in (DIMENSIONS if dimensions is None else dimensions).items()}
         space = Space.around(PRESETS["compact"], fixed=SMALL, dimensions=parsed, modality="both")
-        reach = Reach(space, partial(bind, manifest=self._manifest), Budget(budget), Contents.typical(6))
+        reach = FeasibleSpace(space, partial(bind, manifest=self._manifest), Budget(budget), Contents.typical(6))
         storage = open_storage(self.run, wait=pytest.fail)
         known = load_records(self.run)
         directions = ["maximize", "minimize"][:objectives]
         study = optuna.create_study(study_name=STUDY_NAME, storage=storage, directions=directions, load_if_exists=True)
         gate = Gate(study, reach, seed=seed)
         rungs = Rungs.of(HalvingConfig(grace=1, reduction=2), known)
-        tie_loose_ends(study, gate, rungs, known)
+        recover(study, gate, rungs, known)
         records = load_records(self.run)
         return StudySearcher(
             study,
@@ -81,8 +83,8 @@ class Search:
             trials=trials,
             halving=HalvingScheduler(rungs),
             run=self.run,
-            shelf=Shelf(checkpoints_at(str(self.run.checkpoints)), 2, records),
-            care=Care(**{"retries": 2, "timeout": None, "floor": 0, **care}),
+            shelf=CheckpointCleaner(checkpoints_at(str(self.run.checkpoints)), 2, records),
+            care=TrialLimits(**{"retries": 2, "timeout": None, "floor": 0, **care}),
             records=records,
             threads=1,
             gpus=0.0,
@@ -217,9 +219,9 @@ def test_space_that_never_fits_ends_the_search_and_names_the_smallest_size(
 ) -> None:
     from ray.tune.search import Searcher
 
-    import tuner.gate
+    import captune.tuner.decisions.gate
 
-    monkeypatch.setattr(tuner.gate, "MAX_REFUSALS", 25)
+    monkeypatch.setattr(captune.tuner.decisions.gate, "MAX_REFUSALS", 25)
     searcher = search.searcher(budget=10, dimensions={"text.embedding": [8, 16]})
     assert searcher.suggest("a") == Searcher.FINISHED
     assert "smallest configuration" in str(searcher.fault)
@@ -431,8 +433,8 @@ def test_no_trial_is_running_after_the_time_limit_and_scores_stay(search: Search
 
 
 def test_trial_without_score_at_the_time_limit_cannot_win(search: Search) -> None:
-    from results.study import RunError
-    from results.winner import choose
+    from captune.results.run_folder import RunError
+    from captune.tuner.winner.choose import choose
 
     searcher = search.searcher()
     for name in "ab":
@@ -573,7 +575,7 @@ def test_result_for_a_trial_that_the_gate_does_not_know_is_ignored(search: Searc
 def test_ray_finds_nothing_to_pickle(search: Search, tmp_path: Path) -> None:
     import pickle
 
-    from tuner.searcher import Ending
+    from captune.tuner.ray_tune.searcher import Ending
 
     searcher = search.searcher()
     searcher.suggest("a")
@@ -583,7 +585,7 @@ def test_ray_finds_nothing_to_pickle(search: Search, tmp_path: Path) -> None:
 
 
 def test_the_run_ends_when_asked_to_and_no_single_trial_does() -> None:
-    from tuner.searcher import Ending
+    from captune.tuner.ray_tune.searcher import Ending
 
     answers = iter([False, True])
     ending = Ending(lambda: next(answers))
@@ -837,7 +839,7 @@ def test_late_divergence_is_no_good_sign_for_the_sampler(search: Search) -> None
 
 
 def test_workers_that_die_again_and_again_before_an_epoch_end_the_search(search: Search) -> None:
-    from tuner.searcher import MAX_LOSSES
+    from captune.tuner.ray_tune.searcher import MAX_LOSSES
 
     searcher = search.searcher(retries=1000)
     for number in range(MAX_LOSSES):

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from data_prep.store import PreparedData
-from model.config import TrialConfig, flatten, replace
-from model.metrics import Epoch
-from model.presets import PRESETS
-from tuner.space import bind
+from captune.data_prep.store import PreparedData
+from captune.model.config import TrialConfig, flatten, replace
+from captune.model.metrics import Epoch
+from captune.model.presets import PRESETS
+from captune.tuner.space.dimensions import bind
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -39,7 +39,7 @@ def scored(epochs: Iterator[Epoch]) -> list[dict[str, float]]:
 
 
 def test_trial_reports_every_epoch_and_repeats_itself_with_its_seed(data: PreparedData, tiny: TrialConfig) -> None:
-    from tuner.trial import Job, train_trial
+    from captune.tuner.training.trial import Job, train_trial
 
     first = list(train_trial(Job(tiny, 5, 0), data))
     assert [e.epoch for e in first] == [1, 2]
@@ -75,14 +75,14 @@ ALL_THAT_IS_RANDOM = {
 def test_trial_cut_off_after_any_epoch_takes_the_same_course_from_its_checkpoint(
     data: PreparedData, tiny: TrialConfig, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    from tuner.retention import LAST, Keeper, Policy
-    from tuner.trial import Job, train_trial
+    from captune.tuner.training.checkpoints import LAST, CheckpointPolicy, CheckpointWriter
+    from captune.tuner.training.trial import Job, train_trial
 
     job = Job(replace(tiny, ALL_THAT_IS_RANDOM | changes), 5, 3)
-    policy = Policy(str(tmp_path), None, 1, 0)
+    policy = CheckpointPolicy(str(tmp_path), None, 1, 0)
 
-    def keeper() -> Keeper:
-        return Keeper(policy, job.origin, job.identity(data))
+    def keeper() -> CheckpointWriter:
+        return CheckpointWriter(policy, job.origin, job.identity(data))
 
     whole = scored(train_trial(job, data))
     for cut in (1, 3):
@@ -97,8 +97,8 @@ def test_trial_cut_off_after_any_epoch_takes_the_same_course_from_its_checkpoint
 
 
 def test_trial_that_diverges_reports_nan_and_ends(data: PreparedData, tiny: TrialConfig) -> None:
-    from model import training
-    from tuner.trial import Job, train_trial
+    from captune.model import training
+    from captune.tuner.training.trial import Job, train_trial
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.Training, "epoch", lambda self, number: math.nan)
@@ -109,19 +109,19 @@ def test_trial_that_diverges_reports_nan_and_ends(data: PreparedData, tiny: Tria
 @pytest.fixture
 def worker(data: PreparedData, tmp_path: Path) -> Any:
     """A worker as Ray makes one, whose trials are what `worker.trial` yields."""
-    from tuner.retention import Policy
-    from tuner.trial import TrialWorker, Wear
+    from captune.tuner.ray_tune.worker import TrialWorker, WorkerLimits
+    from captune.tuner.training.checkpoints import CheckpointPolicy
 
     class Worker(TrialWorker):
         def __init__(self) -> None:
             self.data = data
             self.trial: Any = lambda job: iter(())
-            self._policy = Policy(str(tmp_path / "checkpoints"), None, 1, 0)
+            self._policy = CheckpointPolicy(str(tmp_path / "checkpoints"), None, 1, 0)
             self._node = "0a1b"
             self._broken = None
             self._starting = 0.0
             self._looked = math.inf  # no Ray here whose nodes could be taken away
-            self._wear, self._trials, self._at_first = Wear(3, 10**12), 0, 0
+            self._worker_limits, self._trials, self._at_first = WorkerLimits(3, 10**12), 0, 0
 
         def epochs_of(self, job: Any, keeper: Any) -> Iterator[Epoch]:
             return self.trial(job)
@@ -159,18 +159,18 @@ def test_worker_gives_one_epoch_a_step_and_the_last_is_done(worker: Any, tiny: T
 def test_worker_is_worn_after_its_trials_or_when_it_has_grown(
     worker: Any, tiny: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tuner.trial import Wear
+    from captune.tuner.ray_tune.worker import WorkerLimits
 
     memory = [100]
-    monkeypatch.setattr("tuner.trial.private_bytes", lambda: memory[0])
+    monkeypatch.setattr("captune.tuner.ray_tune.worker.private_bytes", lambda: memory[0])
     worker.trial = lambda job: iter([epoch(1), epoch(2)])
 
     def worn() -> list[bool]:
         worker.reset_config(given(tiny))
         return [worker.step()["worn"] for _ in range(2)]
 
-    assert [worn() for _ in range(3)] == [[False, False], [False, False], [True, True]]  # Wear(3, ..)
-    worker._wear, worker._trials, worker._at_first = Wear(1000, 50), 0, 0
+    assert [worn() for _ in range(3)] == [[False, False], [False, False], [True, True]]  # WorkerLimits(3, ..)
+    worker._wear, worker._trials, worker._at_first = WorkerLimits(1000, 50), 0, 0
     assert worn() == [False, False]
     memory[0] = 150
     assert worn() == [False, False]
@@ -213,7 +213,7 @@ def test_worker_turns_an_exception_into_a_result_and_lives_on(worker: Any, tiny:
 
 
 def test_failure_of_weights_that_every_trial_would_meet_is_fatal(worker: Any, tiny: TrialConfig) -> None:
-    from model.image_encoder import WeightsError
+    from captune.model.image_encoder import WeightsError
 
     def broken(job: Any) -> Iterator[Epoch]:
         raise WeightsError("no network")
@@ -242,10 +242,10 @@ def test_memory_that_ran_out_is_called_so(worker: Any, tiny: TrialConfig) -> Non
 def test_worker_on_a_resting_node_turns_its_trial_away_and_trains_nothing(
     worker: Any, tiny: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tuner.trial
+    import captune.tuner.ray_tune.worker
 
     slept: list[float] = []
-    monkeypatch.setattr(tuner.trial.time, "sleep", slept.append)
+    monkeypatch.setattr(captune.tuner.ray_tune.worker.time, "sleep", slept.append)
     worker.trial = lambda job: (pytest.fail("trained on a node that rests") for _ in "1")
     worker.reset_config(given(tiny) | {"resting": {"0a1b": 4.0, "node-2": 9.0}})
     result = worker.step()
@@ -276,8 +276,8 @@ def test_worker_that_cannot_open_the_data_loses_its_trial_and_tries_again_with_t
 @pytest.fixture
 def at_work(data: PreparedData, tiny: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A worker as Ray sets it up, but for the runtime around it."""
-    import tuner.trial
-    from tuner.retention import Policy
+    import captune.tuner.ray_tune.worker
+    from captune.tuner.training.checkpoints import CheckpointPolicy
 
     class Context:
         gcs_address = "127.0.0.1:1"  # nobody is there, and a worker that never had an answer is never ended
@@ -286,15 +286,15 @@ def at_work(data: PreparedData, tiny: TrialConfig, tmp_path: Path, monkeypatch: 
         def get_node_id() -> str:
             return "0a1b"
 
-    monkeypatch.setattr(tuner.trial.ray, "get_runtime_context", Context)
-    made = object.__new__(tuner.trial.TrialWorker)
+    monkeypatch.setattr(captune.tuner.ray_tune.worker.ray, "get_runtime_context", Context)
+    made = object.__new__(captune.tuner.ray_tune.worker.TrialWorker)
     made.setup(
         given(tiny) | {"best": -math.inf},
         data=str(data.path),
         threads=1,
         backend="tensorflow",
-        wear=tuner.trial.Wear(1000, 10**12),
-        policy=Policy(str(tmp_path), None, 1, 0),
+        worker_limits=captune.tuner.ray_tune.worker.WorkerLimits(1000, 10**12),
+        policy=CheckpointPolicy(str(tmp_path), None, 1, 0),
     )
     return made
 
@@ -308,9 +308,9 @@ def test_worker_set_up_on_prepared_data_trains(at_work: Any) -> None:
 def test_worker_keeps_the_best_network_as_the_bundle_that_scored(
     at_work: Any, data: PreparedData, tmp_path: Path
 ) -> None:
-    from model.bundle import Bundle
-    from model.metrics import mean_average_precision
-    from tuner.inference import probabilities_of_split
+    from captune.model.bundle import Bundle
+    from captune.model.metrics import mean_average_precision
+    from captune.tuner.winner.predict import probabilities_of_split
 
     results = [at_work.step(), at_work.step()]
     best = max(results, key=lambda result: result["mean_f1"])

@@ -9,14 +9,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from data_prep.store import PreparedData
-from model.size import Budget, Contents
-from results.study import STUDY_NAME, RunError, RunFolder, load_records, open_storage
-from tuner.config import SearchConfig
-from tuner.gate import STARTUP, Gate
-from tuner.reach import Reach
-from tuner.space import bind
-from tuner.warm_start import check, take_over
+from captune.data_prep.store import PreparedData
+from captune.model.size import Budget, Contents
+from captune.results.journal import STUDY_NAME, open_storage
+from captune.results.records import load_records
+from captune.results.run_folder import RunError, RunFolder
+from captune.tuner.decisions.gate import STARTUP, Gate
+from captune.tuner.decisions.warm_start import check, take_over
+from captune.tuner.space.config import SearchConfig
+from captune.tuner.space.dimensions import bind
+from captune.tuner.space.feasibility import FeasibleSpace
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 CONFIG = SearchConfig.model_validate(
@@ -45,7 +47,9 @@ def study_of(run: RunFolder) -> optuna.Study:
 
 
 def gate_of(study: optuna.Study, data: PreparedData, budget: int, seed: int = 0) -> Gate:
-    reach = Reach(CONFIG.build_space(), partial(bind, manifest=data.manifest), Budget(budget), Contents.typical(6))
+    reach = FeasibleSpace(
+        CONFIG.build_space(), partial(bind, manifest=data.manifest), Budget(budget), Contents.typical(6)
+    )
     return Gate(study, reach, seed=seed)
 
 

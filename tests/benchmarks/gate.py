@@ -15,19 +15,19 @@ from random import Random
 import optuna
 from optuna.trial import TrialState
 
-from model.config import TrialConfig
-from model.size import Budget, Contents, Measure, MiB, size
-from tuner.config import read_search
-from tuner.gate import Gate
-from tuner.reach import Reach
+from captune.model.config import TrialConfig
+from captune.model.size import Budget, Contents, Measure, MiB, size
+from captune.tuner.decisions.gate import Gate
+from captune.tuner.space.config import read_search
+from captune.tuner.space.feasibility import FeasibleSpace
 
 SEEDS, WANTED, GIVE_UP = range(5), 60, 3000
 BUDGET = Budget(32 * MiB)
 
 
-def reach_of(budget: Budget) -> Reach:
+def reach_of(budget: Budget) -> FeasibleSpace:
     config = read_search(None, preset="full", default_preset="full", overrides={"trials": 1})
-    return Reach(config.build_space(), lambda drawn: drawn, budget, Contents.typical(18))
+    return FeasibleSpace(config.build_space(), lambda drawn: drawn, budget, Contents.typical(18))
 
 
 def score(config: TrialConfig, weights: int) -> float:

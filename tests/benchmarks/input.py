@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.batches import Batches
-from data_prep.images import Pixels
-from data_prep.manifest import PIXELS
-from data_prep.store import PreparedData, prepare
+from captune.data_prep.batches import Batches
+from captune.data_prep.images import Pixels
+from captune.data_prep.manifest import PIXELS
+from captune.data_prep.store import PreparedData, prepare
 
 PICTURES, SIDE, BATCH, ROUNDS, READERS = 2400, 224, 32, 5, 8
 MiB = 2**20

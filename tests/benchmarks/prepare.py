@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_prep.pixels import cores
-from data_prep.store import prepare
+from captune.data_prep.pixels import cores
+from captune.data_prep.store import prepare
 
 PICTURES, DIFFERENT, SIDE = 24_000, 256, 96
 KILLED = "--killed"  # how this file calls itself: FOLDER PICTURES

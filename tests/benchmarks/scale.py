@@ -22,7 +22,7 @@ from typing import Any
 
 import worker
 
-from tuner.config import SearchConfig
+from captune.tuner.space.config import SearchConfig
 
 PARTS = 10  # of a search, each a line
 Mark = tuple[int, float, float]  # results so far, seconds since the call, MiB of the driver
@@ -47,7 +47,7 @@ class Clock:
         return self._marks
 
     def _mark(self, results: int) -> None:
-        from tuner.trial import private_bytes
+        from captune.tuner.ray_tune.worker import private_bytes
 
         self._marks.append((results, time.perf_counter() - self._called, private_bytes() / 2**20))
 
@@ -58,10 +58,10 @@ def settings(trials: int) -> SearchConfig:
 
 
 def with_captune(data: str, folder: Path, trials: int) -> list[Mark]:
-    from data_prep.store import PreparedData
-    from results.study import RunFolder
-    from tuner.run import create
-    from tuner.search import run_search
+    from captune.data_prep.store import PreparedData
+    from captune.results.run_folder import RunFolder
+    from captune.tuner.ray_tune.search import run_search
+    from captune.tuner.run.settings import create
 
     run, config, prepared, clock = RunFolder(folder), settings(trials), PreparedData.open(data), Clock(trials)
     create(run, config, prepared)
@@ -76,7 +76,7 @@ def domains() -> dict[str, Any]:
     """The dimensions of the space as Ray Tune has them, all of them open."""
     from ray import tune
 
-    from tuner.space import Choice
+    from captune.tuner.space.dimensions import Choice
 
     found = {}
     for name, dimension in settings(1).build_space().dimensions.items():
@@ -160,8 +160,8 @@ def per_trial(marks: list[Mark]) -> float:
 
 
 def main(trials: int, searches: int) -> None:
-    from data_prep.demo import draw
-    from data_prep.store import prepare
+    from captune.data_prep.demo import draw
+    from captune.data_prep.store import prepare
 
     with tempfile.TemporaryDirectory(prefix="captune-bench-") as name:
         folder = Path(name)

@@ -26,7 +26,7 @@ WORDS, TOKENS, EPOCHS = 10_000, 16, 6
 
 def arrays(data: str) -> tuple[Any, Any, Any, Any]:
     """Tokens and labels of train, then of validation."""
-    from data_prep.store import PreparedData
+    from captune.data_prep.store import PreparedData
 
     prepared = PreparedData.open(data)
     assert prepared.tokens is not None
@@ -72,7 +72,7 @@ def fit(values: dict[str, Any], held: tuple[Any, Any, Any, Any], report: Callabl
     import keras
     import numpy as np
 
-    from model.metrics import f1_per_example
+    from captune.model.metrics import f1_per_example
 
     tokens, labels, held_out, truth = held
 
@@ -172,8 +172,8 @@ def with_optuna(data: str, seconds: float, out: str) -> None:
 
 def prepared_in(folder: Path) -> str:
     """The data set where none is named."""
-    from data_prep.demo import draw
-    from data_prep.store import prepare
+    from captune.data_prep.demo import draw
+    from captune.data_prep.store import prepare
 
     real = Path(os.environ.get("CAPTUNE_TEST_DATA", "")) / "coco18" / "train.csv"
     if not real.is_file():

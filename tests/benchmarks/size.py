@@ -17,12 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from data_prep.captions import CaptionSettings, Vocabulary
-from model.config import BackboneName, ImageConfig, ModelConfig, TextConfig
-from model.layout import STORAGES
-from model.metrics import DecisionRule
-from model.size import Contents, size
-from tuner.process import settle
+from captune.data_prep.captions import CaptionSettings, Vocabulary
+from captune.model.config import BackboneName, ImageConfig, ModelConfig, TextConfig
+from captune.model.layout import STORAGES
+from captune.model.metrics import DecisionRule
+from captune.model.size import Contents, size
+from captune.tuner.training.runtime import settle
 
 BACKBONES: tuple[BackboneName, ...] = BackboneName.__args__  # type: ignore[attr-defined]
 TINY = 300
@@ -62,8 +62,8 @@ def main(count: int) -> int:
     settle(2)
     import keras
 
-    from model.bundle import Bundle, measured_bytes
-    from model.classifier import build
+    from captune.model.bundle import Bundle, measured_bytes
+    from captune.model.classifier import build
 
     draw = random.Random(0)
     wrong = 0

@@ -16,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_prep.demo import draw
-from data_prep.store import PreparedData, prepare
-from model.config import TrialConfig, replace, restrict
-from model.presets import PAPER, PRESETS
-from tuner.process import settle
-from tuner.space import bind
-from tuner.trial import Job, batches, features_for, shuffled, train_trial
+from captune.data_prep.demo import draw
+from captune.data_prep.store import PreparedData, prepare
+from captune.model.config import TrialConfig, replace, restrict
+from captune.model.presets import PAPER, PRESETS
+from captune.tuner.space.dimensions import bind
+from captune.tuner.training.runtime import settle
+from captune.tuner.training.trial import Job, batches, features_for, shuffled, train_trial
 
 
 def best(epoch: Callable[[int], Any], rounds: int = 3) -> float:
@@ -37,7 +37,7 @@ def best(epoch: Callable[[int], Any], rounds: int = 3) -> float:
 
 
 def ours(config: TrialConfig, data: PreparedData) -> float:
-    from model.training import Training
+    from captune.model.training import Training
 
     rows = data.rows("train")
     source = shuffled(data, rows, config, 0, features_for(config, data))
@@ -48,7 +48,7 @@ def ours(config: TrialConfig, data: PreparedData) -> float:
 def keras_alone(config: TrialConfig, data: PreparedData) -> float:
     import keras
 
-    from model.training import Training
+    from captune.model.training import Training
 
     rows = data.rows("train")
     source = batches(data, rows, config.model, len(rows))

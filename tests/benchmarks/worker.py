@@ -20,13 +20,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from data_prep.demo import draw
-from data_prep.store import PreparedData, prepare
-from model.config import replace
-from model.metrics import Epoch
-from results.study import STUDY_NAME, RunFolder, open_storage
-from tuner.config import SearchConfig, read_search
-from tuner.space import bind
+from captune.data_prep.demo import draw
+from captune.data_prep.store import PreparedData, prepare
+from captune.model.config import replace
+from captune.model.metrics import Epoch
+from captune.results.journal import STUDY_NAME, open_storage
+from captune.results.run_folder import RunFolder
+from captune.tuner.space.config import SearchConfig, read_search
+from captune.tuner.space.dimensions import bind
 
 WARM = 10  # trials until then
 
@@ -37,7 +38,7 @@ def settings(**changes: Any) -> SearchConfig:
 
 
 def nothing() -> type:
-    from tuner.trial import TrialWorker
+    from captune.tuner.ray_tune.worker import TrialWorker
 
     class Nothing(TrialWorker):
         def settle(self, threads: int, backend: str, gpus: float) -> None:
@@ -54,8 +55,8 @@ def overhead(data: PreparedData, folder: Path, trials: int) -> list[float]:
     """Milliseconds from each trial's end to the next one's."""
     import optuna
 
-    from tuner.run import create
-    from tuner.search import run_search
+    from captune.tuner.ray_tune.search import run_search
+    from captune.tuner.run.settings import create
 
     run = RunFolder(folder)
     config = settings(trials=trials, fixed={"train.epochs": 1}, cpus_per_trial=os.cpu_count())
@@ -68,8 +69,8 @@ def overhead(data: PreparedData, folder: Path, trials: int) -> list[float]:
 
 def memory(data: PreparedData, trials: int) -> list[float]:
     """MiB that this process has in memory after each trial."""
-    from tuner.process import settle
-    from tuner.trial import Job, train_trial
+    from captune.tuner.training.runtime import settle
+    from captune.tuner.training.trial import Job, train_trial
 
     settle(1)
     space, random, found = settings().build_space(), Random(0), []

@@ -1,0 +1,24 @@
+"""What every error of captune's own has in common: one line for a person, and the exit status of the command."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class Error(Exception):
+    """Something that a person is told in one line: the rule, the value, the way out. Anything else is a bug.
+
+    exit_status: of the command that ends with it: 2 for what a person has to mend, 1 for work that failed.
+    """
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(Error, ValueError):
+    """An input, a name or an option that a person has to mend."""
+
+    exit_status = 2
+
+
+class WorkError(Error, RuntimeError):
+    """Work that was asked for rightly and failed."""

@@ -1,0 +1,1 @@
+"""The machines of a cluster: joined, counted, looked at."""

@@ -1,0 +1,1 @@
+"""Data sets and runs at s3:// and gs://."""

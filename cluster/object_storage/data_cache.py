@@ -1,0 +1,225 @@
+"""Prepared data sets in object storage, and their copies on a node's own disk.
+
+CACHE/FINGERPRINT/        a data set, whole
+CACHE/FINGERPRINT.lock    held shared by each process that uses it; its time is that of the last use
+CACHE/download.lock       held by the one process that downloads or removes
+CACHE/*.part              what a killed process left; the next one to download removes it
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from captune.cluster.object_storage.addresses import StorageError
+from captune.cluster.object_storage.remote_folder import RemoteFolder
+
+if TYPE_CHECKING:
+    from captune.data_prep.manifest import Manifest
+
+_DOWNLOADING, _PART = "download.lock", ".part"
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+_held: dict[Path, IO[str]] = {}  # locks of what this process uses, until it ends in whatever way
+
+
+def local_copy(url: str, cache: Path, max_bytes: int) -> Path:
+    """A prepared data set on this machine's disk, downloaded unless it is there. Any number of processes may call.
+
+    The copy stays while the process lives; after that it may make room for another. What was used longest ago and is in
+    use no more is removed first.
+
+    Args:
+        url: of the folder, see RemoteFolder.
+        cache: a folder of this machine, on a disk with file locks, for such copies only.
+        max_bytes: of all copies together.
+
+    Returns:
+        A folder that PreparedData.open takes.
+
+    Raises:
+        StorageError: as RemoteFolder does; there is no whole data set; or it has no room in `max_bytes` or on the disk.
+    """
+    place = RemoteFolder(url)
+    manifest, text = _read_manifest(place)
+    target = cache / manifest.fingerprint
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as unless_whole:
+            # Held from before the look on: whoever wants to remove the set needs this lock alone.
+            lock = unless_whole.enter_context(_lock_of(target).open("a"))
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if not _whole(target, manifest):
+                # A lock of its own, as those who use the set never give theirs back.
+                with _locked(cache / _DOWNLOADING, fcntl.LOCK_EX):
+                    if not _whole(target, manifest):
+                        _make_room(target, sum(manifest.files.values()) + len(text), max_bytes)
+                        _download(place, manifest, text, target)
+            os.utime(_lock_of(target))
+            unless_whole.pop_all()
+    except OSError as error:
+        raise StorageError(f"{cache} cannot hold {place}: {error.strerror or error}") from error
+    if _held.setdefault(target, lock) is not lock:
+        lock.close()
+    return target
+
+
+def upload_data(folder: Path, url: str) -> None:
+    """Copies a prepared data set to `url`, its manifest last; returns at once where the same set is there already.
+
+    Raises:
+        StorageError: as RemoteFolder does; `folder` is no whole data set; or another set is there.
+    """
+    from captune.data_prep.manifest import MANIFEST
+    from captune.data_prep.records import DataError
+    from captune.data_prep.store import PreparedData
+
+    place = RemoteFolder(url)
+    try:
+        manifest = PreparedData.open(folder).manifest
+    except DataError as error:
+        raise StorageError(f"nothing was copied to {place}: {error}") from None
+    if place.exists(MANIFEST):
+        there = _read_manifest(place)[0].fingerprint
+        if there != manifest.fingerprint:
+            raise StorageError(
+                f"{place} holds another data set ({there[:8]}, not {manifest.fingerprint[:8]}): name another"
+            )
+        return
+    for name in sorted(manifest.files):
+        place.upload(folder / name, name)
+    place.upload(folder / MANIFEST, MANIFEST)
+
+
+def fingerprint_at(url: str) -> str:
+    """Of the prepared data set at an address. Raises StorageError as `local_copy` does."""
+    return _read_manifest(RemoteFolder(url))[0].fingerprint
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A data set of the cache. last_used: seconds of the file system's clock."""
+
+    path: Path
+    size: int
+    last_used: float
+
+
+def _read_manifest(place: RemoteFolder) -> tuple[Manifest, bytes]:
+    """Of a data set in storage, with its text. Names in it become paths, so that none but the known ones may stand."""
+    from captune.data_prep.manifest import FILES, MANIFEST, Manifest
+    from captune.data_prep.records import DataError
+
+    text = place.read(MANIFEST)
+    if text is None:
+        raise StorageError(f"{place} is not a prepared data set (no {MANIFEST}): make one with captune prepare --out")
+    try:
+        manifest = Manifest.from_json(text.decode())
+        if not _FINGERPRINT.fullmatch(manifest.fingerprint) or set(manifest.files) - FILES:
+            raise ValueError("unknown names")
+        return manifest, text
+    except DataError as error:
+        raise StorageError(f"{place} {error}: prepare it again") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StorageError(f"{place} has a damaged {MANIFEST} ({error!r}): prepare it again") from None
+
+
+def _whole(folder: Path, manifest: Manifest) -> bool:
+    from captune.data_prep.manifest import MANIFEST
+
+    return (folder / MANIFEST).is_file() and all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in manifest.files.items()
+    )
+
+
+def _download(place: RemoteFolder, manifest: Manifest, text: bytes, target: Path) -> None:
+    """Into a folder aside, renamed when it has been opened."""
+    from captune.data_prep.manifest import MANIFEST
+    from captune.data_prep.records import DataError
+    from captune.data_prep.store import PreparedData
+
+    part = target.with_name(target.name + _PART)
+    part.mkdir()
+    try:
+        for name in sorted(manifest.files):
+            place.download(name, part / name)
+        (part / MANIFEST).write_bytes(text)
+        PreparedData.open(part)
+        _remove(target)  # one that is there is not whole
+        part.rename(target)
+    except DataError as error:
+        raise StorageError(f"{place} is damaged: {error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _make_room(target: Path, size: int, max_bytes: int) -> None:
+    """Removes other copies until `size` bytes fit, or none if they never would. For who holds the download lock.
+
+    Raises:
+        StorageError: they do not fit.
+    """
+    cache = target.parent
+    for part in cache.glob(f"*{_PART}"):
+        shutil.rmtree(part)
+    others = [copy for copy in _copies(cache) if copy.path != target]
+    kept, free = sum(copy.size for copy in others), shutil.disk_usage(cache).free
+    with ExitStack() as locks:
+        leaving = []
+        for copy in sorted(others, key=lambda copy: copy.last_used):
+            if kept + size <= max_bytes and size <= free:
+                break
+            with suppress(BlockingIOError):  # it is in use
+                locks.enter_context(_locked(_lock_of(copy.path), fcntl.LOCK_EX | fcntl.LOCK_NB))
+                leaving.append(copy.path)
+                kept, free = kept - copy.size, free + copy.size
+        if kept + size > max_bytes:
+            raise StorageError(
+                f"a data set of {size:,} bytes does not fit into {cache}, which may hold {max_bytes:,} and holds "
+                f"{kept:,} in use: let it hold more"
+            )
+        if size > free:
+            raise StorageError(
+                f"a data set of {size:,} bytes does not fit on the disk of {cache}, which has {free:,} free: make room"
+            )
+        for path in leaving:
+            _remove(path)
+
+
+def _copies(cache: Path) -> list[_Copy]:
+    return [
+        _Copy(
+            path,
+            sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),  # features that trials made, too
+            _lock_of(path).stat().st_mtime if _lock_of(path).is_file() else 0.0,
+        )
+        for path in cache.iterdir()
+        if _FINGERPRINT.fullmatch(path.name)
+    ]
+
+
+def _remove(folder: Path) -> None:
+    """Renamed first: half of a data set must not pass for a whole one. Readers that have it mapped keep it."""
+    if folder.exists():
+        leaving = folder.with_name(f"{folder.name}.old{_PART}")
+        folder.rename(leaving)
+        shutil.rmtree(leaving)
+
+
+def _lock_of(copy: Path) -> Path:
+    # Beside the folder, and never removed: a lock on a file that is no longer there would lock out no one.
+    return copy.with_name(f"{copy.name}.lock")
+
+
+@contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, how)
+        yield

@@ -1,0 +1,113 @@
+"""A run folder: the names of its files, the lock of the process that writes, and the settings it was made with."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from captune.errors import UsageError
+
+
+class RunError(UsageError):
+    """A run folder that is not one, exists already, or lacks what was asked of it."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The one owner of file names inside a run folder.
+
+    address: where the run is at home, if that is not the folder itself: messages name it.
+    """
+
+    path: Path
+    address: str | None = None
+
+    def __str__(self) -> str:
+        return self.address or str(self.path)
+
+    @property
+    def journal(self) -> Path:
+        """The study: every trial."""
+        return self.path / "study.journal"
+
+    @property
+    def settings(self) -> Path:
+        """How the search was asked for, on which data, with which versions."""
+        return self.path / "run.json"
+
+    @property
+    def summary(self) -> Path:
+        """What the search came to."""
+        return self.path / "summary.json"
+
+    @property
+    def tracebacks(self) -> Path:
+        """One text file for each failed trial."""
+        return self.path / "tracebacks"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that searches."""
+        return self.path / "lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """A folder for each trial that is unfinished, or among the best, by the number of its first attempt."""
+        return self.path / "checkpoints"
+
+    @property
+    def winner(self) -> Path:
+        """The refit winner."""
+        return self.path / "winner"
+
+    @property
+    def proof(self) -> Path:
+        """The winner's scores: in the search, on test, reloaded."""
+        return self.winner / "proof.json"
+
+    @property
+    def bundle(self) -> Path:
+        """What is shipped."""
+        return self.winner / "bundle"
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """This process as the one that searches; released when it ends, in whatever way.
+
+        Raises:
+            RunError: another process searches here.
+        """
+        with self.lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise RunError(
+                    f"{self} is being searched by another process ({file.read().strip() or 'starting'}); "
+                    "wait for it or end it"
+                ) from None
+            except OSError:
+                pass  # a file system without locks: go on as if alone
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n")
+            file.flush()
+            yield
+
+    def read_settings(self) -> dict[str, Any]:
+        """The content of run.json.
+
+        Raises:
+            RunError: the folder holds no run.
+        """
+        try:
+            settings: dict[str, Any] = json.loads(self.settings.read_text())
+        except (OSError, ValueError):
+            raise RunError(f"{self} holds no run (no readable run.json); name a folder that search made") from None
+        return settings

@@ -1,0 +1,342 @@
+"""Object storage: real requests to an S3 server on this machine, cut off, killed and raced for."""
+
+import os
+import pickle
+import signal
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from object_storage import Proxy, end, files_in, python, refusal
+
+from captune.cluster.object_storage import addresses
+from captune.cluster.object_storage import remote_folder as storage
+from captune.cluster.object_storage.addresses import StorageError, is_url, join
+from captune.cluster.object_storage.remote_folder import RemoteFolder
+
+# Addresses
+
+
+def test_addresses_are_told_from_paths() -> None:
+    assert all(is_url(text) for text in ("s3://b/k", "gs://b", "file:///x"))
+    assert not any(is_url(text) for text in ("", "s3", "/s3://b", "runs/s3", "http://b", "s3:/b", "C:\\x"))
+
+
+def test_join_keeps_the_query_and_encodes_names() -> None:
+    assert join("s3://b?scheme=http", "a", "b/c.json") == "s3://b/a/b/c.json?scheme=http"
+    assert join("s3://b/k/?scheme=http&endpoint_override=h:1", "a#? %") == (
+        "s3://b/k/a%23%3F%20%25?scheme=http&endpoint_override=h:1"
+    )
+    assert join("file:///x") == "file:///x"
+
+
+def test_joined_address_is_the_folder_of_that_name(url: str) -> None:
+    RemoteFolder(url).write("a b/é+%41#?/x", b"1")
+    assert RemoteFolder(join(url, "a b", "é+%41#?")).read("x") == b"1"
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        ("/a/path", "s3://"),
+        ("s3://", "names no bucket"),
+        ("s3:///folder", "names no bucket"),
+        ("file://", "names no folder"),
+        ("file://host/folder", "names no folder"),
+        ("s3://b/k?conect_timeout=1", "unknown option 'conect_timeout'"),
+        ("file:///x?region=y", "file:// has none"),
+        ("s3://b/k#x", "%23"),
+        ("s3://b//k", "/ once"),
+    ],
+)
+def test_what_is_no_address_is_refused_before_anything_is_connected(bad: str, told: str) -> None:
+    assert told in refusal(lambda: RemoteFolder(bad), 0.5)
+
+
+@pytest.mark.parametrize("address", ["s3://id:hush@b/k", "s3://hush@b/k", "gs://id:hush@b/k"])
+def test_credentials_in_an_address_are_refused_and_not_repeated(address: str) -> None:
+    assert "hush" not in refusal(lambda: RemoteFolder(address))
+
+
+def test_modules_load_no_heavy_library() -> None:
+    heavy = "{'pyarrow', 'numpy', 'ray', 'tensorflow'}"
+    process = python(
+        f"import sys; from captune.cluster.object_storage import data_cache, mirror; print({heavy} & set(sys.modules))"
+    )
+    assert process.communicate()[0] == "set()\n"
+
+
+# RemoteFolder
+
+
+def test_file_is_read_back_replaced_and_removed(url: str) -> None:
+    place = RemoteFolder(url)
+    assert place.read("a/b.txt") is None
+    assert not place.exists() and not place.exists("a") and place.list() == {}
+    place.remove("a/b.txt")
+    place.write("a/b.txt", b"first")
+    place.write("a/b.txt", b"2nd")
+    place.write("empty", b"")
+    assert place.read("a/b.txt") == b"2nd"
+    assert place.read("empty") == b""
+    assert place.list() == {"a/b.txt": 3, "empty": 0}
+    assert place.list("a") == {"a/b.txt": 3}
+    assert place.list("b") == {}
+    assert place.exists() and place.exists("a") and place.exists("a/b.txt") and not place.exists("a/b")
+    place.remove("a")
+    assert place.list() == {"empty": 0}
+    assert not place.exists("a")
+
+
+@pytest.mark.parametrize("newer", [b"newer", None])
+def test_file_that_is_replaced_or_removed_once_it_is_open_is_read_anew(
+    url: str, newer: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = RemoteFolder(url)
+    real = place._files
+
+    class Meddled:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def open_input_file(self, path: str) -> Any:
+            file = real.open_input_file(path)
+            monkeypatch.undo()
+            place.remove("a") if newer is None else place.write("a", newer)
+            return file
+
+    def meddle() -> None:
+        place.write("a", b"old")
+        monkeypatch.setattr(RemoteFolder, "_files", Meddled())
+
+    meddle()
+    assert place.read("a") == newer
+    meddle()
+    if newer is None:
+        assert "a" in refusal(lambda: place.download("a", tmp_path / "a"))
+    else:
+        place.download("a", tmp_path / "a")
+        assert (tmp_path / "a").read_bytes() == newer
+
+
+def test_folder_travels_there_and_back(url: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep" / "er").mkdir(parents=True)
+    (source / "one").write_bytes(os.urandom(20 << 20))  # several blocks and parts
+    (source / "deep" / "er" / "zwei é").write_bytes(b"2")
+    (source / "deep" / "none").write_bytes(b"")
+    place = RemoteFolder(url)
+    place.upload(source, "kept/it")
+    place.download("kept/it", tmp_path / "back" / "again")
+    assert files_in(tmp_path / "back") == {f"again/{name}": data for name, data in files_in(source).items()}
+    place.download("kept/it/deep/er/zwei é", source / "one")
+    assert (source / "one").read_bytes() == b"2"
+    place.upload(source, "")
+    assert place.read("one") == b"2"
+    assert not [name for name in [*place.list(), *files_in(tmp_path)] if name.endswith(".aside")]
+
+
+def test_download_of_what_is_not_there_or_into_a_full_folder_is_refused(url: str, tmp_path: Path) -> None:
+    place = RemoteFolder(url)
+    assert "is not there" in refusal(lambda: place.download("nothing", tmp_path / "x"))
+    place.write("a/b", b"1")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("keep")
+    assert str(tmp_path / "full") in refusal(lambda: place.download("a", tmp_path / "full"))
+    assert files_in(tmp_path / "full") == {"mine": b"keep"}
+    assert str(tmp_path / "gone") in refusal(lambda: place.upload(tmp_path / "gone", "a"))
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", "a//b", ".", "a/"])
+def test_name_that_leads_out_is_refused(url: str, name: str) -> None:
+    place = RemoteFolder(url)
+    for action in (place.read, place.list, place.remove, lambda name: place.write(name, b"")):
+        assert repr(name) in refusal(lambda action=action: action(name))  # type: ignore[misc]
+
+
+def test_key_that_leads_out_of_its_folder_is_not_written_there(server: str, s3: str, tmp_path: Path) -> None:
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=f"http://{server}", region_name="us-east-1")
+    client.put_object(Bucket="bucket", Key=f"{tmp_path.name}/a/../../../evil", Body=b"evil")
+    assert ".." in refusal(lambda: RemoteFolder(s3).download("a", tmp_path / "below" / "a"))
+    assert not files_in(tmp_path)
+
+
+def test_place_pickles_to_its_address_and_works_in_another_process(url: str) -> None:
+    place = RemoteFolder(url)
+    place.write("a", b"1")
+    pickled = pickle.dumps(place)
+    assert len(pickled) < 300
+    process = python("import sys, pickle; print(pickle.loads(bytes.fromhex(sys.argv[1])).read('a'))", pickled.hex())
+    assert process.communicate()[0] == "b'1'\n"
+
+
+def test_place_works_in_a_forked_process(url: str) -> None:
+    place = RemoteFolder(url)
+    place.write("a", b"1")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if place.read("a") == b"1" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_connection_cut_in_an_answer_is_tried_again(s3: str, server: str, proxy: Proxy, tmp_path: Path) -> None:
+    data = os.urandom(12 << 20)
+    RemoteFolder(s3).write("x", data)
+    place = RemoteFolder(s3.replace(server, proxy.address))
+    assert place.exists("x")
+    proxy.cut_after = 3 << 20
+    place.download("x", tmp_path / "x")
+    assert proxy.cut_after is None
+    assert (tmp_path / "x").read_bytes() == data
+
+
+def test_killed_download_leaves_nothing_that_looks_whole(s3: str, server: str, proxy: Proxy, tmp_path: Path) -> None:
+    RemoteFolder(s3).write("f/x", os.urandom(3 << 20))
+    slow = s3.replace(server, proxy.address)
+    proxy.stall_after = 1 << 20
+    code = """if True:
+        import sys, pathlib, captune.cluster.object_storage.remote_folder as s
+        s.RemoteFolder(sys.argv[1]).download(sys.argv[2], pathlib.Path(sys.argv[3]))
+    """
+    for name in ("f/x", "f"):
+        proxy.stalled.clear()
+        process = python(code, slow, name, tmp_path / "target")
+        assert proxy.stalled.wait(30)
+        process.send_signal(signal.SIGKILL)
+        end(process)
+        assert not (tmp_path / "target").exists()
+        assert all(path.name.endswith(".aside") for path in tmp_path.iterdir() if path.name != "place")
+
+
+def test_killed_upload_leaves_what_was_there_before(url: str, tmp_path: Path) -> None:
+    RemoteFolder(url).write("x", b"before")
+    (tmp_path / "large").write_bytes(bytes(40 << 20))
+    code = """if True:
+        import sys, os, signal, pathlib, captune.cluster.object_storage.remote_folder as s
+        whole = s._copy
+        s._BLOCK = 6 << 20
+        class Stream:
+            def __init__(self, stream): self.stream, self.blocks = stream, 0
+            def write(self, block):
+                self.stream.write(block)
+                self.blocks += 1
+                if self.blocks == 3: os.kill(os.getpid(), signal.SIGKILL)
+        s._copy = lambda local, stream: whole(local, Stream(stream))
+        s.RemoteFolder(sys.argv[1]).upload(pathlib.Path(sys.argv[2]), "x")
+    """
+    process = python(code, url, tmp_path / "large")
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert RemoteFolder(url).read("x") == b"before"
+    assert RemoteFolder(url).list() == {"x": 6}
+
+
+def test_upload_that_fails_leaves_no_half_of_the_file(
+    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_bytes(b"content")
+
+    def half(local: Path, stream: SimpleNamespace) -> None:
+        stream.write(b"con")
+        raise StorageError(f"{local} cannot be read: bad sector")
+
+    monkeypatch.setattr(storage, "_copy", half)
+    assert "bad sector" in refusal(lambda: RemoteFolder(url).upload(tmp_path / "x", "x"))
+    assert RemoteFolder(url).read("x") is None
+    assert RemoteFolder(url).list() == {}
+
+
+def test_full_disk_is_told_as_the_disks_fault(url: str, tmp_path: Path) -> None:
+    RemoteFolder(url).write("x", bytes(1 << 20))
+    code = """if True:
+        import sys, pathlib, resource, signal, captune.cluster.object_storage.remote_folder as s
+        place = s.RemoteFolder(sys.argv[1])
+        place.exists("x")
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try: place.download("x", pathlib.Path(sys.argv[2]))
+        except s.StorageError as error: print(error)
+    """
+    out, err = python(code, url, tmp_path / "target").communicate()
+    assert err == ""
+    assert "target" in out and "cannot be written: File too large" in out
+    assert not list(tmp_path.glob("*target*"))
+
+
+# What cannot be reached
+
+
+def test_port_where_nothing_listens_is_told_in_seconds() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        for scheme in ("s3", "gs"):
+            place = RemoteFolder(
+                f"{scheme}://{'' if scheme == 's3' else 'anonymous@'}b/k?endpoint_override={address}&scheme=http"
+            )
+            message = refusal(lambda place=place: place.read("x"))  # type: ignore[misc]
+            assert f"{scheme}://b cannot be reached at {address}" in message
+            assert "connect" in message
+
+
+def test_server_that_never_answers_is_told_in_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        place = RemoteFolder(f"s3://b/k?endpoint_override={address}&scheme=http")
+        assert "cannot be reached" in refusal(lambda: place.list())
+
+
+def test_host_that_does_not_exist_is_told_in_seconds() -> None:
+    place = RemoteFolder("s3://b/k?endpoint_override=nowhere.invalid")
+    assert "cannot be reached at nowhere.invalid" in refusal(lambda: place.write("x", b""))
+
+
+def test_server_that_goes_away_is_told_in_seconds(s3: str, server: str, proxy: Proxy) -> None:
+    place = RemoteFolder(s3.replace(server, proxy.address))
+    place.write("x", b"1")
+    proxy.close()
+    message = refusal(lambda: place.read("x"))
+    assert f"cannot be reached at {proxy.address}" in message
+
+
+def test_missing_bucket_is_told(server: str) -> None:
+    place = RemoteFolder(f"s3://nobucket/k?endpoint_override={server}&scheme=http")
+    for action in (lambda: place.read("x"), lambda: place.write("x", b""), lambda: place.list()):
+        assert "there is no bucket 'nobucket'" in refusal(action)
+
+
+def test_service_of_the_environment_is_used(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")
+    addresses._connected.cache_clear()
+    place = RemoteFolder(f"s3://bucket/{tmp_path.name}")
+    place.write("x", b"1")
+    assert place.list() == {"x": 1}
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    addresses._connected.cache_clear()
+    assert "cannot be reached" in refusal(place.list)
+    addresses._connected.cache_clear()
+
+
+def test_wrong_credentials_are_told(server: str, s3: str) -> None:
+    known = RemoteFolder(s3)
+    known.write("x", b"1")
+
+    def enforce(after: bytes) -> None:
+        plain = {"Content-Type": "text/plain"}
+        urlopen(Request(f"http://{server}/moto-api/reset-auth", data=after, headers=plain)).close()
+
+    enforce(b"0")
+    try:
+        for place in (known, RemoteFolder(f"{s3}&region=us-west-2")):
+            for action in (lambda p=place: p.read("x"), lambda p=place: p.write("x", b""), lambda p=place: p.list()):
+                message = refusal(action, 2)
+                assert "AWS_ACCESS_KEY_ID" in message and "secret" not in message
+    finally:
+        enforce(b"inf")
+    assert known.read("x") == b"1"

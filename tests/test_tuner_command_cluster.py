@@ -1,0 +1,204 @@
+"""What people type wrong at the verbs of a cluster ends in seconds, with one clear line, and reaches no cluster."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import Captune, Ran
+
+from captune.cluster.jobs import client as jobs
+from captune.tuner.command.cluster import is_server
+
+SERVER = "http://127.0.0.1:1"
+SEARCH = ("search", "/data", "--run", "/run", "--trials", "3")
+
+
+def refused(ran: Ran, *words: str, code: int = 2) -> None:
+    """One line, saying all the words; nothing on stdout."""
+    lines = ran.err.splitlines()
+    assert ran.code == code, ran
+    assert len(lines) == 1 and lines[0].startswith("error: "), ran.err
+    assert ran.out == "", ran
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def refused_usage(ran: Ran, *words: str) -> None:
+    """The option parser's own refusal."""
+    assert ran.code == 2 and ran.out == "" and "Traceback" not in ran.err, ran
+    assert "Error" in ran.err
+    for word in words:
+        assert word in ran.err
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], dict[str, str], bool]]:
+    """What would have been sent: server, arguments, options with a local file, whether it joins the cluster."""
+    found: list[tuple[str, list[str], dict[str, str], bool]] = []
+
+    def submit(
+        server: str, arguments: list[str], *, files: dict[str, str], joins: bool, say: Callable[[str], None]
+    ) -> str:
+        found.append((server, list(arguments), dict(files), joins))
+        return "raysubmit_1"
+
+    monkeypatch.setattr(jobs, "submit", submit)
+    return found
+
+
+# Templates
+
+
+def test_unknown_template_is_refused_with_those_that_there_are(captune: Captune) -> None:
+    refused(captune("cluster", "template", "helm"), "'helm'", "ray-up", "kuberay", "slurm")
+
+
+@pytest.mark.parametrize("kind", ["ray-up", "kuberay", "slurm"])
+def test_required_option_of_a_template_that_is_missing_is_named(captune: Captune, kind: str) -> None:
+    refused_usage(captune("cluster", "template", kind), "Missing option '--", f"template {kind}")
+
+
+def test_option_of_another_template_is_refused(captune: Captune) -> None:
+    refused_usage(captune("cluster", "template", "slurm", "--provider", "aws"), "--provider")
+
+
+def test_value_that_is_no_number_is_refused(captune: Captune) -> None:
+    refused_usage(captune("cluster", "template", "slurm", "--nodes", "many"), "'many'")
+
+
+@pytest.mark.parametrize("kind", ["ray-up", "kuberay", "slurm"])
+def test_every_option_of_a_template_is_explained(captune: Captune, kind: str) -> None:
+    ran = captune("cluster", "template", kind, "--help")
+    assert ran.code == 0 and ran.err == ""
+    lines = [line.split() for line in ran.out.splitlines() if line.startswith("  --") and "--help" not in line]
+    assert lines
+    text = " ".join(ran.out.split())
+    for words in lines:
+        after = text.split(words[0], 1)[1].split(" --", 1)[0]
+        assert len(after.split()) > 2, f"{words[0]} has no help"
+
+
+def test_template_without_a_kind_is_refused(captune: Captune) -> None:
+    refused_usage(captune("cluster", "template"), "kind")
+
+
+# Sending
+
+
+def test_submit_without_a_command_is_refused_with_an_example(captune: Captune, sent: list[Any]) -> None:
+    refused(captune("submit", SERVER), "name the command to send", "search DATA --run RUN")
+    assert not sent
+
+
+@pytest.mark.parametrize("verb", ["submit", "jobs", "logs", "cancel", "cluster", "serch", "--trials", ""])
+def test_verb_that_cannot_be_sent_is_refused(captune: Captune, sent: list[Any], verb: str) -> None:
+    refused(captune("submit", SERVER, verb, "x"), f"{verb} cannot be sent", "search, resume, refit")
+    assert not sent
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("search", "/data", "--run", "/run", "--trails", "3"), "--trails"),
+        (("search", "/data", "--trials", "3"), "'--run'"),
+        (("search", "/data", "--run", "/run", "--trials", "many"), "'--trials'"),
+        (("refit",), "'RUN'"),
+    ],
+)
+def test_command_that_would_be_wrong_here_is_not_sent(
+    captune: Captune, sent: list[Any], command: tuple[str, ...], told: str
+) -> None:
+    refused_usage(captune("submit", SERVER, *command), told)
+    assert not sent
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        (("search", "data", "--run", "/run", "--trials", "3"), "data"),
+        (("search", "/data", "--run", "run", "--trials", "3"), "run"),
+        (("search", "/data", "--run=../run", "--trials", "3"), "../run"),
+        (("search", "/data", "--trials", "3", "--run", "/run", "--warm-start", "old"), "old"),
+        (("resume", "run"), "run"),
+        (("search", "./data", "--run", "/run", "--config", "search.yaml"), "data"),
+    ],
+)
+def test_relative_path_is_refused_as_the_job_has_a_folder_of_its_own(
+    captune: Captune, sent: list[Any], command: tuple[str, ...], path: str
+) -> None:
+    refused(captune("submit", SERVER, *command), f"{path} is relative", "from / on")
+    assert not sent
+
+
+def test_relative_path_is_refused_by_search_itself_too(captune: Captune, sent: list[Any]) -> None:
+    refused(captune("search", "data", "--run", "/run", "--trials", "3", "--address", SERVER), "data is relative")
+    assert not sent
+
+
+def test_settings_file_may_be_relative_as_it_is_sent_along(captune: Captune, sent: list[Any]) -> None:
+    ran = captune("submit", SERVER, *SEARCH, "--config", "my/search.yaml")
+    assert (ran.code, ran.out.strip()) == (0, "raysubmit_1")
+    [(server, arguments, files, joins)] = sent
+    assert server == SERVER and arguments == [*SEARCH, "--config", "my/search.yaml"]
+    assert files == {"--config": "search.yaml"} and joins
+
+
+@pytest.mark.parametrize(("command", "joins"), [(("resume", "/run"), True), (("trials", "/run"), False)])
+def test_only_what_trains_trials_joins_the_cluster(
+    captune: Captune, sent: list[Any], command: tuple[str, ...], joins: bool
+) -> None:
+    assert captune("submit", SERVER, *command).code == 0
+    assert [found[3] for found in sent] == [joins]
+
+
+def test_settings_file_that_is_not_there_is_refused(captune: Captune) -> None:
+    refused(captune("submit", SERVER, *SEARCH, "--config", "none.yaml"), "none.yaml", "of this machine", code=1)
+
+
+# Servers
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+VERBS: list[tuple[str, ...]] = [("jobs",), ("logs", "x"), ("cancel", "x"), ("submit", *SEARCH)]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: str(verb[0]))
+def test_server_that_is_not_there_is_refused_in_seconds(captune: Captune, verb: tuple[str, ...]) -> None:
+    started = time.monotonic()
+    refused(captune(verb[0], SERVER, *verb[1:]), "no Ray job server can be reached", SERVER, "8265", code=1)
+    assert time.monotonic() - started < 10
+
+
+def test_server_that_never_answers_is_given_ten_seconds_and_no_more(
+    captune: Captune, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert jobs._REACH_SECONDS == 10
+    monkeypatch.setattr(jobs, "_REACH_SECONDS", 1)
+    started = time.monotonic()
+    refused(captune("jobs", silent), "no Ray job server can be reached", silent, code=1)
+    assert 1 <= time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("server", ["127.0.0.1:1", "head", "ray://127.0.0.1:10001", "http://", "http://head:x", ""])
+def test_address_that_is_no_servers_is_refused_with_the_form_it_has(captune: Captune, server: str) -> None:
+    refused(captune("jobs", server), "http://host:8265", repr(server), code=1)
+
+
+def test_only_http_addresses_are_servers() -> None:
+    assert is_server("http://head:8265") and is_server("https://head")
+    assert not any(map(is_server, (None, "auto", "head:6379", "ray://head:10001", "")))
+
+
+def test_status_of_a_cluster_that_is_not_there_is_refused_in_seconds(captune: Captune) -> None:
+    started = time.monotonic()
+    refused(captune("cluster", "status", "--address", "127.0.0.1:1"), "127.0.0.1:1", "6379", code=1)
+    refused(captune("cluster", "status", "--address", SERVER), SERVER, "host:port", code=1)
+    assert time.monotonic() - started < 10

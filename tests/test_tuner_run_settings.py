@@ -1,0 +1,75 @@
+"""What a search writes down before it starts, and what it is held against."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captune.data_prep.store import PreparedData
+from captune.results.run_folder import RunError, RunFolder
+from captune.tuner.run.settings import check, create, read, write_json
+from captune.tuner.space.config import ConfigError, SearchConfig, read_search
+from captune.tuner.space.feasibility import BudgetError
+
+
+def settings(preset: str = "compact", **overrides: Any) -> SearchConfig:
+    return read_search(None, preset=preset, default_preset=preset, overrides={"trials": 2, **overrides})
+
+
+def test_run_is_read_as_it_was_created(data: PreparedData, tmp_path: Path) -> None:
+    run, config = RunFolder(tmp_path / "deep" / "run"), settings(seed=4, modality="caption")
+    create(run, config, data)
+    again, same = read(run)
+    assert again == config
+    assert again.build_space() == config.build_space()
+    assert same.manifest == data.manifest
+    content = json.loads(run.settings.read_text())
+    assert content["versions"].keys() >= {"captune", "keras", "tensorflow", "ray", "optuna", "numpy", "python"}
+    assert content["created"].endswith("+00:00")
+
+
+def test_run_in_an_empty_folder_is_made_and_in_any_other_refused(data: PreparedData, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    create(RunFolder(tmp_path / "empty"), settings(), data)
+    with pytest.raises(RunError, match="captune resume"):
+        create(RunFolder(tmp_path / "empty"), settings(), data)
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="exists"):
+        create(RunFolder(tmp_path / "file"), settings(), data)
+
+
+def test_run_finds_its_data_from_another_folder(
+    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.path.parent)
+    create(RunFolder(tmp_path / "run"), settings(), PreparedData.open(data.path.name))
+    monkeypatch.chdir(tmp_path)
+    assert read(RunFolder(tmp_path / "run"))[1].manifest == data.manifest
+
+
+def test_check_refuses_what_the_data_lacks(captions_data: PreparedData, pictures_data: PreparedData) -> None:
+    with pytest.raises(ConfigError, match="no pictures"):
+        check(settings("compact"), captions_data)
+    with pytest.raises(ConfigError, match="no captions"):
+        check(settings("compact"), pictures_data)
+    assert check(settings("compact", modality="image"), pictures_data).space.base.model.text is None
+    assert check(settings("captions"), captions_data).space.base.model.image is None
+
+
+def test_space_in_which_nothing_fits_is_refused_before_anything_starts(data: PreparedData) -> None:
+    with pytest.raises(BudgetError, match="nothing in the space fits") as caught:
+        check(settings(budget=1000), data)
+    assert "KiB" not in str(caught.value) and "MiB" in str(caught.value) and "--budget" in str(caught.value)
+    assert check(settings(budget=10**8), data).complaint() is None
+
+
+def test_written_json_is_whole_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 2}

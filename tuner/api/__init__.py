@@ -1,0 +1,1 @@
+"""What `import captune` offers."""

@@ -1,0 +1,262 @@
+"""The check before a trial exists: asks Optuna, counts bytes, refuses what is over the budget and tells the sampler.
+
+A refusal is told as infeasible and pruned, so that TPE learns to stay away (told as failed it would not). It is a
+record of the study, never a trial of Ray's. Repeated configurations are not admitted twice. Ray is not met here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers._tpe.sampler import _split_trials
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
+
+from captune.model.config import TrialConfig, complaint, flatten, unflatten
+from captune.model.size import Size, refusal, show_bytes
+from captune.results.records import VOID, Fate
+from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
+
+STARTUP = 6  # admitted configurations that are drawn evenly before TPE takes over; refused ones do not count
+# Among which TPE chooses what it proposes. With Optuna's 24 it proposes half as much again that is refused.
+_CANDIDATES = 100
+MAX_REFUSALS = 1000  # in a row; a space that lets nothing through in so many asks lets nothing through at all
+_REPEATS = 20  # in a row, until this ask is drawn evenly
+_TRIAL_SEED_STRIDE = 1_000_003
+# Finished trials that TPE is shown at most; beyond that it keeps the best and the last, together 300: of 250 or more it
+# takes the same 25 for good. Of conditional spaces each group of dimensions costs it all of them once more.
+_HISTORY, _BEST_KEPT, _LAST_KEPT = 500, 100, 200
+MAX_REPEATS = 150  # in a row, until the space counts as used up
+
+
+class UsedUp(Exception):  # noqa: N818 - no error: the search has seen everything there is
+    """Every configuration of the space that fits was admitted before."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A configuration inside the budget, with its trial in the study.
+
+    origin: number of its first attempt: its own, unless it continues a lost trial. seed: of its training, from the
+    search's and the origin.
+    """
+
+    trial: optuna.Trial
+    config: TrialConfig
+    size: Size
+    origin: int
+    seed: int
+
+
+class _Shown:
+    """A study of which the sampler sees some trials only."""
+
+    def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
+        self._study = study
+        self._trials = trials
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self, deepcopy: bool, states: Any = tuple(TrialState), use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._trials if trial.state in states]
+
+
+class BoundedTPE(optuna.samplers.TPESampler):
+    """TPE whose time for a proposal does not grow with the study.
+
+    It is shown what runs and at most 500 finished trials: the best, in its own order, are never forgotten, of the
+    others the oldest are. TPE gives these the least weight anyway (linear forgetting, Bergstra et al., 2013, arXiv
+    1209.5111), and of any number above 250 it takes the same 25 for good.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._looked_at = 0
+        self._open: list[int] = []  # numbers of trials without an end
+        self._finished: list[FrozenTrial] = []
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As of TPESampler."""
+        return super().infer_relative_search_space(self._shown(study), trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As of TPESampler."""
+        return super().sample_relative(self._shown(study), trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As of TPESampler."""
+        return super().sample_independent(self._shown(study), trial, param_name, param_distribution)
+
+    def _shown(self, study: optuna.Study) -> Any:
+        known = study._get_trials(deepcopy=False, use_cache=True)
+        unseen = [*self._open, *range(self._looked_at, len(known))]
+        self._looked_at = len(known)
+        self._open = [number for number in unseen if not known[number].state.is_finished()]
+        taught = (TrialState.COMPLETE, TrialState.PRUNED)
+        self._finished += [known[number] for number in unseen if known[number].state in taught]
+        if len(self._finished) > _HISTORY:
+            self._finished.sort(key=lambda trial: trial.number)
+            best, others = _split_trials(study, self._finished, _BEST_KEPT)
+            self._finished = best + others[-_LAST_KEPT:]
+        return _Shown(study, self._finished + [known[number] for number in self._open])
+
+
+class Gate:
+    """Configurations that fit, from a study.
+
+    Args:
+        study: where trials are asked for; its sampler is set here.
+        feasible: space, data and budget.
+        seed: of the samplers and, with their numbers, of the trials. A continued study draws on from where it stands,
+            not the same again.
+    """
+
+    def __init__(self, study: optuna.Study, feasible: FeasibleSpace, *, seed: int) -> None:
+        self._study = study
+        self._feasible = feasible
+        self._seed = seed
+        known = study.get_trials(deepcopy=False)
+        self._evenly = optuna.samplers.RandomSampler(seed=seed + len(known))
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's group
+        self._learned = BoundedTPE(
+            seed=seed + len(known),
+            n_startup_trials=0,
+            n_ei_candidates=_CANDIDATES,
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+        )
+        # What has a seed was admitted; a draw that was cut off before it had one is to be drawn again.
+        self._admitted = {
+            _key(unflatten(t.user_attrs["config"]))
+            for t in known
+            if "seed" in t.user_attrs and VOID not in t.user_attrs
+        }
+        # What an earlier run found out spares the even draws.
+        self._evenly_left = (
+            STARTUP
+            - len(self._admitted)
+            - sum(
+                VOID in t.user_attrs and (t.state == TrialState.COMPLETE or bool(t.intermediate_values)) for t in known
+            )
+        )
+        self.used_up = False
+        self.fates: Counter[str] = Counter(t.user_attrs["fate"] for t in known if "fate" in t.user_attrs)
+
+    def admit(self) -> Admitted:
+        """Asks until a configuration fits.
+
+        Raises:
+            BudgetError: none did, in very many asks.
+            UsedUp: all that fit were admitted before.
+        """
+        if self.used_up and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            raise UsedUp
+        refusals = repeats = 0
+        while refusals < MAX_REFUSALS:
+            evenly = self._evenly_left > 0 or repeats >= _REPEATS
+            self._study.sampler = self._evenly if evenly else self._learned
+            trial = self._study.ask()
+            try:
+                config = self._feasible.bind(self._feasible.space.suggest(trial))
+            except ValidationError as error:
+                # Each value is allowed, together they are not: nothing to run, and the sampler is to stay away.
+                refusals += 1
+                trial.set_constraint("impossible", 1.0)
+                self.set_aside(trial, f"impossible: {complaint(error)}", TrialState.PRUNED)
+                continue
+            found = self._describe(trial, config)
+            why = refusal(found, self._feasible.budget)
+            if why is not None:
+                refusals += 1
+                self.tell(trial, "over_budget", reason=why)
+                continue
+            if _key(config) in self._admitted and "replaces" not in trial.user_attrs:
+                repeats += 1
+                self.set_aside(trial, "repeats an earlier trial")
+                if repeats == MAX_REPEATS:
+                    self.used_up = True
+                    raise UsedUp
+                continue
+            self._admitted.add(_key(config))
+            self._evenly_left -= 1
+            origin = trial.user_attrs.get("replaces", trial.number)
+            seed = (self._seed * _TRIAL_SEED_STRIDE + origin) % 2**31
+            trial.set_user_attr("seed", seed)  # last: what has a seed was admitted
+            return Admitted(trial, config, found, origin, seed)
+        if repeats:  # something does fit, and it is known
+            self.used_up = True
+            raise UsedUp
+        raise BudgetError(
+            self._feasible.complaint()
+            or f"none of {MAX_REFUSALS} configurations in a row fits {show_bytes(self._feasible.budget.limit)}; "
+            "narrow the space to smaller models or raise --budget"
+        )
+
+    def tell(self, trial: optuna.Trial, fate: Fate, *, best: float | None = None, reason: str | None = None) -> None:
+        """Gives a trial its fate, in the record and in Optuna's own words.
+
+        Args:
+            best: its best score; needed for `complete`.
+            reason: one line, None where the fate says all.
+        """
+        if reason is not None:
+            trial.set_user_attr("reason", reason)
+        trial.set_user_attr("fate", fate)
+        self.fates[fate] += 1
+        self.finish(trial, fate, best=best)
+
+    def finish(self, trial: optuna.Trial, fate: Fate, *, best: float | None) -> None:
+        """The second half of `tell`, where a search was ended between the two."""
+        if fate == "diverged" and "diverged" not in trial.constraints:
+            # Optuna ranks what was pruned by how far it came: it would take a late divergence for a good sign.
+            trial.set_constraint("diverged", 1.0)
+        if fate == "complete":
+            assert best is not None
+            margin = trial.user_attrs["size"]["margin_bytes"]
+            self._study.tell(trial, [best, self._feasible.budget.limit - margin][: len(self._study.directions)])
+        elif fate in ("failed", "lost") or (fate == "stopped" and best is None):
+            self._study.tell(trial, state=TrialState.FAIL)
+        else:
+            # Pruned trials still teach the sampler: stopped ones by their last value, the others by having none.
+            self._study.tell(trial, state=TrialState.PRUNED)
+
+    def _describe(self, trial: optuna.Trial, config: TrialConfig) -> Size:
+        found, budget = self._feasible.size_of(config), self._feasible.budget
+        count = budget.bytes_of(found)
+        trial.set_user_attr("config", flatten(config))
+        # One attribute: each costs the journal a write to disk.
+        trial.set_user_attr(
+            "size",
+            {
+                "weights_bytes": found.weights_bytes,
+                "bundle_bytes": found.bundle_bytes,
+                "margin_bytes": budget.limit - count,
+            },
+        )
+        # Relative, so that the sampler ranks refusals by how far they are over.
+        trial.set_constraint("bytes", count / budget.limit - 1)
+        return found
+
+    def set_aside(self, trial: optuna.Trial, reason: str, state: TrialState = TrialState.FAIL) -> None:
+        """Ends a draw that is no configuration to run, and so no trial in any table."""
+        trial.set_user_attr(VOID, reason)
+        self._study.tell(trial, state=state)
+
+
+def _key(config: TrialConfig) -> bytes:
+    """Stands for a configuration among those that were admitted, in a hundredth of its memory."""
+    return hashlib.blake2b(repr(sorted(flatten(config).items())).encode(), digest_size=16).digest()

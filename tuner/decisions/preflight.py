@@ -1,0 +1,147 @@
+"""What a search is up against, found out in seconds before anything starts."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from pydantic import ValidationError
+
+from captune.cluster.object_storage.addresses import is_url
+from captune.model.config import TrialConfig
+from captune.model.size import Budget, Size, refusal, show_bytes
+from captune.tuner.space.config import SearchConfig
+from captune.tuner.space.dimensions import Space
+from captune.tuner.space.feasibility import FeasibleSpace
+
+DRAWS = 2000
+FIRST = 3
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A search before it starts. Sizes are the bytes that count for the budget.
+
+    share: of drawn configurations that fit. sizes: of all drawn, rising. least: the smallest configuration that the
+    space reaches. fixed: bytes of the parts that no dimension changes. never: options of choices that fit in nothing.
+    first: the configurations that would run first, with what is refused between them left out. checkpoint: bytes of the
+    largest checkpoint seen among what fits, with the best network that a running trial keeps beside it. network: of the
+    largest such network. keep: of how many trials one is kept.
+    """
+
+    budget: Budget
+    possible: int
+    share: float
+    sizes: tuple[int, ...]
+    least: Size
+    fixed: dict[str, int]
+    never: dict[str, list[Any]]
+    first: tuple[tuple[TrialConfig, Size], ...]
+    preset_refusal: str | None
+    checkpoint: int
+    network: int
+    keep: int
+
+
+def inspect(config: SearchConfig, feasible: FeasibleSpace) -> Preflight:
+    """Draws from the space and asks the gate, in memory, for its first configurations.
+
+    Raises:
+        BudgetError: nothing in the space fits.
+    """
+    first = tuple(_first(config, feasible))
+    random = Random(config.seed)
+    drawn: list[Size] = []
+    for _ in range(DRAWS):
+        with suppress(ValidationError):  # values that are impossible together
+            drawn.append(feasible.size_of(feasible.bind(feasible.space.draw(random))))
+    least = feasible.smallest()
+    assert least is not None  # checked before
+    smallest = feasible.size_of(least)
+    everywhere = [*drawn, smallest, *(size for _, size in first)]
+    fitting = [found for found in everywhere if feasible.budget.holds(found)]
+    network = max(found.bundle_bytes for found in fitting)
+    return Preflight(
+        budget=feasible.budget,
+        possible=len(drawn),
+        share=sum(map(feasible.budget.holds, drawn)) / DRAWS,
+        sizes=tuple(sorted(map(feasible.budget.bytes_of, everywhere))),
+        least=smallest,
+        fixed={
+            part: count
+            for part, count in smallest.parts.items()
+            if all(found.parts.get(part) == count for found in everywhere)
+        },
+        never=feasible.never(),
+        first=first,
+        preset_refusal=refusal(feasible.size_of(feasible.bind(feasible.space.base)), feasible.budget),
+        checkpoint=network + max(map(_checkpoint_bytes, fitting)),
+        network=network,
+        keep=config.keep,
+    )
+
+
+def _first(config: SearchConfig, feasible: FeasibleSpace) -> list[tuple[TrialConfig, Size]]:
+    import optuna
+
+    from captune.tuner.decisions.gate import Gate, UsedUp
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study()
+    study.enqueue_trial(feasible.preset())
+    gate = Gate(study, feasible, seed=config.seed)
+    found: list[tuple[TrialConfig, Size]] = []
+    with suppress(UsedUp):
+        while len(found) < FIRST:
+            admitted = gate.admit()
+            found.append((admitted.config, admitted.size))
+    return found
+
+
+def _checkpoint_bytes(found: Size) -> int:
+    """Float32 weights, and what the optimizer and averaging keep of each that is trained: three more at most."""
+    return 4 * (found.parameters + 3 * found.trainable)
+
+
+def lines(found: Preflight, space: Space, run: str) -> list[str]:
+    """The same for people.
+
+    Args:
+        space: what was drawn from, for the names of its dimensions.
+        run: path or address where the run would be written.
+    """
+    fixed = ", ".join(f"{part} {show_bytes(count)}" for part, count in found.fixed.items()) or "nothing"
+    told = [
+        f"budget     {found.budget}",
+        f"fits       {found.share:.1%} of {DRAWS} draws"
+        + (f"; {DRAWS - found.possible} of them are impossible together" if found.possible < DRAWS else ""),
+        f"sizes      smallest {show_bytes(found.budget.bytes_of(found.least))}, "
+        f"median {show_bytes(int(statistics.median(found.sizes)))}, largest {show_bytes(found.sizes[-1])}",
+        f"fixed      {fixed}",
+    ]
+    told += [f"never fits {name}: {', '.join(map(str, options))}" for name, options in found.never.items()]
+    if found.preset_refusal is not None:
+        told.append(f"preset     is refused: {found.preset_refusal}")
+    room = "" if is_url(run) else f"; {show_bytes(shutil.disk_usage(_existing(Path(run))).free)} free"
+    told.append(
+        f"disk       at most {show_bytes(found.checkpoint)} for each trial that runs and {show_bytes(found.network)} "
+        f"for each of the {found.keep} best{room}"
+    )
+    for place, (config, size) in enumerate(found.first, 1):
+        values = ", ".join(f"{name} {_short(value)}" for name, value in space.parameters(config).items())
+        told.append(f"{f'runs {place}.':10} {show_bytes(found.budget.bytes_of(size))}: {values or 'the preset'}")
+    return told
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    return folder if folder.exists() else _existing(folder.parent)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,360 @@
+"""Runs a search: wires study, gate, halving and Ray Tune together, and writes down what happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from traceback import walk_tb
+from typing import TYPE_CHECKING, Any, Literal
+
+from captune.cluster.nodes.inspection import NodeRequirements, check_nodes, versions
+from captune.cluster.nodes.resources import Request, Room, default_request, limits, slots
+from captune.cluster.nodes.session import alive, free, session
+from captune.cluster.object_storage.addresses import StorageError, join
+from captune.cluster.object_storage.mirror import Mirror
+from captune.data_prep.store import PreparedData
+from captune.results.journal import STUDY_NAME, open_storage
+from captune.results.records import load_records, records_of
+from captune.results.run_folder import RunError, RunFolder
+from captune.results.summary import summarise
+from captune.tuner.decisions.halving import Rungs
+from captune.tuner.ray_tune.memory import measured_share
+from captune.tuner.run.locations import reading
+from captune.tuner.run.settings import check, remember, write_json
+from captune.tuner.space.config import SearchConfig, parse_interval
+from captune.tuner.space.feasibility import FeasibleSpace
+
+if TYPE_CHECKING:
+    import optuna
+
+_LOOK_SECONDS = 5.0  # between two looks at the nodes
+_TELL_SECONDS = 60.0  # that a trial waits before it is told, and between two such messages
+_DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"mean_f1": "maximize", "bytes": "minimize"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a running search stands, for the live line."""
+
+    fates: dict[str, int]
+    running: int
+    best: float | None
+    slots: int
+    wanted: int | None  # feasible trials
+    seconds_left: float | None
+    trouble: str | None  # what keeps trials or checkpoints waiting
+
+
+def run_search(
+    run: RunFolder,
+    config: SearchConfig,
+    data: PreparedData,
+    *,
+    address: str | None,
+    show: Callable[[Progress], None],
+    say: Callable[[str], None],
+    worker: type | None = None,
+    mirror: Mirror | None = None,
+) -> dict[str, Any]:
+    """Searches until the trials or the time are used up, and returns what summary.json holds.
+
+    What an earlier search of the same folder left unfinished goes on first, from its checkpoints. Ctrl-C ends it
+    cleanly; a second one at once.
+
+    Args:
+        run: a folder made by `create`.
+        address: of a running Ray cluster; None starts one on this machine.
+        show: told how things stand, about once a second.
+        say: told what a person should know.
+        worker: a captune.tuner.training.trial.TrialWorker that trains in another way; None for the usual one.
+        mirror: of `run`, where it is at home at an address: checkpoints are kept there, and the search ends when
+            another takes it over.
+
+    Raises:
+        RunError: another process searches in this folder.
+        BudgetError: the space has nothing that fits the budget.
+        SearchError: the trials cannot work.
+        ClusterError, ResourceError: nowhere to run.
+    """
+    # Read by Ray Tune when it is imported: it must leave Ctrl-C to us, and not wait minutes for a stopped trial.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["TUNE_FORCE_TRIAL_CLEANUP_S"] = "5"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)  # of Ray's own state, which nothing reads
+    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # each is in the table, with its reason
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"  # the searcher says how many, as the cluster grows and shrinks
+    started = time.monotonic()
+    # From here on: Ctrl-C in the middle of an import or of Ray's start would come out as any kind of error.
+    with _Interrupt() as interrupt, run.writing():
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        remember(run, config)
+        if mirror is not None:
+            mirror.flush()  # from here on there is something to resume
+        feasible = check(config, data)
+        requirements = NodeRequirements(
+            run.read_settings()["data"],
+            data.manifest.fingerprint,
+            join(mirror.url, run.checkpoints.name) if mirror is not None else str(run.checkpoints.resolve()),
+            versions(),
+        )
+        with session(address) as nodes:
+            interrupt.arm()
+            gpus = config.gpus_per_trial
+            if gpus == "auto":
+                gpus = measured_share(config, feasible, requirements.data, nodes, say)
+            request = default_request(nodes, cpus=config.cpus_per_trial, gpus=gpus)
+            at_once = config.slots or slots(nodes, request)
+            if address is not None:
+                say(limits(nodes, request))
+                for note in check_nodes(nodes, requirements):
+                    say(note)
+            search = _Search(run, config, requirements, feasible, request, started, interrupt, show, say, mirror)
+            try:
+                search.open()
+                if not interrupt.is_set():
+                    search.drive(worker)
+            finally:
+                wall = time.monotonic() - started
+                # Of the study at hand: reading a long journal again would take as much memory once more.
+                records = load_records(run) if search.study is None else records_of(search.study)
+                summary = summarise(records, config.limit, at_once, wall, interrupted=interrupt.is_set())
+                write_json(run.summary, summary)
+    return summary
+
+
+@dataclass
+class _Search:
+    """A search while it runs."""
+
+    run: RunFolder
+    config: SearchConfig
+    requirements: NodeRequirements
+    feasible: FeasibleSpace
+    request: Request
+    started: float
+    interrupt: _Interrupt
+    show: Callable[[Progress], None]
+    say: Callable[[str], None]
+    mirror: Mirror | None
+    study: optuna.Study | None = None  # once it is open
+    looked: float = 0.0  # at the nodes
+    told: float = 0.0  # of trials that wait
+
+    def open(self) -> None:
+        """The run's study, new with the preset as trial 0, or as an earlier search left it with its loose ends tied."""
+        import optuna
+
+        from captune.tuner.decisions.gate import Gate
+        from captune.tuner.decisions.recovery import recover
+        from captune.tuner.decisions.warm_start import take_over
+        from captune.tuner.ray_tune.scheduler import HalvingScheduler
+        from captune.tuner.ray_tune.searcher import StudySearcher, TrialLimits
+        from captune.tuner.training.checkpoints import CheckpointCleaner, checkpoints_at
+
+        config = self.config
+        storage = open_storage(self.run, wait=self.say)
+        study = optuna.create_study(
+            study_name=STUDY_NAME,
+            storage=storage,
+            directions=[_DIRECTIONS[objective] for objective in config.objectives],
+            load_if_exists=True,
+        )
+        if not study.get_trials(deepcopy=False):
+            study.enqueue_trial(self.feasible.preset())
+        old = self.run.read_settings().get("warm_start")
+        if old is not None:
+            try:
+                with reading(old) as older:
+                    count = take_over(study, older, config.limit)
+                self.say(f"{count} finished trials of {old} inform the sampler")
+            except (RunError, StorageError) as error:
+                self.say(f"note: the sampler learns no more from the earlier run: {error}")
+        known = records_of(study)
+        gate = Gate(study, self.feasible, seed=config.seed)
+        rungs = Rungs.of(config.halving, known)
+        recover(study, gate, rungs, known)
+        records = records_of(study)
+        self.study = study
+        self.halving = HalvingScheduler(rungs)
+        self.searcher = StudySearcher(
+            study,
+            gate,
+            trials=config.trials,
+            halving=self.halving,
+            run=self.run,
+            cleaner=CheckpointCleaner(
+                checkpoints_at(self.requirements.folder),
+                config.keep,
+                records,
+                (lambda: True) if self.mirror is None else self.mirror.flush,
+            ),
+            care=TrialLimits(config.retries, config.trial_timeout, config.min_free),
+            records=records,
+            threads=max(1, int(self.request.cpus)),
+            gpus=self.request.gpus,
+            room=self._room(),
+        )
+        self.searcher.ended = self._ended
+
+    def drive(self, worker: type | None) -> None:
+        """Ray Tune's part."""
+        from ray import tune
+
+        from captune.tuner.ray_tune.scheduler import Silence, mended_tune
+        from captune.tuner.ray_tune.searcher import Ending
+        from captune.tuner.ray_tune.worker import TrialWorker, WorkerLimits
+        from captune.tuner.training.checkpoints import CheckpointPolicy
+
+        seconds, epochs = parse_interval(self.config.checkpoint_every)
+        trainable = tune.with_parameters(
+            worker or TrialWorker,
+            data=self.requirements.data,
+            threads=max(1, int(self.request.cpus)),
+            backend=self.config.backend,
+            worker_limits=WorkerLimits(self.config.worker_trials, self.config.worker_growth),
+            policy=CheckpointPolicy(self.requirements.folder, seconds, epochs, self.config.min_free),
+        )
+        placed = tune.with_resources(trainable, partial(_resources, self.request.cpus))
+        placed.__qualname__ = TrialWorker.__name__  # as lists of actors show it; Ray's wrapper has a name of its own
+        # Ray's own record of the experiment is thrown away: the study is the record.
+        with (
+            tempfile.TemporaryDirectory(prefix="captune-", ignore_cleanup_errors=True) as scratch,
+            mended_tune(),
+        ):
+            tuner = tune.Tuner(
+                placed,
+                tune_config=tune.TuneConfig(
+                    search_alg=self.searcher,
+                    scheduler=self.halving,
+                    num_samples=-1,  # the searcher says when it is enough
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    name="experiment",
+                    storage_path=scratch,
+                    stop=Ending(self._ended),
+                    verbose=0,
+                    callbacks=[Silence()],
+                    failure_config=tune.FailureConfig(max_failures=0),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            )
+            try:
+                tuner.fit()
+            except Exception as error:
+                if (
+                    not self.searcher.done and not self._over()
+                ):  # else it is Ray Tune's own summary that failed, which nobody reads
+                    self.searcher.fault = self.searcher.fault or _fault(error)
+        interrupted, fault = self.interrupt.is_set(), self.searcher.fault
+        reason = "the search ended by a fault" if fault else "interrupted" if interrupted else "time limit"
+        self.searcher.close(reason=reason, resumable=interrupted or fault is not None)
+        if fault is not None:
+            raise fault
+
+    def _ended(self) -> bool:
+        """Whether the run is over; asked by Ray about once a second, so the place for what is to be done that often."""
+        searcher, mirror = self.searcher, self.mirror
+        searcher.kill_overdue()
+        self._look_round()
+        if mirror is not None and mirror.usurped and searcher.fault is None:
+            from captune.tuner.ray_tune.searcher import SearchError
+
+            searcher.fault = SearchError(str(mirror.complaint))
+        self.show(
+            Progress(
+                dict(searcher.fates),
+                searcher.running,
+                searcher.best,
+                searcher.room.slots,
+                self.config.trials,
+                self._seconds_left(),
+                searcher.waiting or searcher.complaint or (mirror.complaint if mirror is not None else None),
+            )
+        )
+        return self._over()
+
+    def _look_round(self) -> None:
+        """Takes note of nodes that came or went, and says each minute for what trials wait."""
+        now = time.monotonic()
+        if now - self.looked >= _LOOK_SECONDS:
+            self.looked = now
+            self.searcher.room = self._room()
+        waiting = self.searcher.unplaced(_TELL_SECONDS)
+        if waiting and now - self.told >= _TELL_SECONDS:
+            self.told = now
+            self.say(f"{waiting} trials wait for room: {self.request} each; {free()}")
+
+    def _room(self) -> Room:
+        room = Room.of(alive(), self.request)
+        return replace(room, slots=self.config.slots or room.slots)
+
+    def _over(self) -> bool:
+        return self._seconds_left() == 0 or self.interrupt.is_set() or self.searcher.fault is not None
+
+    def _seconds_left(self) -> float | None:
+        limit = self.config.time_limit
+        return None if limit is None else max(0.0, self.started + limit - time.monotonic())
+
+
+def _fault(error: Exception) -> Exception:
+    """What ended Ray Tune, a full disk, say, or a lost cluster, in one line; a bug of ours as it is."""
+    from ray.tune import TuneError
+
+    from captune.tuner.ray_tune.searcher import SearchError
+
+    root: BaseException = error
+    while (inner := root.__cause__ or (root.__context__ if isinstance(root, TuneError) else None)) is not None:
+        root = inner  # Ray Tune wraps what it meets, some of it twice
+    called = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(root.__traceback__)]
+    back_in_ours = "ray" in called and __name__.partition(".")[0] in called[called.index("ray") :]
+    if back_in_ours and not isinstance(root, OSError):
+        return error
+    return SearchError(f"Ray ended the search: {type(root).__name__}: {' '.join(str(root).split())[:300]}")
+
+
+class _Interrupt(threading.Event):
+    """Set by the first Ctrl-C or SIGTERM, as a scheduler of jobs sends it; the next does what it would.
+
+    Signals reach the main thread alone: in any other it stays unset.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __enter__(self) -> _Interrupt:
+        self._before = {number: signal.getsignal(number) for number in self._SIGNALS}
+        self.arm()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle(self._before)
+
+    def arm(self) -> None:
+        """Again after Ray's start, as Ray takes SIGTERM for itself."""
+        if not self.is_set():
+            self._handle(dict.fromkeys(self._SIGNALS, self._first))
+
+    def _first(self, _number: int, _frame: Any) -> None:
+        self.set()
+        self._handle(self._before)
+
+    def _handle(self, handlers: dict[signal.Signals, Any]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def _resources(cpus: float, config: dict[str, Any]) -> Any:
+    """What a trial asks Ray for: one that ran out of memory in its share of a GPU is given more of it."""
+    from ray import tune
+
+    return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": config["gpus"]}])

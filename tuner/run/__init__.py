@@ -1,0 +1,1 @@
+"""A run's settings, and where it is at home."""

@@ -1,0 +1,153 @@
+"""Data sets and runs that people name, by a path or an address of object storage, as folders of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from captune.cluster.object_storage.addresses import StorageError, is_url, join
+from captune.cluster.object_storage.data_cache import local_copy, upload_data
+from captune.cluster.object_storage.mirror import Mirror, fetch_run
+from captune.cluster.object_storage.remote_folder import RemoteFolder
+from captune.data_prep.store import PreparedData
+from captune.model.size import parse_bytes
+from captune.results.run_folder import RunError, RunFolder
+
+CACHE, CACHE_SIZE = "CAPTUNE_CACHE", "CAPTUNE_CACHE_SIZE"
+"""Variables of each node: where copies of data sets are kept, and bytes of all of them together."""
+_CACHE_SIZE = "100GiB"
+
+
+def absolute(where: str) -> str:
+    """A path or an address as it can be named from anywhere."""
+    return where if is_url(where) else str(Path(where).resolve())
+
+
+def open_data(where: str) -> PreparedData:
+    """A prepared data set; one at an address is brought to this machine's disk first, once for all its processes.
+
+    Raises:
+        DataError: no whole data set is there.
+        StorageError: the address cannot be read, or the cache has no room.
+    """
+    if not is_url(where):
+        return PreparedData.open(Path(where))
+    return PreparedData.open(local_copy(where, _cache(), _cache_size()))
+
+
+@contextmanager
+def preparing(where: str) -> Iterator[Path]:
+    """The folder to prepare a data set in, which is uploaded at the end if `where` is an address.
+
+    It is the same each time for the same address: what was interrupted goes on.
+    """
+    if not is_url(where):
+        yield Path(where)
+        return
+    RemoteFolder(where).exists()  # an address that cannot be reached is told before hours of decoding
+    folder = _cache() / "prepare" / hashlib.sha256(where.encode()).hexdigest()[:16]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    yield folder
+    upload_data(folder, where)
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def reading(where: str, *, leave: frozenset[str] = frozenset({"winner", "tracebacks"})) -> Iterator[RunFolder]:
+    """A run to be read: the folder itself, or a copy for the while.
+
+    Args:
+        leave: names in it that are not needed.
+
+    Raises:
+        RunError, StorageError: there is none, or it cannot be reached.
+    """
+    if not is_url(where):
+        yield RunFolder(Path(where))
+        return
+    with tempfile.TemporaryDirectory(prefix="captune-") as scratch:
+        folder = Path(scratch) / "run"
+        fetch_run(where, folder, leave=leave)
+        yield RunFolder(folder, where)
+
+
+@contextmanager
+def refitting(where: str) -> Iterator[RunFolder]:
+    """A run to be refitted: as `reading`, and the winner that is there at the end goes to the address, its proof last.
+
+    Raises:
+        RunError, StorageError: as `reading` does; or the winner cannot be uploaded: it is kept here.
+    """
+    with reading(where, leave=frozenset({"tracebacks"})) as run:
+        if is_url(where) and not run.proof.exists():  # of a refit that was cut off while it uploaded
+            shutil.rmtree(run.winner, ignore_errors=True)
+        yield run
+        if not is_url(where):
+            return
+        try:
+            place = RemoteFolder(join(where, run.winner.name))
+            place.upload(run.bundle, run.bundle.name)
+            place.upload(run.proof, run.proof.name)
+        except StorageError as error:
+            kept = Path(tempfile.mkdtemp(prefix="captune-winner-")) / run.winner.name
+            shutil.move(run.winner, kept)
+            raise StorageError(f"{error}; the winner is in {kept}") from error
+
+
+@contextmanager
+def searching(where: str, *, new: bool = False) -> Iterator[tuple[RunFolder, Mirror | None]]:
+    """A run to be searched in: the folder itself, or a twin on this machine and what keeps it mirrored at the address.
+
+    Args:
+        new: there must be no run yet. It is taken back where no settings are written.
+
+    Raises:
+        RunError, StorageError: there is a run or none, or the address cannot be reached; or what came
+            last cannot be uploaded: the twin is kept.
+    """
+    if not is_url(where):
+        yield RunFolder(Path(where)), None
+        return
+    twin = Path(tempfile.mkdtemp(prefix="captune-")) / "run"
+    run = RunFolder(twin, where)
+    try:
+        if not new:
+            fetch_run(where, twin)
+        elif RemoteFolder(where).exists():
+            raise RunError(f"{where} holds something; give another --run, or go on with `captune resume {where}`")
+        mirror = Mirror(twin, where)
+    except BaseException:
+        shutil.rmtree(twin.parent)
+        raise
+    try:
+        with mirror:
+            try:
+                yield run, mirror
+            finally:
+                if not run.settings.exists():
+                    with suppress(StorageError):  # what went wrong before counts
+                        mirror.withdraw()
+    except StorageError as error:
+        if mirror.complaint is None:
+            raise
+        raise StorageError(f"{error}; the run as it is now is in {twin}") from error
+    finally:
+        if mirror.complaint is None:
+            shutil.rmtree(twin.parent)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "captune" / "data")
+
+
+def _cache_size() -> int:
+    text = os.environ.get(CACHE_SIZE, _CACHE_SIZE)
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise StorageError(f"{CACHE_SIZE}: {error}") from None

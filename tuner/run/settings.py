@@ -1,0 +1,174 @@
+"""How a search was asked for: run.json written, read again, and held against the data."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from captune.data_prep.store import PreparedData
+from captune.model.config import complaint
+from captune.model.size import Contents
+from captune.results.run_folder import RunError, RunFolder
+from captune.tuner.run.locations import absolute, open_data
+from captune.tuner.space.config import ConfigError, SearchConfig
+from captune.tuner.space.dimensions import SpaceError, bind
+from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
+
+_PACKAGES = ("captune", "keras", "ray", "optuna", "numpy")  # and the backend
+
+
+def check(config: SearchConfig, data: PreparedData) -> FeasibleSpace:
+    """The space of a search, held against its data and budget.
+
+    Raises:
+        ConfigError: the data lacks what the search reads.
+        BudgetError: nothing in the space fits.
+    """
+    if not len(data.rows("validation")):
+        raise ConfigError(f"{data.path} has no validation rows to score trials on; prepare it with --split 80/10/10")
+    if find_spec(config.backend) is None:
+        raise ConfigError(f"backend {config.backend} is not installed; pip install 'captune[{config.backend}]'")
+    space = config.build_space()
+    try:
+        bind(space.base, data.manifest)
+    except SpaceError as error:
+        raise ConfigError(str(error)) from None
+    except ValidationError as error:  # the preset on this data, such as pictures too small for its stages
+        raise ConfigError(f"{data.path} does not suit preset {config.preset}: {complaint(error)}") from None
+    feasible = FeasibleSpace(space, partial(bind, manifest=data.manifest), config.limit, contents_of(data))
+    nothing_fits = feasible.complaint()
+    if nothing_fits is not None:
+        raise BudgetError(nothing_fits)
+    return feasible
+
+
+def contents_of(data: PreparedData) -> Contents:
+    """What bundles made from this data hold besides weights."""
+    words = data.vocabulary.words if data.vocabulary is not None else None
+    return Contents.of(data.manifest.label_ids, data.manifest.label_names, words)
+
+
+def create(
+    run: RunFolder,
+    config: SearchConfig,
+    data: PreparedData,
+    *,
+    source: str | None = None,
+    warm_start: str | None = None,
+) -> None:
+    """Makes the run folder and writes run.json, its mark.
+
+    Args:
+        source: address that the data came from; its folder if None.
+        warm_start: path or address of a run that the sampler learns from, checked before.
+
+    Raises:
+        RunError: the folder already holds something.
+    """
+    if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        raise RunError(f"{run} exists; give another --run, or go on with `captune resume {run}`")
+    run.path.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "search": config.model_dump(),
+        "data": absolute(source or str(data.path)),
+        "fingerprint": data.manifest.fingerprint,
+        "versions": versions(config.backend),
+        "git_commit": _git_commit(),
+        "warm_start": None if warm_start is None else absolute(warm_start),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(run.settings, settings)
+
+
+def versions(backend: str) -> dict[str, str]:
+    """Of Python and the packages that scores depend on, "absent" for one that is not installed."""
+    found = {"python": platform.python_version()}
+    for name in (*_PACKAGES, backend):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def discard(run: RunFolder) -> None:
+    """Takes back what `create` made where no search came of it, so that the same command can be given again."""
+    if not run.journal.exists():
+        run.settings.unlink(missing_ok=True)
+        run.lock.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: something else is in it
+            run.path.rmdir()
+
+
+def read_config(run: RunFolder) -> SearchConfig:
+    """Settings of a run. Raises RunError where there is none."""
+    try:
+        return SearchConfig.model_validate(run.read_settings()["search"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise RunError(f"{run.settings} is not as search wrote it ({str(error).splitlines()[0]})") from None
+
+
+def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
+    """Settings and data of a run.
+
+    Raises:
+        RunError: no run, or its data is no longer the same.
+        DataError, StorageError: its data is gone or cannot be reached.
+    """
+    config, settings = read_config(run), settings_of(run)
+    data = open_data(settings["data"])
+    if data.manifest.fingerprint != settings["fingerprint"]:
+        raise RunError(
+            f"the data in {settings['data']} is not what the run was searched on; prepare it again as it was"
+        )
+    return config, data
+
+
+def settings_of(run: RunFolder) -> dict[str, Any]:
+    """The content of run.json: search, data, fingerprint and versions among it.
+
+    Raises:
+        RunError: there is no run, or run.json is damaged.
+    """
+    settings = run.read_settings()
+    if not isinstance(settings, dict) or not {"search", "data", "fingerprint", "versions"} <= set(settings):
+        raise RunError(f"{run.settings} is not as search wrote it; it lacks what a search starts from")
+    return settings
+
+
+def remember(run: RunFolder, config: SearchConfig) -> None:
+    """What a resume changes holds for the next one too: otherwise its trials would be forgotten by an interruption."""
+    settings = run.read_settings()
+    if read_config(run) != config:
+        write_json(run.settings, {**settings, "search": config.model_dump()})
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes aside, then renames: a reader never meets half a file."""
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(content, indent=2) + "\n")
+    aside.replace(path)
+
+
+def _git_commit() -> str | None:
+    """The commit of captune's own checkout; None where it is installed without one."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

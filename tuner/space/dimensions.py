@@ -1,0 +1,347 @@
+"""The search space: dimensions around a preset, some of them open only under a choice of another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import ValidationError
+
+from captune.data_prep.manifest import Manifest
+from captune.model.config import Flat, Modality, TrialConfig, complaint, flatten, replace, restrict, unflatten
+
+if TYPE_CHECKING:
+    import optuna
+
+Scalar = str | int | float | bool
+_OF_THE_DATA = ("image.side", "num_labels")
+
+
+class SpaceError(ValueError):
+    """A space that cannot be searched. `location`: the keys that lead to the fault in search.yaml."""
+
+    def __init__(self, message: str, *location: str) -> None:
+        super().__init__(message)
+        self.location = location
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Open only while `name` has one of `values`."""
+
+    name: str
+    values: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `options`, at least one, none twice."""
+
+    options: tuple[Scalar, ...]
+    when: tuple[Condition, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.options or len(set(map(repr, self.options))) != len(self.options):
+            raise ValueError(f"choices must be one or more, none twice, got {list(self.options)}")
+        for option in self.options:
+            if not isinstance(option, str | int | float | bool):
+                raise ValueError(f"a choice must be a text, a number or true/false, got {option!r}")
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
+        """Draws a value."""
+        return cast(Scalar, trial.suggest_categorical(name, self.options))
+
+    def draw(self, random: Random) -> Scalar:
+        """A value, each as likely as another."""
+        return random.choice(self.options)
+
+    def values(self) -> Iterator[Scalar]:
+        """All options; numbers rising, after all others."""
+        yield from sorted(
+            self.options, key=lambda o: (isinstance(o, int | float), o if isinstance(o, int | float) else 0)
+        )
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` can be drawn."""
+        return value in self.options
+
+
+@dataclass(frozen=True)
+class Number:
+    """From `low` to `high`, both included: whole numbers if both are whole, on a logarithmic scale if `log`."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+    when: tuple[Condition, ...] = ()
+
+    def __post_init__(self) -> None:
+        for bound in (self.low, self.high):
+            if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+                raise ValueError(f"low and high must be finite numbers, got {self.low!r} and {self.high!r}")
+        if not self.low <= self.high:
+            raise ValueError(f"low must not be above high, got low {self.low} and high {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range must start above 0, got low {self.low}")
+        if self.step is not None and (self.log or self.step <= 0):
+            raise ValueError(f"step must be above 0 and cannot go with log, got step {self.step}")
+        if self.step is not None and not self.holds(self.high):
+            raise ValueError(f"step must lead from low to high, got {self.low} to {self.high} by {self.step}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether values are integers."""
+        return isinstance(self.low, int) and isinstance(self.high, int) and (self.step or 1) % 1 == 0
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
+        """Draws a value."""
+        if self.whole:
+            return trial.suggest_int(name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+    def draw(self, random: Random) -> Scalar:
+        """A value from the distribution that `suggest` has before it has learned anything."""
+        if self.log:
+            widen = 0.5 if self.whole else 0.0  # so that both ends are as likely as what is between them
+            value = math.exp(random.uniform(math.log(self.low - widen), math.log(self.high + widen)))
+        elif self.whole or self.step is not None:
+            step = self.step or 1
+            value = self.low + step * random.randint(0, round((self.high - self.low) / step))
+        else:
+            value = random.uniform(self.low, self.high)
+        # Sums and powers of fractions end a last bit outside.
+        return min(max(round(value) if self.whole else value, self.low), self.high)
+
+    def values(self) -> Iterator[Scalar]:
+        """All values of a range of whole numbers or of steps, rising; of any other its ends."""
+        if not self.whole and self.step is None:
+            yield from {self.low: None, self.high: None}
+            return
+        value, step = self.low, self.step or 1
+        for place in range(round((self.high - self.low) / step) + 1):
+            value = self.low + step * place
+            yield round(value) if self.whole else min(value, self.high)
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` can be drawn."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        if self.step is None:
+            return not self.whole or value == int(value)
+        steps = (value - self.low) / self.step
+        return abs(steps - round(steps)) < 1e-9
+
+
+Dimension = Choice | Number
+
+
+def parse_dimension(name: str, value: Any) -> Dimension:
+    """A dimension from YAML: `[a, b]`, `{choices: [a, b]}` or `{low: 1, high: 9, log: true, step: 2}`, with `when`.
+
+    Raises:
+        SpaceError: anything else.
+    """
+    if isinstance(value, list):
+        value = {"choices": value}
+    if not isinstance(value, dict):
+        raise SpaceError(
+            f"expected a list of choices or {{low, high}}, got {value!r}; a value to keep belongs under fixed",
+            "space",
+            name,
+        )
+    keys = {"choices", "when"} if "choices" in value else {"low", "high", "log", "step", "when"}
+    for key in value:
+        if key not in keys:
+            raise SpaceError(f"unknown key; there are: {', '.join(sorted(keys))}", "space", name, str(key))
+    when = value.get("when") or {}
+    if not isinstance(when, dict):
+        raise SpaceError(f"expected name: value, got {when!r}", "space", name, "when")
+    conditions = tuple(
+        Condition(other, tuple(accepted) if isinstance(accepted, list) else (accepted,))
+        for other, accepted in when.items()
+    )
+    try:
+        if "choices" in value:
+            if not isinstance(value["choices"], list):
+                raise ValueError(f"choices must be a list, got {value['choices']!r}")
+            return Choice(tuple(map(_number, value["choices"])), conditions)
+        for bound in ("low", "high"):
+            if bound not in value:
+                raise ValueError(f"a range needs low and high, got {value!r}")
+        step = value.get("step")
+        if not isinstance(value.get("log", False), bool):
+            raise ValueError(f"log must be true or false, got {value['log']!r}")
+        return Number(_number(value["low"]), _number(value["high"]), value.get("log", False), _number(step), conditions)
+    except (ValueError, TypeError) as error:
+        raise SpaceError(str(error), "space", name) from None
+
+
+@dataclass(frozen=True)
+class Space:
+    """Dimensions by dotted name around the configuration `base`, which is trial 0."""
+
+    base: TrialConfig
+    dimensions: Mapping[str, Dimension] = field(default_factory=dict)
+
+    @classmethod
+    def around(
+        cls,
+        preset: TrialConfig,
+        *,
+        fixed: Mapping[str, Any],
+        dimensions: Mapping[str, Dimension],
+        modality: Modality,
+    ) -> Space:
+        """A checked space. Dimensions and fixed values of an encoder that `modality` leaves out are left out too.
+
+        Raises:
+            SpaceError: an unknown name, a value that its field refuses, a condition on something undrawn.
+        """
+        known = flatten(preset)
+        for group, names in (("fixed", fixed), ("space", dimensions)):
+            for name in names:
+                if name not in known:
+                    raise SpaceError(f"unknown name; there are: {', '.join(known)}", group, name)
+                if name in _OF_THE_DATA:
+                    raise SpaceError("it comes from the prepared data; leave it out", group, name)
+        try:
+            restricted = restrict(preset.model, modality)
+        except ValueError as error:
+            raise SpaceError(str(error), "modality") from None
+        base = TrialConfig(model=restricted, train=preset.train)
+        present = flatten(base)
+        base = _replaced(base, {k: v for k, v in fixed.items() if k in present}, "fixed")
+        space = cls(base, {name: d for name, d in dimensions.items() if name in present})
+        space._check()
+        return space
+
+    def suggest(self, trial: optuna.Trial) -> TrialConfig:
+        """The configuration that `trial` draws.
+
+        Raises:
+            pydantic.ValidationError: values that are each allowed but impossible together.
+        """
+        return self._build(lambda name, dimension: dimension.suggest(trial, name))
+
+    def at(self, values: Mapping[str, Any]) -> TrialConfig:
+        """The configuration with these values of the dimensions; those of closed dimensions do not count.
+
+        Raises:
+            KeyError: an open dimension has no value.
+            pydantic.ValidationError: values that are each allowed but impossible together.
+        """
+        return self._build(lambda name, _: values[name])
+
+    def draw(self, random: Random) -> TrialConfig:
+        """A configuration drawn evenly, without a study. Raises pydantic.ValidationError as `at` does."""
+        return self._build(lambda _, dimension: dimension.draw(random))
+
+    def combinations(self, options: Mapping[str, Sequence[Scalar]]) -> Iterator[Flat]:
+        """Every way to draw from these options of each dimension, as values of the dimensions that are then open."""
+
+        def drawn(names: tuple[str, ...], values: Flat, chosen: Flat) -> Iterator[Flat]:
+            if not names:
+                yield chosen
+                return
+            name, *others = names
+            if not _open(self.dimensions[name], values):
+                yield from drawn(tuple(others), values, chosen)
+                return
+            for option in options[name]:
+                yield from drawn(tuple(others), {**values, name: option}, {**chosen, name: option})
+
+        return drawn(tuple(self.dimensions), flatten(self.base), {})
+
+    def parameters(self, config: TrialConfig) -> Flat:
+        """The inverse of `suggest`: the values a trial must be given to draw `config`.
+
+        Values of `config` that the space cannot draw are left out, for the sampler to fill in.
+        """
+        values = flatten(config)
+        return {
+            name: values[name]
+            for name, dimension in self.dimensions.items()
+            if _open(dimension, values) and dimension.holds(values[name])
+        }
+
+    def _build(self, value_of: Callable[[str, Dimension], Scalar]) -> TrialConfig:
+        values = flatten(self.base)
+        for name, dimension in self.dimensions.items():
+            if _open(dimension, values):
+                values[name] = value_of(name, dimension)
+        return unflatten(values)
+
+    def _check(self) -> None:
+        values = flatten(self.base)
+        seen: set[str] = set()
+        for name, dimension in self.dimensions.items():
+            for condition in dimension.when:
+                if condition.name not in values:
+                    raise SpaceError(f"unknown name {condition.name}", "space", name, "when")
+                if condition.name in self.dimensions and condition.name not in seen:
+                    raise SpaceError(f"{condition.name} must stand before {name}", "space", name, "when")
+            seen.add(name)
+            ends = dimension.options if isinstance(dimension, Choice) else (dimension.low, dimension.high)
+            for value in ends:
+                _check_value(self.base, name, value)
+
+
+def bind(config: TrialConfig, manifest: Manifest) -> TrialConfig:
+    """The configuration on one prepared data set: its labels, its side, no token beyond its vocabulary.
+
+    Raises:
+        SpaceError: it reads pictures or captions that the data does not have.
+    """
+    changes: dict[str, Any] = {"num_labels": len(manifest.label_ids)}
+    model = config.model
+    if model.image is not None:
+        if manifest.side is None:
+            raise SpaceError("the data has no pictures; search it with --modality caption or --preset captions")
+        changes["image.side"] = manifest.side
+        if model.image.max_side >= manifest.side:  # the same network as without
+            changes["image.max_side"] = 0
+    if model.text is not None:
+        if manifest.vocabulary_size is None or manifest.max_tokens is None:
+            raise SpaceError("the data has no captions; search it with --modality image")
+        changes["text.vocabulary_size"] = min(model.text.vocabulary_size, manifest.vocabulary_size)
+        changes["text.max_tokens"] = min(model.text.max_tokens, manifest.max_tokens)
+    return replace(config, changes)
+
+
+def _open(dimension: Dimension, values: Mapping[str, Any]) -> bool:
+    return all(values[condition.name] in condition.values for condition in dimension.when)
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text; numbers that people write so are meant as numbers."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _replaced(base: TrialConfig, changes: Mapping[str, Any], group: str) -> TrialConfig:
+    for name, value in changes.items():
+        _check_value(base, name, value, group)
+    try:
+        return replace(base, changes)
+    except ValidationError as error:
+        raise SpaceError(complaint(error), group) from None
+
+
+def _check_value(base: TrialConfig, name: str, value: Any, group: str = "space") -> None:
+    """Refuses a value that its own field refuses; what is impossible only together shows when it is drawn."""
+    try:
+        replace(base, {name: value})
+    except ValidationError as error:
+        path = tuple(name.split("."))
+        for detail in error.errors():
+            if tuple(str(step) for step in detail["loc"])[-len(path) :] == path:
+                message = detail["msg"].removeprefix("Value error, ")
+                raise SpaceError(f"{message}, got {value!r}", group, name) from None

@@ -1,0 +1,135 @@
+"""What a space can reach under a budget: its smallest configuration, and the options that fit in none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from random import Random
+from typing import Any
+
+from pydantic import ValidationError
+
+from captune.errors import UsageError
+from captune.model.config import Flat, TrialConfig
+from captune.model.layout import LEAST_VALUES_A_CHANNEL
+from captune.model.size import Budget, Contents, Size, refusal, size, would_fit
+from captune.tuner.space.dimensions import Choice, Scalar, Space
+
+MOST = 20_000  # configurations that are gone through, in about a second
+
+
+class BudgetError(UsageError):
+    """Nothing that can be drawn fits the budget."""
+
+
+@dataclass(frozen=True)
+class FeasibleSpace:
+    """A space on one data set under a budget.
+
+    Args:
+        bind: fits a drawn configuration to the data.
+    """
+
+    space: Space
+    bind: Callable[[TrialConfig], TrialConfig]
+    budget: Budget
+    contents: Contents
+
+    def size_of(self, config: TrialConfig) -> Size:
+        """Of a bound configuration."""
+        return size(config.model, self.contents)
+
+    def preset(self) -> Flat:
+        """Parameters of trial 0: the base of the space on this data."""
+        return self.space.parameters(self.bind(self.space.base))
+
+    def smallest(self) -> TrialConfig | None:
+        """The smallest configuration; None where no values are possible together.
+
+        Exact, but in a space so wide that more than MOST configurations can be the smallest: there that of so many.
+        """
+        ways: Iterable[Flat] | None = self._ways()
+        if ways is None:
+            random = Random(0)
+            ways = ({name: random.choice(some) for name, some in self._candidates.items()} for _ in range(MOST))
+        sized = ((self._count(config), place, config) for place, config in enumerate(self._configs(ways)))
+        return min(sized, default=(0, 0, None))[-1]
+
+    def never(self) -> dict[str, list[Any]]:
+        """Options of choices, by name, with which no configuration fits."""
+        found: dict[str, list[Any]] = {}
+        for name, dimension in self.space.dimensions.items():
+            if isinstance(dimension, Choice):
+                options = [option for option in dimension.options if not self._may_fit(name, option)]
+                if options:
+                    found[name] = options
+        return found
+
+    def _may_fit(self, name: str, option: Scalar) -> bool:
+        ways = self._ways({name: [option]})
+        if ways is None:
+            return True
+        # Where the dimension is not open its option does not count.
+        with_it = (way for way in ways if name in way)
+        return any(self._count(config) <= self.budget.limit for config in self._configs(with_it))
+
+    def _ways(self, held: Mapping[str, Sequence[Scalar]] | None = None) -> list[Flat] | None:
+        """Values among which those of the smallest configuration are; None where they are more than MOST."""
+        ways = list(islice(self.space.combinations({**self._candidates, **(held or {})}), MOST + 1))
+        return ways if len(ways) <= MOST else None
+
+    def _configs(self, ways: Iterable[Flat]) -> Iterator[TrialConfig]:
+        for way in ways:
+            with suppress(ValidationError):  # values that are impossible together
+                yield self.bind(self.space.at(way))
+
+    @cached_property
+    def _candidates(self) -> dict[str, list[Scalar]]:
+        """Values of each dimension among which the smallest configuration has one, whatever the others are."""
+        conditions = [condition for dimension in self.space.dimensions.values() for condition in dimension.when]
+        found = {}
+        for name, dimension in self.space.dimensions.items():
+            opening = dict.fromkeys(value for c in conditions if c.name == name for value in c.values)
+            asked = [value for value in opening if dimension.holds(value)]
+            found[name] = asked + _least(name, (value for value in dimension.values() if value not in asked))
+        return found
+
+    def _count(self, config: TrialConfig) -> int:
+        return self.budget.bytes_of(self.size_of(config))
+
+    def complaint(self) -> str | None:
+        """Why nothing fits, with the smallest size and what to change; None where something does or may."""
+        least = self.smallest()
+        if least is None:
+            return "no configuration of the space is possible; widen its choices"
+        why = refusal(self.size_of(least), self.budget)
+        if why is None or self._ways() is None:
+            return None
+        changes = would_fit(least.model, self.budget, self.contents)
+        way_out = " or ".join(changes) if changes else "several smaller settings together"
+        return f"nothing in the space fits: its smallest configuration {why}; allow {way_out}, or raise --budget"
+
+
+def _least(name: str, values: Iterator[Scalar]) -> list[Scalar]:
+    """Those of a dimension's values with which a network can be the smallest.
+
+    It grows with each of its widths, once every matrix has the four values a channel from which on float16 and int8
+    reduce it. Of what has no bytes the shortest text counts, as a bundle holds the configuration; of training, which it
+    does not hold, what is off or zero, as nothing is impossible beside that. Pictures as large as can be suit every
+    backbone.
+    """
+    if name == "image.max_side":
+        sides = sorted(values, key=lambda value: (value == 0, value))
+        return list({len(str(side)): side for side in sides}.values())  # the largest of each number of digits
+    if name.startswith("train.") or name.endswith("dropout"):
+        shortest = min(values, key=lambda v: (name.startswith("train.") and bool(v), len(str(v))), default=None)
+        return [] if shortest is None else [shortest]
+    found: list[Scalar] = []
+    for value in values:
+        found.append(value)
+        if not isinstance(value, bool | str) and value >= LEAST_VALUES_A_CHANNEL:
+            break
+    return found

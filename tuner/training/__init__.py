@@ -1,0 +1,1 @@
+"""One trial: data, network, checkpoints, process."""

@@ -1,0 +1,106 @@
+"""Features of a frozen backbone, computed once for all trials and kept beside the data.
+
+DATA/features/KEY.npy   (pictures, channels) float32, memory-mapped by its readers; KEY tells all that it follows from
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.format import write_array_header_1_0
+from numpy.typing import NDArray
+
+from captune.data_prep.records import DataError
+from captune.data_prep.store import PreparedData
+from captune.model.config import ImageConfig, Storage
+
+if TYPE_CHECKING:
+    import keras
+
+_BATCH = 64
+
+
+def backbone_features(data: PreparedData, config: ImageConfig, storage: Storage) -> NDArray[np.float32]:
+    """What the backbone of `config`, its weights as `storage` gives them back, makes of every picture of `data`.
+
+    The first process to ask computes them; others wait for it. One that dies leaves nothing.
+
+    Returns:
+        (pictures, channels), by the number of the picture.
+
+    Raises:
+        DataError: they cannot be written beside the data.
+        WeightsError: see there.
+    """
+    path = data.path / "features" / f"{_key(data, config, storage)}.npy"
+    if not path.is_file():
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with path.with_suffix(".lock").open("w") as lock:
+                with suppress(OSError):  # a file system without locks: go on as if alone
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                if not path.is_file():
+                    _compute(path, data, config, storage)
+        except OSError as error:
+            raise DataError(
+                f"features cannot be kept in {path.parent} ({error.strerror or error}); make it writable, "
+                "or search with train.cached_features: false"
+            ) from None
+    found: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    return found
+
+
+def _key(data: PreparedData, config: ImageConfig, storage: Storage) -> str:
+    import keras
+
+    weights = Path(config.weights)
+    told = {
+        "format": 1,  # of what `_compute` does
+        "keras": [keras.__version__, keras.backend.backend()],
+        "data": data.manifest.fingerprint,
+        "backbone": config.backbone,
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else config.weights,
+        "scaling": config.scaling,
+        "side": config.seen_side,
+        "pooling": config.pooling,
+        "storage": storage,
+    }
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return f"{config.backbone}-{digest[:16]}"
+
+
+def _compute(path: Path, data: PreparedData, config: ImageConfig, storage: Storage) -> None:
+    from captune.model.training import put_through
+
+    backbone = _backbone(config)
+    put_through(backbone, storage)
+    aside = path.with_suffix(f".{os.getpid()}.new")
+    shape = (data.num_pictures, backbone.output.shape[-1])
+    try:
+        # Written, not mapped: on a full disk that is an error, where a map would end the process.
+        with aside.open("wb") as file:
+            write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            for start in range(0, shape[0], _BATCH):
+                found = backbone.predict_on_batch(data.pictures(start, _BATCH))
+                file.write(np.asarray(found, "<f4").tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _backbone(config: ImageConfig) -> keras.Model:
+    import keras
+
+    from captune.model.image_encoder import pool
+
+    pixels = keras.Input((config.side, config.side, 3), dtype="uint8", name="image")
+    return keras.Model(pixels, pool(pixels, config, load_weights=True))

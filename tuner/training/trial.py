@@ -1,0 +1,155 @@
+"""One trial: configuration and data in, epochs out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captune.data_prep.batches import Batches, lengths
+from captune.data_prep.captions import Vocabulary
+from captune.data_prep.store import PreparedData
+from captune.model.config import ModelConfig, TrialConfig, flatten
+from captune.model.metrics import DecisionRule, Epoch
+from captune.tuner.training import runtime
+from captune.tuner.training.checkpoints import CheckpointWriter
+from captune.tuner.training.features import backbone_features
+
+if TYPE_CHECKING:
+    from captune.model.bundle import Bundle
+    from captune.model.training import Training
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial as its worker gets it.
+
+    config: bound to the data. origin: number of its first attempt. best: score of the best epoch of earlier attempts.
+    reported: epochs of these that the record has, from the first on.
+    """
+
+    config: TrialConfig
+    seed: int
+    origin: int
+    best: float = -math.inf
+    reported: int = 0
+
+    def identity(self, data: PreparedData) -> str:
+        """The same for two jobs only if they take the same course."""
+        text = json.dumps([flatten(self.config), self.seed, data.manifest.fingerprint], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | None = None) -> Iterator[Epoch]:
+    """Trains on the train split, scores on validation, one report an epoch; goes on from a checkpoint if there is one.
+
+    A checkpoint is written when the next epoch is asked for: by then whoever asks has kept the report before. It can
+    still be ahead of the record, where that was lost with a machine and its mirror is older: then it has the reports.
+    """
+    from captune.model import training
+
+    started = time.monotonic()
+    config = job.config
+    rows, held_out = data.rows("train"), data.rows("validation")
+    if data.tokens is not None:  # by length, so that captions of a batch are cut to little more than each
+        held_out = held_out[np.argsort(lengths(data.tokens[held_out]), kind="stable")]
+    features = features_for(config, data)
+    examples = shuffled(data, rows, config, job.seed, features)
+    validation = batches(data, held_out, config.model, EVALUATION_BATCH, features=features)
+    opening = time.monotonic() - started
+    trained = training.Training(
+        config,
+        examples,
+        data.labels[rows].sum(axis=0).tolist(),
+        seed=job.seed,
+        bfloat16=runtime.in_bfloat16(config.train.precision),
+    )
+    checkpoint = checkpoints.resume() if checkpoints is not None else None
+    if checkpoint is not None:
+        trained.restore(checkpoint)
+        yield from checkpoint.reports_after(job.reported)
+    after, earlier = (checkpoint.epoch, checkpoint.reports) if checkpoint is not None else (0, ())
+    best, writing = max([job.best, *(report.mean_f1 for report in earlier)]), 0.0
+    for epoch in training.fit(trained, config.train.epochs, validation, data.labels[held_out], after=after):
+        started = time.monotonic()
+        if checkpoints is not None and epoch.mean_f1 > best:
+            best = epoch.mean_f1
+            checkpoints.best(epoch.epoch, partial(_save, trained, config, DecisionRule(epoch.threshold), data))
+        report = replace(epoch, data_seconds=opening, checkpoint_seconds=writing + time.monotonic() - started)
+        yield report
+        opening = 0.0
+        started = time.monotonic()
+        if checkpoints is not None:
+            checkpoints.checkpoint(report, trained.checkpoint)
+            if checkpoints.leaving:
+                return
+        writing = time.monotonic() - started
+
+
+def _save(training: Training, config: TrialConfig, rule: DecisionRule, data: PreparedData, path: Path) -> None:
+    with training.averaged():
+        make_bundle(training, config, rule, data).save(path)
+
+
+def make_bundle(training: Training, config: TrialConfig, rule: DecisionRule, data: PreparedData) -> Bundle:
+    """The network as it stands, with the labels and the part of the vocabulary that it knows."""
+    from captune.model.bundle import Bundle
+
+    vocabulary: str | None = None
+    if config.model.text is not None and data.vocabulary is not None:
+        known = Vocabulary(data.vocabulary.words[: config.model.text.vocabulary_size - 2], data.vocabulary.settings)
+        vocabulary = known.to_json()
+    return Bundle(training.network, config.model, rule, data.manifest.label_ids, data.manifest.label_names, vocabulary)
+
+
+def batches(
+    data: PreparedData,
+    rows: Any,
+    config: ModelConfig,
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    by_length: bool = False,
+    features: NDArray[np.float32] | None = None,
+) -> Batches:
+    """The rows as the network reads them; shuffled every epoch where a seed is given. features: see Batches."""
+    text = config.text
+    return Batches(
+        data,
+        rows,
+        batch_size,
+        modality=config.modality,
+        max_tokens=text.max_tokens if text else None,
+        vocabulary_size=text.vocabulary_size if text else None,
+        seed=seed,
+        by_length=by_length,
+        features=features,
+    )
+
+
+def shuffled(
+    data: PreparedData, rows: Any, config: TrialConfig, seed: int, features: NDArray[np.float32] | None
+) -> Batches:
+    """The rows as the configuration trains on them. features: see Batches."""
+    train = config.train
+    return batches(
+        data, rows, config.model, train.batch_size, seed=seed, by_length=train.group_by_length, features=features
+    )
+
+
+def features_for(config: TrialConfig, data: PreparedData) -> NDArray[np.float32] | None:
+    """What stands in for pictures, where the configuration asks for features that were computed before."""
+    if not config.train.cached_features or config.model.image is None:
+        return None
+    return backbone_features(data, config.model.image, config.model.storage)

@@ -1,0 +1,1 @@
+"""The winner: chosen, trained again, proved, shipped."""
