@@ -8,7 +8,7 @@ import pytest
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from captune.tuner.decisions.sampler import WINDOW, WindowedTPE
+from captune.tuner.decisions.sampler import WINDOW, WindowedTPE, tpe
 
 BOTH = (["maximize"], ["maximize", "minimize"])
 
@@ -102,6 +102,21 @@ def test_what_runs_stays_in_the_window_when_it_is_cut(seen: list[list[FrozenTria
     shown = [trial for trial in seen[-1] if trial.params == running.params]
     assert [trial.value for trial in shown] == [0.75]
     assert ended.params not in [trial.params for trial in seen[-1]]
+
+
+def test_while_the_window_holds_all_proposals_are_those_of_optunas_own_tpe() -> None:
+    def proposals(sampler: optuna.samplers.BaseSampler) -> list[dict[str, Any]]:
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for place in range(40):
+            trial = draw(study)
+            if place % 3 == 0:
+                trial.set_constraint("bytes", trial.params["share"])
+                study.tell(trial, state=TrialState.PRUNED)
+            else:
+                study.tell(trial, trial.params["rate"] + trial.params.get("layers", 0))
+        return [trial.params for trial in study.trials]
+
+    assert proposals(WindowedTPE(3)) == proposals(tpe(3))
 
 
 def test_sampler_finds_the_best_of_a_conditional_space() -> None:
