@@ -19,7 +19,6 @@ from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.records import FATES, VOID, Record, load_records
 from captune.results.run_folder import RunFolder
 from captune.tuner.decisions.gate import MAX_REFUSALS, MAX_REPEATS, STARTUP, Admitted, Gate, UsedUp
-from captune.tuner.decisions.sampler import WindowedTPE
 from captune.tuner.space.dimensions import Space, parse_dimension
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
 
@@ -213,7 +212,7 @@ def test_first_configurations_are_drawn_evenly_however_many_are_refused(monkeypa
         reach_of(WIDE).space.suggest(drawn)
         assert trial.params == drawn.params
     gate.admit()
-    assert set(used[len(study.trials) - 1 :]) == {"WindowedTPE"}
+    assert set(used[len(study.trials) - 1 :]) == {"TPESampler"}
 
 
 def benchmark() -> ModuleType:
@@ -344,7 +343,7 @@ def test_configurations_that_a_continued_study_admitted_count_as_start_up(run: R
         finish(first, first.admit())
     study = run.open()
     Gate(study, reach_of(WIDE), seed=3).admit()
-    assert isinstance(study.sampler, WindowedTPE)
+    assert isinstance(study.sampler, optuna.samplers.TPESampler)
 
 
 # What is impossible
@@ -381,7 +380,7 @@ def test_whole_loop_works_with_refusals_impossible_values_and_trials_of_every_fa
         admitted = gate.admit()
         assert admitted.size.weights_bytes <= limit
         gate.tell(admitted.trial, fates[place % len(fates)], best=admitted.config.train.learning_rate)  # type: ignore[arg-type]
-    assert isinstance(study.sampler, WindowedTPE)
+    assert isinstance(study.sampler, optuna.samplers.TPESampler)
     assert gate.fates["over_budget"] > 0 and any(VOID in trial.user_attrs for trial in study.trials)
     assert sum(record.fate != "over_budget" for record in run.records) == 30
     best = study.best_trials

@@ -34,9 +34,7 @@ class Float:
 
     def setting(self) -> dict[str, Any]:
         """As search.yaml has it."""
-        return _without_none(
-            low=float(self.low), high=float(self.high), log=self.log, step=self.step, when=self.when
-        )
+        return _without_none(low=float(self.low), high=float(self.high), log=self.log, step=self.step, when=self.when)
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,10 @@ class SearchSpace:
 
 
 def space(
-    preset: str, dimensions: Mapping[str, Dimension | Sequence[Any]] | None = None, *, fixed: Mapping[str, Any] | None = None
+    preset: str,
+    dimensions: Mapping[str, Dimension | Sequence[Any]] | None = None,
+    *,
+    fixed: Mapping[str, Any] | None = None,
 ) -> SearchSpace:
     """Settings that a search draws, around a preset, which is its trial 0.
 

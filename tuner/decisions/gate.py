@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from captune.model.config import TrialConfig, complaint, flatten, unflatten
 from captune.model.size import Size, refusal, show_bytes
 from captune.results.records import VOID, Fate
-from captune.tuner.decisions.sampler import WindowedTPE
+from captune.tuner.decisions.sampler import tpe
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
 
 STARTUP = 6  # admitted configurations that are drawn evenly before TPE takes over; refused ones do not count
@@ -62,7 +62,7 @@ class Gate:
         self._seed = seed
         known = study.get_trials(deepcopy=False)
         self._evenly = optuna.samplers.RandomSampler(seed=seed + len(known))
-        self._learned = WindowedTPE(seed + len(known))
+        self._learned = tpe(seed + len(known))
         # What has a seed was admitted; a draw that was cut off before it had one is to be drawn again.
         self._admitted = {
             _key(unflatten(t.user_attrs["config"]))
