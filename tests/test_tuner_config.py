@@ -17,7 +17,6 @@ from captune.tuner.space.config import (
     shipped_space,
 )
 from captune.tuner.space.dimensions import Number
-from captune.tuner.space.units import parse_duration
 
 
 def read(path: Path | None, *, preset: str | None = None, **overrides: Any) -> SearchConfig:
@@ -376,19 +375,6 @@ def test_settings_survive_json(tmp_path: Path) -> None:
     again = SearchConfig.model_validate(json.loads(json.dumps(config.model_dump())))
     assert again == config
     assert again.build_space() == config.build_space()
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("2h", 7200), (" 1h1m1s ", 3661)]
-)
-def test_durations_are_read(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "x", "90", "0s", "-5m", "1.5h", "30m1h", "5 minutes", "1d"])
-def test_other_durations_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="90s, 30m or 1h30m"):
-        parse_duration(text)
 
 
 def test_trial_config_changes_its_preset_by_dotted_names(tmp_path: Path) -> None:
