@@ -8,8 +8,9 @@ from typing import Any
 
 from captune.model.metrics import KINDS
 from captune.model.size import Budget
+from captune.results.attributes import HALVED
 from captune.results.frontier import frontier
-from captune.results.records import HALVED, Record
+from captune.results.records import Record
 
 
 def summarise(

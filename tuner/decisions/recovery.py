@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import TrialState
 
-from captune.results.records import HALVED, VOID, Record
+from captune.results.attributes import HALVED, VOID
+from captune.results.records import Record
 from captune.tuner.decisions.gate import Gate
 from captune.tuner.decisions.halving import Rungs
 

@@ -8,8 +8,8 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from captune.model.size import Budget
+from captune.results.attributes import SCORED, VOID
 from captune.results.journal import STUDY_NAME, open_storage
-from captune.results.records import SCORED, VOID
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.space.config import SearchConfig
 

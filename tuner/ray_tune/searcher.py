@@ -23,7 +23,8 @@ from captune.errors import WorkError
 from captune.model.config import flatten
 from captune.model.metrics import Epoch
 from captune.model.size import show_bytes
-from captune.results.records import SCORED, Fate, Record, epoch_attribute
+from captune.results.attributes import SCORED, Fate, epoch_attribute
+from captune.results.records import Record
 from captune.results.run_folder import RunFolder
 from captune.tuner.decisions.gate import Admitted, Gate, UsedUp
 from captune.tuner.decisions.recovery import enqueue_again, halving_reason

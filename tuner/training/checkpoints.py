@@ -23,7 +23,8 @@ from captune.cluster.object_storage.addresses import StorageError, is_url
 from captune.cluster.object_storage.remote_folder import RemoteFolder
 from captune.model.checkpoint import Checkpoint
 from captune.model.metrics import Epoch
-from captune.results.records import SCORED, Record
+from captune.results.attributes import SCORED
+from captune.results.records import Record
 
 LAST = "last.safetensors"
 _BEST = "best-"
