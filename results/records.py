@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from captune.model.metrics import KINDS, METRICS, Epoch
 from captune.results.attributes import TrialAttributes, TrialSize, epochs_of
-from captune.results.journal import STUDY_NAME, open_storage
-from captune.results.run_folder import RunError, RunFolder
+from captune.results.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import optuna
@@ -74,17 +73,17 @@ def load_records(run: RunFolder) -> list[Record]:
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    from captune.results.journal import STUDY_NAME, open_storage
+    from captune.results.optuna_private import quiet_optuna
+
     run.read_settings()
     if not run.journal.is_file():
         return []  # the search has not yet made its study
-    try:
-        study = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run))
-    except KeyError:
-        return []
-    except ValueError as error:
-        raise RunError(f"{run.journal} is damaged, a line of it is not JSON ({error}); take that line out") from None
-    return records_of(study)
+    with quiet_optuna():
+        try:
+            return records_of(optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run)))
+        except KeyError:
+            return []  # the study has no name yet
 
 
 def records_of(study: optuna.Study) -> list[Record]:

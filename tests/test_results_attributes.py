@@ -59,7 +59,7 @@ def test_only_what_is_set_is_written_and_the_rest_stays() -> None:
     ],
 )
 def test_attribute_of_another_type_is_refused_by_its_name_in_one_line(name: str, value: Any) -> None:
-    with pytest.raises(RunError, match=f"trial 0 of the study has {name}") as error:
+    with pytest.raises(RunError, match=f"of the study has {name}") as error:
         TrialAttributes.of(frozen(**{name: value}))
     assert "\n" not in str(error.value)
 

@@ -319,9 +319,12 @@ def search(
     feasible = check(settings, prepared)
     if warm_start is not None:
         from captune.tuner.decisions.warm_start import check as check_older
+        from captune.tuner.run.settings import RunSettings
 
         with reading(warm_start) as older:
-            check_older(older, settings, prepared.manifest.fingerprint)
+            before = RunSettings.of(older)
+            same_data = before.fingerprint == prepared.manifest.fingerprint
+            check_older(older, before.search, settings, same_data=same_data)
     report = lines(inspect(settings, feasible), feasible.space, run)
     if dry_run:
         print("\n".join(report))
@@ -380,9 +383,9 @@ def trials(
         records = load_records(folder)
         if frontier:
             from captune.results.frontier import frontier as unbeaten
-            from captune.tuner.run.settings import read_config
+            from captune.tuner.run.settings import RunSettings
 
-            records = unbeaten(records, read_config(folder).limit)
+            records = unbeaten(records, RunSettings.of(folder).search.limit)
     chosen = [name.strip() for name in columns.split(",")] if columns else None
     if format == "table":
         print_table(table.terminal(records, columns=chosen, sort=sort, where=where, limit=limit))
@@ -449,8 +452,6 @@ def refit(
     cpus: Annotated[float | None, typer.Option(help="of a cluster's node; also the threads")] = None,
 ) -> None:
     """Trains the winner on train + validation, proves it on test, writes RUN/winner."""
-    from captune.tuner.winner.refit_run import refit_on_cluster, refit_run
-
     if is_server(address):
         follow_job(address, send(address, sys.argv[1:], context.parent))
         return
@@ -459,28 +460,30 @@ def refit(
     if address is None:
         if cpus is not None:
             fail("--cpus is for a node of a cluster; name one with --address, or leave --cpus out")
+        from captune.tuner.winner.refit_run import refit_run
+
         proof = refit_run(run, trial, seeds, os.cpu_count() or 1, gpus or 0, say=say)
     else:
+        from captune.tuner.winner.refit_on_cluster import refit_on_cluster
+
         proof = refit_on_cluster(address, run, trial, seeds, cpus, gpus, say=say)
-    test = proof["test"]
-    print(f"trial {proof['trial']}, {proof['epochs']} epochs on train + validation")
-    print(f"search    mean F1 {proof['search']['mean_f1']:.4f} on {proof['search']['examples']} validation examples")
-    interval = f"95 % {test['low']:.4f} to {test['high']:.4f}"
-    print(f"test      mean F1 {test['mean_f1']:.4f} ({interval}), {test['examples']} examples")
-    print(f"          micro F1 {test['micro_f1']:.4f}, macro F1 {test['macro_f1']:.4f}, mAP {test['map']:.4f}")
-    if len(proof["seeds"]) > 1:
-        print(f"seeds     mean F1 {', '.join(f'{score:.4f}' for score in proof['seeds'])}")
+    test = proof.test
+    print(f"trial {proof.trial}, {proof.epochs} epochs on train + validation")
+    print(f"search    mean F1 {proof.search.mean_f1:.4f} on {proof.search.examples} validation examples")
+    interval = f"95 % {test.low:.4f} to {test.high:.4f}"
+    print(f"test      mean F1 {test.mean_f1:.4f} ({interval}), {test.examples} examples")
+    print(f"          micro F1 {test.micro_f1:.4f}, macro F1 {test.macro_f1:.4f}, mAP {test.map:.4f}")
+    if len(proof.seeds) > 1:
+        print(f"seeds     mean F1 {', '.join(f'{score:.4f}' for score in proof.seeds)}")
     print(
-        f"reloaded  mean F1 {proof['reloaded']['mean_f1']:.4f}, "
-        f"largest difference of a probability {proof['reloaded']['max_difference']:.1e}"
+        f"reloaded  mean F1 {proof.reloaded.mean_f1:.4f}, "
+        f"largest difference of a probability {proof.reloaded.max_difference:.1e}"
     )
-    if proof["storage"] != "float32":
-        print(f"float32   mean F1 {proof['float32']['mean_f1']:.4f}, before the weights became {proof['storage']}")
-    print(f"bundle    {proof['bundle_bytes'] / 2**20:.2f} MiB in {run}/winner/bundle")
-    if not proof["bundle_fits"]:
-        say(
-            f"note: the weights keep the budget, the bundle with its vocabulary does not: {proof['bundle_bytes']} bytes"
-        )
+    if proof.storage != "float32":
+        print(f"float32   mean F1 {proof.float32.mean_f1:.4f}, before the weights became {proof.storage}")
+    print(f"bundle    {proof.bundle_bytes / 2**20:.2f} MiB in {run}/winner/bundle")
+    if not proof.bundle_fits:
+        say(f"note: the weights keep the budget, the bundle with its vocabulary does not: {proof.bundle_bytes} bytes")
 
 
 @app.command()
@@ -503,12 +506,12 @@ def export(
         settings, data = read(folder)
         _settle(backend=settings.backend)
         from captune.model.size import show_bytes
-        from captune.tuner.winner.refit import export as write
+        from captune.tuner.winner.export import export as write
 
         done = write(folder, data, settings.limit, to, format, storage)  # type: ignore[arg-type]
-    print(f"{done['path']}: {show_bytes(done['bytes'])}, weights as {done['storage']}")
-    print(f"test probabilities within {done['max_difference']:.1e} of the winner's")
-    print(f"test mean F1 {done['mean_f1']['winner']:.4f} of the winner, {done['mean_f1']['export']:.4f} of the export")
+    print(f"{done.path}: {show_bytes(done.bytes)}, weights as {done.storage}")
+    print(f"test probabilities within {done.max_difference:.1e} of the winner's")
+    print(f"test mean F1 {done.winner_mean_f1:.4f} of the winner, {done.mean_f1:.4f} of the export")
 
 
 @app.command()
@@ -521,6 +524,7 @@ def evaluate(
     """Scores a bundle on labelled rows."""
     _settle()
     from captune.model.bundle import Bundle
+    from captune.model.metrics import METRICS
     from captune.tuner.winner.predict import evaluate as score
     from captune.tuner.winner.predict import read_rows
 
@@ -529,7 +533,7 @@ def evaluate(
     if as_json:
         print_json(scores)
         return
-    for name in ("mean_f1", "micro_f1", "macro_f1", "map"):
+    for name in METRICS:
         print(f"{name:9} {scores[name]:.4f}")
     names = dict(zip(map(str, loaded.label_ids), loaded.label_names, strict=True))
     for label, f1 in scores["per_label"].items():
@@ -571,23 +575,23 @@ def _search(
     settings = type(settings).model_validate({**settings.model_dump(), **(changes or {})})
     with live() as show_progress:
         summary = run_search(folder, settings, data, address=address, show=show_progress, say=say, mirror=mirror)
-    fates = ", ".join(f"{count} {fate}" for fate, count in summary["trials"].items()) or "no trials"
-    print(f"{folder}: {fates}; {summary['epochs']} epochs in {summary['wall_seconds']:.0f} s")
-    if summary["trained_share"]["all"] is not None:
-        others = [kind for kind in summary["busy_seconds"] if kind not in ("train", "evaluate")]
+    fates = ", ".join(f"{count} {fate}" for fate, count in summary.trials.items()) or "no trials"
+    print(f"{folder}: {fates}; {summary.epochs} epochs in {summary.wall_seconds:.0f} s")
+    if summary.trained_share.all is not None:
+        others = [kind for kind in summary.busy_seconds if kind not in ("train", "evaluate")]
         print(
-            f"slots: {summary['trained_share']['all']:.0%} of their time in training and evaluation; "
-            + ", ".join(f"{kind} {summary['busy_seconds'][kind]:.0f} s" for kind in others)
+            f"slots: {summary.trained_share.all:.0%} of their time in training and evaluation; "
+            + ", ".join(f"{kind} {summary.busy_seconds[kind]:.0f} s" for kind in others)
         )
-    if summary["halving_saved"]["epochs"]:
-        print("halving saved {epochs} epochs, about {seconds:.0f} s of a slot".format(**summary["halving_saved"]))
-    if summary["best"] is not None:
-        print(f"best: trial {summary['best']['number']}, mean F1 {summary['best']['mean_f1']:.4f} on validation")
-    if summary["interrupted"]:
+    if (saved := summary.halving_saved).epochs:
+        print(f"halving saved {saved.epochs} epochs, about {saved.seconds:.0f} s of a slot")
+    if summary.best is not None:
+        print(f"best: trial {summary.best.number}, mean F1 {summary.best.mean_f1:.4f} on validation")
+    if summary.interrupted:
         say(f"interrupted; go on with: captune resume {folder}")
-        if summary["best"] is None:
+        if summary.best is None:
             return
-    if summary["best"] is None:
+    if summary.best is None:
         fail("no trial has a score; `captune trials` shows why", status=1)
     print(f"next: captune trials {folder} --sort mean_f1; captune refit {folder}")
 

@@ -13,7 +13,7 @@ from captune.results.records import Record, load_records
 from captune.results.report import without_nan
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import open_data
-from captune.tuner.run.settings import read_config, settings_of, versions
+from captune.tuner.run.settings import RunSettings, versions
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ def prepare(run: RunFolder, number: int, *, force: bool) -> Plan:
         raise RunError(f"the run has no trial {number}; `captune trials {run}` lists them")
     if record.seed is None or not record.curve:
         raise RunError(f"trial {number} ({record.fate}) trained no epoch that could be trained again; choose another")
-    settings = settings_of(run)
-    data = open_data(settings["data"])
-    backend = read_config(run).backend
+    settings = RunSettings.of(run)
+    data = open_data(settings.data)
+    backend = settings.search.backend
     now = versions(backend)
     differences = [
         f"{name} was {old}, now it is {now.get(name, 'absent')}"
-        for name, old in settings["versions"].items()
+        for name, old in settings.versions.items()
         if now.get(name) != old
     ]
-    if data.manifest.fingerprint != settings["fingerprint"]:
-        differences.append(f"{settings['data']} does not hold the data of the run")
+    if data.manifest.fingerprint != settings.fingerprint:
+        differences.append(f"{settings.data} does not hold the data of the run")
     if differences and not force:
         raise RunError(f"trial {number} would not be the same: {'; '.join(differences)}; --force replays it anyway")
     return Plan(record, data, record.threads or 1, backend, tuple(differences))
