@@ -72,8 +72,8 @@ def test_the_callers_own_optuna_is_as_it_was(run: RunFolder) -> None:
     """In a process of its own: imports of other tests would hide what an import changes."""
     code = (
         "import optuna, pathlib, sys; from optuna.storages.journal import _storage as s\n"
-        "def state(): return (s.json_to_distribution, s.JournalStorage._sync_with_backend, optuna.logging.get_verbosity(),"
-        " s.JournalStorageReplayResult._apply_set_trial_param, optuna.distributions.json_to_distribution)\n"
+        "def state(): return (s.json_to_distribution, s.JournalStorage._sync_with_backend,"
+        " s.JournalStorageReplayResult._apply_set_trial_param, optuna.logging.get_verbosity())\n"
         "before = state()\n"
         "from captune.results.records import load_records; from captune.results.run_folder import RunFolder\n"
         "from captune.results.journal import open_storage\n"
