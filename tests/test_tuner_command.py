@@ -15,8 +15,8 @@ from captune.model.config import ModelConfig, replace
 from captune.model.metrics import Epoch
 from captune.model.presets import PRESETS
 from captune.model.size import Size, show_bytes, size
+from captune.results.attributes import epoch_attribute
 from captune.results.journal import STUDY_NAME, open_storage
-from captune.results.records import epoch_attribute
 from captune.results.run_folder import RunFolder
 
 
