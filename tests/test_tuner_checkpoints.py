@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import epoch, record
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from object_storage import Proxy, Requests
 
@@ -163,7 +163,6 @@ def kept(folder: Path) -> dict[int, list[str]]:
     return {int(path.name): sorted(file.name for file in path.iterdir()) for path in folder.iterdir()}
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     scores=st.lists(st.none() | st.floats(0, 1, width=16), min_size=1, max_size=8, unique=True), keep=st.integers(0, 4)
 )

@@ -151,7 +151,7 @@ def test_configuration_of_exactly_the_budget_is_admitted_and_one_byte_more_is_no
         Gate(optuna.create_study(), feasible({"text.embedding": [8]}, exact - 1), seed=0).admit()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**31 - 1), limit=st.integers(19 * KB, 60 * KB), told=st.sampled_from([*FATES, None]))
 def test_what_is_admitted_fits_and_is_none_that_was_admitted_before(seed: int, limit: int, told: Any) -> None:
     gate = Gate(optuna.create_study(direction="maximize"), feasible(WIDE, limit), seed=seed)
