@@ -21,6 +21,7 @@ from conftest import Captune, Ran
 from captune.data_prep.store import PreparedData
 from captune.model.config import flatten
 from captune.results.journal import STUDY_NAME, open_storage
+from captune.results.records import load_records
 from captune.results.run_folder import RunFolder
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -181,7 +182,7 @@ def searched(captune: Captune, data: PreparedData, search_yaml: Path, folder: Pa
     while process.poll() is None and time.monotonic() < deadline:
         if (run / "run.json").exists():
             polls.append(captune("trials", run, "--format", "json"))
-        time.sleep(0.3)
+        time.sleep(1)
     return Search(run, finished(process, within=1), polls)
 
 
@@ -666,12 +667,10 @@ def test_interrupted_search_ends_soon_and_resume_brings_it_to_its_end(
     run = tmp_path / "run"
     process = start("search", captions_data.path, "--run", run, "--config", captions_yaml, "--trials", 30)
     deadline = time.monotonic() + 120
-    before: list[dict[str, Any]] = []
     while time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.2)
-        before = trials(captune, run) if (run / "run.json").exists() else []
-        fates = [row["fate"] for row in before]
-        if "running" in fates and {"complete", "stopped"} & set(fates):
+        time.sleep(0.3)
+        fates = {each.fate for each in load_records(RunFolder(run))} if (run / "study.journal").exists() else set()
+        if "running" in fates and {"complete", "stopped"} & fates:
             break
     assert process.poll() is None, finished(process)
     sent = time.monotonic()
