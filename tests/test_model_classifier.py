@@ -94,21 +94,21 @@ def test_longer_padding_changes_no_probability(encoder: Any, kernel: int) -> Non
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("longest", [0, 1, 4, 6])
-def test_captions_cut_to_the_longest_of_their_batch_give_the_same(encoder: Any, longest: int) -> None:
+def test_captions_cut_to_the_longest_of_their_batch_give_the_same(encoder: Any) -> None:
     import keras
 
     from captune.model.text_encoder import Cut
 
     network = built(ModelConfig(text=text(encoder, kernel=2), num_labels=7))
-    tokens = TOKENS.copy()
-    tokens[:, longest:] = 0
     given = keras.Input((6,), dtype="int32")
     cut = Cut()(given)
     both = keras.Model(given, [cut, network({"caption": cut})])
-    kept, found = both.predict_on_batch(tokens)
-    assert kept.shape == (len(TOKENS), max(1, int((tokens != 0).sum(axis=1).max())))
-    assert found == pytest.approx(network.predict_on_batch({"caption": tokens}), abs=1e-6)
+    for longest in (0, 1, 4, 6):
+        tokens = TOKENS.copy()
+        tokens[:, longest:] = 0
+        kept, found = both.predict_on_batch(tokens)
+        assert kept.shape == (len(TOKENS), max(1, int((tokens != 0).sum(axis=1).max())))
+        assert found == pytest.approx(network.predict_on_batch({"caption": tokens}), abs=1e-6)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
