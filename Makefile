@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast soak bench check clean
+.PHONY: demo test test-fast soak bench reference check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,14 +17,17 @@ demo: $(READY)  ## The whole path on drawn data, into captune-demo/
 test: $(READY)  ## All tests, three files at a time: many of them wait for processes
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test-fast: $(READY)  ## Tests without Keras and Ray, in a minute
-	$(BIN)/python -m pytest -m 'not slow and not cluster'
+test-fast: $(READY)  ## Tests of what needs neither Keras nor Ray, in less than a minute
+	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile fast -m 'not slow and not cluster'
 
 soak: $(READY)  ## Kills by the dozen: drivers, workers, nodes
 	CAPTUNE_SOAK=30 $(BIN)/python -m pytest tests/test_survival.py --timeout 3600
 
 bench: $(READY)  ## Measurements, one table each
 	for file in tests/benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+reference: $(READY)  ## tuner/space/README.md as the declarations have it
+	$(BIN)/python -m captune.tuner.space.explain
 
 check: $(READY)  ## Format, lint, types, import layers
 	$(BIN)/ruff format --check .

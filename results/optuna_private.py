@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, json_to_distribution
-from optuna.samplers._tpe.sampler import _split_trials
 from optuna.storages import JournalStorage
 from optuna.storages.journal._storage import JournalOperation, JournalStorageReplayResult
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 Operation = JournalOperation
 """What the number "op_code" of a line of a journal stands for."""
@@ -72,38 +71,6 @@ def reopened(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
 def enqueued_parameters(trial: FrozenTrial) -> dict[str, Any]:
     """Those that a trial was enqueued with; none for one that was drawn."""
     return dict(trial.system_attrs.get("fixed_params", {}))
-
-
-def known_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """All trials, as the ask that runs read them: not copied, not read anew for each parameter."""
-    return study._get_trials(deepcopy=False, use_cache=True)
-
-
-def best_and_others(
-    study: optuna.Study, trials: list[FrozenTrial], count: int
-) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-    """The best `count` of finished trials in the order in which TPE ranks them, and the others as they stand."""
-    return _split_trials(study, trials, count)
-
-
-class PartialStudy:
-    """A study of which a sampler sees some trials only.
-
-    Args:
-        trials: that it sees.
-    """
-
-    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-        self._study = study
-        self._trials = trials
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    def _get_trials(
-        self, deepcopy: bool, states: Any = tuple(TrialState), use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        return [trial for trial in self._trials if trial.state in states]
 
 
 @contextlib.contextmanager

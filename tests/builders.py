@@ -65,16 +65,14 @@ def feasible(
     dimensions: Mapping[str, Any],
     limit: int = 10**9,
     measure: Measure = "weights",
-    *,
-    preset: str = "compact",
-    fixed: Mapping[str, Any] = SMALL,
+    fixed: Mapping[str, Any] | None = None,
 ) -> FeasibleSpace:
-    """The space of these dimensions around a small network of 18 labels, inside a budget of `limit` bytes."""
+    """The space of these dimensions around a SMALL network of 18 labels, inside a budget of `limit` bytes."""
     from captune.model.presets import PRESETS
     from captune.model.size import Budget, Contents
     from captune.tuner.space.dimensions import Space, parse_dimension
     from captune.tuner.space.feasibility import FeasibleSpace
 
     parsed = {name: parse_dimension(name, value) for name, value in dimensions.items()}
-    space = Space.around(PRESETS[preset], fixed=dict(fixed), dimensions=parsed, modality="both")
+    space = Space.around(PRESETS["compact"], fixed={**SMALL, **(fixed or {})}, dimensions=parsed, modality="both")
     return FeasibleSpace(space, lambda config: config, Budget(limit, measure), Contents.typical(18))

@@ -7,17 +7,37 @@ import random
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from object_storage import google, gs, proxy, requests, s3, server, url  # noqa: F401 - fixtures
 
 from captune.data_prep.demo import draw
 from captune.data_prep.store import PreparedData, prepare
+from captune.model.config import TrialConfig, replace
+from captune.model.presets import PRESETS
+from captune.tuner.space.dimensions import bind
 
 SIDE = 32
+HEAVY = {"ray", "keras", "tensorflow", "jax"}
+
+# `make test-fast` draws fewer examples than `make test`.
+settings.register_profile("fast", max_examples=20, deadline=None)
+settings.register_profile("whole", deadline=None)
+settings.load_profile("whole")
+TINY = {
+    "image.width": 4,
+    "image.stages": 1,
+    "text.units": 8,
+    "text.embedding": 8,
+    "head_units": 8,
+    "train.epochs": 2,
+    "train.batch_size": 32,
+    "train.augment.flip": False,
+}
 
 
 def pytest_configure() -> None:
@@ -34,10 +54,27 @@ def pytest_report_header() -> str:
     return f"CAPTUNE_SEED={os.environ['CAPTUNE_SEED']}"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start Ray first, as they take longest: none is left for the end when several run at once."""
+    """Marks what needs a server of object storage as slow, and puts files that start Ray first.
+
+    These take longest: none is left for the end when several run at once.
+    """
+    for item in items:
+        place = getattr(item, "callspec", None) and item.callspec.params.get("url")  # type: ignore[attr-defined]
+        if {"server", "google"} & set(getattr(item, "fixturenames", ())) or place in ("s3", "gs"):
+            item.add_marker(pytest.mark.slow)
     starting = {item.path for item in items if item.get_closest_marker("cluster")}
     items.sort(key=lambda item: (item.path not in starting, item.path.name != "test_survival.py"))
+
+
+@pytest.fixture(autouse=True)
+def light(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that is not marked slow or cluster loads none of what takes seconds to load."""
+    before = HEAVY & sys.modules.keys()
+    yield
+    if not any(request.node.get_closest_marker(name) for name in ("slow", "cluster")):
+        assert HEAVY & sys.modules.keys() == before, "loaded by a test of the fast set"
 
 
 # Trial 0 is the compact preset with less of everything: some 10,000 weights.
@@ -150,3 +187,9 @@ def search_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("settings") / "search.yaml"
     path.write_text(SEARCH_YAML)
     return path
+
+
+@pytest.fixture(scope="module")
+def tiny(data: PreparedData) -> TrialConfig:
+    """A configuration that trains in a second."""
+    return bind(replace(PRESETS["compact"], TINY), data.manifest)

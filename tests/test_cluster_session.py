@@ -19,7 +19,6 @@ from typing import Any
 
 import grpc
 import pytest
-from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
 from captune.cluster.nodes.session import ClusterError, session
 
@@ -147,25 +146,31 @@ def test_web_server_is_told_from_a_head() -> None:
         server.shutdown()
 
 
-class FakeHead(gcs_service_pb2_grpc.NodeInfoGcsServiceServicer):  # type: ignore[misc]
+class FakeHead:
     """A head of some Ray, to which the nodes of this machine belong or not, and which may hang."""
 
     def __init__(self, version: str, alive: bool = True) -> None:
         self.version, self.alive, self.hangs = version, alive, False
 
-    def CheckAlive(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def check_alive(self, request: Any, context: Any) -> Any:
+        from ray.core.generated.gcs_service_pb2 import CheckAliveReply
+
         while self.hangs:
             time.sleep(0.1)
         alive = [self.alive] * len(request.node_ids)
-        return gcs_service_pb2.CheckAliveReply(ray_version=self.version, raylet_alive=alive)
+        return CheckAliveReply(ray_version=self.version, raylet_alive=alive)
 
 
 @contextmanager
 def serving(head: FakeHead | None) -> Iterator[str]:
     """The address of a gRPC server, with or without what a head answers."""
+    from ray.core.generated import gcs_service_pb2_grpc
+
     server = grpc.server(ThreadPoolExecutor(1))
     if head is not None:
-        gcs_service_pb2_grpc.add_NodeInfoGcsServiceServicer_to_server(head, server)
+        service = gcs_service_pb2_grpc.NodeInfoGcsServiceServicer()
+        service.CheckAlive = head.check_alive
+        gcs_service_pb2_grpc.add_NodeInfoGcsServiceServicer_to_server(service, server)
     port = server.add_insecure_port(f"{HOST}:0")
     server.start()
     try:

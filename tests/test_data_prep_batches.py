@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -66,7 +66,6 @@ def test_order_depends_on_seed_and_epoch_alone(data: PreparedData) -> None:
     assert order(one, 4) != order(Batches(data, np.arange(23), 5, modality="both", seed=4), 4)
 
 
-@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 20), min_size=1, max_size=400),
     batch_size=st.integers(1, 9),

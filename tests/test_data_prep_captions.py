@@ -47,7 +47,7 @@ def test_caption_becomes_lower_case_words_without_punctuation(caption: str, toke
     assert tokenize(caption, PLAIN) == tokens
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.lists(st.sampled_from([*"ab7 -,.'\"!\n", "cannot", "gonna", "wanna ", "'tis", ", "]), max_size=12).map("".join)
 )
@@ -114,7 +114,6 @@ def test_no_captions_give_an_empty_vocabulary() -> None:
     assert vocabulary.encode(["dog", ""])[:, 0].tolist() == [UNKNOWN, PADDING]
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(), max_size=6), st.lists(st.text(), max_size=6), st.integers(1, 12))
 def test_ids_are_in_range_and_padding_only_at_the_end(train: list[str], others: list[str], max_tokens: int) -> None:
     vocabulary = build_vocabulary(train, CaptionSettings(max_tokens=max_tokens))
@@ -127,7 +126,6 @@ def test_ids_are_in_range_and_padding_only_at_the_end(train: list[str], others: 
     assert (words[:, 1:] <= words[:, :-1]).all()
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(), max_size=6))
 def test_vocabulary_survives_json(captions: list[str]) -> None:
     vocabulary = build_vocabulary(captions, CaptionSettings(max_tokens=5, stem=False))

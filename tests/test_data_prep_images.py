@@ -146,7 +146,7 @@ def test_the_largest_size_is_no_bomb() -> None:
         decode(png_header(MAX_PIXELS // 8192, 8192), 8, name="x")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP"]), st.integers(0), st.binary(min_size=1, max_size=9))
 def test_overwritten_bytes_give_pixels_or_an_image_error(kind: str, at: int, patch: bytes) -> None:
     data = bytearray(encoded(photograph(24, 24), kind))

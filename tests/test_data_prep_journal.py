@@ -19,6 +19,8 @@ from captune.data_prep.folder import JOURNAL
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData, prepare
 
+pytestmark = pytest.mark.slow  # each starts from a process that was killed
+
 ROWS, BATCH, KILLED_AT = 40, 4, 30
 BAD = (6, 33)  # in the part that is done before the kill, and after it
 RANDOM = random.Random(os.environ.get("CAPTUNE_SEED"))

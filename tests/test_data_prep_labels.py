@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from captune.data_prep.labels import Labels
@@ -24,7 +24,6 @@ def test_labels_of_rows_are_those_used() -> None:
     assert Labels.of([(5, 9), (1,), (5,)], {5: "airplane"}) == Labels((1, 5, 9), ("1", "airplane", "9"))
 
 
-@settings(deadline=None)
 @given(st.lists(st.sets(st.sampled_from(GAPPED.ids)).map(lambda labels: tuple(sorted(labels))), max_size=20))
 def test_multi_hot_and_back_is_the_same(rows: list[tuple[int, ...]]) -> None:
     matrix = GAPPED.multi_hot(rows)

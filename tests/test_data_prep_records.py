@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from captune.data_prep.records import DataError, Example, Records, read_coco, read_csv
@@ -188,7 +188,6 @@ CAPTION = st.text(st.characters(exclude_categories=["Cs"])).filter(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(CAPTION, min_size=1, max_size=8), st.sampled_from(["\n", "\r\n"]))
 def test_whatever_the_csv_module_writes_is_read_back(written: list[str], end: str) -> None:
     text = io.StringIO(newline="")
@@ -199,7 +198,6 @@ def test_whatever_the_csv_module_writes_is_read_back(written: list[str], end: st
         assert captions(read(Path(folder), text.getvalue())) == written
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from captune.data_prep.records import DataError
@@ -37,7 +37,6 @@ def test_test_share_of_nothing_gives_no_test() -> None:
     assert set(assigned.tolist()) == {0, 1}
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     st.integers(3, 30),
     st.integers(1, 6),
@@ -51,7 +50,6 @@ def test_tiny_data_fills_every_split(rows: int, columns: int, seed: int, shares:
     assert set(assigned.tolist()) == {code for code, share in enumerate(shares) if share > 0}
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.integers(3, 20), st.integers(0, 10**6))
 def test_groups_stay_together(groups: int, seed: int) -> None:
     numbers = np.random.default_rng(seed).permutation(np.repeat(np.arange(groups), 3))

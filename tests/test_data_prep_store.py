@@ -265,6 +265,7 @@ def test_interrupt_leaves_nothing_that_looks_finished_and_the_next_run_ends_it(r
     assert leftovers(raw) == ["data"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["pictures", "examples", "manifest"])
 def test_killed_prepare_leaves_nothing_that_looks_finished(raw: Path, moment: str) -> None:
     code = f"""
@@ -296,6 +297,7 @@ store.prepare(raw / "train.csv", raw / "images", raw.parent / "data", side=8, pr
     assert leftovers(raw) == ["data"]
 
 
+@pytest.mark.slow
 def test_prepare_runs_from_a_script_without_main_guard(raw: Path) -> None:
     script = raw / "script.py"
     script.write_text(

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, f1_score
 
 from captune.model.metrics import (
     THRESHOLDS,
@@ -33,6 +32,8 @@ CASES = st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 
 
 @given(CASES)
 def test_scores_agree_with_scikit_learn(case: tuple[int, int, int]) -> None:
+    from sklearn.metrics import f1_score
+
     truth, probabilities = drawn(*case)
     given_labels = DecisionRule(0.5).decide(probabilities)
     found = score(truth, probabilities, given_labels)
@@ -48,6 +49,8 @@ def test_scores_agree_with_scikit_learn(case: tuple[int, int, int]) -> None:
 
 @given(CASES)
 def test_map_is_the_mean_of_each_occurring_labels_average_precision(case: tuple[int, int, int]) -> None:
+    from sklearn.metrics import average_precision_score
+
     truth, probabilities = drawn(*case)
     columns = [n for n in range(truth.shape[1]) if truth[:, n].any()]
     each = [average_precision_score(truth[:, n], probabilities[:, n]) for n in columns]

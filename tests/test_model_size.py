@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from captune.model.backbones import BACKBONES
@@ -310,7 +310,6 @@ def test_paper_model_over_100_mb_would_fit_with_less_of_what_it_has() -> None:
 CONTENTS = st.sampled_from([None, Contents.of(range(18), ["läbel"] * 18, ["wörd"] * 9_000)])
 
 
-@settings(deadline=None)
 @given(MODELS, st.floats(0.03, 0.9999), st.sampled_from(MEASURES), CONTENTS)
 def test_each_change_that_would_fit_does_and_one_more_of_a_width_does_not(
     config: ModelConfig, share: float, measure: Any, contents: Contents | None
@@ -336,7 +335,6 @@ def test_each_change_that_would_fit_does_and_one_more_of_a_width_does_not(
             assert not budget.holds(size(_with(config, name, value + 1), contents)), change
 
 
-@settings(deadline=None)
 @given(GROWING, st.floats(0.03, 0.9999), st.floats(0, 1))
 def test_less_than_a_width_that_would_fit_fits_too(config: ModelConfig, share: float, further: float) -> None:
     budget = Budget(int(size(config).weights_bytes * share))
@@ -348,7 +346,6 @@ def test_less_than_a_width_that_would_fit_fits_too(config: ModelConfig, share: f
         assert budget.holds(size(_with(config, name, less))), f"{name}: {less}"
 
 
-@settings(deadline=None)
 @given(_models(1, ["float32"]), st.floats(0.03, 0.9999))
 def test_width_that_is_not_named_would_not_fit_at_its_least(config: ModelConfig, share: float) -> None:
     budget = Budget(int(size(config).weights_bytes * share))
@@ -568,8 +565,7 @@ def test_bundles_of_fifty_random_networks_are_just_below_their_predicted_bytes(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("reads", ["both", "image", "caption"])
+@pytest.mark.parametrize(("storage", "reads"), zip(STORAGES, ["both", "image", "caption"], strict=True))
 def test_smallest_network_with_the_longest_settings_is_below_its_predicted_bytes(
     tmp_path: Path, storage: Any, reads: str
 ) -> None:
@@ -604,22 +600,8 @@ def test_smallest_network_with_the_longest_settings_is_below_its_predicted_bytes
 
 
 @pytest.mark.slow
-def test_bundle_of_unknown_words_is_just_below_its_estimate(tmp_path: Path) -> None:
-    config = ModelConfig(
-        image=ImageConfig(backbone="EfficientNetV2B0", side=32, units=128),
-        text=TextConfig(encoder="bilstm", vocabulary_size=2_002, embedding=64, units=64),
-        fusion="gated",
-    )
-    on_disk = _saved(_built(config), config, tmp_path / "bundle", _words(2_000))
-    shutil.rmtree(tmp_path / "bundle")
-    estimate = size(config).bundle_bytes
-    assert estimate * 0.999 <= on_disk <= estimate
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["compact", "MobileNetV3Small", "DenseNet121"])
-def test_bundle_of_a_network_with_many_small_tensors_is_below_its_estimate(tmp_path: Path, backbone: Any) -> None:
-    config = ModelConfig(image=ImageConfig(backbone=backbone, side=32, units=0), num_labels=80, storage="int8")
+def test_bundle_of_a_network_with_many_small_tensors_is_below_its_estimate(tmp_path: Path) -> None:
+    config = ModelConfig(image=ImageConfig(backbone="DenseNet121", side=32, units=0), num_labels=80, storage="int8")
     assert _saved(_built(config), config, tmp_path / "bundle", []) <= size(config).bundle_bytes
 
 

@@ -91,11 +91,7 @@ def test_network_learns_what_is_to_be_learnt() -> None:
     assert found[-1].mean_f1 > baseline
     assert found[-1].map > truth.mean(axis=0).mean()  # what probabilities at random come to
     assert found[-1].loss < found[0].loss / 2
-
-
-def test_epochs_are_numbered_from_one_and_cost_time() -> None:
-    found = fitted(epochs=3)
-    assert [epoch.epoch for epoch in found] == [1, 2, 3]
+    assert [epoch.epoch for epoch in found] == list(range(1, 9))
     assert all(epoch.train_seconds > 0 and epoch.evaluate_seconds > 0 for epoch in found)
     assert all(0.05 <= epoch.threshold <= 0.95 for epoch in found)
 
@@ -319,9 +315,6 @@ def test_training_with_augmentation_trains_the_network_that_is_kept() -> None:
 # Predictions by the weights that are shipped
 
 
-SMALLER: list[Any] = ["float16", "int8"]
-
-
 def as_stored(model: ModelConfig, storage: Any) -> ModelConfig:
     return model.model_copy(update={"storage": storage})
 
@@ -343,8 +336,7 @@ def from_bundle(found: Any, model: ModelConfig, folder: Path) -> Any:
     return Bundle.load(folder / "bundle").network
 
 
-@pytest.mark.parametrize("storage", ["float32", *SMALLER])
-@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize(("storage", "ema"), [("float32", 0.9), ("float16", 0.0), ("int8", 0.0), ("int8", 0.9)])
 def test_predictions_are_those_of_the_bundle_to_the_bit(tmp_path: Path, storage: Any, ema: float) -> None:
     from captune.model.training import predict
 
@@ -356,8 +348,7 @@ def test_predictions_are_those_of_the_bundle_to_the_bit(tmp_path: Path, storage:
     assert (found.predict(rows) == given).all()
 
 
-@pytest.mark.parametrize("storage", SMALLER)
-@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize(("storage", "ema"), [("float16", 0.9), ("int8", 0.0)])
 def test_predictions_before_storage_are_those_of_the_weights_as_they_are(storage: Any, ema: float) -> None:
     from captune.model.training import predict
 
@@ -400,7 +391,7 @@ def test_weights_are_put_back_after_an_error_in_a_batch() -> None:
     assert bits(found.network) == before
 
 
-@pytest.mark.parametrize("storage", ["float32", *SMALLER])
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
 def test_network_that_went_through_storage_is_not_changed_by_going_again(storage: Any) -> None:
     from captune.model.training import put_through
 
@@ -433,7 +424,7 @@ def test_scores_of_a_trial_are_those_of_its_bundle(tmp_path: Path) -> None:
     assert shipped != scores(found.predict(rows, stored=False))
 
 
-@pytest.mark.parametrize("storage", ["float32", *SMALLER])
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
 def test_nan_in_one_weight_ends_the_trial_whatever_the_storage(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from captune.model.training import Training
 
@@ -450,7 +441,7 @@ def test_nan_in_one_weight_ends_the_trial_whatever_the_storage(storage: Any, mon
     assert math.isnan(found[0].mean_f1)
 
 
-@pytest.mark.parametrize("encoder", ["convolution", "bilstm", "average"])
+@pytest.mark.parametrize("encoder", ["convolution", "bilstm"])
 def test_network_learns_in_bfloat16_too(encoder: str) -> None:
     model = BOTH.model_copy(update={"text": TEXT.model_copy(update={"encoder": encoder})})
     train = task(256, 1)

@@ -10,22 +10,17 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.samplers._tpe import sampler as tpe
 from optuna.storages.journal import _storage as journal
 
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.optuna_private import (
-    PartialStudy,
-    best_and_others,
     enqueued_parameters,
-    known_trials,
     quiet_optuna,
     reopened,
 )
 from captune.results.run_folder import RunFolder
 
 PRIVATE: list[tuple[Any, str]] = [
-    (tpe, "_split_trials"),
     (journal, "JournalOperation"),
     (journal, "JournalStorageReplayResult"),
     (journal.JournalOperation, "CREATE_TRIAL"),
@@ -35,7 +30,6 @@ PRIVATE: list[tuple[Any, str]] = [
     (journal.JournalStorageReplayResult, "_apply_set_trial_param"),
     (journal.JournalStorageReplayResult, "_trial_exists_and_updatable"),
     (journal.JournalStorageReplayResult("x"), "_trials"),
-    (optuna.Study, "_get_trials"),
     (optuna.trial.FrozenTrial, "system_attrs"),
     (optuna.trial.create_trial(value=0.0), "_trial_id"),
 ]
@@ -131,23 +125,7 @@ def test_parameters_of_an_enqueued_trial_are_known_and_of_others_there_are_none(
     study.enqueue_trial({"rate": 0.5})
     study.ask()
     study.ask()
-    assert [enqueued_parameters(trial) for trial in known_trials(study)] == [{"rate": 0.5}, {}]
-
-
-def test_best_are_those_with_the_best_values(run: RunFolder) -> None:
-    study = study_of(run)
-    fill(study, 5)
-    best, others = best_and_others(study, study.get_trials(), 2)
-    assert ([trial.number for trial in best], [trial.number for trial in others]) == ([0, 1], [2, 3, 4])
-
-
-def test_sampler_sees_of_a_partial_study_what_it_is_to_see(run: RunFolder) -> None:
-    study = study_of(run)
-    fill(study, 5)
-    part: Any = PartialStudy(study, study.trials[3:])
-    assert [trial.number for trial in known_trials(part)] == [3, 4]
-    assert part.study_name == STUDY_NAME
-    optuna.samplers.TPESampler(n_startup_trials=0).sample_relative(part, study.ask(), {})
+    assert [enqueued_parameters(trial) for trial in study.get_trials()] == [{"rate": 0.5}, {}]
 
 
 def test_quiet_optuna_leaves_what_the_caller_had_set(capfd: pytest.CaptureFixture[str]) -> None:

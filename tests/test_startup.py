@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +67,7 @@ def test_size_of_what_does_not_fit_loads_nothing_heavy() -> None:
     assert loaded_by("size", "--budget", "1MiB", status=1).isdisjoint(HEAVY)
 
 
+@pytest.mark.slow
 def test_dry_run_of_every_preset_takes_seconds_starts_no_ray_and_writes_nothing(
     data: PreparedData, tmp_path: Path
 ) -> None:
@@ -95,13 +95,12 @@ def test_search_of_a_space_in_which_nothing_fits_ends_before_ray_is_loaded(data:
 
 
 def test_help_takes_less_than_half_a_second() -> None:
-    """The best of five, as another process may have the core; the interpreter and Typer alone take 0.15 s here."""
-    command = [str(Path(sys.executable).with_name("captune")), "--help"]
-    if not Path(command[0]).exists():
-        command = [sys.executable, "-m", "captune", "--help"]
+    """Of processor time, as machines are shared; the interpreter and Typer alone take 0.15 s."""
+    command = [sys.executable, "-m", "captune", "--help"]
     seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        subprocess.run(command, capture_output=True, check=True, env=os.environ)
-        seconds.append(time.perf_counter() - started)
+    for _ in range(3):
+        before = os.times()
+        subprocess.run(command, capture_output=True, check=True)
+        after = os.times()
+        seconds.append(sum(after[2:4]) - sum(before[2:4]))
     assert min(seconds) < 0.5, seconds

@@ -27,7 +27,7 @@ from captune.tuner.space.config import HalvingConfig
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
-ROUNDS = int(os.environ.get("CAPTUNE_SOAK", "3"))
+ROUNDS = int(os.environ.get("CAPTUNE_SOAK", "2"))
 SEED = int(os.environ["CAPTUNE_SEED"])  # drawn in conftest.py where none was given
 SLOTS = 2
 FINISHED = ("complete", "stopped", "diverged", "failed")
@@ -475,7 +475,7 @@ def test_second_interrupt_ends_a_search_at_once(tmp_path: Path, captions_data: P
 def test_record_is_read_a_thousand_times_while_the_search_writes_it(
     tmp_path: Path, captions_data: PreparedData
 ) -> None:
-    search = Search(tmp_path, captions_data, trials=40, seconds=0.02)
+    search = Search(tmp_path, captions_data, trials=20, seconds=0.02)
     process, reads, slowest = search.start(), 0, 0.0
     while not search.run.journal.exists():
         time.sleep(0.05)

@@ -1,21 +1,18 @@
 """What is kept of trials on disk, and for how long."""
 
-import dataclasses
 import errno
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from builders import epoch, record
+from hypothesis import given
 from hypothesis import strategies as st
 from object_storage import Proxy, Requests
 
 from captune.cluster.object_storage.remote_folder import RemoteFolder
 from captune.files import written_aside
 from captune.model.checkpoint import Checkpoint
-from captune.model.metrics import Epoch
-from captune.results.records import Record
 from captune.tuner.training.checkpoints import (
     LAST,
     CheckpointCleaner,
@@ -31,10 +28,6 @@ def keeper(
     return CheckpointWriter(CheckpointPolicy(str(folder), seconds, epochs, floor), 7, "mine")
 
 
-def report(epoch: int) -> Epoch:
-    return Epoch(epoch, 1 / epoch, *[0.5] * 7)
-
-
 def make(epoch: int, identity: str) -> Checkpoint:
     return Checkpoint(epoch, identity, {"state": np.full(3, epoch)})
 
@@ -47,10 +40,10 @@ def saved_at(folder: Path) -> int | None:
 @pytest.mark.parametrize(("every", "written"), [(1, [1, 2, 3, 4, 5, 6]), (2, [2, 4, 6]), (4, [4])])
 def test_checkpoint_is_written_once_in_so_many_epochs(tmp_path: Path, every: int, written: list[int]) -> None:
     writer, seen = keeper(tmp_path, epochs=every), []
-    for epoch in range(1, 7):
-        writer.checkpoint(report(epoch), make)
-        if saved_at(tmp_path) == epoch:
-            seen.append(epoch)
+    for number in range(1, 7):
+        writer.checkpoint(epoch(number), make)
+        if saved_at(tmp_path) == number:
+            seen.append(number)
     assert seen == written
 
 
@@ -58,27 +51,27 @@ def test_checkpoint_is_written_once_in_so_many_seconds(tmp_path: Path, monkeypat
     now = [100.0]
     monkeypatch.setattr("captune.tuner.training.checkpoints.time.monotonic", lambda: now[0])
     writer, seen = keeper(tmp_path, seconds=60.0), []
-    for epoch in range(1, 9):
+    for number in range(1, 9):
         now[0] += 25
-        writer.checkpoint(report(epoch), make)
-        if saved_at(tmp_path) == epoch:
-            seen.append(epoch)
+        writer.checkpoint(epoch(number), make)
+        if saved_at(tmp_path) == number:
+            seen.append(number)
     assert seen == [3, 6]
 
 
 def test_trial_that_goes_on_counts_from_its_checkpoint(tmp_path: Path) -> None:
-    keeper(tmp_path, epochs=3).checkpoint(report(3), make)
+    keeper(tmp_path, epochs=3).checkpoint(epoch(3), make)
     again = keeper(tmp_path, epochs=3)
     found = again.resume()
     assert found is not None and found.epoch == 3
-    for epoch, expected in ((4, 3), (5, 3), (6, 6)):
-        again.checkpoint(report(epoch), make)
+    for number, expected in ((4, 3), (5, 3), (6, 6)):
+        again.checkpoint(epoch(number), make)
         assert saved_at(tmp_path) == expected
 
 
 def test_nothing_is_written_below_the_floor_and_the_trial_is_told_why(tmp_path: Path) -> None:
     writer = keeper(tmp_path, epochs=1, floor=2**62)
-    writer.checkpoint(report(1), make)
+    writer.checkpoint(epoch(1), make)
     writer.best(1, lambda path: pytest.fail("no room for it"))
     assert saved_at(tmp_path) is None
     assert writer.complaint is not None and "are to stay free" in writer.complaint
@@ -86,7 +79,7 @@ def test_nothing_is_written_below_the_floor_and_the_trial_is_told_why(tmp_path: 
 
 def test_full_disk_costs_a_checkpoint_and_never_raises(tmp_path: Path) -> None:
     writer = keeper(tmp_path, epochs=1)
-    writer.checkpoint(report(1), make)
+    writer.checkpoint(epoch(1), make)
 
     def full(path: Path) -> None:
         with written_aside(path) as aside:
@@ -97,7 +90,7 @@ def test_full_disk_costs_a_checkpoint_and_never_raises(tmp_path: Path) -> None:
     writer.best(2, full)
     assert writer.complaint == "no checkpoint: No space left on device"
     assert [path.name for path in (tmp_path / "7").iterdir()] == [LAST]
-    writer.checkpoint(report(2), make)
+    writer.checkpoint(epoch(2), make)
     assert writer.complaint is None and saved_at(tmp_path) == 2
 
 
@@ -105,9 +98,9 @@ def test_best_network_takes_the_place_of_the_one_before_and_of_half_of_itself(tm
     writer = keeper(tmp_path, epochs=None)
     (tmp_path / "7" / "best-3").mkdir(parents=True)  # what an attempt that was killed had got to
 
-    for epoch in (1, 3):
-        writer.best(epoch, save)
-        assert [path.name for path in (tmp_path / "7").iterdir()] == [f"best-{epoch}"]
+    for number in (1, 3):
+        writer.best(number, save)
+        assert [path.name for path in (tmp_path / "7").iterdir()] == [f"best-{number}"]
 
 
 def save(path: Path) -> None:
@@ -116,18 +109,19 @@ def save(path: Path) -> None:
         (path / name).write_text(name)
 
 
+@pytest.mark.slow
 def test_checkpoints_at_an_address_are_those_of_a_folder(url: str) -> None:
     policy = CheckpointPolicy(url, None, 1, 2**62)  # the floor is that of a disk
     writer = CheckpointWriter(policy, 7, "mine")
     assert writer.resume() is None
-    for epoch in (1, 2):
-        writer.best(epoch, save)
-        writer.checkpoint(report(epoch), make)
+    for number in (1, 2):
+        writer.best(number, save)
+        writer.checkpoint(epoch(number), make)
     assert writer.complaint is None
     best = {f"7/best-2/{name}" for name in ("bundle.json", "vocabulary.json", "weights.safetensors")}
     assert set(RemoteFolder(url).list()) == best | {f"7/{LAST}"}
     found = CheckpointWriter(policy, 7, "mine").resume()
-    assert found is not None and (found.epoch, found.reports) == (2, (report(1), report(2)))
+    assert found is not None and (found.epoch, found.reports) == (2, (epoch(1), epoch(2)))
     assert CheckpointWriter(policy, 7, "another").resume() is None
     shelf = CheckpointCleaner(checkpoints_at(url), 1, [])
     shelf.settle(7, 0.5)
@@ -147,9 +141,9 @@ def test_bundle_at_an_address_is_made_one_by_its_last_file(s3: str, requests: Re
 def test_storage_that_is_away_costs_checkpoints_and_never_raises(s3: str, server: str, proxy: Proxy) -> None:
     policy = CheckpointPolicy(s3.replace(server, proxy.address), None, 1, 0)
     writer = CheckpointWriter(policy, 7, "mine")
-    writer.checkpoint(report(1), make)
+    writer.checkpoint(epoch(1), make)
     proxy.down = True
-    writer.checkpoint(report(2), make)
+    writer.checkpoint(epoch(2), make)
     assert writer.complaint is not None and writer.complaint.startswith("no checkpoint: s3://bucket/")
     CheckpointCleaner(checkpoints_at(policy.folder), 0, []).settle(7, 0.5)
     lost = CheckpointWriter(policy, 7, "mine")
@@ -172,7 +166,6 @@ def kept(folder: Path) -> dict[int, list[str]]:
     return {int(path.name): sorted(file.name for file in path.iterdir()) for path in folder.iterdir()}
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     scores=st.lists(st.none() | st.floats(0, 1, width=16), min_size=1, max_size=8, unique=True), keep=st.integers(0, 4)
 )
@@ -188,24 +181,18 @@ def test_the_best_keep_their_network_and_nobody_else_anything(
         assert kept(folder) == {n: ["best-1"] for n in best[:keep]}
 
 
-def record(number: int, fate: str, score: float | None, origin: int | None = None) -> Record:
-    plain: dict[str, Any] = {field.name: None for field in dataclasses.fields(Record)}
-    values = {"number": number, "fate": fate, "mean_f1": score, "origin": number if origin is None else origin}
-    return Record(**{**plain, **values})
-
-
 def test_shelf_of_a_resumed_run_keeps_what_unfinished_trials_need_and_clears_what_a_crash_left(tmp_path: Path) -> None:
     for origin in range(6):
         files_of(tmp_path, origin)
     records = [
-        record(0, "complete", 0.5),
-        record(1, "lost", 0.9),
-        record(2, "stopped", 0.7),
-        record(3, "failed", 0.8),
-        record(4, "lost", 0.6),
-        record(5, "running", 0.9),
-        record(6, "complete", 0.6, origin=4),
-        record(7, "waiting", None, origin=1),
+        record(0, 0.5, "complete"),
+        record(1, 0.9, "lost"),
+        record(2, 0.7, "stopped"),
+        record(3, 0.8, "failed"),
+        record(4, 0.6, "lost"),
+        record(5, 0.9, "running"),
+        record(6, 0.6, "complete", origin=4),
+        record(7, None, "waiting", origin=1),
     ]
     CheckpointCleaner(checkpoints_at(str(tmp_path)), 2, records)
     assert kept(tmp_path) == {1: ["best-1", LAST], 2: ["best-1"], 4: ["best-1"], 5: ["best-1", LAST]}

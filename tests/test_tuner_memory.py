@@ -3,30 +3,23 @@
 from typing import Any
 
 import pytest
+from builders import feasible
 from hypothesis import given
 from hypothesis import strategies as st
 
 from captune.cluster.nodes.resources import Node, Request, ResourceError, share_for
 from captune.data_prep.store import PreparedData
 from captune.model.config import TrialConfig, flatten, unflatten
-from captune.model.presets import PRESETS
-from captune.model.size import Budget, Contents
+from captune.model.size import Contents
 from captune.tuner.ray_tune.memory import largest, measure, measured_share
 from captune.tuner.space.config import SearchConfig
-from captune.tuner.space.dimensions import Space, bind, parse_dimension
+from captune.tuner.space.dimensions import bind
 from captune.tuner.space.feasibility import FeasibleSpace
 from captune.tuner.training.runtime import CONTEXT
 
 GIB = 2**30
 CONTENTS = Contents.typical(18)
 CONFIG = SearchConfig.model_validate({"preset": "compact", "modality": "both", "trials": 3})
-NARROW = {"image.width": 4, "image.stages": 2, "text.embedding": 8, "text.units": 16, "head_units": 16}
-
-
-def reach_of(dimensions: dict[str, Any], *, preset: str = "compact", limit: int = 10**9, **fixed: Any) -> FeasibleSpace:
-    parsed = {name: parse_dimension(name, value) for name, value in dimensions.items()}
-    space = Space.around(PRESETS[preset], fixed=NARROW | fixed, dimensions=parsed, modality="both")
-    return FeasibleSpace(space, lambda config: config, Budget(limit, "weights"), CONTENTS)
 
 
 def batch_of(config: TrialConfig) -> int:
@@ -68,38 +61,38 @@ def test_share_of_a_measured_peak(peak: int, total: int, share: float) -> None:
 
 
 def test_largest_pictures_come_before_more_weights() -> None:
-    reach = reach_of({"image.max_side": [16, 64], "text.embedding": [8, 512]}, **{"image.max_side": 16})
+    reach = feasible({"image.max_side": [16, 64], "text.embedding": [8, 512]}, fixed={"image.max_side": 16})
     chosen = largest(CONFIG, reach)
     assert chosen.model.image is not None and chosen.model.text is not None
     assert (chosen.model.image.seen_side, chosen.model.text.embedding) == (64, 512)
 
 
 def test_largest_has_the_largest_batch_that_any_has() -> None:
-    chosen = largest(CONFIG, reach_of({"train.batch_size": [16, 128, 64]}, **{"train.batch_size": 16}))
+    chosen = largest(CONFIG, feasible({"train.batch_size": [16, 128, 64]}, fixed={"train.batch_size": 16}))
     assert batch_of(chosen) == 128
 
 
 def test_largest_is_within_the_budget() -> None:
     dimensions = {"text.units": [16, 1024]}
-    wide = reach_of(dimensions)
+    wide = feasible(dimensions)
     limit = wide.size_of(wide.space.at({"text.units": 1024})).weights_bytes
     for budget, units in ((limit, 1024), (limit - 1, 16)):
-        chosen = largest(CONFIG, reach_of(dimensions, limit=budget))
+        chosen = largest(CONFIG, feasible(dimensions, budget))
         assert chosen.model.text is not None and chosen.model.text.units == units
 
 
 def test_largest_is_found_where_the_preset_and_most_draws_are_over_the_budget() -> None:
     dimensions = {"text.embedding": {"low": 8, "high": 1024}, "text.units": {"low": 8, "high": 1024}}
-    smallest = reach_of(dimensions).smallest()
+    smallest = feasible(dimensions).smallest()
     assert smallest is not None
-    limit = reach_of(dimensions).size_of(smallest).weights_bytes
-    assert largest(CONFIG, reach_of(dimensions, limit=limit)) == smallest  # one of a million
+    limit = feasible(dimensions).size_of(smallest).weights_bytes
+    assert largest(CONFIG, feasible(dimensions, limit)) == smallest  # one of a million
 
 
 def test_pictures_of_which_only_features_are_read_do_not_count() -> None:
     cached = {"train.cached_features": True, "image.frozen": True, "image.weights": "imagenet"}
     fixed = {"image.backbone": "MobileNetV3Small", "train.augment.flip": False, **cached}
-    chosen = largest(CONFIG, reach_of({"train.cached_features": [True, False]}, **fixed))
+    chosen = largest(CONFIG, feasible({"train.cached_features": [True, False]}, fixed=fixed))
     assert not chosen.train.cached_features  # though the preset, which comes first, is as large
 
 
@@ -133,7 +126,7 @@ def ask(
     monkeypatch.setattr("captune.tuner.ray_tune.memory.run_on_node", run)
     said: list[str] = []
     nodes = [Node(8, 0), Node(8, gpus)]
-    return measured_share(CONFIG, reach_of({}), str(data.path), nodes, said.append), said, sent
+    return measured_share(CONFIG, feasible({}), str(data.path), nodes, said.append), said, sent
 
 
 def test_share_follows_from_what_was_measured_on_one_whole_gpu(
@@ -170,4 +163,4 @@ def test_node_whose_gpu_cannot_be_measured_says_so(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(runtime, "settle", lambda *arguments: None)  # which would import Keras
     monkeypatch.setattr(runtime, "gpu_memory", lambda: [])
     with pytest.raises(ResourceError, match="no GPU of NVIDIA's"):
-        measure(flatten(PRESETS["compact"]), str(data.path), "tensorflow", say=print)
+        measure(flatten(CONFIG.build_space().base), str(data.path), "tensorflow", say=print)
