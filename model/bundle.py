@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from pydantic import ValidationError
+from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
@@ -34,6 +34,7 @@ FORMAT = 2
 MANIFEST = "bundle.json"
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
+_LABEL_IDS, _LABEL_NAMES = TypeAdapter(tuple[StrictInt, ...]), TypeAdapter(tuple[StrictStr, ...])
 
 
 class BundleError(UsageError):
@@ -100,7 +101,8 @@ class Bundle:
         try:
             config = ModelConfig.model_validate(manifest["model"])
             rule = DecisionRule(manifest["threshold"])
-            label_ids, label_names = tuple(manifest["label_ids"]), tuple(manifest["label_names"])
+            label_ids = _LABEL_IDS.validate_python(manifest["label_ids"])
+            label_names = _LABEL_NAMES.validate_python(manifest["label_names"])
             vocabulary = (path / VOCABULARY).read_text(encoding="utf-8") if VOCABULARY in manifest["sha256"] else None
         except (ValidationError, ValueError, TypeError, KeyError) as error:
             raise BundleError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
@@ -114,6 +116,8 @@ class Bundle:
             found, needed = sum(tensor.nbytes for tensor in tensors.values()), size(config).weights_bytes
             if found != needed:
                 raise ValueError(f"it holds {found} bytes of weights, the network needs {needed}")
+            if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+                raise ValueError(f"{broken[0]} holds what is no number")
             network = build(config, load_weights=False)
             _assign(network, tensors)
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -129,6 +133,8 @@ def measured_bytes(path: Path) -> int:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
+        if not (path / MANIFEST).is_file():  # nor a pipe, which would be waited for
+            raise FileNotFoundError
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         raise BundleError(

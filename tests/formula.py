@@ -26,6 +26,7 @@ import numpy as np
 from captune.model.checkpoint import Checkpoint
 from captune.model.metrics import Epoch
 from captune.results.run_folder import RunFolder
+from captune.results.summary import Summary
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.training.checkpoints import CheckpointWriter
 
@@ -138,7 +139,7 @@ def worker() -> type:
     return FormulaTrialWorker
 
 
-def main(data: str, where: str, trials: int, address: str | None = None) -> dict[str, Any]:
+def main(data: str, where: str, trials: int, address: str | None = None) -> Summary:
     from captune.cluster.object_storage.addresses import is_url
     from captune.cluster.object_storage.remote_folder import RemoteFolder
     from captune.tuner.ray_tune.search import run_search
@@ -166,7 +167,7 @@ if __name__ == "__main__":
     from captune.tuner.command.console import exit_status
 
     try:
-        print(json.dumps(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])))
+        print(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]).model_dump_json())
     except (ValueError, RuntimeError, OSError) as error:
         status = exit_status(error)
         if status is None:

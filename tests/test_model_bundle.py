@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -298,15 +299,34 @@ def test_weights_file_holds_what_was_sized_in_the_types_of_its_storage(
 
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_broken_weight_is_broken_in_the_bundle_too(tmp_path: Path, storage: Any, bad: float) -> None:
-    from captune.model.bundle import Bundle
-
+def test_bundle_with_a_weight_that_is_no_number_is_refused(tmp_path: Path, storage: Any, bad: float) -> None:
     saved = bundle(ModelConfig(text=TEXT, num_labels=3, storage=storage))
     kernel = saved.network.get_layer("logits").kernel
     values = np.asarray(kernel.value)
     kernel.assign(np.where(np.arange(values.size).reshape(values.shape) == 4, bad, values))
     saved.save(tmp_path / "x")
-    assert not np.isfinite(np.asarray(Bundle.load(tmp_path / "x").network.get_layer("logits").kernel.value)).all()
+    assert "no number" in refused(tmp_path / "x")
+
+
+def test_pipe_in_place_of_the_manifest_is_refused_and_not_waited_for(copy: Path) -> None:
+    (copy / "bundle.json").unlink()
+    os.mkfifo(copy / "bundle.json")
+    assert "is not a bundle" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"label_ids": [1, "x", 13]}, {"label_ids": [1, 2.5, 13]}, {"label_names": [1, 2, 3]}]
+)
+def test_labels_of_another_type_are_refused(copy: Path, changes: dict[str, Any]) -> None:
+    rewritten(copy, **changes)
+    assert "cannot be read" in refused(copy)
+
+
+def test_folder_beside_that_is_named_like_a_temporary_one_stays(tmp_path: Path) -> None:
+    (tmp_path / "x.tmp").mkdir()
+    (tmp_path / "x.tmp" / "notes.txt").write_text("mine")
+    bundle(ModelConfig(text=TEXT, num_labels=3)).save(tmp_path / "x")
+    assert sorted(path.name for path in tmp_path.rglob("*.t*")) == ["notes.txt", "x.tmp"]
 
 
 def test_bundle_may_be_moved(copy: Path, tmp_path: Path) -> None:

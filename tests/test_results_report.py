@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from builders import record
 from rich.console import Console
 
 from captune.model.config import flatten
@@ -20,25 +21,11 @@ CURVE = (
     Epoch(2, 0.52, 0.6125, 0.41, 0.31, 0.21, 0.45, 2.1, 1.1),
     Epoch(3, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, 2.2, 0.0),
 )
-RECORD = Record(
-    number=17,
-    fate="diverged",
-    mean_f1=0.6125,
-    best_epoch=2,
-    epochs=3,
-    weights_bytes=123_456,
-    bundle_bytes=234_567,
-    margin_bytes=-34_567,
-    seconds=9.5,
-    node="machine-1",
-    reason="loss nan in epoch 3",
-    seed=1,
-    threads=1,
-    origin=17,
+RECORD = record(
+    17, fate="diverged", curve=CURVE, reason="loss nan in epoch 3", seconds=9.5,
+    weights_bytes=123_456, bundle_bytes=234_567, margin_bytes=-34_567,
     config={**flatten(CAPTIONS), "train.learning_rate": 0.00123},
-    curve=CURVE,
-    order={},
-)
+)  # fmt: skip
 
 
 def shown(record: Record) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
+from builders import refused
 from optuna.trial import TrialState
 
 from captune.model.metrics import Epoch
@@ -339,6 +340,24 @@ def test_file_instead_of_a_folder_holds_no_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunError, match="holds no run"):
         load_records(RunFolder(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    "line", ["[]", "5", "{}", '{"op_code": 99}', '{"op_code": 4}', "not JSON", "[" * 100_000, '{"op_code": "x"}']
+)
+@pytest.mark.parametrize("last", [True, False])
+def test_line_that_no_search_writes_is_refused_by_its_number(run: RunFolder, line: str, last: bool) -> None:
+    launch(new_study(run))
+    lines = run.journal.read_text().splitlines()
+    place = len(lines) if last else 1
+    lines.insert(place, line)
+    run.journal.write_text("\n".join(lines) + "\n")
+    refused(lambda: load_records(run), "study.journal", f"line {place + 1} ", error=RunError)
+
+
+def test_attribute_that_no_search_writes_is_refused_in_one_line(run: RunFolder) -> None:
+    launch(new_study(run)).set_user_attr("seed", "five")
+    refused(lambda: load_records(run), "trial 0", "seed 'five'", error=RunError)
 
 
 def test_study_of_another_name_is_not_ours(run: RunFolder) -> None:

@@ -3,46 +3,39 @@
 import io
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields
 from typing import Any
 
 import pandas as pd
 import pytest
+from builders import epoch
+from builders import record as a_record
 from rich.console import Console
 
 from captune.model.config import flatten
-from captune.model.metrics import Epoch
+from captune.model.metrics import METRICS
 from captune.model.presets import CAPTIONS, COMPACT
 from captune.results.records import Record
+from captune.results.report import trial
 from captune.results.run_folder import RunError
 from captune.results.table import frame, render, terminal
+from captune.tuner.winner.proof import HeldOutScores
 
 BYTES = ["weights_bytes", "bundle_bytes", "margin_bytes"]
 KEYS = ["number", "fate", "mean_f1", "epochs", *BYTES, "seconds", "node", "reason", "config"]
 
 
 def record(number: int, mean_f1: float | None, fate: str = "complete", **changes: Any) -> Record:
-    curve = () if mean_f1 is None else (Epoch(1, 0.5, mean_f1, mean_f1 / 2, mean_f1 / 3, mean_f1 / 4, 0.4, 2.0, 1.0),)
-    made = Record(
-        number=number,
-        fate=fate,
-        mean_f1=mean_f1,
-        best_epoch=1 if curve else None,
-        epochs=len(curve),
-        weights_bytes=1_000_000 + number,
-        bundle_bytes=1_250_000 + number,
-        margin_bytes=number - 2,
-        seconds=12.5,
-        node="machine-1",
-        reason=None,
-        seed=5,
-        threads=1,
-        origin=number,
-        config=flatten(CAPTIONS),
-        curve=curve,
-        order={},
-    )
-    return replace(made, **changes)
+    scores = {"micro_f1": (mean_f1 or 0) / 2, "macro_f1": (mean_f1 or 0) / 3, "map": (mean_f1 or 0) / 4}
+    plain = {
+        "curve": () if mean_f1 is None else (epoch(1, mean_f1, threshold=0.4, **scores),),
+        "weights_bytes": 1_000_000 + number,
+        "bundle_bytes": 1_250_000 + number,
+        "margin_bytes": number - 2,
+        "seconds": 12.5,
+        "config": flatten(CAPTIONS),
+    }
+    return a_record(number, fate=fate, **(plain | changes))
 
 
 RECORDS = [
@@ -84,7 +77,7 @@ def test_json_is_a_list_of_objects_with_the_promised_keys() -> None:
 
 
 def test_json_holds_no_nan_where_a_trial_has_half_an_epoch() -> None:
-    half = Epoch(1, math.nan, 0.5, math.nan, math.nan, math.nan, math.nan, 1.0, 0.0)
+    half = epoch(1, math.nan, loss=math.nan, threshold=math.nan, mean_f1=0.5)
     (found,) = json.loads(render([record(0, 0.5, curve=(half,))], "json"), parse_constant=pytest.fail)
     assert found["mean_f1"] == 0.5
     assert found["map"] is None
@@ -288,3 +281,15 @@ def test_terminal_refuses_an_unknown_column() -> None:
 
 def test_terminal_of_a_run_without_trials_is_a_heading() -> None:
     assert "number" in shown([])
+
+
+def test_scores_stand_beside_each_other_as_they_are_declared() -> None:
+    """Whatever is declared: what is added there is shown everywhere."""
+    columns = list(frame(RECORDS).columns)
+    assert columns[2 : 2 + len(METRICS)] == list(METRICS)
+    assert [header for part in trial(RECORDS[0]) for header in map(str, (c.header for c in part.columns))][4:8] == list(
+        METRICS
+    )
+    assert [field.name for field in fields(HeldOutScores)][: len(METRICS)] == list(METRICS)
+    for name in METRICS:
+        assert numbers(sort=name)[:3] == [2, 4, 0], "best first"

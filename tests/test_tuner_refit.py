@@ -477,10 +477,10 @@ def test_proof_of_an_earlier_captune_is_read_and_a_damaged_one_refused_by_field(
     refused(lambda: Proof.read(tmp_path / "proof.json"), "proof.json", "test.", error=RunError)
 
 
-def test_local_refit_loads_no_ray(winner: RunFolder) -> None:
+def test_local_refit_loads_no_ray() -> None:
     code = (
         "import sys; from captune.tuner.winner import export, predict, refit, refit_run; "
-        "raise SystemExit(' '.join(name for name in sys.modules if name.split('.')[0] == 'ray'))"
+        "print([name for name in sys.modules if name.split('.')[0] == 'ray'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr.strip().splitlines()[-1:]) in [(0, []), (1, [""])]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

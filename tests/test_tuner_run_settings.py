@@ -69,7 +69,7 @@ def test_space_in_which_nothing_fits_is_refused_before_anything_starts(data: Pre
     ("changes", "word"),
     [
         ({"data": 5}, "data"),
-        ({"search": {"trials": "many"}}, "search.trials"),
+        ({"search": {"preset": "compact", "trials": "many"}}, "search.trials"),
         ({"search": []}, "search"),
         ({"versions": {"ray": 2}}, "versions.ray"),
         ({"fingerprint": None}, "fingerprint"),

@@ -69,7 +69,7 @@ def with_captune(data: str, folder: Path, trials: int) -> list[Mark]:
         run, config, prepared, address=None, worker=worker.nothing(), say=lambda _: None,
         show=lambda progress: clock.note(progress.fates.get("complete", 0)),
     )  # fmt: skip
-    return clock.done(summary["trials"]["complete"])
+    return clock.done(summary.trials["complete"])
 
 
 def domains() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ConfigDict
 
 from captune.data_prep.store import PreparedData
 from captune.errors import WorkError, one_line
@@ -35,6 +35,8 @@ class ProofError(WorkError):
 @dataclass(frozen=True)
 class HeldOutScores(Metrics):
     """Scores on the test examples. low, high: 95 % bootstrap interval of mean F1."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=True)  # NaN: a metric that came later
 
     per_label: dict[str, float]  # F1 by label id
     examples: int
