@@ -103,7 +103,7 @@ def write_examples(
         vocabulary = count_words(train, settings)
         max_tokens = max(1, min(settings.max_tokens, max(map(len, train))))
         columns["tokens"] = _fixed_lists(vocabulary.encode_tokens(tokenized)[:, :max_tokens])
-        folder.write_durably(target / VOCABULARY, vocabulary.to_json())
+        (target / VOCABULARY).write_text(vocabulary.to_json(), encoding="utf-8")
     batch = pa.RecordBatch.from_pydict(columns)
     with pa.OSFile(str(target / EXAMPLES), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from captune.data_prep.records import DataError
+from captune.files import LockedError, flush, locked
 
 LOCK = "prepare.lock"
 JOURNAL = "prepare.journal"  # how far a file has come that a killed run leaves to go on with
-HALF = ".new"  # ending of a file that is being written
 
 
 @contextlib.contextmanager
@@ -27,16 +25,15 @@ def building(out: Path, own_files: frozenset[str], kept: frozenset[str] = frozen
     check_free(out)
     try:
         aside.mkdir(parents=True, exist_ok=True)
-        if foreign := sorted({path.name.removesuffix(HALF) for path in aside.iterdir()} - own_files - {LOCK, JOURNAL}):
+        if foreign := sorted({path.name for path in aside.iterdir()} - own_files - {LOCK, JOURNAL}):
             raise DataError(f"{aside} is needed to build {out} but holds {foreign[0]!r}: move that away")
-        with (aside / LOCK).open("w") as lock:
-            _take(lock.fileno(), out)
+        with locked(aside / LOCK):
             try:
                 _empty(aside, kept | {LOCK})
                 yield aside
                 for path in aside.iterdir():
-                    _flush(path)
-                _flush(aside)
+                    flush(path)
+                flush(aside)
                 # Replaces an empty folder; fails where anything has come to stand there meanwhile.
                 aside.rename(out)
             except (KeyboardInterrupt, RuntimeError):
@@ -50,7 +47,9 @@ def building(out: Path, own_files: frozenset[str], kept: frozenset[str] = frozen
             # aside.
             (out / JOURNAL).unlink(missing_ok=True)
             (out / LOCK).unlink()
-            _flush(out.parent)
+            flush(out.parent)
+    except LockedError:
+        raise DataError(f"{out} is being prepared by another process: wait for it") from None
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
 
@@ -63,33 +62,7 @@ def check_free(out: Path) -> None:
         raise DataError(f"{out} holds files that are not a prepared data set: choose another --out")
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Write text so that path holds either all of it or what it held before, even if power fails."""
-    beside = path.with_name(path.name + HALF)
-    beside.write_text(text, encoding="utf-8")
-    _flush(beside)
-    beside.replace(path)
-    _flush(path.parent)
-
-
-def _take(lock: int, out: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise DataError(f"{out} is being prepared by another process: wait for it") from None
-    except OSError:
-        return  # a file system without locks: go on as if alone
-
-
 def _empty(folder: Path, kept: frozenset[str] = frozenset()) -> None:
     for path in folder.iterdir():
         if path.name not in kept:
             path.unlink()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from captune.data_prep.records import DataError, name_fault
 
 Pixels = NDArray[np.uint8]
+Picture = str | Path | Image.Image | Pixels
+"""A file, an image of Pillow, or (height, width, 3) RGB."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 # Eight times the largest common photograph of 8 MP; a decoded picture of this size takes 192 MiB.
@@ -86,8 +88,7 @@ def decode(data: bytes, side: int, *, name: str) -> Pixels:
                 raise ImageError(_too_large(name, f"{width} x {height}"))
             # JPEG only: decodes at 1/2, 1/4 or 1/8, the smallest that still covers the target.
             image.draft("RGB", (side, side))
-            orientation = _orientation(image)
-            square = _to_rgb(image).resize((side, side), Image.Resampling.BILINEAR)
+            return _stretched(image, side)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -96,9 +97,35 @@ def decode(data: bytes, side: int, *, name: str) -> Pixels:
         raise ImageError(_too_large(name, "size in its header")) from None
     except Exception as error:  # Pillow's readers raise almost anything on hostile bytes
         raise ImageError(f"picture {name} is damaged: {error or type(error).__name__}") from None
-    if orientation in _UPRIGHT:
-        square = square.transpose(_UPRIGHT[orientation])
-    return np.array(square, np.uint8)
+
+
+def square(picture: Picture, side: int) -> Pixels:
+    """A picture, however it is given, as `decode` makes it of a file.
+
+    Raises:
+        ImageError: a file that cannot be used, or an array that is not (height, width, 3) uint8.
+    """
+    check_side(side)
+    if isinstance(picture, str | Path):
+        return read_image(picture, side)
+    if not isinstance(picture, Image.Image):
+        array = np.asarray(picture)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+            raise ImageError(
+                f"a picture must be a file, an image of Pillow, or an array of (height, width, 3) uint8, "
+                f"got {type(picture).__name__} of {array.shape} {array.dtype}"
+            )
+        picture = Image.fromarray(array)
+    try:
+        return _stretched(picture, side)
+    except Exception as error:  # an image that Pillow has opened and not yet read may be damaged
+        raise ImageError(f"picture {picture!r} is damaged: {error or type(error).__name__}") from None
+
+
+def _stretched(image: Image.Image, side: int) -> Pixels:
+    orientation = _orientation(image)
+    pixels = _to_rgb(image).resize((side, side), Image.Resampling.BILINEAR)
+    return np.array(pixels.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else pixels, np.uint8)
 
 
 def _too_large(name: str, size: str) -> str:

@@ -220,7 +220,7 @@ def prepare(
             inputs=inputs,
             files=files,
         )
-        folder.write_durably(target / MANIFEST, manifest.to_json())
+        (target / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return PreparedData.open(out)
 
 

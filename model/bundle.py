@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from captune.errors import UsageError
+from captune.files import written_aside
 from captune.model.classifier import build
 from captune.model.config import ModelConfig, Storage
 from captune.model.image_encoder import normalisations
@@ -52,19 +52,23 @@ class Bundle:
     vocabulary: str | None  # JSON of captune.data_prep.captions.Vocabulary; None for a network without captions
 
     def save(self, path: Path) -> None:
-        """Writes the bundle to a folder that does not exist yet; the manifest last, so a cut-off bundle is none.
+        """Writes the bundle to a folder that does not exist yet, and that is there once all is in it.
 
         Raises:
             BundleError: the folder exists.
         """
-        if path.exists():
-            raise BundleError(f"{path} exists; name a folder that does not")
-        aside = path.with_name(f"{path.name}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        (aside / WEIGHTS).write_bytes(save(stored(self.network, self.config.storage)))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_aside(path, replace=False) as aside:
+                aside.mkdir()
+                self._write(aside)
+        except FileExistsError:
+            raise BundleError(f"{path} exists; name a folder that does not") from None
+
+    def _write(self, folder: Path) -> None:
+        (folder / WEIGHTS).write_bytes(save(stored(self.network, self.config.storage)))
         if self.vocabulary is not None:
-            (aside / VOCABULARY).write_text(self.vocabulary, encoding="utf-8")
+            (folder / VOCABULARY).write_text(self.vocabulary, encoding="utf-8")
         # The weights are inside: where they once came from, and which were trained, is history.
         config = self.config.model_dump()
         if config["image"] is not None:
@@ -75,11 +79,10 @@ class Bundle:
             "threshold": self.rule.threshold,
             "label_ids": self.label_ids,
             "label_names": self.label_names,
-            "sha256": {file.name: _digest(file) for file in sorted(aside.iterdir())},
+            "sha256": {file.name: _digest(file) for file in sorted(folder.iterdir())},
         }
         manifest["sha256"][MANIFEST] = _own_digest(manifest)
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        aside.rename(path)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Bundle:

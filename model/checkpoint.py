@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from captune.files import written_aside
 from captune.model.metrics import Epoch
 
 Array = NDArray[Any]
@@ -43,18 +43,9 @@ class Checkpoint:
             OSError: no room, or the folder cannot be written. Nothing is left of the attempt.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".new")
-        told = {"epoch": self.epoch, "identity": self.identity, "reports": list(map(asdict, self.reports))}
-        header = {"captune": json.dumps(told)}
-        try:
-            with aside.open("wb") as file:
-                file.write(save(dict(self.arrays), metadata=header))
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        except OSError:
-            aside.unlink(missing_ok=True)
-            raise
+        state = {"epoch": self.epoch, "identity": self.identity, "reports": list(map(asdict, self.reports))}
+        with written_aside(path) as aside:
+            aside.write_bytes(save(dict(self.arrays), metadata={"captune": json.dumps(state)}))
 
     @classmethod
     def read(cls, path: Path, identity: str) -> Checkpoint | None:
@@ -63,9 +54,9 @@ class Checkpoint:
             with safe_open(path, framework="numpy") as file:
                 header = json.loads((file.metadata() or {})["captune"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            reports = tuple(Epoch(**report) for report in header["reports"])
+            reports = tuple(Epoch.read(report) for report in header["reports"])
             found = cls(int(header["epoch"]), str(header["identity"]), arrays, reports)
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError):
             return None
         return found if found.identity == identity else None
 

@@ -10,8 +10,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from captune.errors import one_line
 from captune.model.backbones import BACKBONES, WeightsError
 from captune.model.config import ImageConfig
+from captune.model.keras_private import layers_within
 
 IMAGENET_BGR_MEANS = (103.939, 116.779, 123.68)
 IMAGENET_RGB_MEANS = (0.485, 0.456, 0.406)
@@ -142,7 +144,7 @@ def _named(config: ImageConfig, *, load_weights: bool) -> keras.Model:
             if weights == "imagenet"
             else "pass a Keras weights file of this backbone saved without its top"
         )
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise WeightsError(f"weights {weights} of {config.backbone} cannot be loaded; {way_out} ({reason})") from error
 
 
@@ -166,6 +168,6 @@ def normalisations(network: keras.Model) -> list[keras.layers.Normalization]:
     """Layers that compute from their weights when told to (`finalize_state`), not whenever these are assigned."""
     return [
         layer
-        for layer in network._flatten_layers()
+        for layer in layers_within(network)
         if isinstance(layer, keras.layers.Normalization) and layer.input_mean is None
     ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,27 +36,44 @@ class DecisionRule:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Scores from 0 to 1 on one set of examples."""
+class Metrics:
+    """The scores of a set of examples, each from 0 to 1, more is better: their one declaration.
+
+    A new one is a line here, its value in `score`, and a test of that: records, tables, reports, `evaluate`, summary
+    and proof show what is declared here, and runs from before it are read with NaN in its place.
+    """
 
     mean_f1: float  # F1 of each example's label set, averaged over examples: what the search maximises
     micro_f1: float
     macro_f1: float
     map: float  # average precision of each label that occurs, averaged over labels
+
+    def metrics(self) -> dict[str, float]:
+        """By name."""
+        return {name: getattr(self, name) for name in METRICS}
+
+
+METRICS = tuple(field.name for field in fields(Metrics))
+
+
+@dataclass(frozen=True)
+class Scores(Metrics):
+    """Scores on one set of examples, with those of each label."""
+
     per_label: tuple[float, ...]  # F1 of each label
     examples: int
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What one epoch of a trial reports: its number from 1, training loss, validation scores, and what it cost."""
-
-    epoch: int
+class _Trained:
+    epoch: int  # from 1
     loss: float
-    mean_f1: float
-    micro_f1: float
-    macro_f1: float
-    map: float
+
+
+@dataclass(frozen=True)
+class Epoch(Metrics, _Trained):
+    """What one epoch of a trial reports: its number and training loss, validation scores, and what it cost."""
+
     threshold: float  # of the rule fitted on the whole of validation: what a bundle of this epoch would use
     train_seconds: float
     evaluate_seconds: float
@@ -64,6 +84,17 @@ class Epoch:
     start_seconds: float = 0.0
     data_seconds: float = 0.0
     compile_seconds: float = 0.0
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """From its values by name: NaN or the default for one that is absent, other names are left out.
+
+        Raises:
+            TypeError, ValueError: no number of an epoch, or a value that is no number.
+        """
+        absent = {field.name: math.nan if field.default is MISSING else field.default for field in fields(cls)}
+        numbers = {name: float(values.get(name, otherwise)) for name, otherwise in absent.items()}
+        return cls(int(numbers.pop("epoch")), **numbers)
 
     def seconds(self) -> dict[str, float]:
         """Where its time went, by kind."""

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from captune.model.keras_private import moments
+
 _AHEAD = 4  # batches
 
 
@@ -32,10 +34,8 @@ class Adam(keras.optimizers.Adam):
         if not self._in_one_kernel:
             super().update_step(gradient, variable, learning_rate)
             return
-        place = self._get_variable_index(variable)
         weight, first, second = (
-            (v.value if isinstance(v, keras.Variable) else v).handle
-            for v in (variable, self._momentums[place], self._velocities[place])
+            (v.value if isinstance(v, keras.Variable) else v).handle for v in (variable, *moments(self, variable))
         )
         step = tf.cast(self.iterations + 1, gradient.dtype)
         tf.raw_ops.ResourceApplyAdam(

@@ -261,10 +261,7 @@ def fit(
         yield Epoch(
             epoch=number,
             loss=loss,
-            mean_f1=scores.mean_f1,
-            micro_f1=scores.micro_f1,
-            macro_f1=scores.macro_f1,
-            map=scores.map,
+            **scores.metrics(),
             threshold=metrics.fit_rule(truth, probabilities).threshold,
             **seconds,
             evaluate_seconds=time.monotonic() - trained,
@@ -292,8 +289,8 @@ def put_through(network: keras.Model, storage: Storage) -> None:
 
 def _diverged(number: int, loss: float, seconds: dict[str, float]) -> Epoch:
     """The report of an epoch after which there is nothing to score."""
-    nan = math.nan
-    return Epoch(number, loss, nan, nan, nan, nan, nan, **seconds, evaluate_seconds=0.0)
+    nothing = dict.fromkeys((*metrics.METRICS, "threshold"), math.nan)
+    return Epoch(number, loss, **nothing, **seconds, evaluate_seconds=0.0)
 
 
 def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:

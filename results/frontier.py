@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from captune.model.size import Budget
-from captune.results.records import SCORED, Record
+from captune.results.attributes import SCORED
+from captune.results.records import Record
 
 
 def frontier(records: Sequence[Record], budget: Budget) -> list[Record]:

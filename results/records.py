@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from captune.model.metrics import KINDS, Epoch
-from captune.results.journal import STUDY_NAME, open_storage
-from captune.results.run_folder import RunError, RunFolder
+from captune.model.metrics import KINDS, METRICS, Epoch
+from captune.results.attributes import TrialAttributes, TrialSize, epochs_of
+from captune.results.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import optuna
-
-Fate = Literal["complete", "stopped", "over_budget", "diverged", "failed", "lost"]
-FATES: tuple[str, ...] = get_args(Fate)
-SCORED: tuple[str, ...] = ("complete", "stopped")
-"""Fates that leave a score which may win."""
-HALVED = "halving"
-"""With what the reason begins of a trial that halving stopped."""
-VOID = "void"
-"""Marks a draw of the sampler that is no trial: one that repeats another, or whose values are impossible together."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +49,10 @@ class Record:
 
     def row(self) -> dict[str, Any]:
         """The record as the table and JSON show it, scores of the best epoch beside each other."""
-        best = self.best
         return {
             "number": self.number,
             "fate": self.fate,
-            "mean_f1": self.mean_f1,
-            "micro_f1": best.micro_f1 if best else None,
-            "macro_f1": best.macro_f1 if best else None,
-            "map": best.map if best else None,
+            **(self.best.metrics() if self.best else dict.fromkeys(METRICS)),
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
             "weights_bytes": self.weights_bytes or None,
@@ -86,72 +73,46 @@ def load_records(run: RunFolder) -> list[Record]:
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    from captune.results.journal import STUDY_NAME, open_storage
+    from captune.results.optuna_private import quiet_optuna
+
     run.read_settings()
     if not run.journal.is_file():
         return []  # the search has not yet made its study
-    try:
-        study = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run))
-    except KeyError:
-        return []
-    except ValueError as error:
-        raise RunError(f"{run.journal} is damaged, a line of it is not JSON ({error}); take that line out") from None
-    return records_of(study)
+    with quiet_optuna():
+        try:
+            return records_of(optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run)))
+        except KeyError:
+            return []  # the study has no name yet
 
 
 def records_of(study: optuna.Study) -> list[Record]:
     """All trials of a run's study, in the order of their numbers."""
-    return [_record(trial) for trial in study.get_trials(deepcopy=False) if VOID not in trial.user_attrs]
+    known = ((trial, TrialAttributes.of(trial)) for trial in study.get_trials(deepcopy=False))
+    return [_record(trial, attributes) for trial, attributes in known if attributes.void is None]
 
 
-def epoch_attribute(epoch: Epoch, order: int) -> tuple[str, dict[str, Any]]:
-    """Name and value under which an epoch is kept with its trial: one each, so that the journal only ever grows.
-
-    Args:
-        order: place of the report among all of the run: what halving decided can be decided again from it.
-    """
-    return f"epoch:{epoch.epoch}", {k: v for k, v in asdict(epoch).items() if not _non_finite(v)} | {"order": order}
-
-
-def _record(trial: optuna.trial.FrozenTrial) -> Record:
-    attributes = trial.user_attrs
-    size = attributes.get("size", {})
-    curve = tuple(sorted(_curve(attributes), key=lambda epoch: epoch.epoch))
-    finite = [epoch for epoch in curve if math.isfinite(epoch.mean_f1)]
+def _record(trial: optuna.trial.FrozenTrial, attributes: TrialAttributes) -> Record:
+    reports = epochs_of(trial.user_attrs)
+    size = attributes.size or TrialSize(0, 0, 0)
+    finite = [epoch for epoch in reports if math.isfinite(epoch.mean_f1)]
     best = max(finite, key=lambda epoch: epoch.mean_f1, default=None)
     return Record(
         number=trial.number,
-        fate=attributes.get("fate", "waiting" if trial.state.name == "WAITING" else "running"),
+        fate=attributes.fate or ("waiting" if trial.state.name == "WAITING" else "running"),
         mean_f1=best.mean_f1 if best else None,
         best_epoch=best.epoch if best else None,
-        epochs=len(curve),
-        weights_bytes=size.get("weights_bytes", 0),
-        bundle_bytes=size.get("bundle_bytes", 0),
-        margin_bytes=size.get("margin_bytes", 0),
+        epochs=len(reports),
+        weights_bytes=size.weights_bytes,
+        bundle_bytes=size.bundle_bytes,
+        margin_bytes=size.margin_bytes,
         seconds=trial.duration.total_seconds() if trial.duration else None,
-        node=attributes.get("node"),
-        reason=attributes.get("reason"),
-        seed=attributes.get("seed"),
-        threads=attributes.get("threads"),
-        origin=attributes.get("replaces", trial.number),
-        config=attributes.get("config", {}),
-        curve=curve,
-        order={epoch.epoch: attributes[f"epoch:{epoch.epoch}"].get("order", 0) for epoch in curve},
+        node=attributes.node,
+        reason=attributes.reason,
+        seed=attributes.seed,
+        threads=attributes.threads,
+        origin=trial.number if attributes.replaces is None else attributes.replaces,
+        config=attributes.config or {},
+        curve=tuple(reports),
+        order={epoch.epoch: order for epoch, order in reports.items()},
     )
-
-
-def _curve(attributes: Mapping[str, Any]) -> list[Epoch]:
-    names = Epoch.__dataclass_fields__
-    return [
-        # What was not finite was left out; what earlier versions did not keep has a default.
-        Epoch(
-            **{n: value.get(n, math.nan if field.default is MISSING else field.default) for n, field in names.items()}
-        )
-        for key, value in attributes.items()
-        if key.startswith("epoch:")
-    ]
-
-
-def _non_finite(value: float) -> bool:
-    """NaN and infinity have no place in JSON; an absent value is read back as NaN."""
-    return not math.isfinite(value)

@@ -9,6 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from captune.model.metrics import METRICS
 from captune.results.records import Record
 
 
@@ -22,21 +23,11 @@ def trial(record: Record) -> list[Table]:
     if spent:
         facts.add_row("seconds by kind", spent)
     curve = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in (
-        "epoch",
-        "loss",
-        "mean_f1",
-        "micro_f1",
-        "macro_f1",
-        "map",
-        "threshold",
-        "train s",
-        "evaluate s",
-    ):
+    for heading in ("epoch", "loss", *METRICS, "threshold", "train s", "evaluate s"):
         curve.add_column(heading, justify="right")
     for e in record.curve:
-        scores = (e.loss, e.mean_f1, e.micro_f1, e.macro_f1, e.map)
         seconds = (e.train_seconds, e.evaluate_seconds)
+        scores = (e.loss, *e.metrics().values())
         curve.add_row(str(e.epoch), *(f"{v:.4f}" for v in scores), f"{e.threshold:.2f}", *(f"{v:.1f}" for v in seconds))
     settings = _two_columns("setting", "value")
     for name, value in record.config.items():

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from captune.errors import UsageError
+from captune.files import LockedError, locked
 
 
 class RunError(UsageError):
@@ -54,7 +52,7 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """Held by the one process that searches."""
+        """Held by the one process that searches or refits."""
         return self.path / "lock"
 
     @property
@@ -79,35 +77,42 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """This process as the one that searches; released when it ends, in whatever way.
+        """This process as the one that writes, a search or a refit; released when it ends, in whatever way.
 
         Raises:
-            RunError: another process searches here.
+            RunError: another process writes here.
         """
-        with self.lock.open("a+") as file:
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
+                held.enter_context(locked(self.lock))
+            except LockedError as error:
                 raise RunError(
-                    f"{self} is being searched by another process ({file.read().strip() or 'starting'}); "
-                    "wait for it or end it"
+                    f"{self} is being written by another process ({error.holder or 'starting'}); wait for it or end it"
                 ) from None
-            except OSError:
-                pass  # a file system without locks: go on as if alone
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}\n")
-            file.flush()
             yield
 
     def read_settings(self) -> dict[str, Any]:
-        """The content of run.json.
+        """The content of run.json, which makes a folder a run.
 
         Raises:
             RunError: the folder holds no run.
         """
         try:
-            settings: dict[str, Any] = json.loads(self.settings.read_text())
-        except (OSError, ValueError):
+            return json_object(self.settings)
+        except RunError:
             raise RunError(f"{self} holds no run (no readable run.json); name a folder that search made") from None
-        return settings
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises:
+        RunError: there is no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() else None  # a pipe would be waited for
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is missing or damaged: it holds no JSON object")
+    return content

@@ -4,49 +4,94 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from captune.model.config import Settings
 from captune.model.metrics import KINDS
 from captune.model.size import Budget
+from captune.results.attributes import HALVED
+from captune.results.documents import Document
 from captune.results.frontier import frontier
-from captune.results.records import HALVED, Record
+from captune.results.records import Record
 
 
-def summarise(
-    records: Sequence[Record], budget: Budget, slots: int, wall: float, *, interrupted: bool
-) -> dict[str, Any]:
-    """What summary.json holds.
+class TrainedShare(Settings):
+    """See `trained_share`: of all trials, and of those in a worker that had run one before."""
+
+    all: float | None
+    warm: float | None
+
+
+class Saved(Settings):
+    """What halving did not train."""
+
+    epochs: int
+    seconds: float
+
+
+class Best(Settings):
+    """The best trial inside the budget."""
+
+    number: int
+    mean_f1: float
+
+
+class Unbeaten(Best):
+    """A trial that no other beats in score and size. Only the bytes that the budget counts were kept once."""
+
+    weights_bytes: int | None = None
+    bundle_bytes: int | None = None
+
+
+class Summary(Document):
+    """What summary.json holds."""
+
+    trials: dict[str, int]
+    """By fate."""
+    epochs: int
+    slots: int
+    """Trials that ran at once."""
+    wall_seconds: float
+    """Of this search; what is counted of trials is of the whole run."""
+    busy_seconds: dict[str, float]
+    """By kind, see captune.model.metrics.KINDS."""
+    trained_share: TrainedShare
+    halving_saved: Saved
+    best: Best | None
+    frontier: tuple[Unbeaten, ...]
+    interrupted: bool
+
+
+def summarise(records: Sequence[Record], budget: Budget, slots: int, wall: float, *, interrupted: bool) -> Summary:
+    """What a search came to.
 
     Args:
         records: all trials of a run.
         slots: trials that ran at once.
-        wall: seconds of this search; what is counted of trials is of the whole run.
+        wall: seconds of this search.
     """
     ahead = frontier(records, budget)
     # An epoch that a later attempt took over from a lost one, or trained again, counts once.
     epochs = list({(r.origin, epoch.epoch): epoch for r in records for epoch in r.curve}.values())
-    saved_epochs, saved_seconds = halving_saved(records)
-    return {
-        "trials": dict(Counter(r.fate for r in records)),
-        "epochs": len(epochs),
-        "slots": slots,
-        "wall_seconds": round(wall, 3),
-        "busy_seconds": {kind: round(sum(e.seconds()[kind] for e in epochs), 3) for kind in KINDS},
-        "trained_share": {
-            "all": trained_share(records),
-            # Of trials in a worker that had run one before.
-            "warm": trained_share(r for r in records if r.spent["start"] == 0),
-        },
-        "halving_saved": {"epochs": saved_epochs, "seconds": round(saved_seconds, 3)},
-        "best": {"number": ahead[-1].number, "mean_f1": ahead[-1].mean_f1} if ahead else None,
-        "frontier": [
-            {"number": r.number, "mean_f1": r.mean_f1, f"{budget.measure}_bytes": budget.bytes_of(r)} for r in ahead
-        ],
-        "interrupted": interrupted,
-    }
+    return Summary(
+        trials=Counter(r.fate for r in records),
+        epochs=len(epochs),
+        slots=slots,
+        wall_seconds=round(wall, 3),
+        busy_seconds={kind: round(sum(e.seconds()[kind] for e in epochs), 3) for kind in KINDS},
+        trained_share=TrainedShare(
+            all=trained_share(records), warm=trained_share(r for r in records if r.spent["start"] == 0)
+        ),
+        halving_saved=halving_saved(records),
+        best=Best(number=ahead[-1].number, mean_f1=ahead[-1].mean_f1) if ahead else None,
+        frontier=tuple(
+            Unbeaten(number=r.number, mean_f1=r.mean_f1, weights_bytes=r.weights_bytes, bundle_bytes=r.bundle_bytes)
+            for r in ahead
+        ),
+        interrupted=interrupted,
+    )
 
 
-def halving_saved(records: Iterable[Record]) -> tuple[int, float]:
+def halving_saved(records: Iterable[Record]) -> Saved:
     """Epochs that halving did not train, and their seconds at the rate of the epochs that were."""
     epochs, seconds = 0, 0.0
     for record in records:
@@ -55,7 +100,7 @@ def halving_saved(records: Iterable[Record]) -> tuple[int, float]:
             spent = sum(epoch.train_seconds + epoch.evaluate_seconds for epoch in record.curve)
             epochs += left
             seconds += left * spent / len(record.curve)
-    return epochs, seconds
+    return Saved(epochs=epochs, seconds=round(seconds, 3))
 
 
 def trained_share(records: Iterable[Record]) -> float | None:

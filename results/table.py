@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from captune.errors import one_line
+from captune.model.metrics import METRICS
 from captune.results.records import Record
 from captune.results.report import without_nan
 from captune.results.run_folder import RunError
@@ -59,12 +61,12 @@ def frame(
             table = table[kept]
         except Exception as error:  # pandas raises a different class for each way of being wrong
             raise RunError(
-                f"--where {where!r} cannot be evaluated ({' '.join(str(error).split())[:200]}); "
+                f"--where {where!r} cannot be evaluated ({one_line(error, 200)}); "
                 "write e.g. \"fate == 'complete' and mean_f1 > 0.8\", dotted names in backticks"
             ) from None
     if sort is not None:
         _check_columns([sort], columns)
-        rising = sort not in ("mean_f1", "micro_f1", "macro_f1", "map")
+        rising = sort not in METRICS
         table = table.sort_values(sort, ascending=rising, na_position="last", kind="stable")
     return table.head(limit) if limit is not None else table
 

@@ -138,3 +138,16 @@ def test_shape_is_kept_and_values_become_floats() -> None:
     found = changed(noise(3), **ALL)
     assert found.shape == (3, SIDE, SIDE, 3)
     assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", [*ALL, "all"])
+def test_sampling_of_our_own_is_that_of_keras(name: str) -> None:
+    from keras import ops
+
+    from captune.model.augment import RandomAffine, sampled
+
+    images = noise(20)[:, :, :-3]
+    layer = RandomAffine(AugmentConfig(**(ALL if name == "all" else {name: ALL[name]})), seed=0)
+    transforms = layer._transforms(len(images), SIDE)
+    theirs = ops.image.affine_transform(images.astype(np.float32), transforms, fill_mode="nearest")
+    assert np.asarray(sampled(images, transforms)) == pytest.approx(np.asarray(theirs), abs=2e-2)

@@ -14,8 +14,9 @@ from optuna.trial import TrialState
 
 from captune.model.metrics import Epoch
 from captune.model.presets import CAPTIONS
+from captune.results.attributes import FATES, SCORED, VOID, epoch_attribute
 from captune.results.journal import STUDY_NAME, open_storage
-from captune.results.records import FATES, SCORED, VOID, Record, epoch_attribute, load_records
+from captune.results.records import Record, load_records
 from captune.results.run_folder import RunError, RunFolder
 
 

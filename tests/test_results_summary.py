@@ -1,32 +1,29 @@
 """What a whole search came to."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import epoch, refused
+from builders import record as plain_record
 
-from captune.model.metrics import Epoch
 from captune.model.size import Budget
 from captune.results.records import Record
-from captune.results.summary import halving_saved, summarise, trained_share
+from captune.results.run_folder import RunError
+from captune.results.summary import Summary, halving_saved, summarise, trained_share
 
 
 def record(number: int, scores: list[float], **changes: Any) -> Record:
     """Two seconds of training and one of evaluation an epoch; the first of the trial has four of other kinds."""
-    curve = tuple(
-        Epoch(
-            epoch, 0.1, score, score, score, score, 0.5, train_seconds=2.0, evaluate_seconds=1.0,
-            data_seconds=1.0 if epoch == 1 else 0.0, compile_seconds=3.0 if epoch == 1 else 0.0,
-        )
-        for epoch, score in enumerate(scores, 1)
-    )  # fmt: skip
-    plain = Record(
-        number=number, fate="complete", mean_f1=max(scores, default=None), best_epoch=1, epochs=len(curve),
-        weights_bytes=100 + number, bundle_bytes=200, margin_bytes=0, seconds=10.0, node=None, reason=None, seed=1,
-        threads=1, origin=number, config={"train.epochs": 9}, curve=curve, order={},
-    )  # fmt: skip
-    return dataclasses.replace(plain, **changes)
+    first = {"data_seconds": 1.0, "compile_seconds": 3.0}
+    curve = tuple(epoch(place, score, **(first if place == 1 else {})) for place, score in enumerate(scores, 1))
+    return plain_record(
+        number, curve=curve, weights_bytes=100 + number, bundle_bytes=200, config={"train.epochs": 9}, **changes
+    )
 
 
 def test_what_halving_saved_is_what_stopped_trials_did_not_train_at_their_own_rate() -> None:
@@ -36,8 +33,8 @@ def test_what_halving_saved_is_what_stopped_trials_did_not_train_at_their_own_ra
         record(1, scores, fate="stopped", reason="time limit"),
         record(2, scores),
     ]
-    assert halving_saved(records) == (6, 18.0)
-    assert halving_saved([]) == (0, 0.0)
+    assert dict(halving_saved(records)) == {"epochs": 6, "seconds": 18.0}
+    assert dict(halving_saved([])) == {"epochs": 0, "seconds": 0.0}
 
 
 def test_share_is_of_the_time_that_trials_held_their_slot() -> None:
@@ -48,22 +45,55 @@ def test_share_is_of_the_time_that_trials_held_their_slot() -> None:
     assert trained_share([record(0, [], seconds=None)]) is None
 
 
-def test_summary_counts_an_epoch_once_and_is_json() -> None:
+def test_summary_counts_an_epoch_once_and_is_json(tmp_path: Path) -> None:
     records = [record(0, [0.5], fate="lost"), record(1, [0.5, 0.7], origin=0), record(2, [], fate="over_budget")]
-    found = summarise(records, Budget(1000), 2, 12.3456, interrupted=True)
-    assert json.loads(json.dumps(found)) == found
-    assert found["trials"] == {"lost": 1, "complete": 1, "over_budget": 1}
-    assert (found["epochs"], found["slots"], found["wall_seconds"], found["interrupted"]) == (2, 2, 12.346, True)
-    assert found["busy_seconds"] == {
-        "start": 0.0, "data": 1.0, "compile": 3.0, "train": 4.0, "evaluate": 2.0, "checkpoint": 0.0
+    summary = summarise(records, Budget(1000), 2, 12.3456, interrupted=True)
+    summary.write(tmp_path / "summary.json")
+    assert Summary.read(tmp_path / "summary.json") == summary
+    content = json.loads((tmp_path / "summary.json").read_text())
+    assert content.pop("halving_saved") == {"epochs": 0, "seconds": 0.0}
+    assert content.pop("trained_share").keys() == {"all", "warm"}
+    assert content == {
+        "version": 1,
+        "trials": {"lost": 1, "complete": 1, "over_budget": 1},
+        "epochs": 2,
+        "slots": 2,
+        "wall_seconds": 12.346,
+        "busy_seconds": {
+            "start": 0.0, "data": 1.0, "compile": 3.0, "train": 4.0, "evaluate": 2.0, "checkpoint": 0.0
+        },
+        "best": {"number": 1, "mean_f1": 0.7},
+        "frontier": [{"number": 1, "mean_f1": 0.7, "weights_bytes": 101, "bundle_bytes": 200}],
+        "interrupted": True,
     }  # fmt: skip
-    assert found["best"] == {"number": 1, "mean_f1": 0.7}
-    assert found["frontier"] == [{"number": 1, "mean_f1": 0.7, "weights_bytes": 101}]
 
 
 def test_summary_of_nothing_has_no_best() -> None:
-    found = summarise([], Budget(), 1, 0.0, interrupted=False)
-    assert (found["best"], found["frontier"], found["trained_share"]) == (None, [], {"all": None, "warm": None})
+    summary = summarise([], Budget(), 1, 0.0, interrupted=False)
+    assert (summary.best, summary.frontier) == (None, ())
+    assert (summary.trained_share.all, summary.trained_share.warm) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"version": 2}, "use a newer one"),
+        ({"epochs": "many"}, "epochs"),
+        ({"wall_seconds": None}, "wall_seconds"),
+        ({"best": {"number": 1}}, "best.mean_f1"),
+        ({"unheard_of": 1}, "unheard_of"),
+    ],
+)
+def test_damaged_summary_is_refused_by_field_in_one_line(tmp_path: Path, changes: dict[str, Any], word: str) -> None:
+    content = json.loads(summarise([], Budget(), 1, 0.0, interrupted=False).to_json()) | changes
+    (tmp_path / "summary.json").write_text(json.dumps(content))
+    refused(lambda: Summary.read(tmp_path / "summary.json"), "summary.json", word, error=RunError)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"5", b"[" * 100_000, b"\xff\xfe", b'{"a":'])
+def test_file_that_is_no_json_object_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "summary.json").write_bytes(content)
+    refused(lambda: Summary.read(tmp_path / "summary.json"), "summary.json", "no JSON object", error=RunError)
 
 
 def test_warm_share_leaves_the_first_trial_of_each_worker_out() -> None:
@@ -71,5 +101,5 @@ def test_warm_share_leaves_the_first_trial_of_each_worker_out() -> None:
     started = dataclasses.replace(first.curve[0], start_seconds=4.0)
     first = dataclasses.replace(first, curve=(started, *first.curve[1:]), seconds=20.0)
     found = summarise([first, record(1, [0.5, 0.6])], Budget(), 1, 30.0, interrupted=False)
-    assert found["trained_share"] == {"all": 0.4, "warm": 0.6}
-    assert found["busy_seconds"]["start"] == pytest.approx(4.0)
+    assert (found.trained_share.all, found.trained_share.warm) == (0.4, 0.6)
+    assert found.busy_seconds["start"] == pytest.approx(4.0)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from object_storage import Proxy, Requests
 
 from captune.cluster.object_storage.remote_folder import RemoteFolder
+from captune.files import written_aside
 from captune.model.checkpoint import Checkpoint
 from captune.tuner.training.checkpoints import (
     LAST,
@@ -81,9 +82,11 @@ def test_full_disk_costs_a_checkpoint_and_never_raises(tmp_path: Path) -> None:
     writer.checkpoint(epoch(1), make)
 
     def full(path: Path) -> None:
-        (path.with_name(path.name + ".tmp")).mkdir()
-        raise OSError(errno.ENOSPC, "No space left on device")
+        with written_aside(path) as aside:
+            aside.mkdir()
+            raise OSError(errno.ENOSPC, "No space left on device")
 
+    (tmp_path / "7" / ".captune-0123abcd.tmp").mkdir()  # what a killed attempt left
     writer.best(2, full)
     assert writer.complaint == "no checkpoint: No space left on device"
     assert [path.name for path in (tmp_path / "7").iterdir()] == [LAST]

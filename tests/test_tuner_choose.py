@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from captune.model.metrics import Epoch
 from captune.model.size import Budget
+from captune.results.attributes import FATES, SCORED
 from captune.results.frontier import frontier
-from captune.results.records import FATES, SCORED, Record
+from captune.results.records import Record
 from captune.results.run_folder import RunError
 from captune.tuner.winner.choose import choose, epoch_to_keep
 

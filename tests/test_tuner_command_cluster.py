@@ -28,7 +28,7 @@ def refused(ran: Ran, *words: str, code: int = 2) -> None:
 def refused_usage(ran: Ran, *words: str) -> None:
     """The option parser's own refusal."""
     assert ran.code == 2 and ran.out == "" and "Traceback" not in ran.err, ran
-    assert "Error" in ran.err
+    assert "error" in ran.err.lower()
     for word in words:
         assert word in ran.err
 

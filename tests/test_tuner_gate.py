@@ -14,8 +14,9 @@ from optuna.trial import TrialState
 
 from captune.model.config import unflatten
 from captune.model.size import Contents, Measure, show_bytes, size
+from captune.results.attributes import FATES, VOID
 from captune.results.journal import STUDY_NAME, open_storage
-from captune.results.records import FATES, VOID, Record, load_records
+from captune.results.records import Record, load_records
 from captune.results.run_folder import RunFolder
 from captune.tuner.decisions.gate import MAX_REFUSALS, MAX_REPEATS, STARTUP, Admitted, Gate, UsedUp
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace

@@ -41,10 +41,6 @@ WRITTEN = {
 }
 
 
-def option(name: str) -> str:
-    return "--" + re.sub("[._]", "-", name)
-
-
 def by_python(overrides: dict[str, Any]) -> SearchConfig:
     return read_search(None, preset=overrides.pop("preset", None), default_preset="compact", overrides=overrides)
 
@@ -65,7 +61,7 @@ def test_setting_is_the_same_by_every_door(
     assert by_python(check_overrides(given)) == python
     assert python != by_python({"trials": "1"})
 
-    options = [word for key, text in given.items() for word in (option(key), text)]
+    options = [word for key, text in given.items() for word in (SETTINGS[key].flag, text)]
     captune("search", data.path, "--run", tmp_path / "run", *options)
 
     preset = "preset: compact\n" if name != "preset" else ""
@@ -88,7 +84,7 @@ def test_setting_is_the_same_by_every_door(
 def test_help_of_search_shows_every_setting_with_its_default_and_choices(captune: Captune) -> None:
     shown = captune("search", "-h").out
     words = " ".join(re.sub("[│╭╮╰╯─]", " ", shown).split())
-    assert not [name for name in SETTINGS if f"{option(name)} " not in words]
+    assert not [name for name in SETTINGS if f"{SETTINGS[name].flag} " not in words]
     assert {setting.group for setting in SETTINGS.values()} <= set(words.replace("(", " ").split())
     assert "<weights|bundle>" in words
     for default in ("default 100MiB", "default 60s", "default 500"):

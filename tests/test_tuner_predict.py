@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import refused
+from PIL import Image
 
 from captune.data_prep.images import ImageError
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
 from captune.model.config import TrialConfig, replace
-from captune.model.metrics import DecisionRule
+from captune.model.metrics import METRICS, DecisionRule
 from captune.model.presets import PRESETS
 from captune.tuner.space.dimensions import bind
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]  # captune.tuner.winner.refit imports Ray
+pytestmark = pytest.mark.slow
 
 TINY = {
     "image.width": 4,
@@ -68,7 +70,7 @@ def test_rows_from_files_get_the_answers_that_the_prepared_set_gets(
 
     monkeypatch.setattr(inference, "BATCH", 50)  # 120 rows: two batches and a rest
     records, pictures = inference.read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True)
-    found = inference.probabilities(bundle, records, pictures)
+    found = inference.probabilities(bundle, [example.caption for example in records.examples], pictures)
     assert found.shape == (120, 6)
     assert len(np.unique(found, axis=0)) > 100, "an answer that ignores its row shows nothing"
     for split in ("train", "validation", "test"):
@@ -86,14 +88,79 @@ def test_answers_are_those_that_training_sees(bundle: Any, data: PreparedData) -
     np.testing.assert_allclose(probabilities_of_split(bundle, data, "validation"), during, atol=1e-6)
 
 
-def test_one_row_alone_gets_the_answer_that_it_gets_among_others(bundle: Any, drawn: Path, tmp_path: Path) -> None:
-    from captune.tuner.winner.predict import probabilities, read_rows
+def examples(bundle: Any, drawn: Path) -> tuple[list[str], list[Path]]:
+    """Captions and pictures of the drawn rows."""
+    from captune.tuner.winner.predict import read_rows
 
-    rows = (drawn / "train.csv").read_text().splitlines()
-    alone = table(tmp_path / "one.csv", [rows[0], rows[9]])
-    one = probabilities(bundle, *read_rows(bundle, alone, drawn / "images", need_labels=True))
-    every = probabilities(bundle, *read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True))
-    np.testing.assert_allclose(one[0], every[8], atol=1e-6)
+    records, pictures = read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True)
+    return [example.caption for example in records.examples], pictures
+
+
+def test_one_row_alone_gets_the_answer_that_it_gets_among_others(bundle: Any, drawn: Path) -> None:
+    from captune.tuner.winner.predict import probabilities
+
+    captions, pictures = examples(bundle, drawn)
+    one = probabilities(bundle, captions[8:9], pictures[8:9])
+    np.testing.assert_allclose(one[0], probabilities(bundle, captions, pictures)[8], atol=1e-6)
+
+
+def test_picture_gets_the_same_answer_as_a_file_an_image_and_an_array(bundle: Any, drawn: Path) -> None:
+    from captune.tuner.winner.predict import labels, probabilities
+
+    captions, pictures = (each[:4] for each in examples(bundle, drawn))
+    images = [Image.open(path) for path in pictures]
+    arrays = [np.asarray(image.convert("RGB")) for image in images]
+    expected = probabilities(bundle, captions, pictures)
+    for same in ([str(path) for path in pictures], images, arrays, [pictures[0], *arrays[1:]]):
+        # A file is decoded smaller where that is enough, so its pixels differ a little.
+        np.testing.assert_allclose(probabilities(bundle, captions, same), expected, atol=0.05)
+    np.testing.assert_allclose(probabilities(bundle, captions, images), probabilities(bundle, captions, arrays))
+    decided = labels(bundle, expected)
+    assert [len(ids) > 0 and set(ids) <= set(bundle.label_ids) for ids in decided] == [True] * 4
+
+
+def test_no_examples_have_no_probabilities(bundle: Any) -> None:
+    from captune.tuner.winner.predict import labels, probabilities
+
+    assert probabilities(bundle, [], []).shape == (0, 6) and labels(bundle, probabilities(bundle, [], [])) == []
+
+
+@pytest.mark.parametrize(
+    ("captions", "images", "words"),
+    [
+        (None, ["x.jpg"], ("reads captions",)),
+        (["a box"], None, ("reads pictures",)),
+        (["a box"], ["x.jpg", "y.jpg"], ("1 captions and 2 images",)),
+        ("a box", ["x.jpg"], ("lists",)),
+        (["a box"], "x.jpg", ("lists",)),
+        (["a box"], ["nowhere.jpg"], ("nowhere.jpg", "does not exist")),
+        (["a box"], [np.zeros((8, 8), np.uint8)], ("(height, width, 3) uint8", "(8, 8)")),
+        (["a box"], [np.zeros((8, 8, 3), np.float32)], ("(height, width, 3) uint8", "float32")),
+        (["a box"], [np.zeros((0, 8, 3), np.uint8)], ("(height, width, 3) uint8",)),
+        (["a box"], [5], ("(height, width, 3) uint8", "int")),
+    ],
+)
+def test_examples_that_the_bundle_cannot_read_are_refused(
+    bundle: Any, captions: Any, images: Any, words: tuple[str, ...]
+) -> None:
+    from captune.tuner.winner.predict import probabilities
+
+    refused(lambda: probabilities(bundle, captions, images), *words, error=DataError)
+
+
+def test_file_beside_a_submission_and_one_in_its_place_stay_as_they_are(captions_bundle: Any, tmp_path: Path) -> None:
+    from captune.tuner.winner.predict import read_rows, write_submission
+
+    source = table(tmp_path / "rows.csv", ["ImageID,Caption", "a.jpg,a box"])
+    rows = read_rows(captions_bundle, source, None, need_labels=False)
+    (tmp_path / "out.csv.tmp").write_text("mine")
+    write_submission(captions_bundle, *rows, tmp_path / "out.csv")
+    before = (tmp_path / "out.csv").read_bytes()
+    refused(lambda: write_submission(captions_bundle, *rows, tmp_path / "out.csv"), "out.csv", error=DataError)
+    refused(
+        lambda: write_submission(captions_bundle, *rows, tmp_path / "no" / "out.csv"), "no/out.csv", error=DataError
+    )
+    assert (tmp_path / "out.csv.tmp").read_text() == "mine" and (tmp_path / "out.csv").read_bytes() == before
 
 
 def test_submission_has_a_label_for_every_row_in_order_also_without_any_words(
@@ -132,13 +199,15 @@ def test_evaluate_agrees_with_a_plain_computation(captions_bundle: Any, drawn: P
 
     records, pictures = read_rows(captions_bundle, drawn / "train.csv", None, need_labels=True)
     scores = evaluate(captions_bundle, records, pictures)
-    given = captions_bundle.rule.decide(probabilities(captions_bundle, records, pictures))
+    answers = probabilities(captions_bundle, [example.caption for example in records.examples], None)
+    given = captions_bundle.rule.decide(answers)
     f1 = []
     for example, row in zip(records.examples, given, strict=True):
         said = {label for label, on in zip(captions_bundle.label_ids, row, strict=True) if on}
         f1.append(2 * len(said & set(example.labels)) / (len(said) + len(example.labels)))
     assert scores["mean_f1"] == pytest.approx(np.mean(f1))
     assert scores["examples"] == 120
+    assert list(scores) == [*METRICS, "per_label", "examples"]
     assert list(scores["per_label"]) == ["1", "2", "3", "5", "6", "8"]
 
 
@@ -164,13 +233,13 @@ def test_rows_that_cannot_be_scored_are_refused(
 def test_bundle_that_reads_pictures_asks_for_them_and_names_the_one_missing(
     bundle: Any, drawn: Path, tmp_path: Path
 ) -> None:
-    from captune.tuner.winner.predict import probabilities, read_rows
+    from captune.tuner.winner.predict import evaluate, read_rows
 
-    source = table(tmp_path / "rows.csv", ["ImageID,Caption", "nowhere.jpg,box"])
+    source = table(tmp_path / "rows.csv", ["ImageID,Labels,Caption", "nowhere.jpg,1,box"])
     with pytest.raises(DataError, match="folder"):
         read_rows(bundle, source, None, need_labels=False)
     with pytest.raises(ImageError, match=r"nowhere\.jpg"):
-        probabilities(bundle, *read_rows(bundle, source, drawn / "images", need_labels=False))
+        evaluate(bundle, *read_rows(bundle, source, drawn / "images", need_labels=True))
 
 
 def test_submission_that_fails_half_way_leaves_no_file(bundle: Any, drawn: Path, tmp_path: Path) -> None:

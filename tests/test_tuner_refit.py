@@ -1,54 +1,46 @@
 """Refit, proof and export of a trial, without a search: the record is made by hand."""
 
 import json
+import math
 import shutil
-from dataclasses import replace as changed
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import epoch, refused
+from builders import record as a_record
 from conftest import Captune
 
 from captune.data_prep.store import PreparedData, prepare
 from captune.model.config import TrialConfig, flatten, replace
-from captune.model.metrics import Epoch
 from captune.model.presets import PRESETS
 from captune.model.size import Budget, size
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.space.dimensions import bind
+from captune.tuner.winner.proof import Proof, ProofError, check_bytes, probabilities_in_fresh_process
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]  # captune.tuner.training.trial imports Ray
+pytestmark = pytest.mark.slow
 
 TINY = {"text.units": 8, "text.embedding": 8, "train.epochs": 3, "train.batch_size": 32}
 BUDGET = Budget(10**6)
 
 
-def record(config: TrialConfig, *, best: int = 1, seed: int | None = 5) -> Record:
-    """A complete trial whose best epoch is `best`."""
-    scores = [0.5 if number == best else 0.1 for number in (1, 2, 3)]
-    curve = tuple(Epoch(n, 0.5, s, s, s, s, 0.35, 1.0, 0.1) for n, s in enumerate(scores, 1))
-    found = size(config.model)
-    margin = BUDGET.limit - found.weights_bytes
-    return Record(
-        number=4,
-        fate="complete",
-        mean_f1=0.5,
-        best_epoch=best,
-        epochs=3,
-        weights_bytes=found.weights_bytes,
-        bundle_bytes=found.bundle_bytes,
-        margin_bytes=margin,
-        seconds=3.0,
-        node="here",
-        reason=None,
-        seed=seed,
-        threads=1,
-        origin=4,
-        config=flatten(config),
-        curve=curve,
-        order={number: number for number in (1, 2, 3)},
-    )
+def record(config: TrialConfig, *, best: int = 1, **changes: Any) -> Record:
+    """A complete trial of three epochs whose best one is `best`."""
+    curve = tuple(epoch(n, 0.5 if n == best else 0.1, threshold=0.35) for n in (1, 2, 3))
+    predicted = size(config.model)
+    return a_record(
+        4, curve=curve, config=flatten(config), seed=5,
+        weights_bytes=predicted.weights_bytes, bundle_bytes=predicted.bundle_bytes, **changes,
+    )  # fmt: skip
+
+
+def left(folder: Path) -> set[str]:
+    """Names of what a refit or an export that failed left; the lock of a run stays."""
+    return {path.name for path in folder.iterdir()} - {"lock"}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +56,7 @@ def winner(captions_data: PreparedData, config: TrialConfig, tmp_path_factory: p
     run = RunFolder(tmp_path_factory.mktemp("refit"))
     said: list[str] = []
     returned = refit(run, record(config, best=2), captions_data, BUDGET, seeds=2, say=said.append)
-    assert json.loads(run.proof.read_text()) == returned
+    assert Proof.read(run.proof) == returned
     assert sum(line.startswith("epoch ") for line in said) == 4, "two epochs for each of two seeds"
     return run
 
@@ -75,7 +67,7 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
-def refitted(run: RunFolder, record: Record, data: PreparedData, *, budget: Budget = BUDGET) -> dict[str, Any]:
+def refitted(run: RunFolder, record: Record, data: PreparedData, *, budget: Budget = BUDGET) -> Any:
     from captune.tuner.winner.refit import refit
 
     return refit(run, record, data, budget, seeds=1, say=lambda line: None)
@@ -129,7 +121,7 @@ def test_refit_learns_from_train_and_validation_and_never_from_test(
     test = set(rows(captions_data, "test").tolist())
     assert trained == [set(rows(captions_data, "train", "validation").tolist())]
     assert not trained[0] & test
-    assert not run.winner.exists() and not (run.path / "winner.tmp").exists(), "what is not proved is not kept"
+    assert not left(run.path), "what is not proved is not kept"
 
 
 def test_refit_a_second_time_is_refused(winner: RunFolder, config: TrialConfig, captions_data: PreparedData) -> None:
@@ -140,20 +132,20 @@ def test_refit_a_second_time_is_refused(winner: RunFolder, config: TrialConfig, 
 
 
 def test_refit_on_a_cluster_is_refused_before_a_cluster_is_looked_for(winner: RunFolder) -> None:
-    from captune.tuner.winner.refit_run import refit_on_cluster
+    from captune.tuner.winner.refit_on_cluster import refit_on_cluster
 
     with pytest.raises(RunError, match="move it away"):
         refit_on_cluster("127.0.0.1:1", str(winner.path), None, 1, None, None, say=lambda line: None)
 
 
 def test_refit_begun_again_after_its_node_was_lost_finds_what_it_had_proved(winner: RunFolder) -> None:
-    from captune.tuner.winner.refit_run import _refit_once
+    from captune.tuner.winner.refit_on_cluster import _refit_once
 
-    proof = json.loads(winner.proof.read_text())
-    for trial in (None, proof["trial"]):
+    proof = Proof.read(winner.proof)
+    for trial in (None, proof.trial):
         assert _refit_once(str(winner.path), trial, 1, 1, 0.0, say=lambda line: None) == proof
     with pytest.raises(RunError, match="move it away"):
-        _refit_once(str(winner.path), proof["trial"] + 1, 1, 1, 0.0, say=lambda line: None)
+        _refit_once(str(winner.path), proof.trial + 1, 1, 1, 0.0, say=lambda line: None)
 
 
 def test_bundle_that_answers_otherwise_is_not_kept(
@@ -163,16 +155,14 @@ def test_bundle_that_answers_otherwise_is_not_kept(
 
     honest = captune.tuner.winner.refit.probabilities_in_fresh_process
     monkeypatch.setattr(captune.tuner.winner.refit, "probabilities_in_fresh_process", lambda *a: honest(*a) + 2e-6)
-    with pytest.raises(captune.tuner.winner.refit.ProofError, match="other probabilities"):
+    with pytest.raises(ProofError, match="other probabilities"):
         refitted(run, record(config), captions_data)
-    assert list(run.path.iterdir()) == []
+    assert not left(run.path)
 
 
 def test_bundle_that_cannot_be_loaded_is_told_in_one_line(
     winner: RunFolder, captions_data: PreparedData, tmp_path: Path
 ) -> None:
-    from captune.tuner.winner.refit import ProofError, probabilities_in_fresh_process
-
     with pytest.raises(ProofError, match="cannot be loaded in a fresh process") as caught:
         probabilities_in_fresh_process(tmp_path, tmp_path, captions_data, "test")
     assert "\n" not in str(caught.value)
@@ -182,17 +172,15 @@ def test_bundle_that_cannot_be_loaded_is_told_in_one_line(
 def test_trial_over_the_budget_is_not_refitted(
     run: RunFolder, config: TrialConfig, captions_data: PreparedData
 ) -> None:
-    from captune.tuner.winner.refit import ProofError
-
     with pytest.raises(ProofError, match="trial 4 needs"):
         refitted(run, record(config), captions_data, budget=Budget(100))
-    assert list(run.path.iterdir()) == []
+    assert not left(run.path)
 
 
 def test_trial_without_scored_epoch_is_refused(
     run: RunFolder, config: TrialConfig, captions_data: PreparedData
 ) -> None:
-    unscored = changed(record(config), fate="lost", mean_f1=None, best_epoch=None, epochs=0, curve=())
+    unscored = record(config, fate="lost", mean_f1=None, best_epoch=None)
     with pytest.raises(RunError, match="no scored epoch"):
         refitted(run, unscored, captions_data)
 
@@ -208,22 +196,22 @@ def test_data_without_test_rows_cannot_prove_anything(
 def test_export_that_answers_otherwise_is_removed(
     winner: RunFolder, captions_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import captune.tuner.winner.refit
+    import captune.tuner.winner.export
 
-    honest = captune.tuner.winner.refit.probabilities_of_split(
-        captune.tuner.winner.refit.Bundle.load(winner.bundle), captions_data, "test"
+    honest = captune.tuner.winner.export.probabilities_of_split(
+        captune.tuner.winner.export.Bundle.load(winner.bundle), captions_data, "test"
     )
-    monkeypatch.setattr(captune.tuner.winner.refit, "probabilities_in_fresh_process", lambda *_: honest + 2e-6)
+    monkeypatch.setattr(captune.tuner.winner.export, "probabilities_in_fresh_process", lambda *_: honest + 2e-6)
     for kind, name in (("keras", "x.keras"), ("bundle", "x")):
-        with pytest.raises(captune.tuner.winner.refit.ProofError, match="other probabilities"):
-            captune.tuner.winner.refit.export(winner, captions_data, BUDGET, tmp_path / name, kind, None)
+        with pytest.raises(ProofError, match="other probabilities"):
+            captune.tuner.winner.export.export(winner, captions_data, BUDGET, tmp_path / name, kind, None)
         assert list(tmp_path.iterdir()) == []
 
 
 def test_export_refuses_what_is_there_and_what_has_no_winner(
     winner: RunFolder, run: RunFolder, captions_data: PreparedData, tmp_path: Path
 ) -> None:
-    from captune.tuner.winner.refit import export
+    from captune.tuner.winner.export import export
 
     with pytest.raises(RunError, match="captune refit"):
         export(run, captions_data, BUDGET, tmp_path / "x", "bundle", None)
@@ -278,32 +266,32 @@ def test_export_in_another_storage_gives_both_scores_and_loads(
     import numpy as np
 
     from captune.model.bundle import Bundle, measured_bytes
+    from captune.tuner.winner.export import export
     from captune.tuner.winner.predict import probabilities_of_split
-    from captune.tuner.winner.refit import export
 
     run = request.getfixturevalue(source)
     done = export(run, captions_data, BUDGET, tmp_path / "copy", "bundle", storage)
-    assert (done["storage"], done["format"], done["bytes"]) == (storage, "bundle", measured_bytes(tmp_path / "copy"))
-    assert done["mean_f1"]["winner"] == json.loads(run.proof.read_text())["test"]["mean_f1"]
-    assert done["mean_f1"]["export"] == score_on_test(tmp_path / "copy", captions_data)
+    assert (done.storage, done.format, done.bytes) == (storage, "bundle", measured_bytes(tmp_path / "copy"))
+    assert done.winner_mean_f1 == json.loads(run.proof.read_text())["test"]["mean_f1"]
+    assert done.mean_f1 == score_on_test(tmp_path / "copy", captions_data)
     copy, original = Bundle.load(tmp_path / "copy"), Bundle.load(run.bundle)
     assert copy.config.storage == storage
     there, here = (probabilities_of_split(bundle, captions_data, "test") for bundle in (copy, original))
-    assert done["max_difference"] == pytest.approx(np.abs(there - here).max(), abs=1e-7)
+    assert done.max_difference == pytest.approx(np.abs(there - here).max(), abs=1e-7)
     if source == "winner":
-        assert done["bytes"] < measured_bytes(run.bundle)
-        assert done["max_difference"] > 0, "rounding that changes no answer shows that nothing was rounded"
+        assert done.bytes < measured_bytes(run.bundle)
+        assert done.max_difference > 0, "rounding that changes no answer shows that nothing was rounded"
     else:
-        assert done["max_difference"] == 0, "float32 holds whatever int8 holds"
+        assert done.max_difference == 0, "float32 holds whatever int8 holds"
 
 
 def test_export_without_a_storage_keeps_the_winner_s_own(
     int8_winner: RunFolder, captions_data: PreparedData, tmp_path: Path
 ) -> None:
-    from captune.tuner.winner.refit import export
+    from captune.tuner.winner.export import export
 
     done = export(int8_winner, captions_data, BUDGET, tmp_path / "copy", "bundle", None)
-    assert (done["storage"], done["max_difference"]) == ("int8", 0)
+    assert (done.storage, done.max_difference) == ("int8", 0)
     for file in int8_winner.bundle.iterdir():
         assert (tmp_path / "copy" / file.name).read_bytes() == file.read_bytes(), file.name
 
@@ -311,12 +299,12 @@ def test_export_without_a_storage_keeps_the_winner_s_own(
 def test_keras_file_of_an_int8_winner_answers_as_the_winner_does(
     int8_winner: RunFolder, captions_data: PreparedData, tmp_path: Path
 ) -> None:
-    from captune.tuner.winner.refit import export
+    from captune.tuner.winner.export import export
 
     done = export(int8_winner, captions_data, BUDGET, tmp_path / "x.keras", "keras", None)
-    assert done["storage"] == "float32", "of what a Keras file holds"
-    assert done["max_difference"] <= 1e-6
-    assert done["mean_f1"]["winner"] == done["mean_f1"]["export"]
+    assert done.storage == "float32", "of what a Keras file holds"
+    assert done.max_difference <= 1e-6
+    assert done.winner_mean_f1 == done.mean_f1
 
 
 @pytest.mark.parametrize(("kind", "storage"), [("keras", None), ("bundle", "float32")])
@@ -324,7 +312,7 @@ def test_export_that_would_leave_the_budget_of_weights_is_refused(
     int8_winner: RunFolder, captions_data: PreparedData, config: TrialConfig, tmp_path: Path, kind: str, storage: Any
 ) -> None:
     """The budget is between what the winner needs as int8 and what it needs as float32."""
-    from captune.tuner.winner.refit import ProofError, export
+    from captune.tuner.winner.export import export
 
     budget = Budget(size(config.model).weights_bytes - 1)
     with pytest.raises(ProofError, match=r"of weights, the budget is .*removed"):
@@ -370,8 +358,6 @@ def of_bytes(path: Path, count: int) -> Path:
 def test_bundle_is_as_large_as_predicted_or_a_hundredth_smaller(
     tmp_path: Path, of_predicted: float, understood: bool
 ) -> None:
-    from captune.tuner.winner.refit import ProofError, check_bytes
-
     predicted = size(PRESETS["captions"].model)
     count = int(of_predicted * predicted.bundle_bytes)
     bundle = of_bytes(tmp_path / "bundle", count)
@@ -383,8 +369,6 @@ def test_bundle_is_as_large_as_predicted_or_a_hundredth_smaller(
 
 
 def test_one_byte_more_than_predicted_is_too_many(tmp_path: Path) -> None:
-    from captune.tuner.winner.refit import ProofError, check_bytes
-
     predicted = size(PRESETS["captions"].model)
     assert check_bytes(of_bytes(tmp_path / "fits", predicted.bundle_bytes), "bundle", predicted, Budget())
     with pytest.raises(ProofError, match="predicted"):
@@ -393,8 +377,6 @@ def test_one_byte_more_than_predicted_is_too_many(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("measure", ["weights", "bundle"])
 def test_bytes_that_count_keep_the_budget_to_the_byte(tmp_path: Path, measure: Any) -> None:
-    from captune.tuner.winner.refit import ProofError, check_bytes
-
     predicted = size(PRESETS["captions"].model)
     written = predicted.bundle_bytes - 100
     bundle = of_bytes(tmp_path / "bundle", written)
@@ -414,9 +396,10 @@ def test_bundle_of_another_size_than_predicted_is_not_kept(
     extra: int,
     cut: int,
 ) -> None:
-    import captune.tuner.winner.refit
+    from captune.model.bundle import Bundle
+    from captune.tuner.winner.export import export
 
-    save = captune.tuner.winner.refit.Bundle.save
+    save = Bundle.save
 
     def tampered(self: Any, path: Path) -> None:
         save(self, path)
@@ -424,10 +407,80 @@ def test_bundle_of_another_size_than_predicted_is_not_kept(
             file.seek(0, 2)
             file.truncate(file.tell() + extra - cut)
 
-    monkeypatch.setattr(captune.tuner.winner.refit.Bundle, "save", tampered)
-    with pytest.raises(captune.tuner.winner.refit.ProofError, match="predicted"):
+    monkeypatch.setattr(Bundle, "save", tampered)
+    with pytest.raises(ProofError, match="predicted"):
         refitted(run, record(config), captions_data)
-    assert list(run.path.iterdir()) == []
-    with pytest.raises(captune.tuner.winner.refit.ProofError, match="predicted"):
-        captune.tuner.winner.refit.export(winner, captions_data, BUDGET, run.path / "copy", "bundle", None)
-    assert list(run.path.iterdir()) == []
+    assert not left(run.path)
+    with pytest.raises(ProofError, match="predicted"):
+        export(winner, captions_data, BUDGET, run.path / "copy", "bundle", None)
+    assert not left(run.path)
+
+
+def test_folders_beside_an_export_stay_as_they_are(
+    winner: RunFolder, captions_data: PreparedData, tmp_path: Path
+) -> None:
+    from captune.tuner.winner.export import export
+
+    for name in ("copy.tmp", "copy.keras.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("mine")
+    export(winner, captions_data, BUDGET, tmp_path / "copy", "bundle", None)
+    export(winner, captions_data, BUDGET, tmp_path / "copy.keras", "keras", None)
+    assert all((tmp_path / name / "notes.txt").read_text() == "mine" for name in ("copy.tmp", "copy.keras.tmp"))
+    assert left(tmp_path) == {"copy", "copy.tmp", "copy.keras", "copy.keras.tmp"}
+
+
+def test_second_refit_at_once_is_refused_and_the_first_is_not_disturbed(
+    run: RunFolder, config: TrialConfig, captions_data: PreparedData
+) -> None:
+    from captune.tuner.winner.refit import refit
+
+    messages: list[str] = []
+
+    def again(line: str) -> None:
+        if line.startswith("epoch 1"):  # while the first one trains
+            messages.append(refused(lambda: refitted(run, record(config), captions_data), "another process"))
+
+    (run.path / "winner.tmp").mkdir()
+    refit(run, record(config), captions_data, BUDGET, seeds=1, say=again)
+    assert len(messages) == 1 and Proof.read(run.proof).trial == 4
+    assert left(run.path) == {"winner", "winner.tmp"}
+
+
+def test_what_a_killed_refit_left_is_removed_by_the_next(
+    run: RunFolder, config: TrialConfig, captions_data: PreparedData
+) -> None:
+    (run.path / ".captune-0123abcd.tmp" / "winner" / "bundle").mkdir(parents=True)
+    refitted(run, record(config), captions_data)
+    assert left(run.path) == {"winner"}
+
+
+def test_proof_and_its_process_find_nothing_of_the_current_folder(
+    winner: RunFolder, captions_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("model", "tuner", "results", "cluster", "data_prep", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('of someone else')")
+    monkeypatch.chdir(tmp_path)
+    shipped = probabilities_in_fresh_process(winner.bundle, winner.bundle, captions_data, "test")
+    assert len(shipped) == captions_data.manifest.counts["test"]
+
+
+def test_proof_of_an_earlier_captune_is_read_and_a_damaged_one_refused_by_field(
+    winner: RunFolder, tmp_path: Path
+) -> None:
+    content = json.loads(winner.proof.read_text())
+    content.pop("version")
+    content["test"].pop("map")  # from before that metric
+    (tmp_path / "proof.json").write_text(json.dumps(content))
+    assert math.isnan(Proof.read(tmp_path / "proof.json").test.map)
+    (tmp_path / "proof.json").write_text(json.dumps(content | {"test": {"mean_f1": "high"}}))
+    refused(lambda: Proof.read(tmp_path / "proof.json"), "proof.json", "test.", error=RunError)
+
+
+def test_local_refit_loads_no_ray(winner: RunFolder) -> None:
+    code = (
+        "import sys; from captune.tuner.winner import export, predict, refit, refit_run; "
+        "raise SystemExit(' '.join(name for name in sys.modules if name.split('.')[0] == 'ray'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip().splitlines()[-1:]) in [(0, []), (1, [""])]

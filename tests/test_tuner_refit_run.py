@@ -60,7 +60,7 @@ TOGETHER = """if True:
         devices = len(weight.values)
     else:
         devices = len(weight.sharding.device_set)
-    print(json.dumps({"proof": proof, "devices": devices}))
+    print(json.dumps({"proof": json.loads(proof.to_json()), "devices": devices}))
 """
 
 

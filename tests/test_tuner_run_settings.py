@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import refused
 
 from captune.data_prep.store import PreparedData
 from captune.results.run_folder import RunError, RunFolder
-from captune.tuner.run.settings import check, create, read, write_json
+from captune.tuner.run.settings import RunSettings, check, create, read, remember
 from captune.tuner.space.config import ConfigError, SearchConfig, read_search
 from captune.tuner.space.feasibility import BudgetError
 
@@ -64,12 +65,40 @@ def test_space_in_which_nothing_fits_is_refused_before_anything_starts(data: Pre
     assert check(settings(budget=10**8), data).complaint() is None
 
 
-def test_written_json_is_whole_and_leaves_nothing_beside(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    write_json(path, {"a": 1})
-    write_json(path, {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 2}
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 2}
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"data": 5}, "data"),
+        ({"search": {"trials": "many"}}, "search.trials"),
+        ({"search": []}, "search"),
+        ({"versions": {"ray": 2}}, "versions.ray"),
+        ({"fingerprint": None}, "fingerprint"),
+        ({"version": 2}, "newer"),
+        ({"unheard_of": 1}, "unheard_of"),
+    ],
+)
+def test_damaged_run_json_is_refused_by_field_in_one_line(
+    data: PreparedData, tmp_path: Path, changes: dict[str, Any], word: str
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    create(run, settings(), data)
+    run.settings.write_text(json.dumps(json.loads(run.settings.read_text()) | changes))
+    refused(lambda: read(run), "run.json", word, error=RunError)
+
+
+def test_run_json_without_a_version_is_of_the_first(data: PreparedData, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    create(run, settings(), data)
+    content = json.loads(run.settings.read_text())
+    assert content.pop("version") == 1
+    content.pop("warm_start")
+    run.settings.write_text(json.dumps(content))
+    assert RunSettings.of(run).version == 1 and RunSettings.of(run).warm_start is None
+
+
+def test_what_a_resume_changes_is_remembered_with_all_the_rest(data: PreparedData, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    create(run, settings(), data)
+    before = RunSettings.of(run)
+    changed = before.search.model_copy(update={"trials": 7})
+    assert remember(run, changed) == RunSettings.of(run) == before.model_copy(update={"search": changed})

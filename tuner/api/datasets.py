@@ -81,7 +81,7 @@ def prepare(
         max_tokens: of a caption that are kept at most. vocabulary: words that are kept at most. min_count: times that a
             word must stand in the training captions.
         labels: of a CSV, that are allowed, e.g. "1-11,13-19"; others are errors.
-        per_caption: of COCO, one example for each caption instead of for each image. categories: of COCO, that are kept.
+        per_caption: of COCO, one example for each caption, not for each image. categories: of COCO, that are kept.
         address: of a running Ray cluster whose nodes decode, "auto" or "host:port".
         progress: whether it is shown.
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from captune.tuner.space.config import read_space
+from captune.tuner.space.config import shipped_space
+from captune.tuner.space.yaml_file import YamlFile
 
 When = Mapping[str, Any]
 """Names to values, or lists of values, of other settings under which alone a dimension is drawn."""
@@ -104,13 +105,29 @@ def space(
         {'train.learning_rate': {'low': 0.001, 'high': 0.01, 'log': True}}
     """
     if dimensions is None and fixed is None:
-        shipped = read_space(preset)
-        return SearchSpace(preset, shipped.space, shipped.fixed)
+        shipped = YamlFile(shipped_space(preset), f"the space of preset {preset}").content
+        return SearchSpace(preset, shipped.get("space", {}), shipped.get("fixed", {}))
     settings = {
         name: value.setting() if isinstance(value, Dimension) else list(value)
         for name, value in (dimensions or {}).items()
     }
     return SearchSpace(preset, settings, dict(fixed or {}))
+
+
+def search_yaml(preset: str = "compact") -> str:
+    """A search.yaml to edit: what ships for a preset, as text. Raises ConfigError for an unknown preset."""
+    return shipped_space(preset)
+
+
+def explain(name: str | None = None) -> str:
+    """What a setting is: its unit, its range or choices, its default; or a list of all, a line each, for None.
+
+    Raises:
+        ConfigError: no such setting; the message names the closest ones.
+    """
+    from captune.tuner.space.explain import explanation, listing
+
+    return listing() if name is None else explanation(name)
 
 
 def _without_none(**values: Any) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from typing import Annotated, Any, TypeGuard, get_args, get_type_hints
 
 import typer
 
-from captune.tuner.command.console import Where, fail, one_of, print_json, say
+from captune.tuner.api.progress import say
+from captune.tuner.command.arguments import Where
+from captune.tuner.command.console import fail, print_json
 
 Server = Annotated[str, typer.Argument(help="Ray's job server, e.g. http://head:8265")]
 JobId = Annotated[str, typer.Argument(help="as `captune jobs` lists it")]
@@ -145,7 +147,6 @@ def template(
         "kuberay": (KubeRay, kuberay),
         "slurm": (Slurm, slurm),
     }
-    one_of("the template", kind, tuple(kinds))
     options, make = kinds[kind]
     hints, told = get_type_hints(options), _helps(options)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from captune.data_prep.demo import draw
 from captune.errors import WorkError
 from captune.results.run_folder import RunError
+from captune.tuner.api.progress import say
 
 SEARCH = """\
 # A small search for the drawn scenes: the compact preset with less of everything.
@@ -40,7 +40,7 @@ With your own data:
   captune predict run/winner/bundle NEW.csv PICTURES --out submission.csv"""
 
 
-def run_demo(out: Path, *, say: Callable[[str], None]) -> None:
+def run_demo(out: Path) -> None:
     """Draws scenes into `out` and runs prepare, search, trials, refit, export, evaluate and predict on them.
 
     Raises:
@@ -71,11 +71,11 @@ def run_demo(out: Path, *, say: Callable[[str], None]) -> None:
             print("\nMost of these rows were trained on: what follows shows the verb, the proof above is the score.")
         print(f"\n$ captune {shlex.join(arguments)}", flush=True)
         # Each verb in a process of its own, as a person would run it.
-        if subprocess.run([sys.executable, "-m", "captune", *arguments]).returncode != 0:
+        if subprocess.run([sys.executable, "-P", "-m", "captune", *arguments]).returncode != 0:
             raise DemoError(f"captune {arguments[0]} failed; the folder {out} shows how far it came")
     (out / "trials.csv").write_bytes(
         subprocess.run(
-            [sys.executable, "-m", "captune", "trials", str(run), "--format", "csv"],
+            [sys.executable, "-P", "-m", "captune", "trials", str(run), "--format", "csv"],
             capture_output=True,
             check=True,
         ).stdout

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from captune.tuner.command.console import fail
-
 if TYPE_CHECKING:
     from captune.tuner.space.declarations import Declaration
 
@@ -26,78 +24,72 @@ def settings_verb(app: typer.Typer, only: Collection[str] | None = None) -> Call
     """
 
     def add(verb: Callable[..., None]) -> None:
-        own = [p for p in inspect.signature(verb, eval_str=True).parameters.values() if p.name != "settings"]
-
         class SettingsCommand(TyperCommand):
-            _complete: list[Any] | None = None
+            _whole: Any = None
 
             @property
             def params(self) -> list[Any]:
-                if self._complete is None:
-                    whole = typer.main.get_command(_app(_with_options(verb, own, only)))
-                    self._complete, self.callback = whole.params, whole.callback
-                return self._complete
+                if self._whole is None:
+                    app = typer.Typer(add_completion=False)
+                    app.command()(_with_options(verb, only))
+                    self._whole = typer.main.get_command(app)
+                    self.callback = self._whole.callback
+                return self._whole.params
 
             @params.setter
-            def params(self, _own: list[Any]) -> None:
-                """What `search --help` shows is made later."""
+            def params(self, _none: list[Any]) -> None:
+                """Those of `later`, below."""
 
-        app.command(verb.__name__, cls=SettingsCommand, help=inspect.getdoc(verb))(_with_signature(verb, own))
+        @app.command(verb.__name__, cls=SettingsCommand, help=inspect.getdoc(verb))
+        def later() -> None:
+            """What is called, and with what, is made when the verb is looked at."""
 
     return add
 
 
-def _with_options(
-    verb: Callable[..., None], own: list[inspect.Parameter], only: Collection[str] | None
-) -> Callable[..., None]:
+def _with_options(verb: Callable[..., None], only: Collection[str] | None) -> Callable[..., None]:
     """The verb with an option for each setting instead of `settings`."""
-    from captune.tuner.space.config import SettingError, check_overrides, search_settings
+    from captune.tuner.space.config import search_settings
 
-    options = {option.name.replace(".", "_"): option for option in search_settings().values() if option.listed}
-    chosen = {key: option for key, option in options.items() if only is None or option.name in only}
+    settings = {setting.name.replace(".", "_"): setting for setting in search_settings().values() if setting.listed}
+    chosen = {key: setting for key, setting in settings.items() if only is None or setting.name in only}
 
     def call(**values: Any) -> None:
-        texts = {chosen[key].name: values.pop(key) for key in chosen}
-        try:
-            settings = check_overrides(texts)
-        except SettingError as error:
-            fail(f"{_flag(error.setting)}: {error.reason}")
-        verb(**values, settings=settings)
+        given = {setting.name: values.pop(key) for key, setting in chosen.items()}
+        verb(**values, settings={name: value for name, value in given.items() if value is not None})
 
-    return _with_signature(call, [*own, *(_parameter(key, option) for key, option in chosen.items())])
+    own = [p for p in inspect.signature(verb, eval_str=True).parameters.values() if p.name != "settings"]
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own] + [_parameter(*item) for item in chosen.items()]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
 
 
-def _parameter(key: str, option: Declaration) -> inspect.Parameter:
-    kind = Literal[option.choices] if option.choices else str
-    facts = [] if option.choices else [option.unit.form if option.unit else option.limits]
-    facts.append("" if option.default in (None, "none") else f"default {option.default}")
+def _parameter(key: str, setting: Declaration) -> inspect.Parameter:
+    kind = Literal[setting.choices] if setting.choices else str
+    facts = [] if setting.choices else [setting.unit.form if setting.unit else setting.limits]
+    facts.append("" if setting.default in (None, "none") else f"default {setting.default}")
     notes = "; ".join(fact for fact in facts if fact)
     shown = typer.Option(
-        _flag(option.name),
-        help=f"{option.meaning} ({notes})" if notes else option.meaning,
-        metavar=option.unit.metavar if option.unit else None if option.choices else "NUMBER",
-        rich_help_panel=option.group,
+        setting.flag,
+        parser=None if setting.choices else _reader(setting.name),
+        help=f"{setting.meaning} ({notes})" if notes else setting.meaning,
+        metavar=setting.unit.metavar if setting.unit else None if setting.choices else "NUMBER",
+        rich_help_panel=setting.group,
     )
     return inspect.Parameter(
         key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, shown]
     )
 
 
-def _with_signature(function: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
-    def verb(**values: Any) -> None:
-        function(**values)
+def _reader(name: str) -> Callable[[str], Any]:
+    """Reads an option's text as its setting is declared; what is wrong is told before a command is sent anywhere."""
+    from captune.tuner.space.config import SettingError, check_overrides
 
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return verb
+    def read(text: str) -> Any:
+        try:
+            return check_overrides({name: text})[name]
+        except SettingError as error:
+            raise typer.BadParameter(error.reason) from None
 
-
-def _app(function: Callable[..., None]) -> typer.Typer:
-    app = typer.Typer(add_completion=False)
-    app.command()(function)
-    return app
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace(".", "-").replace("_", "-")
+    return read

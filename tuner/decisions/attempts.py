@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 
 from captune.model.metrics import Epoch
-from captune.results.records import epoch_attribute
+from captune.results.attributes import epoch_attribute
 from captune.tuner.decisions.fates import Course
 from captune.tuner.decisions.gate import Admitted
 

@@ -17,7 +17,8 @@ from captune.cluster.nodes.health import NodeHealth
 from captune.cluster.nodes.resources import Room
 from captune.errors import Error, WorkError
 from captune.model.size import show_bytes
-from captune.results.records import SCORED, Record
+from captune.results.attributes import SCORED
+from captune.results.records import Record
 from captune.tuner.decisions.attempts import Attempt, reports_of
 from captune.tuner.decisions.fates import Streak, TrialLimits, Verdict, judge
 from captune.tuner.decisions.gate import Admitted, Gate, UsedUp

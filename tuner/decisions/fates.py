@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from captune.model.metrics import Epoch
-from captune.results.records import HALVED, Fate
+from captune.results.attributes import HALVED, Fate
 from captune.tuner.decisions.trial_events import (
     CodeMissing,
     Completed,

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from captune.model.config import TrialConfig, complaint, flatten, unflatten
 from captune.model.size import Size, refusal, show_bytes
-from captune.results.records import VOID, Fate
+from captune.results.attributes import VOID, Fate
 from captune.tuner.decisions.sampler import tpe
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
 

@@ -89,18 +89,18 @@ def inspect(config: SearchConfig, feasible: FeasibleSpace) -> Preflight:
 def _first(config: SearchConfig, feasible: FeasibleSpace) -> list[tuple[TrialConfig, Size]]:
     import optuna
 
+    from captune.results.optuna_private import quiet_optuna
     from captune.tuner.decisions.gate import Gate, UsedUp
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study()
-    study.enqueue_trial(feasible.preset())
-    gate = Gate(study, feasible, seed=config.seed)
-    found: list[tuple[TrialConfig, Size]] = []
-    with suppress(UsedUp):
-        while len(found) < FIRST:
+    first: list[tuple[TrialConfig, Size]] = []
+    with quiet_optuna(), suppress(UsedUp):
+        study = optuna.create_study()
+        study.enqueue_trial(feasible.preset())
+        gate = Gate(study, feasible, seed=config.seed)
+        while len(first) < FIRST:
             admitted = gate.admit()
-            found.append((admitted.config, admitted.size))
-    return found
+            first.append((admitted.config, admitted.size))
+    return first
 
 
 def _checkpoint_bytes(found: Size) -> int:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import TrialState
 
-from captune.results.records import VOID, Record
+from captune.results.attributes import VOID
+from captune.results.optuna_private import enqueued_parameters, reopened
+from captune.results.records import Record
 from captune.tuner.decisions.fates import halving_reason
 from captune.tuner.decisions.gate import Gate
 from captune.tuner.decisions.halving import Rungs
@@ -24,7 +26,7 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
     """
     scores = {record.number: record.mean_f1 for record in records}
     for half in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        trial, attributes = optuna.Trial(study, half._trial_id), half.user_attrs
+        trial, attributes = reopened(study, half), half.user_attrs
         if VOID in attributes:
             gate.set_aside(trial, attributes[VOID])
         elif "fate" in attributes:
@@ -34,7 +36,7 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
         if record.fate != "running":
             continue
         frozen = known[record.number]
-        trial = optuna.Trial(study, frozen._trial_id)
+        trial = reopened(study, frozen)
         last = record.curve[-1] if record.curve else None
         if len(study.directions) == 1:  # the report itself may be what was missing
             told = frozen.intermediate_values
@@ -42,9 +44,9 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
                 if epoch.epoch not in told and math.isfinite(epoch.mean_f1):
                     trial.report(epoch.mean_f1, epoch.epoch)
         if record.seed is None:
-            given = frozen.system_attrs.get("fixed_params")
-            if given and record.origin == record.number:
-                study.enqueue_trial(given)  # the preset, say; first, as one too many is only set aside
+            parameters = enqueued_parameters(frozen)
+            if parameters and record.origin == record.number:
+                study.enqueue_trial(parameters)  # the preset, say; first, as one too many is only set aside
             gate.set_aside(trial, "the search ended before it was handed out")
         elif last is None:
             gate.tell(trial, "lost", reason=LOST)

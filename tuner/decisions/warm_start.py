@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import json
-
 import optuna
 from optuna.trial import TrialState, create_trial
 
 from captune.model.size import Budget
+from captune.results.attributes import SCORED, VOID
 from captune.results.journal import STUDY_NAME, open_storage
-from captune.results.records import SCORED, VOID
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.space.config import SearchConfig
 
 _SAME = ("preset", "modality", "fixed", "space", "objectives")
 
 
-def check(old: RunFolder, config: SearchConfig, fingerprint: str) -> None:
+def check(old: RunFolder, before: SearchConfig, config: SearchConfig, *, same_data: bool) -> None:
     """Raises RunError where `old` searched another space or other data: its scores would mean something else.
 
     Args:
-        fingerprint: of the data of the new search.
+        before: what it was asked to do.
+        same_data: whether it was on the data of the new search.
     """
-    before, now = old.read_settings(), json.loads(config.model_dump_json())
-    try:
-        differing = [name for name in _SAME if before["search"][name] != now[name]]
-        if before["fingerprint"] != fingerprint:
-            differing.append("data")
-    except (KeyError, TypeError):
-        raise RunError(f"{old.settings} is not as search wrote it") from None
+    differing = [name for name in _SAME if getattr(before, name) != getattr(config, name)]
+    if not same_data:
+        differing.append("data")
     if differing:
         raise RunError(
             f"{old} cannot inform this search: its {', '.join(differing)} differ; "

@@ -17,13 +17,14 @@ from captune.cluster.object_storage.mirror import Mirror
 from captune.data_prep.store import PreparedData
 from captune.errors import one_line
 from captune.results.journal import STUDY_NAME, open_storage
+from captune.results.optuna_private import quiet_optuna
 from captune.results.records import load_records, records_of
 from captune.results.run_folder import RunError, RunFolder
-from captune.results.summary import summarise
+from captune.results.summary import Summary, summarise
 from captune.tuner.ray_tune.interrupt import Interrupt
 from captune.tuner.ray_tune.memory import measured_share
 from captune.tuner.run.locations import reading
-from captune.tuner.run.settings import check, remember, write_json
+from captune.tuner.run.settings import RunSettings, check, remember
 from captune.tuner.space.config import SearchConfig, parse_interval
 from captune.tuner.space.feasibility import FeasibleSpace
 
@@ -59,7 +60,7 @@ def run_search(
     say: Callable[[str], None],
     worker: type | None = None,
     mirror: Mirror | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Searches until the trials or the time are used up, and returns what summary.json holds.
 
     What an earlier search of the same folder left unfinished goes on first, from its checkpoints. Ctrl-C ends it
@@ -82,13 +83,13 @@ def run_search(
     """
     started = time.monotonic()
     # From here on: Ctrl-C in the middle of an import or of Ray's start would come out as any kind of error.
-    with Interrupt() as interrupt, run.writing():
-        remember(run, config)
+    with Interrupt() as interrupt, run.writing(), quiet_optuna():
+        settings = remember(run, config)
         if mirror is not None:
             mirror.flush()  # from here on there is something to resume
         feasible = check(config, data)
         requirements = NodeRequirements(
-            run.read_settings()["data"],
+            settings.data,
             data.manifest.fingerprint,
             join(mirror.url, run.checkpoints.name) if mirror is not None else str(run.checkpoints.resolve()),
             versions(),
@@ -114,7 +115,7 @@ def run_search(
                 # Of the study at hand: reading a long journal again would take as much memory once more.
                 records = load_records(run) if search.study is None else records_of(search.study)
                 summary = summarise(records, config.limit, at_once, wall, interrupted=interrupt.is_set())
-                write_json(run.summary, summary)
+                summary.write(run.summary)
     return summary
 
 
@@ -156,7 +157,7 @@ class _Search:
         )
         if not study.get_trials(deepcopy=False):
             study.enqueue_trial(self.feasible.preset())
-        old = self.run.read_settings().get("warm_start")
+        old = RunSettings.of(self.run).warm_start
         if old is not None:
             try:
                 with reading(old) as older:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from contextlib import suppress
@@ -11,18 +10,42 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from captune.data_prep.store import PreparedData
 from captune.model.config import complaint
 from captune.model.size import Contents
+from captune.results.documents import Document
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import absolute, open_data
 from captune.tuner.space.config import ConfigError, SearchConfig
 from captune.tuner.space.dimensions import SpaceError, bind
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
+
+
+class RunSettings(Document):
+    """What run.json holds: how a search was asked for, on which data, with which versions."""
+
+    search: SearchConfig
+    data: str
+    """Path or address of the prepared data set."""
+    fingerprint: str
+    """Of the data."""
+    versions: dict[str, str]
+    """Of Python and the packages that scores depend on, see `versions`."""
+    git_commit: str | None
+    """Of captune's own checkout."""
+    warm_start: str | None = None
+    """Path or address of the run that the sampler learnt from."""
+    created: str
+    """ISO 8601."""
+
+    @classmethod
+    def of(cls, run: RunFolder) -> RunSettings:
+        """Those of a run. Raises RunError where there is none, or its run.json is not as search wrote it."""
+        return cls.parse(run.read_settings(), f"{run}/{run.settings.name}")
+
 
 _PACKAGES = ("captune", "keras", "ray", "optuna", "numpy")  # and the backend
 
@@ -78,16 +101,15 @@ def create(
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
         raise RunError(f"{run} exists; give another --run, or go on with `captune resume {run}`")
     run.path.mkdir(parents=True, exist_ok=True)
-    settings = {
-        "search": config.model_dump(),
-        "data": absolute(source or str(data.path)),
-        "fingerprint": data.manifest.fingerprint,
-        "versions": versions(config.backend),
-        "git_commit": _git_commit(),
-        "warm_start": None if warm_start is None else absolute(warm_start),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    write_json(run.settings, settings)
+    RunSettings(
+        search=config,
+        data=absolute(source or str(data.path)),
+        fingerprint=data.manifest.fingerprint,
+        versions=versions(config.backend),
+        git_commit=_git_commit(),
+        warm_start=None if warm_start is None else absolute(warm_start),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    ).write(run.settings)
 
 
 def versions(backend: str) -> dict[str, str]:
@@ -110,14 +132,6 @@ def discard(run: RunFolder) -> None:
             run.path.rmdir()
 
 
-def read_config(run: RunFolder) -> SearchConfig:
-    """Settings of a run. Raises RunError where there is none."""
-    try:
-        return SearchConfig.model_validate(run.read_settings()["search"])
-    except (KeyError, TypeError, ValidationError) as error:
-        raise RunError(f"{run.settings} is not as search wrote it ({str(error).splitlines()[0]})") from None
-
-
 def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
     """Settings and data of a run.
 
@@ -125,39 +139,21 @@ def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
         RunError: no run, or its data is no longer the same.
         DataError, StorageError: its data is gone or cannot be reached.
     """
-    config, settings = read_config(run), settings_of(run)
-    data = open_data(settings["data"])
-    if data.manifest.fingerprint != settings["fingerprint"]:
-        raise RunError(
-            f"the data in {settings['data']} is not what the run was searched on; prepare it again as it was"
-        )
-    return config, data
+    settings = RunSettings.of(run)
+    data = open_data(settings.data)
+    if data.manifest.fingerprint != settings.fingerprint:
+        raise RunError(f"the data in {settings.data} is not what the run was searched on; prepare it again as it was")
+    return settings.search, data
 
 
-def settings_of(run: RunFolder) -> dict[str, Any]:
-    """The content of run.json: search, data, fingerprint and versions among it.
-
-    Raises:
-        RunError: there is no run, or run.json is damaged.
-    """
-    settings = run.read_settings()
-    if not isinstance(settings, dict) or not {"search", "data", "fingerprint", "versions"} <= set(settings):
-        raise RunError(f"{run.settings} is not as search wrote it; it lacks what a search starts from")
+def remember(run: RunFolder, config: SearchConfig) -> RunSettings:
+    """The settings of a run with what a resume changes: it holds for the next one too, else an interruption would
+    forget its trials."""
+    settings = RunSettings.of(run)
+    if settings.search != config:
+        settings = settings.model_copy(update={"search": config})
+        settings.write(run.settings)
     return settings
-
-
-def remember(run: RunFolder, config: SearchConfig) -> None:
-    """What a resume changes holds for the next one too: otherwise its trials would be forgotten by an interruption."""
-    settings = run.read_settings()
-    if read_config(run) != config:
-        write_json(run.settings, {**settings, "search": config.model_dump()})
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes aside, then renames: a reader never meets half a file."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    aside.replace(path)
 
 
 def _git_commit() -> str | None:

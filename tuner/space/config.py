@@ -8,34 +8,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from captune.model.config import Modality, ModelConfig, Settings, TrialConfig
 from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, Measure
 from captune.tuner.space.declarations import Declaration, Group, declared
 from captune.tuner.space.dimensions import Space, SpaceError, parse_dimension
-from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Unit, parse_interval, shortened
+from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Objectives, parse_interval, shortened
 from captune.tuner.space.yaml_file import ConfigError, YamlFile
 
 __all__ = ["ConfigError", "HalvingConfig", "SearchConfig", "parse_interval", "read_search", "read_trial_config"]
 
 PresetName = Literal["paper", "captions", "compact", "full"]
 assert set(get_args(PresetName)) == set(PRESETS)
-
-
-def _objectives(value: Any) -> Any:
-    names = tuple(value.split(",")) if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or tuple(names) not in (("mean_f1",), ("mean_f1", "bytes")):
-        raise ValueError(f"objectives must be mean_f1, or mean_f1,bytes, got {shortened(value)}")
-    return tuple(names)
-
-
-Objectives = Annotated[
-    tuple[str, ...],
-    BeforeValidator(_objectives),
-    Unit("NAMES", "mean_f1, or mean_f1,bytes", ",".join),
-]
 
 
 class HalvingConfig(Settings):
@@ -211,6 +197,8 @@ def read_search(
     try:
         config.build_space()
     except SpaceError as error:
+        if error.location and error.location[0] in overrides:
+            raise SettingError(": ".join(error.location), str(error)) from None
         raise file.error(str(error), *error.location) from None
     if config.trials is None and config.time_limit is None:
         raise ConfigError("a search needs an end: give --trials N, --time-limit 30m, or both")
@@ -244,7 +232,7 @@ def _build_space(preset: str, fixed: Mapping[str, Any], space: Mapping[str, Any]
 
 def _written(content: dict[str, Any]) -> dict[str, Any]:
     """A file's values, with bare numbers as texts where a unit belongs, so that they are refused."""
-    refused = {name for name, setting in declared(SearchConfig).items() if setting.unit and setting.unit.number}
+    refused = {name for name, setting in declared(SearchConfig).items() if setting.unit and setting.unit.bare_refused}
     return {k: str(v) if k in refused and isinstance(v, int | float) else v for k, v in content.items()}
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -52,6 +51,11 @@ class Declaration:
         """Whether it is one value, which an option can give, not a table of names."""
         return self.kind != _KINDS[dict]
 
+    @property
+    def flag(self) -> str:
+        """Its name on the command line."""
+        return "--" + self.name.replace(".", "-").replace("_", "-")
+
     def show(self, value: Any) -> str:
         """A value as people write it."""
         if value is None:
@@ -65,7 +69,8 @@ def declared(model: type[BaseModel], prefix: str = "") -> dict[str, Declaration]
     """All settings of a model and of the models in it, by dotted name."""
     found: dict[str, Declaration] = {}
     for name, field in model.model_fields.items():
-        inner = next((kind for kind in _kinds(field.annotation) if isinstance(kind, type) and _is_model(kind)), None)
+        kinds = (kind for kind in _kinds(field.annotation) if isinstance(kind, type))
+        inner = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
         if inner is not None:
             found |= declared(inner, f"{prefix}{name}.")
         else:
@@ -80,7 +85,7 @@ def _declaration(name: str, field: FieldInfo) -> Declaration:
     kinds = [kind for kind in _kinds(field.annotation) if kind is not type(None)]
     choices = tuple(get_args(kinds[0])) if get_origin(kinds[0]) is Literal else ()
     kind = unit.form if unit else "one of" if choices else _KINDS[get_origin(kinds[0]) or kinds[0]]
-    limits = ", ".join(choices) or (unit.limits if unit else "") or _range(marks)
+    limits = "" if choices or unit else _range(marks)
     declaration = Declaration(name, group, field.description or "", kind, limits, choices, None, unit)
     if field.default is PydanticUndefined:
         return declaration
@@ -88,24 +93,17 @@ def _declaration(name: str, field: FieldInfo) -> Declaration:
 
 
 def _range(marks: list[Any]) -> str:
-    low = next((f"from {mark.ge:g}" for mark in marks if isinstance(mark, annotated_types.Ge)), None)
-    low = next((f"above {mark.gt:g}" for mark in marks if isinstance(mark, annotated_types.Gt)), low)
-    high = next((f"to {_plain(mark.le)}" for mark in marks if isinstance(mark, annotated_types.Le)), None)
-    high = next((f"below {_plain(mark.lt)}" for mark in marks if isinstance(mark, annotated_types.Lt)), high)
-    return " ".join(part for part in (low, high) if part)
-
-
-def _plain(bound: Any) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+    """Bounds in words: 'from 1 to 1000', 'from 0 below 1'."""
+    words = {"gt": "above", "ge": "from", "le": "to", "lt": "below"}
+    bounds = [(word, getattr(mark, kind)) for kind, word in words.items() for mark in marks if hasattr(mark, kind)]
+    return " ".join(f"{word} {bound if isinstance(bound, int) else format(bound, 'g')}" for word, bound in bounds)
 
 
 def _kinds(annotation: Any) -> list[Any]:
     """The types that an annotation allows, without what is said about them."""
     if get_origin(annotation) is Annotated:
         return _kinds(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [kind for part in get_args(annotation) for kind in _kinds(part)]
-    return [annotation]
+    return [kind for part in _parts(annotation) for kind in _kinds(part)] or [annotation]
 
 
 def _marks(annotation: Any) -> list[Any]:
@@ -113,10 +111,8 @@ def _marks(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Annotated:
         inner, *marks = get_args(annotation)
         return [*marks, *_marks(inner)]
-    if get_origin(annotation) in (Union, UnionType):
-        return [mark for part in get_args(annotation) for mark in _marks(part)]
-    return []
+    return [mark for part in _parts(annotation) for mark in _marks(part)]
 
 
-def _is_model(kind: type) -> bool:
-    return issubclass(kind, BaseModel)
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()

@@ -111,12 +111,11 @@ def _place(name: str) -> str:
 
 def _doors(setting: Declaration) -> str:
     key = setting.name.replace(".", ": ")
-    option = setting.name.replace(".", "-").replace("_", "-")
     if not setting.listed:
         return f"`{key}` in search.yaml"
     if setting.name == "storage":
         return "--storage, for every trial"
-    return f"`{key}` in search.yaml, or --{option}; it is not searched"
+    return f"`{key}` in search.yaml, or {setting.flag}; it is not searched"
 
 
 if __name__ == "__main__":

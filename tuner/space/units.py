@@ -14,26 +14,20 @@ from captune.model.size import parse_bytes
 
 _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?")
 _EPOCHS = re.compile(r"(\d{1,9})\s*epochs?")
-_SIZES = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
+_SIZES = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 
 
 @dataclass(frozen=True)
 class Unit:
-    """How the values of a type are written.
+    """How the values of a type are written: in the help of an option, in words, by a person.
 
-    Args:
-        metavar: what stands for a value in the help of an option.
-        form: how a value is written, with examples.
-        show: a value as a person would write it.
-        number: whether run.json holds a bare number, which a person must not write.
-        limits: the values allowed, where the type has limits of its own.
+    `bare_refused`: a number alone is what run.json holds, but not what a person may write.
     """
 
     metavar: str
     form: str
     show: Callable[[Any], str] = str
-    number: bool = False
-    limits: str = ""
+    bare_refused: bool = False
 
 
 def parse_duration(text: str) -> float:
@@ -112,19 +106,29 @@ def _gpus(value: Any) -> float | Literal["auto"]:
     return count
 
 
+def _objectives(value: Any) -> Any:
+    names = tuple(value.split(",")) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or tuple(names) not in (("mean_f1",), ("mean_f1", "bytes")):
+        raise ValueError(f"objectives must be mean_f1, or mean_f1,bytes, got {shortened(value)}")
+    return tuple(names)
+
+
 Bytes = Annotated[
     int,
     Field(ge=0, lt=2**60),
     BeforeValidator(_size),
-    Unit("SIZE", "size, as 100MiB (2**20 bytes each) or 100MB (10**6)", show_size, number=True, limits="below 1 EiB"),
+    Unit("SIZE", "size below 1 EiB, as 100MiB (2**20 bytes each) or 100MB (10**6)", show_size, bare_refused=True),
 ]
 Duration = Annotated[
     float,
     Field(gt=0),
     BeforeValidator(_duration),
-    Unit("DURATION", "duration, as 90s, 30m or 1h30m", show_duration, number=True, limits="above 0s"),
+    Unit("DURATION", "duration above 0s, as 90s, 30m or 1h30m", show_duration, bare_refused=True),
 ]
 Interval = Annotated[
     str, BeforeValidator(_interval), Unit("INTERVAL", "time or epochs, as 60s, 10m, 1epoch or 5epochs")
 ]
 Gpus = Annotated[float | Literal["auto"], BeforeValidator(_gpus), Unit("GPUS", "number from 0, as 0.5 or 1, or auto")]
+Objectives = Annotated[
+    tuple[str, ...], BeforeValidator(_objectives), Unit("NAMES", "mean_f1, or mean_f1,bytes", ",".join)
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,37 +99,24 @@ class YamlFile:
         if not isinstance(node, MappingNode):
             return self._scalar(node)
         content: dict[str, Any] = {}
-        for key, value in self._own(node):
-            name = self._key(key)
-            if name in content:
-                where = ".".join((*path, name))
-                raise self._at(key, f"key {where} stands here a second time; keep one")  # YAML lets the last one win
-            self._lines.setdefault((*path, name), key.start_mark.line + 1)
-            content[name] = self._value(value, (*path, name), depth + 1)
-        for merged in self._merged(node):
-            inherited = self._value(merged, path, depth + 1)
-            if not isinstance(inherited, dict):
-                raise self._at(merged, "<< takes keys with values")
-            content = inherited | content
-        return content
-
-    @staticmethod
-    def _own(node: Node) -> Iterator[tuple[Node, Node]]:
-        return ((key, value) for key, value in node.value if key.tag != _MERGE)
-
-    @staticmethod
-    def _merged(node: Node) -> Iterator[Node]:
-        """What `<<` takes over, the first of which wins."""
-        from ruamel.yaml.nodes import SequenceNode
-
+        inherited: dict[str, Any] = {}
         for key, value in node.value:
             if key.tag == _MERGE:
-                yield from value.value if isinstance(value, SequenceNode) else (value,)
-
-    def _key(self, node: Node) -> str:
-        if node.tag != f"{_YAML}str":
-            raise self._at(node, f"a key must be a name, got {self._text(node)}")
-        return str(node.value)
+                for merged in value.value if isinstance(value, SequenceNode) else [value]:
+                    if not isinstance(merged, MappingNode):
+                        raise self._at(merged, "<< takes keys with values")
+                    inherited = self._value(merged, path, depth + 1) | inherited
+                continue
+            if key.tag != f"{_YAML}str":
+                raise self._at(
+                    key, f"a key must be a name, got {key.value if isinstance(key.value, str) else 'a list'}"
+                )
+            here = (*path, key.value)
+            if key.value in content:  # YAML lets the last one win without a word
+                raise self._at(key, f"key {'.'.join(here)} stands here a second time; keep one")
+            self._lines[here] = key.start_mark.line + 1
+            content[key.value] = self._value(value, here, depth + 1)
+        return inherited | content
 
     def _scalar(self, node: Node) -> Any:
         if node.tag == f"{_YAML}timestamp":  # a word like any other
@@ -141,10 +127,6 @@ class YamlFile:
             return self._yaml.constructor.construct_object(node)
         except ValueError as error:
             raise self._at(node, f"not YAML: {str(error).partition(';')[0]}") from None
-
-    @staticmethod
-    def _text(node: Node) -> str:
-        return str(node.value) if isinstance(node.value, str) else "a list or keys"
 
     def _at(self, node: Node, message: str) -> ConfigError:
         return ConfigError(f"{self.name} line {node.start_mark.line + 1}: {message}")

@@ -21,13 +21,14 @@ from tempfile import TemporaryDirectory
 
 from captune.cluster.object_storage.addresses import StorageError, is_url
 from captune.cluster.object_storage.remote_folder import RemoteFolder
+from captune.files import remove_leftovers
 from captune.model.checkpoint import Checkpoint
 from captune.model.metrics import Epoch
-from captune.results.records import SCORED, Record
+from captune.results.attributes import SCORED
+from captune.results.records import Record
 
 LAST = "last.safetensors"
 _BEST = "best-"
-_PART = ".tmp"
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,8 @@ class DiskStore:
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(path, ignore_errors=True)
-        try:
-            make(path)
-        except OSError:
-            with suppress(OSError):
-                for part in path.parent.glob(f"*{_PART}"):
-                    shutil.rmtree(part)
-            raise
+        remove_leftovers(path.parent)  # a trial has one worker
+        make(path)
 
     def remove(self, name: str) -> None:
         """Removes a file or a folder, if it is there."""

@@ -5,11 +5,8 @@ DATA/features/KEY.npy   (pictures, channels) float32, memory-mapped by its reade
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +16,7 @@ from numpy.typing import NDArray
 
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
+from captune.files import locked, written_aside
 from captune.model.config import ImageConfig, Storage
 
 if TYPE_CHECKING:
@@ -43,9 +41,7 @@ def backbone_features(data: PreparedData, config: ImageConfig, storage: Storage)
     if not path.is_file():
         try:
             path.parent.mkdir(exist_ok=True)
-            with path.with_suffix(".lock").open("w") as lock:
-                with suppress(OSError):  # a file system without locks: go on as if alone
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+            with locked(path.with_suffix(".lock"), wait=True):
                 if not path.is_file():
                     _compute(path, data, config, storage)
         except OSError as error:
@@ -81,20 +77,13 @@ def _compute(path: Path, data: PreparedData, config: ImageConfig, storage: Stora
 
     backbone = _backbone(config)
     put_through(backbone, storage)
-    aside = path.with_suffix(f".{os.getpid()}.new")
     shape = (data.num_pictures, backbone.output.shape[-1])
-    try:
-        # Written, not mapped: on a full disk that is an error, where a map would end the process.
-        with aside.open("wb") as file:
-            write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            for start in range(0, shape[0], _BATCH):
-                found = backbone.predict_on_batch(data.pictures(start, _BATCH))
-                file.write(np.asarray(found, "<f4").tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    # Written, not mapped: on a full disk that is an error, where a map would end the process.
+    with written_aside(path) as aside, aside.open("wb") as file:
+        write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for start in range(0, shape[0], _BATCH):
+            found = backbone.predict_on_batch(data.pictures(start, _BATCH))
+            file.write(np.asarray(found, "<f4").tobytes())
 
 
 def _backbone(config: ImageConfig) -> keras.Model:

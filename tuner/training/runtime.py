@@ -120,6 +120,8 @@ def jax_settings(total: int | None, pool: int | None, *, cached: bool) -> dict[s
         settings["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
             "JAX_COMPILATION_CACHE_DIR", str(home / "captune" / "xla")
         )
+        # Of a second by default: the programs that draw first weights are below, and make up 20 s of a first trial.
+        settings["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     return settings
 
 

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captune.data_prep.captions import Vocabulary
-from captune.data_prep.images import image_path, read_image
+from captune.data_prep.images import Picture, image_path, square
 from captune.data_prep.labels import Labels
 from captune.data_prep.records import DataError, Records, read_csv
 from captune.data_prep.store import PreparedData
+from captune.files import written_aside
 from captune.model import metrics
 from captune.model.bundle import Bundle
 from captune.model.training import predict
@@ -63,16 +64,43 @@ def read_rows(bundle: Bundle, source: Path, images: Path | None, *, need_labels:
     return records, [image_path(images, example.image_id) for example in records.examples]
 
 
-def probabilities(bundle: Bundle, records: Records, pictures: Sequence[Path]) -> NDArray[np.float32]:
-    """(n, num_labels) for all rows, in their order."""
-    image = bundle.config.image
+def probabilities(
+    bundle: Bundle, captions: Sequence[str] | None, images: Sequence[Picture] | None
+) -> NDArray[np.float32]:
+    """(n, num_labels) from 0 to 1 for n captions, n pictures, or both, in their order.
 
-    def decoded(chosen: slice) -> NDArray[np.uint8]:
-        assert image is not None
-        return np.stack([read_image(path, image.side) for path in pictures[chosen]])
+    Args:
+        captions: of the pictures; left out where the bundle does not read captions.
+        images: files, arrays of (height, width, 3) uint8 RGB, or Pillow's images; decoded a batch at a time. Left out
+            where the bundle does not read pictures.
 
-    tokens = _tokens(bundle, [example.caption for example in records.examples])
-    return predict(bundle.network, _Examples(len(records.examples), tokens, decoded if image else None))
+    Raises:
+        DataError: what the bundle reads is missing, there are other numbers of captions and of pictures, or a picture
+            cannot be used.
+    """
+    if isinstance(captions, str) or isinstance(images, str | Path):
+        raise DataError("captions and images are lists, one item an example; put a single one in [ ]")
+    if bundle.config.text is not None and captions is None:
+        raise DataError("the bundle reads captions; give captions, one for each picture")
+    if bundle.config.image is not None and images is None:
+        raise DataError("the bundle reads pictures; give images, one for each caption")
+    if captions is not None and images is not None and len(captions) != len(images):
+        raise DataError(f"{len(captions)} captions and {len(images)} images; each example has one of both")
+    image, count = bundle.config.image, len(captions if captions is not None else images or ())
+    if not count:
+        return np.empty((0, bundle.config.num_labels), np.float32)
+
+    def decoded(rows: slice) -> NDArray[np.uint8]:
+        assert image is not None and images is not None
+        return np.stack([square(picture, image.side) for picture in images[rows]])
+
+    tokens = None if captions is None else _tokens(bundle, captions)
+    return predict(bundle.network, _Examples(count, tokens, decoded if image else None))
+
+
+def labels(bundle: Bundle, probabilities: NDArray[np.float32]) -> list[tuple[int, ...]]:
+    """The ids of the labels that the bundle's rule gives to each of (n, num_labels), in their order."""
+    return Labels(bundle.label_ids, bundle.label_names).label_sets(bundle.rule.decide(probabilities))
 
 
 def probabilities_of_split(bundle: Bundle, data: PreparedData, split: str) -> NDArray[np.float32]:
@@ -95,35 +123,38 @@ def _tokens(bundle: Bundle, captions: Sequence[str]) -> NDArray[np.int32] | None
 def evaluate(bundle: Bundle, records: Records, pictures: Sequence[Path]) -> dict[str, Any]:
     """Scores by the bundle's decision rule: the keys of `captune evaluate --json`."""
     truth = Labels(bundle.label_ids, bundle.label_names).multi_hot([e.labels for e in records.examples])
-    found = probabilities(bundle, records, pictures)
-    return scores_as_dict(metrics.score(truth, found, bundle.rule.decide(found)), bundle.label_ids)
+    answers = _of_records(bundle, records, pictures)
+    return by_label(metrics.score(truth, answers, bundle.rule.decide(answers)), bundle.label_ids)
 
 
-def scores_as_dict(scores: metrics.Scores, label_ids: Sequence[int]) -> dict[str, Any]:
-    """Scores with F1 by label id."""
-    return {
-        "mean_f1": scores.mean_f1,
-        "micro_f1": scores.micro_f1,
-        "macro_f1": scores.macro_f1,
-        "map": scores.map,
-        "per_label": {str(label): f1 for label, f1 in zip(label_ids, scores.per_label, strict=True)},
-        "examples": scores.examples,
-    }
+def by_label(scores: metrics.Scores, label_ids: Sequence[int]) -> dict[str, Any]:
+    """Every metric by its name, F1 of each label by its id, and the number of examples."""
+    per_label = {str(label): f1 for label, f1 in zip(label_ids, scores.per_label, strict=True)}
+    return {**scores.metrics(), "per_label": per_label, "examples": scores.examples}
 
 
 def write_submission(bundle: Bundle, records: Records, pictures: Sequence[Path], out: Path) -> None:
-    """`ImageID,Labels` for every row in its order, labels separated by blanks."""
-    decided = bundle.rule.decide(probabilities(bundle, records, pictures))
-    sets = Labels(bundle.label_ids, bundle.label_names).label_sets(decided)
-    aside = out.with_name(f"{out.name}.tmp")
-    with aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["ImageID", "Labels"])
-        writer.writerows(
-            [example.image_id, " ".join(map(str, labels))]
-            for example, labels in zip(records.examples, sets, strict=True)
-        )
-    aside.replace(out)
+    """`ImageID,Labels` for every row in its order, labels separated by blanks.
+
+    Raises:
+        DataError: `out` exists or cannot be written.
+    """
+    sets = labels(bundle, _of_records(bundle, records, pictures))
+    try:
+        with written_aside(out, replace=False) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["ImageID", "Labels"])
+            writer.writerows(
+                [example.image_id, " ".join(map(str, labels))]
+                for example, labels in zip(records.examples, sets, strict=True)
+            )
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
+
+
+def _of_records(bundle: Bundle, records: Records, pictures: Sequence[Path]) -> NDArray[np.float32]:
+    captions = [example.caption for example in records.examples] if bundle.config.text is not None else None
+    return probabilities(bundle, captions, pictures if bundle.config.image is not None else None)
 
 
 def _main(artefact: Path, bundle: Path, data: Path, split: str, out: Path) -> None:

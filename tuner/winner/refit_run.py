@@ -1,25 +1,23 @@
-"""The refit of a run as a whole, in this process or on a node of a cluster."""
+"""The refit of a run as a whole, in this process."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
-from captune.cluster.nodes.inspection import NodeRequirements, check_nodes, versions
-from captune.cluster.nodes.remote_task import run_on_node
-from captune.cluster.nodes.resources import ResourceError, Room, default_request, shortage
-from captune.cluster.nodes.session import session
 from captune.results.records import load_records
-from captune.tuner.run.locations import absolute, reading, refitting
-from captune.tuner.run.settings import read, read_config, settings_of
+from captune.tuner.run.locations import refitting
+from captune.tuner.run.settings import read
 from captune.tuner.training import runtime
-from captune.tuner.winner.choose import choose, refuse_another
+from captune.tuner.winner.choose import choose
+
+if TYPE_CHECKING:
+    from captune.tuner.winner.proof import Proof
 
 
 def refit_run(
     where: str, trial: int | None, seeds: int, threads: int, gpus: float, *, say: Callable[[str], None]
-) -> dict[str, Any]:
+) -> Proof:
     """Refits the winner of the run at a path or an address with this process's GPUs, see `refit`.
 
     Args:
@@ -34,51 +32,3 @@ def refit_run(
         from captune.tuner.winner.refit import refit  # only now: what the framework reads at its start is set
 
         return refit(run, record, data, settings.limit, seeds=seeds, spread=runtime.spread(int(gpus)), say=say)
-
-
-def refit_on_cluster(
-    address: str,
-    where: str,
-    trial: int | None,
-    seeds: int,
-    cpus: float | None,
-    gpus: float | None,
-    *,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """The same on a node of a running Ray cluster, which must see the run and its data as this machine does.
-
-    Args:
-        address: "auto" or "host:port".
-        cpus, gpus: of the node; None for an even share of its CPUs, and for one GPU if there are any.
-
-    Raises:
-        RunError: there is no run, or it was refitted before.
-        ClusterError, ResourceError: the address cannot be joined, no node has so
-            much, or a node that has lacks run or data.
-    """
-    where = absolute(where)
-    with reading(where, leave=frozenset({"tracebacks"})) as run:
-        refuse_another(run)
-        settings = settings_of(run)
-        read_config(run)
-    with session(address) as nodes:
-        request = default_request(nodes, cpus=cpus, gpus=gpus)
-        if (why := shortage(nodes, request, "the refit", "--cpus or --gpus")) is not None:
-            raise ResourceError(why)
-        able = [node for node in nodes if Room.of([node], request).slots]
-        for note in check_nodes(able, NodeRequirements(settings["data"], settings["fingerprint"], where, versions())):
-            say(note)
-        threads = max(1, int(request.cpus))
-        return run_on_node(_refit_once, where, trial, seeds, threads, request.gpus, request=request, say=say)
-
-
-def _refit_once(where: str, trial: int | None, *arguments: Any, say: Callable[[str], None]) -> dict[str, Any]:
-    """`refit_run`, begun as often as nodes are lost: one may have gone after the winner was there."""
-    with reading(where, leave=frozenset({"tracebacks"})) as run:
-        if run.proof.exists():
-            proof: dict[str, Any] = json.loads(run.proof.read_text())
-            if trial not in (None, proof["trial"]):  # of another refit, which ended meanwhile
-                refuse_another(run)
-            return proof
-    return refit_run(where, trial, *arguments, say=say)

@@ -5,79 +5,94 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from captune.data_prep.store import PreparedData
 from captune.model.config import unflatten
 from captune.results.records import Record, load_records
-from captune.results.report import without_nan
 from captune.results.run_folder import RunError, RunFolder
-from captune.tuner.run.locations import open_data
-from captune.tuner.run.settings import read_config, settings_of, versions
+from captune.tuner.run.locations import open_data, reading
+from captune.tuner.run.settings import RunSettings, versions
+from captune.tuner.training import runtime
+from captune.tuner.training.job import Job
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be trained again. differences: of data and versions, as lines."""
+class ReplayedEpoch:
+    """Mean F1 after an epoch as the record has it, and again; NaN where it was no number."""
 
-    record: Record
-    data: PreparedData
-    threads: int
-    backend: str
+    epoch: int
+    old: float
+    new: float
+
+    @property
+    def difference(self) -> float:
+        """0 where nothing differs; NaN where one of the two is no number."""
+        same = self.old == self.new or (math.isnan(self.old) and math.isnan(self.new))
+        return 0.0 if same else abs(self.new - self.old)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay found. differences: of data and versions, as lines."""
+
+    trial: int
+    epochs: tuple[ReplayedEpoch, ...]
     differences: tuple[str, ...]
 
+    @property
+    def largest_difference(self) -> float:
+        """Of mean F1, over all epochs."""
+        return max((epoch.difference for epoch in self.epochs), default=0.0)
 
-def prepare(run: RunFolder, number: int, *, force: bool) -> Plan:
-    """Finds the trial and checks that it would be the same.
+
+def replay(where: str, number: int, force: bool, *, say: Callable[[str], None]) -> Replay:
+    """Trains as many epochs of a trial as the record has, in this process, which is settled for it.
+
+    Args:
+        where: path or address of the run.
+        force: also where data or versions are not the same.
 
     Raises:
-        RunError: no such trial, it trained no epoch, or data or versions differ and `force` is not given.
+        RunError: no such trial, it trained no epoch, or it would not be the same.
     """
+    with reading(where) as run:
+        record = _record(run, number)
+        settings = RunSettings.of(run)
+    data = open_data(settings.data)
+    differences = _differences(settings, data)
+    if differences and not force:
+        raise RunError(f"trial {number} would not be the same: {'; '.join(differences)}; --force replays it anyway")
+    for difference in differences:
+        say(f"note: {difference}")
+    runtime.settle(record.threads or 1, settings.search.backend)
+    from captune.tuner.training.trial import train_trial
+
+    assert record.seed is not None
+    epochs = []
+    for old, new in zip(
+        record.curve, train_trial(Job(unflatten(record.config), record.seed, record.origin), data), strict=False
+    ):
+        say(f"epoch {new.epoch} of {record.epochs}")
+        epochs.append(ReplayedEpoch(new.epoch, old.mean_f1, new.mean_f1))
+    return Replay(number, tuple(epochs), differences)
+
+
+def _record(run: RunFolder, number: int) -> Record:
     record = next((r for r in load_records(run) if r.number == number), None)
     if record is None:
         raise RunError(f"the run has no trial {number}; `captune trials {run}` lists them")
     if record.seed is None or not record.curve:
         raise RunError(f"trial {number} ({record.fate}) trained no epoch that could be trained again; choose another")
-    settings = settings_of(run)
-    data = open_data(settings["data"])
-    backend = read_config(run).backend
-    now = versions(backend)
+    return record
+
+
+def _differences(settings: RunSettings, data: PreparedData) -> tuple[str, ...]:
+    now = versions(settings.search.backend)
     differences = [
         f"{name} was {old}, now it is {now.get(name, 'absent')}"
-        for name, old in settings["versions"].items()
+        for name, old in settings.versions.items()
         if now.get(name) != old
     ]
-    if data.manifest.fingerprint != settings["fingerprint"]:
-        differences.append(f"{settings['data']} does not hold the data of the run")
-    if differences and not force:
-        raise RunError(f"trial {number} would not be the same: {'; '.join(differences)}; --force replays it anyway")
-    return Plan(record, data, record.threads or 1, backend, tuple(differences))
-
-
-def replay_trial(plan: Plan, *, say: Callable[[str], None]) -> dict[str, Any]:
-    """Trains as many epochs as the record has, and returns old and new mean F1 of each, and their differences."""
-    from captune.tuner.training.job import Job
-    from captune.tuner.training.trial import train_trial
-
-    record = plan.record
-    assert record.seed is not None
-    epochs = train_trial(Job(unflatten(record.config), record.seed, record.origin), plan.data)
-    rows = []
-    for old, new in zip(record.curve, epochs, strict=False):
-        say(f"epoch {new.epoch} of {record.epochs}")
-        same = old.mean_f1 == new.mean_f1 or (math.isnan(old.mean_f1) and math.isnan(new.mean_f1))
-        rows.append(
-            {
-                "epoch": new.epoch,
-                "old": old.mean_f1,
-                "new": new.mean_f1,
-                "difference": 0.0 if same else abs(new.mean_f1 - old.mean_f1),
-            }
-        )
-    found = {
-        "trial": record.number,
-        "epochs": rows,
-        "largest_difference": max(row["difference"] for row in rows),
-        "differences": list(plan.differences),
-    }
-    return dict(without_nan(found))
+    if data.manifest.fingerprint != settings.fingerprint:
+        differences.append(f"{settings.data} does not hold the data of the run")
+    return tuple(differences)

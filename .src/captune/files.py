@@ -1,0 +1,119 @@
+"""Files and folders that appear whole or not at all, and locks between processes: the one way for both."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+_SCRATCH = re.compile(r"\.captune-[0-9a-f]{8}\.tmp")
+
+
+class LockedError(OSError):
+    """Another process holds the lock. holder: what it wrote, "process 12 on node"; empty where it came just now."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(f"{path} is held by {holder or 'another process'}")
+        self.holder = holder
+
+
+@contextlib.contextmanager
+def written_aside(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """A place to make a file or a folder, which becomes `path` where the block ends without an error.
+
+    It lies in a new folder of our own beside `path`, under the same name: nothing that was there before is touched,
+    and no link is followed. What was made is on the disk before it gets its name. After an error nothing is left; what
+    a killed process leaves is known by `is_leftover`.
+
+    Args:
+        path: of a file or a folder, in a folder that exists.
+        replace: whether a file that stands at `path` gives way. A folder never does, unless it is empty.
+
+    Raises:
+        FileExistsError: something stands at `path`, and `replace` is False.
+        OSError: no room, no permission; or a folder with something in it stands at `path`.
+    """
+    scratch = path.parent / f".captune-{secrets.token_hex(4)}.tmp"
+    scratch.mkdir()
+    try:
+        aside = scratch / path.name
+        yield aside
+        for made in [*aside.rglob("*"), aside]:
+            flush(made)
+        if replace:
+            aside.replace(path)
+        elif os.path.lexists(path):
+            raise FileExistsError(f"{path} exists")
+        elif aside.is_dir():
+            aside.rename(path)  # fails on a folder with something in it
+        else:
+            _name_anew(aside, path)
+        flush(path.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether `written_aside` made this folder. Where nobody can be writing, it is left of a killed process."""
+    return _SCRATCH.fullmatch(path.name) is not None and path.is_dir() and not path.is_symlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes left in a folder. Only for whoever keeps all others from writing there."""
+    for path in folder.iterdir():
+        if is_leftover(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds the kernel's lock on a file, which is made where there is none; a process that ends gives it back.
+
+    The file stays: a lock on a file that is no longer there would lock out no one. A file system without locks is as if
+    this process were alone.
+
+    Args:
+        wait: until another process gives it back.
+
+    Raises:
+        LockedError: another process holds it, and `wait` is False.
+        OSError: the file cannot be made, or is a link.
+    """
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise LockedError(path, file.read().strip()) from None
+        except OSError:
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def flush(path: Path) -> None:
+    """Forces a file or the names in a folder onto the disk. OSError where a file's content has no room there."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        # Some network file systems do not know it of a folder.
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _name_anew(aside: Path, path: Path) -> None:
+    """Renames a file to a name that nothing may have, which `rename` alone does not ask."""
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        aside.rename(path)

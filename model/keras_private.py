@@ -1,0 +1,16 @@
+"""All that is private of Keras, each under a name of ours; tests/test_private_keras.py names every attribute."""
+
+from __future__ import annotations
+
+import keras
+
+
+def layers_within(network: keras.Model) -> list[keras.layers.Layer]:
+    """All layers of a network, those inside of others too."""
+    return list(network._flatten_layers())
+
+
+def moments(optimizer: keras.optimizers.Adam, variable: keras.Variable) -> tuple[keras.Variable, keras.Variable]:
+    """The first and the second moment that Adam keeps of a variable."""
+    place = optimizer._get_variable_index(variable)
+    return optimizer._momentums[place], optimizer._velocities[place]

@@ -1,0 +1,162 @@
+"""Files appear whole or not at all, and nothing of anybody else's is touched."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captune.errors import one_line
+from captune.files import LockedError, is_leftover, locked, remove_leftovers, written_aside
+
+
+def make(path: Path, *, folder: bool, text: str = "new") -> None:
+    if folder:
+        path.mkdir()
+    (path / "inside" if folder else path).write_text(text)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def content(path: Path) -> str:
+    return (path / "inside" if path.is_dir() else path).read_text()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_it_appears_at_the_end_and_alone(tmp_path: Path, folder: bool) -> None:
+    path = tmp_path / "out.keras"
+    with written_aside(path) as aside:
+        assert aside.name == path.name  # an ending may say what kind of file it is
+        make(aside, folder=folder)
+        assert not path.exists()
+    assert content(path) == "new"
+    assert names(tmp_path) == {"out.keras"}
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_nothing_is_left_of_what_failed(tmp_path: Path, folder: bool, error: type[BaseException]) -> None:
+    path = tmp_path / "out"
+    path.write_text("old")
+    with pytest.raises(error), written_aside(path) as aside:
+        make(aside, folder=folder)
+        raise error
+    assert names(tmp_path) == {"out"} and content(path) == "old"
+
+
+def test_file_gives_way_where_it_may(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("old")
+    with written_aside(path) as aside:
+        make(aside, folder=False)
+    assert content(path) == "new"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("there", ["file", "folder", "link to nothing"])
+def test_what_stands_there_is_never_replaced_unasked(tmp_path: Path, folder: bool, there: str) -> None:
+    path = tmp_path / "out"
+    with pytest.raises(OSError), written_aside(path, replace=False) as aside:
+        make(aside, folder=folder)
+        # While the block runs: a look beforehand would not have seen it.
+        if there == "link to nothing":
+            path.symlink_to(tmp_path / "nowhere")
+        else:
+            make(path, folder=there == "folder", text="old")
+    assert path.is_symlink() or content(path) == "old"
+    assert names(tmp_path) == {"out"}
+
+
+def test_folder_with_something_in_it_stays_even_where_files_give_way(tmp_path: Path) -> None:
+    make(tmp_path / "out", folder=True, text="old")
+    with pytest.raises(OSError), written_aside(tmp_path / "out") as aside:
+        make(aside, folder=True)
+    assert content(tmp_path / "out") == "old"
+
+
+def test_link_at_the_name_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("old")
+    (tmp_path / "out").symlink_to(tmp_path / "mine")
+    with written_aside(tmp_path / "out") as aside:
+        make(aside, folder=False)
+    assert content(tmp_path / "mine") == "old" and content(tmp_path / "out") == "new"
+
+
+@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60))
+def test_only_our_own_names_are_leftovers(name: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if name not in (".", ".."):
+            (folder / name).mkdir()
+        (folder / ".captune-00000000.tmp").write_text("a file is none")
+        (folder / ".captune-11111111.tmp").symlink_to(folder / name)
+        (folder / ".captune-22222222.tmp").mkdir()
+        before = names(folder)
+        remove_leftovers(folder)
+        assert before - names(folder) == {".captune-22222222.tmp"}
+
+
+def test_killed_process_leaves_what_can_be_told_and_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("old")
+    code = (
+        "import sys, time; from pathlib import Path; from captune.files import written_aside\n"
+        "with written_aside(Path(sys.argv[1])) as aside: aside.write_text('half'); print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    assert content(path) == "old"
+    assert [is_leftover(found) for found in sorted(tmp_path.iterdir())] == [True, False]
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == {"out"}
+
+
+def hold(path: Path, ready: object, seconds: float) -> None:
+    with locked(path):
+        ready.set()  # type: ignore[attr-defined]
+        time.sleep(seconds)
+
+
+def test_lock_of_another_process_is_refused_with_its_holder_or_waited_for(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    other = context.Process(target=hold, args=(tmp_path / "lock", ready, 1.0))
+    other.start()
+    assert ready.wait(20)
+    with pytest.raises(LockedError, match=f"process {other.pid} on ") as error, locked(tmp_path / "lock"):
+        pass
+    assert error.value.holder.startswith("process ")
+    with locked(tmp_path / "lock", wait=True):
+        other.join(20)
+        assert other.exitcode == 0
+
+
+def test_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("old")
+    (tmp_path / "lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError), locked(tmp_path / "lock"):
+        pass
+    assert content(tmp_path / "mine") == "old"
+
+
+@given(st.text(), st.integers(1, 400))
+def test_one_line_is_one_line_and_short(text: str, limit: int) -> None:
+    line = one_line(text, limit)
+    assert len(line) <= limit and len(line.splitlines()) <= 1
+
+
+def test_one_line_has_no_colours_and_says_where_it_was_cut() -> None:
+    assert one_line("\x1b[31mno\x1b[0m\n  module") == "no module"
+    assert one_line("abcdef", 4) == "abc…"

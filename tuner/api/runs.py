@@ -1,0 +1,291 @@
+"""A search begun, gone on with, and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from captune.errors import UsageError
+from captune.results.run_folder import RunError, RunFolder
+from captune.tuner.api.datasets import DataSet, open_data_set
+from captune.tuner.api.progress import say, search_line, silent
+from captune.tuner.api.spaces import SearchSpace
+from captune.tuner.run.locations import reading, searching
+from captune.tuner.run.settings import RunSettings, check, create, discard
+from captune.tuner.run.settings import read as read_run
+from captune.tuner.space.config import SearchConfig, check_overrides, read_search
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from captune.cluster.object_storage.mirror import Mirror
+    from captune.results.records import Record
+    from captune.results.summary import Summary
+    from captune.tuner.api.winners import Winner
+    from captune.tuner.winner.replay import Replay
+
+
+@dataclass(frozen=True)
+class Run:
+    """A search that was begun: what it came to, and what comes of it.
+
+    where: its folder or its address (s3://, gs://). The study in it is read anew each time, also while the search goes
+    on elsewhere.
+    """
+
+    where: str
+
+    @property
+    def settings(self) -> SearchConfig:
+        """What it was asked to do."""
+        with reading(self.where) as folder:
+            return RunSettings.of(folder).search
+
+    @property
+    def summary(self) -> Summary:
+        """What the last search of it came to. Raises RunError before its end."""
+        from captune.results.summary import Summary
+
+        with reading(self.where) as folder:
+            return Summary.read(folder.summary)
+
+    def records(self, *, frontier: bool = False) -> list[Record]:
+        """Every trial as a value, in the order of their numbers.
+
+        Args:
+            frontier: only the best score for each size, smallest first.
+        """
+        from captune.results.frontier import frontier as unbeaten
+        from captune.results.records import load_records
+
+        with reading(self.where) as folder:
+            records = load_records(folder)
+            return unbeaten(records, RunSettings.of(folder).search.limit) if frontier else records
+
+    def trials(
+        self, *, where: str | None = None, sort: str | None = None, limit: int | None = None, frontier: bool = False
+    ) -> pd.DataFrame:
+        """The table of trials: one row each, configurations flattened to columns of dotted names.
+
+        Args:
+            where: a pandas query, e.g. "fate == 'complete' and mean_f1 > 0.8", dotted names in backticks.
+            sort: a column; scores best first.
+            limit: rows at most.
+            frontier: only the best score for each size.
+
+        Raises:
+            RunError: no run, an unknown column, or a query that cannot be read.
+        """
+        from captune.results.table import frame
+
+        return frame(self.records(frontier=frontier), sort=sort, where=where, limit=limit)
+
+    def trial(self, number: int) -> Record:
+        """One trial: configuration, curve, cost, fate. Raises RunError for a number that the run has not."""
+        record = next((r for r in self.records() if r.number == number), None)
+        if record is None:
+            raise RunError(f"the run has no trial {number}; `captune trials {self.where}` lists them")
+        return record
+
+    def resume(self, *, address: str | None = None, progress: bool = True, **settings: Any) -> Run:
+        """Goes on with the search: unfinished trials first, from their checkpoints.
+
+        Args:
+            address: of a running Ray cluster, "auto" or "host:port"; None for this machine alone.
+            progress: whether it is shown.
+            settings: `trials`, a new total, and `time_limit`, from now on.
+
+        Raises:
+            RunError, SearchError, ClusterError: as `captune.search` does.
+        """
+        if unknown := settings.keys() - {"trials", "time_limit"}:
+            raise UsageError(f"a resume takes trials and time_limit, got {', '.join(sorted(unknown))}")
+        with searching(self.where) as (folder, mirror):
+            _drive(folder, mirror, address, check_overrides(settings), progress=progress)
+        return self
+
+    def replay(self, number: int, *, force: bool = False, progress: bool = True) -> Replay:
+        """Trains a trial again as it was and compares epoch by epoch: on the same machine's CPU nothing differs.
+
+        Args:
+            force: also where data or versions are not the same.
+
+        Raises:
+            RunError: no such trial, or it would not be the same and `force` is not given.
+        """
+        from captune.tuner.winner.own_process import in_own_process
+        from captune.tuner.winner.replay import replay
+
+        return in_own_process(replay, self.where, number, force, say=say if progress else silent)
+
+    def refit(
+        self,
+        *,
+        trial: int | None = None,
+        seeds: int = 1,
+        address: str | None = None,
+        gpus: int | None = None,
+        cpus: float | None = None,
+        progress: bool = True,
+    ) -> Winner:
+        """Trains the winner on train + validation, reads test once, and writes RUN/winner with its proof.
+
+        Args:
+            trial: to be refitted instead of the best.
+            seeds: repeats with further seeds, 1 or more, which show how far the score moves.
+            address: of a running Ray cluster, on a node of which it is done; None for this machine.
+            gpus: that share each batch between them.
+            cpus: of a cluster's node, also its threads.
+
+        Raises:
+            RunError: no trial qualifies, or the run was refitted before.
+            ProofError: what was exported is not what was scored, or over the budget.
+        """
+        from captune.tuner.api.winners import Winner, refit_of
+
+        refit_of(self.where, trial, seeds, address, gpus, cpus, say=say if progress else silent)
+        return Winner(self.where)
+
+    @property
+    def winner(self) -> Winner:
+        """What `refit` left. Its attributes raise RunError before that."""
+        from captune.tuner.api.winners import Winner
+
+        return Winner(self.where)
+
+    def __repr__(self) -> str:
+        return f"<captune run {self.where}>"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that was checked and not begun. report: what it is up against, lines for a person."""
+
+    data: DataSet
+    run: str
+    config: SearchConfig
+    warm_start: str | None
+    report: tuple[str, ...]
+
+    def start(self, *, address: str | None = None, progress: bool = True) -> Run:
+        """Runs it, see `search`."""
+        with searching(self.run, new=True) as (folder, mirror):
+            # First: a folder that is taken is told in one line, as any other mistake.
+            create(folder, self.config, self.data.prepared, source=self.data.where, warm_start=self.warm_start)
+            if progress:
+                say("\n".join(self.report))
+            try:
+                _drive(folder, mirror, address, {}, progress=progress)
+            except Exception:
+                discard(folder)
+                raise
+        return Run(self.run)
+
+
+def plan(
+    data: str | Path | DataSet,
+    run: str | Path,
+    space: SearchSpace | str | None = None,
+    *,
+    config: str | Path | None = None,
+    warm_start: str | Path | Run | None = None,
+    **settings: Any,
+) -> Plan:
+    """Checks a search and says what it is up against, without starting anything. Arguments and errors: see `search`."""
+    from captune.tuner.decisions.preflight import inspect, lines
+
+    if space is not None and config is not None:
+        raise UsageError("space and config exclude each other; a search.yaml holds its own space")
+    prepared = open_data_set(data)
+    overrides: Mapping[str, Any] = settings
+    preset = settings.pop("preset", None)
+    if isinstance(space, SearchSpace):
+        preset = space.preset
+        overrides = {**settings, "space": dict(space.dimensions), "fixed": dict(space.fixed)}
+    elif space is not None:
+        preset = space
+    asked = read_search(
+        None if config is None else Path(config),
+        preset=preset,
+        default_preset="compact" if prepared.prepared.has_images else "captions",
+        overrides=overrides,
+    )
+    feasible = check(asked, prepared.prepared)
+    older = warm_start.where if isinstance(warm_start, Run) else None if warm_start is None else str(warm_start)
+    if older is not None:
+        _check_older(older, asked, prepared)
+    report = lines(inspect(asked, feasible), feasible.space, str(run))
+    return Plan(prepared, str(run), asked, older, tuple(report))
+
+
+def search(
+    data: str | Path | DataSet,
+    run: str | Path,
+    space: SearchSpace | str | None = None,
+    *,
+    config: str | Path | None = None,
+    address: str | None = None,
+    warm_start: str | Path | Run | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
+    """Searches for the best configuration inside the budget. Ctrl-C, or a notebook's interrupt, ends it cleanly.
+
+    Args:
+        data: what `captune.prepare` gives, or its folder or address.
+        run: folder or address of the run; nothing may be there yet.
+        space: what `captune.space` gives, or the name of a preset; None for `compact`, or `captions` without pictures.
+        config: a search.yaml instead of a space.
+        address: of a running Ray cluster, "auto" or "host:port"; None starts Ray on this machine for the while.
+        warm_start: a run of the same space and data to learn from first.
+        progress: whether it is shown.
+        settings: each by its name as `captune.explain()` lists them, values or texts as people write them: `trials=50`,
+            `time_limit="30m"`, `budget="100MiB"`, `gpus_per_trial=0.5`. They win over the file.
+
+    Returns:
+        The run. Where no trial has a score, `summary.best` is None; `summary.interrupted` says whether it was ended.
+
+    Raises:
+        ConfigError, BudgetError: a setting is wrong, or nothing in the space fits the budget.
+        RunError: `run` holds something.
+        SearchError: the trials cannot work.
+        ClusterError, ResourceError: nowhere to run.
+    """
+    asked = plan(data, run, space, config=config, warm_start=warm_start, **settings)
+    return asked.start(address=address, progress=progress)
+
+
+def open_run(where: str | Path) -> Run:
+    """A run that was begun before.
+
+    Raises:
+        RunError, StorageError: there is none, or its address cannot be reached.
+    """
+    with reading(str(where)) as folder:
+        RunSettings.of(folder)
+    return Run(str(where))
+
+
+def _drive(
+    folder: RunFolder, mirror: Mirror | None, address: str | None, changes: Mapping[str, Any], *, progress: bool
+) -> Summary:
+    from captune.tuner.ray_tune.search import run_search
+
+    config, data = read_run(folder)
+    config = config.model_copy(update=dict(changes))
+    with ExitStack() as shown:
+        show = shown.enter_context(search_line()) if progress else lambda _: None
+        told = say if progress else silent
+        return run_search(folder, config, data, address=address, show=show, say=told, mirror=mirror)
+
+
+def _check_older(older: str, config: SearchConfig, data: DataSet) -> None:
+    from captune.tuner.decisions.warm_start import check as check_older
+
+    with reading(older) as folder:
+        before = RunSettings.of(folder)
+        same_data = before.fingerprint == data.prepared.manifest.fingerprint
+        check_older(folder, before.search, config, same_data=same_data)

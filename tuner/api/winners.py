@@ -1,0 +1,106 @@
+"""The winner of a run: trained again, proved, shipped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from captune.errors import UsageError
+from captune.model.config import Storage
+from captune.results.run_folder import RunError
+from captune.tuner.run.locations import reading
+
+if TYPE_CHECKING:
+    from captune.tuner.api.classifier import Classifier
+    from captune.tuner.winner.export import Export
+    from captune.tuner.winner.proof import Proof
+
+
+@dataclass(frozen=True)
+class Winner:
+    """What a refit left in a run. where: folder or address of the run."""
+
+    where: str
+
+    @property
+    def proof(self) -> Proof:
+        """Its scores in the search, on test, reloaded; its bytes, its configuration. Raises RunError before a refit."""
+        from captune.tuner.winner.proof import Proof
+
+        with reading(self.where, leave=frozenset({"tracebacks"})) as folder:
+            if not folder.proof.is_file():
+                raise RunError(f"{self.where} has no proved winner; run `captune refit {self.where}` first")
+            return Proof.read(folder.proof)
+
+    @property
+    def bundle(self) -> str:
+        """Path or address of what is shipped."""
+        return f"{self.where.rstrip('/')}/winner/bundle"
+
+    def load(self) -> Classifier:
+        """The classifier itself. A run at an address has to be exported first."""
+        from captune.tuner.api.classifier import load
+
+        return load(self.bundle)
+
+    def export(
+        self,
+        to: str | Path,
+        *,
+        format: Literal["bundle", "keras"] = "bundle",  # noqa: A002 - the word of the command
+        storage: Storage | None = None,
+    ) -> Export:
+        """Copies the winner, loads the copy in a fresh process, and compares what it answers on test.
+
+        Args:
+            to: what is written; it must not exist.
+            format: a bundle folder, or a .keras file, which holds float32.
+            storage: of the copy; that of the winner if None.
+
+        Raises:
+            RunError: no winner yet, or `to` exists.
+            ProofError: over the budget, or the copy answers otherwise.
+        """
+        if format == "keras" and storage not in (None, "float32"):
+            raise UsageError(f"a Keras file holds float32; use format bundle for storage {storage}")
+        from captune.tuner.run.settings import read
+        from captune.tuner.training.runtime import import_keras
+
+        with reading(self.where, leave=frozenset()) as folder:
+            config, data = read(folder)
+            import_keras(config.backend)
+            from captune.tuner.winner.export import export
+
+            return export(folder, data, config.limit, Path(to), format, storage)
+
+    def __repr__(self) -> str:
+        return f"<captune winner of {self.where}>"
+
+
+def refit_of(
+    where: str,
+    trial: int | None,
+    seeds: int,
+    address: str | None,
+    gpus: int | None,
+    cpus: float | None,
+    *,
+    say: Callable[[str], None],
+) -> Proof:
+    """See `Run.refit`."""
+    for name, value, least in (("seeds", seeds, 1), ("gpus", gpus, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"{name} must be {least} or more, got {value}")
+    if address is not None:
+        from captune.tuner.winner.refit_on_cluster import refit_on_cluster
+
+        return refit_on_cluster(address, where, trial, seeds, cpus, gpus, say=say)
+    if cpus is not None:
+        raise UsageError("cpus is for a node of a cluster; name one with address, or leave cpus out")
+    from captune.tuner.winner.own_process import in_own_process
+    from captune.tuner.winner.refit_run import refit_run
+
+    return in_own_process(refit_run, where, trial, seeds, os.cpu_count() or 1, gpus or 0, say=say)

@@ -1,0 +1,97 @@
+"""The verbs that search: search, resume."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from captune.tuner.api.progress import say
+from captune.tuner.command.arguments import Address, RunPath, Where
+from captune.tuner.command.cluster import follow_job, is_server, send
+from captune.tuner.command.console import fail
+from captune.tuner.command.options import settings_verb
+
+if TYPE_CHECKING:
+    from captune.tuner.api.runs import Run
+
+
+def add_verbs(app: typer.Typer) -> None:
+    """Adds them to the command."""
+    settings_verb(app)(search)
+    settings_verb(app, only=("trials", "time_limit"))(resume)
+
+
+def search(
+    context: typer.Context,
+    settings: dict[str, Any],
+    data: Annotated[
+        Where,
+        typer.Argument(parser=Where, metavar="DATA", help="a data set that `prepare` made: its folder or its address"),
+    ],
+    run: Annotated[
+        Where,
+        typer.Option(parser=Where, metavar="RUN", help="folder or address of the run; nothing may be there yet"),
+    ] = ...,  # type: ignore[assignment]
+    config: Annotated[Path | None, typer.Option(help="search.yaml; `captune space` prints one")] = None,
+    address: Address = None,
+    warm_start: Annotated[
+        Where | None,
+        typer.Option(parser=Where, metavar="RUN", help="a run of the same space and data to learn from first"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, start nothing")] = False,
+) -> None:
+    """Searches for the best configuration inside the budget.
+
+    Without --preset and --config it starts from compact, or from captions where the data has no pictures. What is given
+    here wins over the file. `captune explain NAME` says more about a setting.
+    """
+    from captune.tuner.api.runs import plan
+
+    if is_server(address):
+        follow_job(address, send(address, sys.argv[1:], context.parent))
+        return
+    planned = plan(data, run, config=config, warm_start=warm_start, **settings)
+    if dry_run:
+        print("\n".join(planned.report))
+    else:
+        _tell(planned.start(address=address))
+
+
+def resume(context: typer.Context, run: RunPath, settings: dict[str, Any], address: Address = None) -> None:
+    """Goes on with a search: unfinished trials first, from their checkpoints. Finished ones stay as they are.
+
+    --trials is a new total, --time-limit counts from now.
+    """
+    from captune.tuner.api.runs import Run
+
+    if is_server(address):
+        follow_job(address, send(address, sys.argv[1:], context.parent))
+        return
+    _tell(Run(run).resume(address=address, **settings))
+
+
+def _tell(run: Run) -> None:
+    """How a search ended."""
+    summary = run.summary
+    fates = ", ".join(f"{count} {fate}" for fate, count in summary.trials.items()) or "no trials"
+    print(f"{run.where}: {fates}; {summary.epochs} epochs in {summary.wall_seconds:.0f} s")
+    if summary.trained_share.all is not None:
+        others = [kind for kind in summary.busy_seconds if kind not in ("train", "evaluate")]
+        print(
+            f"slots: {summary.trained_share.all:.0%} of their time in training and evaluation; "
+            + ", ".join(f"{kind} {summary.busy_seconds[kind]:.0f} s" for kind in others)
+        )
+    if (saved := summary.halving_saved).epochs:
+        print(f"halving saved {saved.epochs} epochs, about {saved.seconds:.0f} s of a slot")
+    if summary.best is not None:
+        print(f"best: trial {summary.best.number}, mean F1 {summary.best.mean_f1:.4f} on validation")
+    if summary.interrupted:
+        say(f"interrupted; go on with: captune resume {run.where}")
+        if summary.best is None:
+            return
+    if summary.best is None:
+        fail("no trial has a score; `captune trials` shows why", status=1)
+    print(f"next: captune trials {run.where} --sort mean_f1; captune refit {run.where}")

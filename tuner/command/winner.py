@@ -1,0 +1,100 @@
+"""The verbs of trials that are trained again: replay, refit, export."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from captune.tuner.api.progress import say
+from captune.tuner.command.arguments import Address, AsJson, RunPath, StorageOption
+from captune.tuner.command.cluster import follow_job, is_server, send
+from captune.tuner.command.console import print_json
+
+
+def add_verbs(app: typer.Typer) -> None:
+    """Adds them to the command."""
+    for verb in (replay, refit, export):
+        app.command()(verb)
+
+
+def replay(
+    run: RunPath,
+    trial: Annotated[int, typer.Argument(help="its number")],
+    force: Annotated[bool, typer.Option("--force", help="also where data or versions are not the same")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Trains a trial again as it was, and compares epoch by epoch. On the same machine's CPU nothing differs."""
+    from captune.results.report import without_nan
+    from captune.tuner.api.runs import Run
+
+    replayed = Run(run).replay(trial, force=force)
+    rows = [
+        {"epoch": epoch.epoch, "old": epoch.old, "new": epoch.new, "difference": epoch.difference}
+        for epoch in replayed.epochs
+    ]
+    if as_json:
+        whole = {
+            "trial": replayed.trial,
+            "epochs": rows,
+            "largest_difference": replayed.largest_difference,
+            "differences": list(replayed.differences),
+        }
+        print_json(without_nan(whole))
+        return
+    for row in rows:
+        print("epoch {epoch}: mean F1 {old:.6f}, again {new:.6f}, difference {difference:.1e}".format(**row))
+    print(f"largest difference {replayed.largest_difference:.1e}")
+
+
+def refit(
+    context: typer.Context,
+    run: RunPath,
+    trial: Annotated[int | None, typer.Option(help="refit this one instead of the best")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="repeat with further seeds, to see how far the score moves")] = 1,
+    address: Address = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="that share each batch between them, all of one node")] = None,
+    cpus: Annotated[float | None, typer.Option(help="of a cluster's node; also the threads")] = None,
+) -> None:
+    """Trains the winner on train + validation, proves it on test, writes RUN/winner."""
+    from captune.tuner.api.runs import Run
+
+    if is_server(address):
+        follow_job(address, send(address, sys.argv[1:], context.parent))
+        return
+    proof = Run(run).refit(trial=trial, seeds=seeds, address=address, gpus=gpus, cpus=cpus).proof
+    test = proof.test
+    print(f"trial {proof.trial}, {proof.epochs} epochs on train + validation")
+    print(f"search    mean F1 {proof.search.mean_f1:.4f} on {proof.search.examples} validation examples")
+    interval = f"95 % {test.low:.4f} to {test.high:.4f}"
+    print(f"test      mean F1 {test.mean_f1:.4f} ({interval}), {test.examples} examples")
+    print(f"          micro F1 {test.micro_f1:.4f}, macro F1 {test.macro_f1:.4f}, mAP {test.map:.4f}")
+    if len(proof.seeds) > 1:
+        print(f"seeds     mean F1 {', '.join(f'{score:.4f}' for score in proof.seeds)}")
+    print(
+        f"reloaded  mean F1 {proof.reloaded.mean_f1:.4f}, "
+        f"largest difference of a probability {proof.reloaded.max_difference:.1e}"
+    )
+    if proof.storage != "float32":
+        print(f"float32   mean F1 {proof.float32.mean_f1:.4f}, before the weights became {proof.storage}")
+    print(f"bundle    {proof.bundle_bytes / 2**20:.2f} MiB in {run}/winner/bundle")
+    if not proof.bundle_fits:
+        say(f"note: the weights keep the budget, the bundle with its vocabulary does not: {proof.bundle_bytes} bytes")
+
+
+def export(
+    run: RunPath,
+    to: Annotated[Path, typer.Option(help="what to write; must not exist yet")] = ...,  # type: ignore[assignment]
+    format: Annotated[Literal["bundle", "keras"], typer.Option(help="a bundle folder or a Keras file")] = "bundle",  # noqa: A002
+    storage: StorageOption = None,
+) -> None:
+    """Copies the proved winner, loads the copy in a fresh process, and compares what it answers."""
+    from captune.model.size import show_bytes
+    from captune.tuner.api.winners import Winner
+
+    done = Winner(run).export(to, format=format, storage=storage)
+    print(f"{done.path}: {show_bytes(done.bytes)}, weights as {done.storage}")
+    print(f"test probabilities within {done.max_difference:.1e} of the winner's")
+    print(f"test mean F1 {done.winner_mean_f1:.4f} of the winner, {done.mean_f1:.4f} of the export")

@@ -1,0 +1,87 @@
+"""The proved winner once more, as another file or in another storage, proved again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from captune.data_prep.store import PreparedData
+from captune.files import written_aside
+from captune.model import metrics
+from captune.model.bundle import Bundle
+from captune.model.config import Storage
+from captune.model.size import Budget, size
+from captune.model.training import put_through
+from captune.results.run_folder import RunError, RunFolder
+from captune.tuner.run.settings import contents_of
+from captune.tuner.winner.predict import probabilities_of_split
+from captune.tuner.winner.proof import check_bytes, largest_difference, probabilities_in_fresh_process
+
+
+@dataclass(frozen=True)
+class Export:
+    """A copy of the winner that was written and proved.
+
+    bytes: of the file or folder. winner_mean_f1, mean_f1: on test, of the winner and of the copy as a fresh process
+    loaded it. max_difference: of a probability between these two.
+    """
+
+    path: Path
+    format: str
+    storage: Storage
+    bytes: int
+    winner_mean_f1: float
+    mean_f1: float
+    max_difference: float
+
+
+def export(
+    run: RunFolder, data: PreparedData, budget: Budget, target: Path, kind: str, storage: Storage | None
+) -> Export:
+    """Writes the proved winner to `target` as a bundle folder or a .keras file, and proves the copy.
+
+    `target` is there once it is proved, and not before.
+
+    Args:
+        storage: of the copy; None for the winner's own. A .keras file is always float32.
+
+    Raises:
+        RunError: no winner yet, or `target` exists.
+        ProofError: over the budget, or the file gives other probabilities than the weights that were written.
+    """
+    if not run.proof.is_file():
+        raise RunError(f"{run} has no proved winner; run `captune refit {run}` first")
+    if target.exists():
+        raise RunError(f"{target} exists; name a path that does not")
+    if kind == "keras" and target.suffix != ".keras":
+        raise RunError(f"a Keras file must be named *.keras, got {target}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    bundle = Bundle.load(run.bundle)
+    winner = probabilities_of_split(bundle, data, "test")
+    stored: Storage = "float32" if kind == "keras" else storage or bundle.config.storage
+    copy = replace(bundle, config=bundle.config.model_copy(update={"storage": stored}))
+    put_through(copy.network, stored)
+    try:
+        with written_aside(target, replace=False) as aside:
+            if kind == "keras":
+                copy.network.save(aside)
+            else:
+                copy.save(aside)
+            measured = check_bytes(aside, kind, size(copy.config, contents_of(data)), budget)
+            expected = probabilities_of_split(copy, data, "test")
+            shipped = probabilities_in_fresh_process(aside, run.bundle if kind == "keras" else aside, data, "test")
+            largest_difference(shipped, expected, target.name)
+    except FileExistsError:
+        raise RunError(f"{target} exists; name a path that does not") from None
+    truth = data.labels[data.rows("test")]
+    return Export(
+        path=target,
+        format=kind,
+        storage=stored,
+        bytes=measured,
+        winner_mean_f1=metrics.score(truth, winner, bundle.rule.decide(winner)).mean_f1,
+        mean_f1=metrics.score(truth, shipped, bundle.rule.decide(shipped)).mean_f1,
+        max_difference=float(np.abs(shipped - winner).max()),
+    )

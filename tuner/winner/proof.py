@@ -1,0 +1,142 @@
+"""What proves a winner: its scores in the search, on test, and as it is shipped, which is loaded in a fresh process."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BeforeValidator
+
+from captune.data_prep.store import PreparedData
+from captune.errors import WorkError, one_line
+from captune.model.config import Settings, Storage
+from captune.model.metrics import METRICS, Metrics
+from captune.model.size import Budget, Measure, Size, show_bytes
+from captune.results.documents import Document
+
+TOLERANCE = 1e-6  # of a probability, between the network that was trained and the file loaded in a fresh process
+# A bundle has never more than its predicted bytes, and less by this share at most; or, where the network is so small
+# that the text around its weights is most of the bundle, by so many bytes.
+SLACK_SHARE, SLACK_BYTES = 0.01, 512
+
+
+class ProofError(WorkError):
+    """What was exported is not what was scored, or not what was allowed. Nothing is left that could be shipped."""
+
+
+@dataclass(frozen=True)
+class HeldOutScores(Metrics):
+    """Scores on the test examples. low, high: 95 % bootstrap interval of mean F1."""
+
+    per_label: dict[str, float]  # F1 by label id
+    examples: int
+    low: float
+    high: float
+
+
+class SearchScore(Settings):
+    """The trial's own score, on the validation examples."""
+
+    mean_f1: float
+    examples: int
+
+
+class ReloadedScore(Settings):
+    """The bundle as a fresh process loaded it. max_difference: of a probability from the trained network's."""
+
+    mean_f1: float
+    max_difference: float
+
+
+class UnroundedScore(Settings):
+    """The network before its weights became what the storage gives back."""
+
+    mean_f1: float
+
+
+def _with_all_metrics(scores: Any) -> Any:
+    return dict.fromkeys(METRICS, math.nan) | scores if isinstance(scores, dict) else scores
+
+
+class Proof(Document):
+    """What RUN/winner/proof.json holds."""
+
+    trial: int
+    config: dict[str, Any]
+    """Flat, by dotted names."""
+    epochs: int
+    """Of the refit."""
+    threshold: float
+    search: SearchScore
+    test: Annotated[HeldOutScores, BeforeValidator(_with_all_metrics)]
+    reloaded: ReloadedScore
+    seeds: tuple[float, ...]
+    """Mean F1 on test of each seed; the bundle is that of the first."""
+    storage: Storage
+    weights_bytes: int
+    bundle_bytes: int
+    budget_bytes: int
+    measure: Measure
+    """What of it the budget counts."""
+    bundle_fits: bool
+    data: str
+    """Fingerprint of the data."""
+    float32: UnroundedScore
+
+
+def check_bytes(path: Path, kind: str, predicted: Size, budget: Budget) -> int:
+    """Bytes of what was written, held against the budget and against what was predicted before it was built.
+
+    Args:
+        kind: "bundle", or "keras", whose container is not ours to predict.
+
+    Raises:
+        ProofError: over the budget, larger than predicted, or smaller by more than the slack.
+    """
+    from captune.model.bundle import measured_bytes  # a proof is read without a framework
+
+    measured = measured_bytes(path)
+    slack = max(SLACK_BYTES, SLACK_SHARE * predicted.bundle_bytes)
+    if kind == "bundle" and not 0 <= predicted.bundle_bytes - measured <= slack:
+        raise ProofError(
+            f"{path.name} has {measured} bytes where at most {predicted.bundle_bytes} and little less were predicted; "
+            "it was removed, as a size that is not understood may be wrong elsewhere too: please report it"
+        )
+    count = predicted.weights_bytes if budget.measure == "weights" else measured
+    if count > budget.limit:
+        raise ProofError(
+            f"a {kind} file of it has {show_bytes(count)} of {budget.measure}, the budget is "
+            f"{show_bytes(budget.limit)}; it was removed: export another --format or --storage"
+        )
+    return measured
+
+
+def largest_difference(shipped: NDArray[np.float32], expected: NDArray[np.float32], what: str) -> float:
+    """Of a probability, between what is shipped and what it was made of. Raises ProofError above the tolerance."""
+    difference = float(np.abs(shipped - expected).max())
+    if not difference <= TOLERANCE:
+        raise ProofError(f"{what} gives other probabilities than the network it was made of (by {difference:.2g})")
+    return difference
+
+
+def probabilities_in_fresh_process(artefact: Path, bundle: Path, data: PreparedData, split: str) -> NDArray[np.float32]:
+    """What an exported file answers in a process that knows nothing but the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "probabilities.npy"
+        # -P: no module of the folder where someone works is taken for one of ours.
+        command = [sys.executable, "-P", "-m", "captune.tuner.winner.predict"]
+        command += map(str, (artefact, bundle, data.path, split, out))
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+        if done.returncode != 0:
+            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+            raise ProofError(f"{artefact} cannot be loaded in a fresh process: {one_line(last[0])}")
+        probabilities: NDArray[np.float32] = np.load(out)
+        return probabilities
