@@ -64,6 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = getattr(item, "callspec", None) and item.callspec.params.get("url")  # type: ignore[attr-defined]
         if {"server", "google"} & set(getattr(item, "fixturenames", ())) or place in ("s3", "gs"):
             item.add_marker(pytest.mark.slow)
+    if loaded := HEAVY & sys.modules.keys():
+        raise pytest.UsageError(f"collecting the tests loads {', '.join(sorted(loaded))}: import it inside the test")
     starting = {item.path for item in items if item.get_closest_marker("cluster")}
     items.sort(key=lambda item: (item.path not in starting, item.path.name != "test_survival.py"))
 

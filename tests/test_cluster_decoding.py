@@ -418,6 +418,7 @@ def test_set_that_is_there_needs_no_cluster(raw: Path, tmp_path: Path, captune: 
     assert ran.code == 0, ran
 
 
+@pytest.mark.slow
 def test_cluster_that_is_not_there_is_told_in_one_line(raw: Path, tmp_path: Path, captune: Captune) -> None:
     ran = captune("prepare", raw / "train.csv", "raw/images", "--out", tmp_path / "data", "--address", "127.0.0.1:1")
     assert ran.code == 1

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 from captune.data_prep.store import PreparedData
 from captune.results.run_folder import RunFolder
 
-pytest.importorskip("jax")
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.cluster,
+    pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed"),
+]
 
 
 def captune(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

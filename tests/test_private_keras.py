@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
-
-from captune.model.keras_private import layers_within, moments
 
 pytestmark = pytest.mark.slow
 
 
-def trained() -> tuple[keras.Model, keras.optimizers.Adam]:
+def trained() -> tuple[Any, Any]:
+    import keras
+
     inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="inner")], name="stage")
     network = keras.Sequential([keras.Input((2,)), inner, keras.layers.Dense(1, name="outer")])
     network.compile(optimizer=keras.optimizers.Adam(), loss="mse")
@@ -32,15 +31,19 @@ def trained() -> tuple[keras.Model, keras.optimizers.Adam]:
 )
 def test_private_attribute_is_there(owner: str, name: str) -> None:
     owners: dict[str, Any] = dict(zip(("network", "optimizer"), trained(), strict=True))
-    assert hasattr(owners[owner], name), f"keras {keras.__version__} has no {owner}.{name}: see model/keras_private.py"
+    assert hasattr(owners[owner], name), f"Keras has no {owner}.{name}: see model/keras_private.py"
 
 
 def test_layers_inside_of_others_are_among_all() -> None:
+    from captune.model.keras_private import layers_within
+
     network, _ = trained()
     assert {"stage", "inner", "outer"} <= {layer.name for layer in layers_within(network)}
 
 
 def test_moments_are_those_of_the_variable() -> None:
+    from captune.model.keras_private import moments
+
     network, adam = trained()
     for variable in network.trainable_variables:
         first, second = moments(adam, variable)

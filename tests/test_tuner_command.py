@@ -374,6 +374,7 @@ def test_storage_of_the_command_line_wins_over_the_space(
     assert f"smallest {show_bytes(least.weights_bytes)}" in told
 
 
+@pytest.mark.slow
 def test_option_never_to_fit_is_named_and_the_preset_that_is_refused(
     captune: Captune, data: PreparedData, tmp_path: Path
 ) -> None:
@@ -697,7 +698,9 @@ def test_size_counts_the_storage_that_is_asked_for(captune: Captune, storage: st
     assert sum(content["parts"].values()) == content["weights_bytes"]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=pytest.mark.slow if name == "full" else ()) for name in PRESETS]
+)
 def test_space_prints_a_search_yaml_that_search_takes_for_the_preset_itself(
     captune: Captune, data: PreparedData, tmp_path: Path, preset: str
 ) -> None:
