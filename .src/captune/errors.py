@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
 class Error(Exception):
@@ -22,3 +25,9 @@ class UsageError(Error, ValueError):
 
 class WorkError(Error, RuntimeError):
     """Work that was asked for rightly and failed."""
+
+
+def one_line(error: object, limit: int = 300) -> str:
+    """What an error or a text says, in one line of `limit` characters at most, without a terminal's escape codes."""
+    text = " ".join(_ESCAPES.sub("", str(error)).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"

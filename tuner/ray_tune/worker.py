@@ -15,7 +15,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from captune.cluster.nodes.session import draining, end_without_head
+from captune.cluster.nodes.cut_off import end_without_head
+from captune.cluster.nodes.session import draining
 from captune.model.config import unflatten
 from captune.model.metrics import Epoch
 from captune.tuner.decisions.halving import is_finite
