@@ -59,7 +59,7 @@ def ray_decoder(address: str, images: Path) -> Decode:
             return
         size = pictures_per_task(side)
         batches = [range(start, min(start + rows, len(pictures))) for start in range(first, len(pictures), rows)]
-        tasks = ([pictures[place] for place in part] for batch in batches for part in _parts(batch, size))
+        tasks = ([pictures[row] for row in part] for batch in batches for part in _parts(batch, size))
         into = np.empty((len(batches[0]), side, side, 3), np.uint8)
         with session(address), closing(_in_order(tasks, side, images)) as results:
             for batch in batches:
@@ -92,7 +92,7 @@ def _decode(pictures: list[str], side: int) -> Done:
 
 
 def _parts(batch: range, size: int) -> Iterator[range]:
-    return (batch[place : place + size] for place in range(0, len(batch), size))
+    return (batch[start : start + size] for start in range(0, len(batch), size))
 
 
 def _fill(pixels: Pixels, results: Iterator[tuple[Pixels, list[str | None]]]) -> Iterator[str | None]:
