@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast soak bench check clean
+.PHONY: demo test test-fast soak bench reference check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ soak: $(READY)  ## Kills by the dozen: drivers, workers, nodes
 
 bench: $(READY)  ## Measurements, one table each
 	for file in tests/benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+reference: $(READY)  ## tuner/space/README.md as the declarations have it
+	$(BIN)/python -m captune.tuner.space.explain
 
 check: $(READY)  ## Format, lint, types, import layers
 	$(BIN)/ruff format --check .

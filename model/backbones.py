@@ -9,9 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from captune.errors import WorkError
+
 Scaling = Literal["caffe", "torch", "included"]
 """What a backbone's ImageNet weights expect of 0..255 RGB pixels: "caffe" BGR less the channel means, "torch"
 0..1 less the means over the deviations, "included" untouched, as the network scales by itself."""
+
+
+class WeightsError(WorkError):
+    """Pretrained weights that were asked for cannot be had. Training never starts from random ones instead."""
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ class TrainConfig(Settings):
     group_by_length: bool = Field(
         False, description="captions of like length share a batch: less padding where that is cut, TensorFlow on CPUs"
     )
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw"] = Field("adam", description="adamw decays the weights, too")
     learning_rate: float = Field(1e-3, ge=1e-7, le=1, description="highest rate of the schedule")
     schedule: Literal["constant", "cosine"] = Field("constant", description="cosine falls to zero at the last epoch")
     warmup: float = Field(0.0, ge=0, le=0.5, description="share of all steps in which the rate rises from zero")
@@ -149,7 +149,9 @@ class TrainConfig(Settings):
     label_smoothing: float = Field(0.0, ge=0, le=0.5, description="targets are drawn this far towards 0.5")
     clip_norm: float = Field(0.0, ge=0, le=1000, description="limit of the gradients' global norm; 0: none")
     ema: float = Field(0.0, ge=0, lt=1, description="decay a step of the averaged weights that are kept; 0: none")
-    loss: Literal["binary_crossentropy", "focal", "asymmetric"] = "binary_crossentropy"
+    loss: Literal["binary_crossentropy", "focal", "asymmetric"] = Field(
+        "binary_crossentropy", description="what training lessens; focal, asymmetric: hard labels count more"
+    )
     gamma: float = Field(2.0, ge=1, le=8, description="focal, asymmetric: how much easy (negative) labels fade")
     class_weights: Literal["none", "inverse"] = Field("none", description="inverse: rare labels weigh more")
     augment: AugmentConfig = AugmentConfig()

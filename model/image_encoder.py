@@ -10,8 +10,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from captune.errors import WorkError
-from captune.model.backbones import BACKBONES
+from captune.model.backbones import BACKBONES, WeightsError
 from captune.model.config import ImageConfig
 
 IMAGENET_BGR_MEANS = (103.939, 116.779, 123.68)
@@ -21,10 +20,6 @@ IMAGENET_RGB_DEVIATIONS = (0.229, 0.224, 0.225)
 
 DROPOUT = "image_dropout"
 """The first layer after the backbone and its pooling."""
-
-
-class WeightsError(WorkError):
-    """Pretrained weights that were asked for cannot be had. Training never starts from random ones instead."""
 
 
 def encode(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:

@@ -16,8 +16,21 @@ from object_storage import google, gs, proxy, requests, s3, server, url  # noqa:
 
 from captune.data_prep.demo import draw
 from captune.data_prep.store import PreparedData, prepare
+from captune.model.config import TrialConfig, replace
+from captune.model.presets import PRESETS
+from captune.tuner.space.dimensions import bind
 
 SIDE = 32
+TINY = {
+    "image.width": 4,
+    "image.stages": 1,
+    "text.units": 8,
+    "text.embedding": 8,
+    "head_units": 8,
+    "train.epochs": 2,
+    "train.batch_size": 32,
+    "train.augment.flip": False,
+}
 
 
 def pytest_configure() -> None:
@@ -150,3 +163,9 @@ def search_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("settings") / "search.yaml"
     path.write_text(SEARCH_YAML)
     return path
+
+
+@pytest.fixture(scope="module")
+def tiny(data: PreparedData) -> TrialConfig:
+    """A configuration that trains in a second."""
+    return bind(replace(PRESETS["compact"], TINY), data.manifest)

@@ -97,7 +97,7 @@ def go_wrong(fault: str, log: str) -> dict[str, Any]:
 
 def worker() -> type:
     from captune.tuner.ray_tune.worker import TrialWorker
-    from captune.tuner.training.trial import Job
+    from captune.tuner.training.job import Job
 
     told = plan()  # here, as a worker on another node has that node's variables
 
@@ -113,7 +113,7 @@ def worker() -> type:
         def epochs_of(self, job: Job, checkpoints: CheckpointWriter) -> Iterator[Epoch]:
             fault = told["faults"].get(str(job.origin))
             done = checkpoints.resume()
-            identity = job.identity(self.data)
+            identity = job.identity(self.data.manifest.fingerprint)
             if done is not None:
                 yield from done.reports_after(job.reported)
             state = {"state": np.zeros(told.get("checkpoint_bytes", 8), np.uint8)}

@@ -149,7 +149,7 @@ def test_order_of_words_matters_to_all_encoders_but_the_average(encoder: Any) ->
 
 
 def test_weights_file_that_is_none_is_refused_before_anything_is_built(tmp_path: Path) -> None:
-    from captune.model.image_encoder import WeightsError
+    from captune.model.backbones import WeightsError
 
     config = ImageConfig(backbone="MobileNetV3Small", side=32, weights=str(tmp_path / "nowhere.weights.h5"))
     with pytest.raises(WeightsError, match=r"nowhere\.weights\.h5 is no file") as caught:
@@ -159,7 +159,7 @@ def test_weights_file_that_is_none_is_refused_before_anything_is_built(tmp_path:
 
 @pytest.mark.parametrize("name", ["x.weights.h5", "x.h5", "x.txt", "x.keras"])
 def test_weights_file_of_another_kind_is_refused_with_a_way_out(tmp_path: Path, name: str) -> None:
-    from captune.model.image_encoder import WeightsError
+    from captune.model.backbones import WeightsError
 
     (tmp_path / name).write_bytes(b"this is no weights file")
     config = ImageConfig(backbone="MobileNetV3Small", side=32, weights=str(tmp_path / name))
@@ -175,7 +175,7 @@ def test_unreachable_imagenet_weights_are_an_error_and_never_random_ones(
 ) -> None:
     from keras.src.utils import file_utils
 
-    from captune.model.image_encoder import WeightsError
+    from captune.model.backbones import WeightsError
 
     def offline(*_: Any, **__: Any) -> None:
         raise Exception("URL fetch failure on https://example.invalid: None -- timed out")
@@ -226,7 +226,7 @@ def test_weights_of_the_file_are_those_of_the_backbone(mobile_weights: Path, fro
 
 
 def test_weights_file_of_another_backbone_is_refused(mobile_weights: Path) -> None:
-    from captune.model.image_encoder import WeightsError
+    from captune.model.backbones import WeightsError
 
     config = ImageConfig(backbone="MobileNetV3Large", side=32, weights=str(mobile_weights))
     with pytest.raises(WeightsError, match="cannot be loaded"):

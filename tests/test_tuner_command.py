@@ -30,14 +30,6 @@ def refused(ran: Ran, *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
-def refused_usage(ran: Ran) -> None:
-    """Typer's own refusal."""
-    assert ran.code == 2
-    assert ran.out == ""
-    assert "Traceback" not in ran.err
-    assert "Error" in ran.err
-
-
 def rewrite(raw: Path, line: int, new: str) -> None:
     """Puts `new` in the place of a line (from 1) of train.csv."""
     lines = (raw / "train.csv").read_text().splitlines()
@@ -193,9 +185,9 @@ def test_prepare_refuses_a_missing_picture_folder(captune: Captune, twelve: Path
     ("options", "words"),
     [
         (["--preset", "papers"], ("papers", "compact")),
-        (["--measure", "file"], ("--measure", "weights, bundle", "file")),
-        (["--storage", "int4"], ("--storage", "float32, float16, int8", "int4")),
-        (["--storage", ""], ("--storage", "float32, float16, int8")),
+        (["--measure", "file"], ("--measure", "'weights', 'bundle'", "file")),
+        (["--storage", "int4"], ("--storage", "'float32', 'float16', 'int8'", "int4")),
+        (["--storage", ""], ("--storage", "'float32', 'float16', 'int8'")),
         (["--objectives", "bytes"], ("--objectives", "mean_f1,bytes", "'bytes'")),
         (["--objectives", "bytes,mean_f1"], ("--objectives", "mean_f1,bytes", "'bytes,mean_f1'")),
         (["--objectives", ""], ("--objectives", "mean_f1,bytes")),
@@ -206,13 +198,13 @@ def test_prepare_refuses_a_missing_picture_folder(captune: Captune, twelve: Path
         (["--min-free", "5"], ("--min-free", "5MiB")),
         (["--keep", "-1"], ("--keep", "-1")),
         (["--retries", "-1"], ("--retries", "-1")),
-        (["--modality", "x"], ("--modality", "both, image, caption")),
+        (["--modality", "x"], ("--modality", "'both', 'image', 'caption'")),
         (["--config", "none.yaml"], ("none.yaml",)),
         (["--trials", "0"], ("trials", "0")),
         (["--trials", "3", "--seed", "-1"], ("seed", "-1")),
-        (["--trials", "3", "--cpus-per-trial", "-1"], ("cpus_per_trial", "-1")),
-        (["--trials", "3", "--cpus-per-trial", "nan"], ("cpus_per_trial", "nan")),
-        (["--trials", "3", "--gpus-per-trial", "inf"], ("gpus_per_trial", "inf")),
+        (["--trials", "3", "--cpus-per-trial", "-1"], ("--cpus-per-trial", "-1")),
+        (["--trials", "3", "--cpus-per-trial", "nan"], ("--cpus-per-trial", "nan")),
+        (["--trials", "3", "--gpus-per-trial", "inf"], ("--gpus-per-trial", "inf")),
         (["--preset", "captions", "--trials", "3", "--modality", "image"], ("modality", "image")),
         ([], ("--trials",)),
     ],
@@ -536,7 +528,7 @@ def test_trials_refuses_a_limit_of_0(captune: Captune, run: Path) -> None:
 
 @pytest.mark.parametrize(("verb", "option"), [("refit", "--seeds"), ("resume", "--trials")])
 def test_counts_below_1_are_refused(captune: Captune, run: Path, verb: str, option: str) -> None:
-    refused(captune(verb, run, option, -1), option, "1 or more", "-1")
+    refused(captune(verb, run, option, -1), option, "1", "-1")
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json", "parquet", "markdown"])
@@ -588,7 +580,7 @@ def test_unknown_trial_is_refused(captune: Captune, run: Path) -> None:
     refused(captune("show", run, 99), "no trial 99")
     refused(captune("refit", run, "--trial", 99), "no trial 99")
     refused(captune("refit", run, "--trial", 2), "trial 2", "over_budget")
-    refused_usage(captune("show", run, "best"))
+    refused(captune("show", run, "best"), "trial", "captune show --help")
     assert not (run / "winner").exists()
 
 
@@ -634,8 +626,8 @@ def test_export_refuses_before_refit_and_unknown_formats(captune: Captune, run: 
     ("options", "words"),
     [
         (["--preset", "papers"], ("papers", "compact")),
-        (["--measure", "file"], ("--measure", "weights, bundle", "file")),
-        (["--storage", "int4"], ("--storage", "float32, float16, int8", "int4")),
+        (["--measure", "file"], ("--measure", "'weights', 'bundle'", "file")),
+        (["--storage", "int4"], ("--storage", "'float32', 'float16', 'int8'", "int4")),
         (["--config", "none.yaml"], ("none.yaml",)),
         (["--config", "none.yaml", "--preset", "paper"], ("--preset", "--config")),
     ],
@@ -755,17 +747,15 @@ def test_demo_refuses_a_folder_that_holds_something(captune: Captune, tmp_path: 
     ],
     ids=" ".join,
 )
-def test_wrong_usage_ends_with_status_2(captune: Captune, arguments: list[str]) -> None:
-    refused_usage(captune(*arguments))
+def test_wrong_usage_ends_in_one_line_that_names_the_help(captune: Captune, arguments: list[str]) -> None:
+    refused(captune(*arguments), "captune", "--help")
 
 
 def test_a_bug_keeps_its_traceback(captune: Captune, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import captune.results.records
-
     def broken(_run: RunFolder) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(captune.results.records, "load_records", broken)
+    monkeypatch.setattr("captune.results.records.load_records", broken)
     ran = captune("trials", run)
     assert ran.code == 1
     assert "Traceback" in ran.err

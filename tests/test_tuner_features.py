@@ -52,7 +52,8 @@ def frozen(weights: Path, data: PreparedData, **changes: Any) -> TrialConfig:
 
 
 def trained(config: TrialConfig, data: PreparedData, keeper: Any = None) -> list[Epoch]:
-    from captune.tuner.training.trial import Job, train_trial
+    from captune.tuner.training.job import Job
+    from captune.tuner.training.trial import train_trial
 
     return list(train_trial(Job(config, 5, 0), data, keeper))
 
@@ -77,12 +78,12 @@ def test_score_on_cached_features_is_that_of_the_bundle_on_pictures(
     from captune.model.bundle import Bundle
     from captune.model.metrics import mean_average_precision
     from captune.tuner.training.checkpoints import CheckpointPolicy, CheckpointWriter
-    from captune.tuner.training.trial import Job
+    from captune.tuner.training.job import Job
     from captune.tuner.winner.predict import probabilities_of_split
 
     config = frozen(weights, own, storage=storage, **{"train.cached_features": True})
     checkpoints = CheckpointWriter(
-        CheckpointPolicy(str(tmp_path / "kept"), None, 1, 0), 0, Job(config, 5, 0).identity(own)
+        CheckpointPolicy(str(tmp_path / "kept"), None, 1, 0), 0, Job(config, 5, 0).identity(own.manifest.fingerprint)
     )
     epochs = trained(config, own, checkpoints)
     (kept,) = (tmp_path / "kept" / "0").glob("best-*")

@@ -22,8 +22,6 @@ from captune.tuner.decisions.gate import MAX_REFUSALS, MAX_REPEATS, STARTUP, Adm
 from captune.tuner.space.dimensions import Space, parse_dimension
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
 
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-
 KB = 1000
 CONTENTS = Contents.typical(18)
 SMALL = {
@@ -214,7 +212,7 @@ def test_first_configurations_are_drawn_evenly_however_many_are_refused(monkeypa
         reach_of(WIDE).space.suggest(drawn)
         assert trial.params == drawn.params
     gate.admit()
-    assert set(used[len(study.trials) - 1 :]) == {"BoundedTPE"}
+    assert set(used[len(study.trials) - 1 :]) == {"TPESampler"}
 
 
 def benchmark() -> ModuleType:
@@ -466,25 +464,3 @@ def test_refusals_are_counted_from_the_last_that_fitted(monkeypatch: pytest.Monk
         study.enqueue_trial({"text.embedding": width})
     gate = Gate(study, widths(12, 2), seed=0)
     assert [gate.admit().trial.number for _ in range(2)] == [2, 5]
-
-
-def test_sampler_is_shown_a_bounded_history_that_never_forgets_the_best() -> None:
-    from captune.tuner.decisions.gate import _BEST_KEPT, _HISTORY, BoundedTPE
-
-    sampler = BoundedTPE(seed=0, n_startup_trials=0, multivariate=True, group=True)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    values = [float((7919 * place) % 1301) for place in range(1300)]
-    for place, value in enumerate(values):
-        study.add_trial(
-            optuna.trial.create_trial(
-                params={"x": value}, distributions={"x": optuna.distributions.FloatDistribution(0, 1301)}, value=value
-            )
-        )
-        if place % 300 == 0:
-            study.ask().suggest_float("x", 0, 1301)
-    running = study.ask()
-    shown = sampler._shown(study)._get_trials(False, (TrialState.COMPLETE,), False)
-    assert len(shown) <= _HISTORY
-    assert set(sorted(values)[-_BEST_KEPT // 2 :]) <= {trial.value for trial in shown}
-    ends = sampler._shown(study)._get_trials(False, (TrialState.RUNNING,), False)
-    assert running.number in {trial.number for trial in ends}, "what runs is shown too"

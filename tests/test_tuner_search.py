@@ -5,12 +5,12 @@ import signal
 
 import pytest
 
-from captune.tuner.ray_tune.search import _Interrupt
+from captune.tuner.ray_tune.interrupt import Interrupt
 
 
 def test_first_ctrl_c_is_noted_and_the_second_does_what_it_always_does() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with _Interrupt() as interrupt:
+    with Interrupt() as interrupt:
         assert not interrupt.is_set()
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupt.is_set()
@@ -21,7 +21,7 @@ def test_first_ctrl_c_is_noted_and_the_second_does_what_it_always_does() -> None
 
 def test_signals_are_left_as_they_were_found() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with _Interrupt() as interrupt:
+    with Interrupt() as interrupt:
         pass
     assert not interrupt.is_set()
     assert signal.getsignal(signal.SIGINT) is before
@@ -35,7 +35,7 @@ def _through(ray_first: bool, error: Exception) -> Exception:
     from captune.tuner.ray_tune import search
 
     inner: dict[str, object] = {
-        "__name__": "captune.tuner.ray_tune.searcher" if ray_first else "ray.tune.logger",
+        "__name__": "captune.tuner.ray_tune.adapter" if ray_first else "ray.tune.logger",
         "error": error,
     }
     exec("def callback():\n    raise error", inner)

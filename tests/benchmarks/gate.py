@@ -1,14 +1,17 @@
-"""How many refusals the gate needs, and how many configurations it sizes in a second.
+"""How many refusals the gate needs, how many configurations it sizes in a second, and what a proposal costs.
 
     python tests/benchmarks/gate.py
 
 Refusals before 60 configurations fit, in the space of preset `full` under 32 MiB, of which a draw rarely keeps within.
 Every admitted configuration is told a score by a formula: larger networks score better, so the sampler is drawn
 towards the budget. Beside the gate: configurations drawn evenly and filtered, and TPE told of each refusal as FAIL.
+Proposals are timed as CPU time of this process, median of ten, after so many trials that were drawn evenly and scored
+by the formula.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from random import Random
 
@@ -18,6 +21,7 @@ from optuna.trial import TrialState
 from captune.model.config import TrialConfig
 from captune.model.size import Budget, Contents, Measure, MiB, size
 from captune.tuner.decisions.gate import Gate
+from captune.tuner.decisions.sampler import tpe
 from captune.tuner.space.config import read_search
 from captune.tuner.space.feasibility import FeasibleSpace
 
@@ -87,6 +91,25 @@ def rate(preset: str, measure: Measure, count: int = 10_000) -> float:
     return count / (time.perf_counter() - started)
 
 
+def proposal(preset: str, finished: int, sampler: optuna.samplers.BaseSampler) -> float:
+    """Milliseconds a proposal, its trial told, in a study of so many finished trials."""
+    space = read_search(None, preset=preset, default_preset=preset, overrides={"trials": 1}).build_space()
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+
+    def run() -> float:
+        started = time.process_time()
+        trial = study.ask()
+        config = space.suggest(trial)
+        study.tell(trial, score(config, size(config.model, Contents.typical(18)).weights_bytes))
+        return 1000 * (time.process_time() - started)
+
+    for _ in range(finished):
+        run()
+    study.sampler = sampler
+    run()  # looks at all of them
+    return statistics.median(run() for _ in range(10))
+
+
 def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     reach, random = reach_of(BUDGET), Random(1)
@@ -100,6 +123,10 @@ def main() -> None:
         print(
             f"sized and held against a budget of bundle bytes, space {preset}: {rate(preset, 'bundle'):,.0f} a second"
         )
+    print(f"{'space':>8} {'finished':>8} {'ms a proposal':>13}")
+    for preset in ("compact", "full"):
+        for finished in (200, 500, 1000, 2000, 4000):
+            print(f"{preset:>8} {finished:8} {proposal(preset, finished, tpe(0)):13.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from captune.data_prep.store import PreparedData, prepare
 from captune.model.config import TrialConfig, replace, restrict
 from captune.model.presets import PAPER, PRESETS
 from captune.tuner.space.dimensions import bind
+from captune.tuner.training.job import Job
 from captune.tuner.training.runtime import settle
-from captune.tuner.training.trial import Job, batches, features_for, shuffled, train_trial
+from captune.tuner.training.trial import batches, features_for, shuffled, train_trial
 
 
 def best(epoch: Callable[[int], Any], rounds: int = 3) -> float:

@@ -69,8 +69,9 @@ def overhead(data: PreparedData, folder: Path, trials: int) -> list[float]:
 
 def memory(data: PreparedData, trials: int) -> list[float]:
     """MiB that this process has in memory after each trial."""
+    from captune.tuner.training.job import Job
     from captune.tuner.training.runtime import settle
-    from captune.tuner.training.trial import Job, train_trial
+    from captune.tuner.training.trial import train_trial
 
     settle(1)
     space, random, found = settings().build_space(), Random(0), []

@@ -14,6 +14,8 @@ from captune.cluster.object_storage.addresses import is_url
 from captune.errors import Error
 
 if TYPE_CHECKING:
+    from typer.exceptions import TyperException
+
     from captune.tuner.ray_tune.search import Progress
 
 T = TypeVar("T")
@@ -97,14 +99,6 @@ def numbers(option: str, text: str | None) -> frozenset[int] | None:
     return frozenset(found)
 
 
-def parsed(option: str, parse: Callable[[str], T], text: str | None) -> T | None:
-    """An option's text through its parser, whose complaint becomes the one line."""
-    try:
-        return None if text is None else parse(text)
-    except ValueError as error:
-        fail(f"{option}: {error}")
-
-
 def at_least(option: str, value: int | None, low: int) -> None:
     """Ends the command where a number was given that is too small."""
     if value is not None and value < low:
@@ -129,6 +123,16 @@ def print_json(content: Any) -> None:
 
 def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
+
+
+def fail_usage(error: TyperException) -> NoReturn:
+    """Ends a command that was typed wrongly, in one line."""
+    message = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+    if not message:  # it was typed without anything, and its help has been shown
+        raise SystemExit(error.exit_code)
+    context = getattr(error, "ctx", None)
+    say(f"error: {message}; see {context.command_path if context else 'captune'} --help")
+    raise SystemExit(error.exit_code)
 
 
 def fail(message: str, status: int = 2) -> NoReturn:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from captune.errors import Error
 from captune.tuner.command.cluster import add_verbs, follow_job, is_server, send
@@ -17,14 +18,15 @@ from captune.tuner.command.console import (
     bar,
     exit_status,
     fail,
+    fail_usage,
     live,
     numbers,
     one_of,
-    parsed,
     print_json,
     print_table,
     say,
 )
+from captune.tuner.command.options import settings_verb
 
 if TYPE_CHECKING:
     from captune.cluster.object_storage.mirror import Mirror
@@ -32,36 +34,49 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="Searches for the best image-caption classifier that fits a size budget.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 RunPath = Annotated[
     Where, typer.Argument(parser=Where, metavar="RUN", help="a run that `search` made: its folder or its address")
 ]
-Preset = Annotated[str | None, typer.Option(help="paper, captions, compact or full")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
-MEASURE = "what is held against the budget: weights or bundle"
-MEASURES, STORAGES = ("weights", "bundle"), ("float32", "float16", "int8")
+STORAGES = ("float32", "float16", "int8")
 StorageOption = Annotated[
     str | None, typer.Option("--storage", help="float32, float16 or int8: what kernels and embeddings are shipped as")
 ]
 Address = Annotated[
     str | None, typer.Option(help="a running Ray cluster: auto or host:port, or its job server: http://head:8265")
 ]
-TimeLimit = Annotated[str | None, typer.Option(help="wall time, e.g. 90s, 30m, 1h30m")]
 
 
 def main() -> None:
     """Entry point: people's mistakes end with one line and status 2, failed work with status 1."""
     try:
-        app()
+        status = app(prog_name="captune", standalone_mode=False)
+    except TyperException as error:
+        fail_usage(error)
     except (Error, OSError) as error:
         status = exit_status(error)
         if status is None:
             raise  # a bug: its traceback is what helps
         fail(str(error), status=status)
+    raise SystemExit(status)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="print the version")] = False
+) -> None:
+    """Searches for the best image-caption classifier that fits a size budget."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(f"captune {version_of('captune')}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help(), end="")
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -154,35 +169,24 @@ def prepare(
         print(f"{found.rows_skipped} rows skipped, each with its reason in {out}/bad_rows.csv")
 
 
-@app.command()
+@settings_verb(app, only=("preset", "budget", "measure", "storage"))
 def size(
-    preset: Preset = None,
+    settings: dict[str, Any],
     config: Annotated[Path | None, typer.Option(help="YAML: preset, and dotted names that change it")] = None,
-    budget: Annotated[str, typer.Option(help="e.g. 100MiB (2**20) or 100MB (10**6)")] = "100MiB",
-    measure: Annotated[str, typer.Option(help=MEASURE)] = "weights",
-    storage: StorageOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Bytes of a configuration, before anything is built. Exit status 1 when it does not fit."""
     from captune.model.presets import PRESETS
-    from captune.model.size import Budget, parse_bytes, refusal, show_bytes, would_fit
+    from captune.model.size import DEFAULT_BUDGET, Budget, refusal, show_bytes, would_fit
     from captune.model.size import size as count
-    from captune.tuner.space.config import check_preset, read_trial_config
+    from captune.tuner.space.config import read_trial_config
 
-    if config is not None and preset is not None:
+    if config is not None and "preset" in settings:
         fail("--preset and --config exclude each other; a config file may name its preset")
-    limit = parsed("--budget", parse_bytes, budget)
-    assert limit is not None
-    one_of("--measure", measure, MEASURES)
-    if config is not None:
-        chosen = read_trial_config(config).model
-    else:
-        check_preset(preset or "paper")
-        chosen = PRESETS[preset or "paper"].model
-    if storage is not None:
-        one_of("--storage", storage, STORAGES)
-        chosen = chosen.model_copy(update={"storage": storage})
-    held = Budget(limit, measure)  # type: ignore[arg-type]
+    chosen = read_trial_config(config).model if config else PRESETS[settings.get("preset", "paper")].model
+    if "storage" in settings:
+        chosen = chosen.model_copy(update={"storage": settings["storage"]})
+    held = Budget(settings.get("budget", DEFAULT_BUDGET), settings.get("measure", "weights"))
     found = count(chosen)
     why = refusal(found, held)
     changes = would_fit(chosen, held) if why is not None else []
@@ -195,9 +199,9 @@ def size(
                 "weights_bytes": found.weights_bytes,
                 "bundle_bytes": found.bundle_bytes,
                 "storage": found.storage,
-                "budget_bytes": limit,
-                "measure": measure,
-                "margin_bytes": limit - held.bytes_of(found),
+                "budget_bytes": held.limit,
+                "measure": held.measure,
+                "margin_bytes": held.limit - held.bytes_of(found),
                 "fits": why is None,
                 "would_fit": changes,
                 "parts": found.parts,
@@ -215,17 +219,28 @@ def size(
         raise typer.Exit(1)
 
 
-@app.command()
-def space(preset: Annotated[str, typer.Option(help="paper, captions, compact or full")] = "compact") -> None:
-    """Prints a search.yaml to edit."""
+@settings_verb(app, only=("preset",))
+def space(settings: dict[str, Any]) -> None:
+    """Prints a search.yaml to edit, that of preset compact if none is named."""
     from captune.tuner.space.config import shipped_space
 
-    print(shipped_space(preset), end="")
+    print(shipped_space(settings.get("preset", "compact")), end="")
 
 
 @app.command()
+def explain(
+    name: Annotated[str | None, typer.Argument(help="e.g. time_limit or train.learning_rate; none: list all")] = None,
+) -> None:
+    """Says what a setting is: its unit, its range or choices, its default in each preset."""
+    from captune.tuner.space.explain import explanation, listing
+
+    print(explanation(name) if name else listing())
+
+
+@settings_verb(app)
 def search(
     context: typer.Context,
+    settings: dict[str, Any],
     data: Annotated[
         Where,
         typer.Argument(parser=Where, metavar="DATA", help="a data set that `prepare` made: its folder or its address"),
@@ -235,100 +250,46 @@ def search(
         typer.Option(parser=Where, metavar="RUN", help="folder or address of the run; nothing may be there yet"),
     ] = ...,  # type: ignore[assignment]
     config: Annotated[Path | None, typer.Option(help="search.yaml; `captune space` prints one")] = None,
-    preset: Preset = None,
-    trials: Annotated[int | None, typer.Option(help="configurations inside the budget to try")] = None,
-    time_limit: TimeLimit = None,
-    budget: Annotated[str | None, typer.Option(help="bytes allowed, e.g. 100MiB (2**20) or 100MB (10**6)")] = None,
-    measure: Annotated[str | None, typer.Option(help=MEASURE)] = None,
-    storage: StorageOption = None,
-    objectives: Annotated[str | None, typer.Option(help="mean_f1, or mean_f1,bytes for the whole frontier")] = None,
-    modality: Annotated[str | None, typer.Option(help="both, image or caption; the preset's own if left out")] = None,
-    seed: Annotated[int | None, typer.Option(help="of the sampler, and through it of every trial")] = None,
-    backend: Annotated[str | None, typer.Option(help="what Keras computes with: tensorflow or jax")] = None,
     address: Address = None,
-    gpus_per_trial: Annotated[
-        str | None, typer.Option(help="may be a fraction; auto: by the memory that the largest configuration needs")
-    ] = None,
-    cpus_per_trial: Annotated[float | None, typer.Option(help="also the threads of a trial")] = None,
-    slots: Annotated[
-        int | None, typer.Option(help="trials at once; more than fit now lets an autoscaler add nodes")
-    ] = None,
-    checkpoint_every: Annotated[
-        str | None, typer.Option(help="at most one checkpoint of a trial in so much, e.g. 60s or 1epoch")
-    ] = None,
-    keep: Annotated[int | None, typer.Option(help="best trials whose network is kept as a bundle")] = None,
-    min_free: Annotated[str | None, typer.Option(help="room that stays free on the run's disk, e.g. 1GiB")] = None,
-    trial_timeout: Annotated[str | None, typer.Option(help="wall time that a trial may take, e.g. 2h")] = None,
-    retries: Annotated[int | None, typer.Option(help="of a trial that the machine lost")] = None,
     warm_start: Annotated[
         Where | None,
         typer.Option(parser=Where, metavar="RUN", help="a run of the same space and data to learn from first"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, start nothing")] = False,
 ) -> None:
-    """Searches for the best configuration inside the budget."""
-    from captune.model.size import parse_bytes
+    """Searches for the best configuration inside the budget.
+
+    Without --preset and --config it starts from compact, or from captions where the data has no pictures. What is given
+    here wins over the file. `captune explain NAME` says more about a setting.
+    """
     from captune.tuner.decisions.preflight import inspect, lines
     from captune.tuner.run.locations import open_data, reading, searching
     from captune.tuner.run.settings import check, create, discard
-    from captune.tuner.space.config import parse_duration, parse_gpus, parse_interval, read_search
+    from captune.tuner.space.config import read_search
 
     if is_server(address):
         follow_job(address, send(address, sys.argv[1:], context.parent))
         return
-    at_least("--trials", trials, 1)
-    at_least("--slots", slots, 1)
-    at_least("--keep", keep, 0)
-    at_least("--retries", retries, 0)
-    parsed("--checkpoint-every", parse_interval, checkpoint_every)
-    if modality is not None:
-        one_of("--modality", modality, ("both", "image", "caption"))
-    if measure is not None:
-        one_of("--measure", measure, MEASURES)
-    if storage is not None:
-        one_of("--storage", storage, STORAGES)
-    if objectives is not None:
-        one_of("--objectives", objectives, ("mean_f1", "mean_f1,bytes"))
-    if backend is not None:
-        one_of("--backend", backend, ("tensorflow", "jax"))
     prepared = open_data(data)
-    settings = read_search(
+    asked = read_search(
         config,
-        preset=preset,
+        preset=settings.pop("preset", None),
         default_preset="compact" if prepared.has_images else "captions",
-        overrides={
-            "trials": trials,
-            "time_limit": parsed("--time-limit", parse_duration, time_limit),
-            "budget": parsed("--budget", parse_bytes, budget),
-            "measure": measure,
-            "storage": storage,
-            "objectives": tuple(objectives.split(",")) if objectives else None,
-            "modality": modality,
-            "seed": seed,
-            "backend": backend,
-            "cpus_per_trial": cpus_per_trial,
-            "gpus_per_trial": parsed("--gpus-per-trial", parse_gpus, gpus_per_trial),
-            "slots": slots,
-            "checkpoint_every": checkpoint_every,
-            "keep": keep,
-            "min_free": parsed("--min-free", parse_bytes, min_free),
-            "trial_timeout": parsed("--trial-timeout", parse_duration, trial_timeout),
-            "retries": retries,
-        },
+        overrides=settings,
     )
-    feasible = check(settings, prepared)
+    feasible = check(asked, prepared)
     if warm_start is not None:
         from captune.tuner.decisions.warm_start import check as check_older
 
         with reading(warm_start) as older:
-            check_older(older, settings, prepared.manifest.fingerprint)
-    report = lines(inspect(settings, feasible), feasible.space, run)
+            check_older(older, asked, prepared.manifest.fingerprint)
+    report = lines(inspect(asked, feasible), feasible.space, run)
     if dry_run:
         print("\n".join(report))
         return
     with searching(run, new=True) as (folder, mirror):
         # First: a folder that is taken is told in one line, as any other mistake.
-        create(folder, settings, prepared, source=data, warm_start=warm_start)
+        create(folder, asked, prepared, source=data, warm_start=warm_start)
         say("\n".join(report))
         try:
             _search(folder, mirror, address)
@@ -337,26 +298,19 @@ def search(
             raise
 
 
-@app.command()
-def resume(
-    context: typer.Context,
-    run: RunPath,
-    address: Address = None,
-    trials: Annotated[int | None, typer.Option(help="a new total of trials")] = None,
-    time_limit: TimeLimit = None,
-) -> None:
-    """Goes on with a search: unfinished trials first, from their checkpoints. Finished ones stay as they are."""
+@settings_verb(app, only=("trials", "time_limit"))
+def resume(context: typer.Context, run: RunPath, settings: dict[str, Any], address: Address = None) -> None:
+    """Goes on with a search: unfinished trials first, from their checkpoints. Finished ones stay as they are.
+
+    --trials is a new total, --time-limit counts from now.
+    """
     from captune.tuner.run.locations import searching
-    from captune.tuner.space.config import parse_duration
 
     if is_server(address):
         follow_job(address, send(address, sys.argv[1:], context.parent))
         return
-    at_least("--trials", trials, 1)
-    changes: dict[str, Any] = {"trials": trials}
-    changes["time_limit"] = parsed("--time-limit", parse_duration, time_limit)
     with searching(run) as (folder, mirror):
-        _search(folder, mirror, address, {k: v for k, v in changes.items() if v is not None})
+        _search(folder, mirror, address, settings)
 
 
 @app.command()

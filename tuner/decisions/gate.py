@@ -7,31 +7,23 @@ record of the study, never a trial of Ray's. Repeated configurations are not adm
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers._tpe.sampler import _split_trials
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from pydantic import ValidationError
 
 from captune.model.config import TrialConfig, complaint, flatten, unflatten
 from captune.model.size import Size, refusal, show_bytes
 from captune.results.records import VOID, Fate
+from captune.tuner.decisions.sampler import tpe
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
 
 STARTUP = 6  # admitted configurations that are drawn evenly before TPE takes over; refused ones do not count
-# Among which TPE chooses what it proposes. With Optuna's 24 it proposes half as much again that is refused.
-_CANDIDATES = 100
 MAX_REFUSALS = 1000  # in a row; a space that lets nothing through in so many asks lets nothing through at all
 _REPEATS = 20  # in a row, until this ask is drawn evenly
 _TRIAL_SEED_STRIDE = 1_000_003
-# Finished trials that TPE is shown at most; beyond that it keeps the best and the last, together 300: of 250 or more it
-# takes the same 25 for good. Of conditional spaces each group of dimensions costs it all of them once more.
-_HISTORY, _BEST_KEPT, _LAST_KEPT = 500, 100, 200
 MAX_REPEATS = 150  # in a row, until the space counts as used up
 
 
@@ -54,66 +46,6 @@ class Admitted:
     seed: int
 
 
-class _Shown:
-    """A study of which the sampler sees some trials only."""
-
-    def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
-        self._study = study
-        self._trials = trials
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    def _get_trials(
-        self, deepcopy: bool, states: Any = tuple(TrialState), use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        return [trial for trial in self._trials if trial.state in states]
-
-
-class BoundedTPE(optuna.samplers.TPESampler):
-    """TPE whose time for a proposal does not grow with the study.
-
-    It is shown what runs and at most 500 finished trials: the best, in its own order, are never forgotten, of the
-    others the oldest are. TPE gives these the least weight anyway (linear forgetting, Bergstra et al., 2013, arXiv
-    1209.5111), and of any number above 250 it takes the same 25 for good.
-    """
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._looked_at = 0
-        self._open: list[int] = []  # numbers of trials without an end
-        self._finished: list[FrozenTrial] = []
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As of TPESampler."""
-        return super().infer_relative_search_space(self._shown(study), trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """As of TPESampler."""
-        return super().sample_relative(self._shown(study), trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """As of TPESampler."""
-        return super().sample_independent(self._shown(study), trial, param_name, param_distribution)
-
-    def _shown(self, study: optuna.Study) -> Any:
-        known = study._get_trials(deepcopy=False, use_cache=True)
-        unseen = [*self._open, *range(self._looked_at, len(known))]
-        self._looked_at = len(known)
-        self._open = [number for number in unseen if not known[number].state.is_finished()]
-        taught = (TrialState.COMPLETE, TrialState.PRUNED)
-        self._finished += [known[number] for number in unseen if known[number].state in taught]
-        if len(self._finished) > _HISTORY:
-            self._finished.sort(key=lambda trial: trial.number)
-            best, others = _split_trials(study, self._finished, _BEST_KEPT)
-            self._finished = best + others[-_LAST_KEPT:]
-        return _Shown(study, self._finished + [known[number] for number in self._open])
-
-
 class Gate:
     """Configurations that fit, from a study.
 
@@ -130,15 +62,7 @@ class Gate:
         self._seed = seed
         known = study.get_trials(deepcopy=False)
         self._evenly = optuna.samplers.RandomSampler(seed=seed + len(known))
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's group
-        self._learned = BoundedTPE(
-            seed=seed + len(known),
-            n_startup_trials=0,
-            n_ei_candidates=_CANDIDATES,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-        )
+        self._learned = tpe(seed + len(known))
         # What has a seed was admitted; a draw that was cut off before it had one is to be drawn again.
         self._admitted = {
             _key(unflatten(t.user_attrs["config"]))

@@ -8,16 +8,12 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import TrialState
 
-from captune.results.records import HALVED, VOID, Record
+from captune.results.records import VOID, Record
+from captune.tuner.decisions.fates import halving_reason
 from captune.tuner.decisions.gate import Gate
 from captune.tuner.decisions.halving import Rungs
 
 LOST = "the search ended without it"
-
-
-def halving_reason(epoch: int) -> str:
-    """Why halving stopped a trial, as records say it."""
-    return f"{HALVED} at epoch {epoch}"
 
 
 def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Record]) -> None:

@@ -1,15 +1,11 @@
-"""Runs a search: wires study, gate, halving and Ray Tune together, and writes down what happened."""
+"""Runs a search: wires study, director and Ray Tune together, and writes down what happened."""
 
 from __future__ import annotations
 
-import os
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,11 +15,12 @@ from captune.cluster.nodes.session import alive, free, session
 from captune.cluster.object_storage.addresses import StorageError, join
 from captune.cluster.object_storage.mirror import Mirror
 from captune.data_prep.store import PreparedData
+from captune.errors import one_line
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.records import load_records, records_of
 from captune.results.run_folder import RunError, RunFolder
 from captune.results.summary import summarise
-from captune.tuner.decisions.halving import Rungs
+from captune.tuner.ray_tune.interrupt import Interrupt
 from captune.tuner.ray_tune.memory import measured_share
 from captune.tuner.run.locations import reading
 from captune.tuner.run.settings import check, remember, write_json
@@ -32,6 +29,7 @@ from captune.tuner.space.feasibility import FeasibleSpace
 
 if TYPE_CHECKING:
     import optuna
+
 
 _LOOK_SECONDS = 5.0  # between two looks at the nodes
 _TELL_SECONDS = 60.0  # that a trial waits before it is told, and between two such messages
@@ -72,7 +70,7 @@ def run_search(
         address: of a running Ray cluster; None starts one on this machine.
         show: told how things stand, about once a second.
         say: told what a person should know.
-        worker: a captune.tuner.training.trial.TrialWorker that trains in another way; None for the usual one.
+        worker: a TrialWorker that trains in another way; None for the usual one.
         mirror: of `run`, where it is at home at an address: checkpoints are kept there, and the search ends when
             another takes it over.
 
@@ -82,20 +80,9 @@ def run_search(
         SearchError: the trials cannot work.
         ClusterError, ResourceError: nowhere to run.
     """
-    # Read by Ray Tune when it is imported: it must leave Ctrl-C to us, and not wait minutes for a stopped trial.
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    os.environ["TUNE_FORCE_TRIAL_CLEANUP_S"] = "5"
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)  # of Ray's own state, which nothing reads
-    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # each is in the table, with its reason
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"  # the searcher says how many, as the cluster grows and shrinks
     started = time.monotonic()
     # From here on: Ctrl-C in the middle of an import or of Ray's start would come out as any kind of error.
-    with _Interrupt() as interrupt, run.writing():
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with Interrupt() as interrupt, run.writing():
         remember(run, config)
         if mirror is not None:
             mirror.flush()  # from here on there is something to resume
@@ -141,7 +128,7 @@ class _Search:
     feasible: FeasibleSpace
     request: Request
     started: float
-    interrupt: _Interrupt
+    interrupt: Interrupt
     show: Callable[[Progress], None]
     say: Callable[[str], None]
     mirror: Mirror | None
@@ -150,21 +137,20 @@ class _Search:
     told: float = 0.0  # of trials that wait
 
     def open(self) -> None:
-        """The run's study, new with the preset as trial 0, or as an earlier search left it with its loose ends tied."""
+        """The run's study, new with the preset as trial 0, or as an earlier search left it, put right."""
         import optuna
 
+        from captune.tuner.decisions.director import Director
+        from captune.tuner.decisions.fates import TrialLimits
         from captune.tuner.decisions.gate import Gate
+        from captune.tuner.decisions.halving import Rungs
         from captune.tuner.decisions.recovery import recover
         from captune.tuner.decisions.warm_start import take_over
-        from captune.tuner.ray_tune.scheduler import HalvingScheduler
-        from captune.tuner.ray_tune.searcher import StudySearcher, TrialLimits
-        from captune.tuner.training.checkpoints import CheckpointCleaner, checkpoints_at
 
         config = self.config
-        storage = open_storage(self.run, wait=self.say)
         study = optuna.create_study(
             study_name=STUDY_NAME,
-            storage=storage,
+            storage=open_storage(self.run, wait=self.say),
             directions=[_DIRECTIONS[objective] for objective in config.objectives],
             load_if_exists=True,
         )
@@ -182,103 +168,103 @@ class _Search:
         gate = Gate(study, self.feasible, seed=config.seed)
         rungs = Rungs.of(config.halving, known)
         recover(study, gate, rungs, known)
-        records = records_of(study)
         self.study = study
-        self.halving = HalvingScheduler(rungs)
-        self.searcher = StudySearcher(
+        self.director = Director(
             study,
             gate,
+            rungs,
+            TrialLimits(config.retries, config.trial_timeout, config.min_free),
             trials=config.trials,
-            halving=self.halving,
-            run=self.run,
-            cleaner=CheckpointCleaner(
-                checkpoints_at(self.requirements.folder),
-                config.keep,
-                records,
-                (lambda: True) if self.mirror is None else self.mirror.flush,
-            ),
-            care=TrialLimits(config.retries, config.trial_timeout, config.min_free),
-            records=records,
+            records=records_of(study),
             threads=max(1, int(self.request.cpus)),
             gpus=self.request.gpus,
             room=self._room(),
         )
-        self.searcher.ended = self._ended
 
     def drive(self, worker: type | None) -> None:
         """Ray Tune's part."""
         from ray import tune
 
-        from captune.tuner.ray_tune.scheduler import Silence, mended_tune
-        from captune.tuner.ray_tune.searcher import Ending
+        from captune.tuner.decisions.director import SearchError
+        from captune.tuner.ray_tune.adapter import ASSIGNMENT, Adapter
+        from captune.tuner.ray_tune.private import Silence, mended_tune
         from captune.tuner.ray_tune.worker import TrialWorker, WorkerLimits
-        from captune.tuner.training.checkpoints import CheckpointPolicy
+        from captune.tuner.training.checkpoints import CheckpointCleaner, CheckpointPolicy, checkpoints_at
 
-        seconds, epochs = parse_interval(self.config.checkpoint_every)
+        def resources(configuration: dict[str, Any]) -> Any:
+            """What a trial asks Ray for: one that ran out of memory in its share of a GPU is given more of it."""
+            return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": configuration[ASSIGNMENT].gpus}])
+
+        config, director, folder = self.config, self.director, self.requirements.folder
+        cpus = self.request.cpus
+        seconds, epochs = parse_interval(config.checkpoint_every)
+        recorded = (lambda: True) if self.mirror is None else self.mirror.flush
+        cleaner = CheckpointCleaner(checkpoints_at(folder), config.keep, director.records, recorded)
+        self.adapter = adapter = Adapter(director, self.run, cleaner, self._tick)
         trainable = tune.with_parameters(
             worker or TrialWorker,
             data=self.requirements.data,
-            threads=max(1, int(self.request.cpus)),
-            backend=self.config.backend,
-            worker_limits=WorkerLimits(self.config.worker_trials, self.config.worker_growth),
-            policy=CheckpointPolicy(self.requirements.folder, seconds, epochs, self.config.min_free),
+            threads=director.threads,
+            backend=config.backend,
+            worker_limits=WorkerLimits(config.worker_trials, config.worker_growth),
+            policy=CheckpointPolicy(folder, seconds, epochs, config.min_free),
         )
-        placed = tune.with_resources(trainable, partial(_resources, self.request.cpus))
+        placed = tune.with_resources(trainable, resources)
         placed.__qualname__ = TrialWorker.__name__  # as lists of actors show it; Ray's wrapper has a name of its own
         # Ray's own record of the experiment is thrown away: the study is the record.
-        with (
-            tempfile.TemporaryDirectory(prefix="captune-", ignore_cleanup_errors=True) as scratch,
-            mended_tune(),
-        ):
+        with tempfile.TemporaryDirectory(prefix="captune-", ignore_cleanup_errors=True) as scratch, mended_tune():
             tuner = tune.Tuner(
                 placed,
                 tune_config=tune.TuneConfig(
-                    search_alg=self.searcher,
-                    scheduler=self.halving,
-                    num_samples=-1,  # the searcher says when it is enough
+                    search_alg=adapter.searcher,
+                    scheduler=adapter,
+                    num_samples=-1,  # the director says when it is enough
                     reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(
                     name="experiment",
                     storage_path=scratch,
-                    stop=Ending(self._ended),
+                    stop=adapter.stopper,
                     verbose=0,
                     callbacks=[Silence()],
                     failure_config=tune.FailureConfig(max_failures=0),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )
+            fault: Exception | None = None
             try:
                 tuner.fit()
             except Exception as error:
-                if (
-                    not self.searcher.done and not self._over()
-                ):  # else it is Ray Tune's own summary that failed, which nobody reads
-                    self.searcher.fault = self.searcher.fault or _fault(error)
-        interrupted, fault = self.interrupt.is_set(), self.searcher.fault
+                if not adapter.done and not self._over():  # else it is Ray Tune's own summary, which nobody reads
+                    fault = _fault(error)
+        if self._taken_over:
+            assert self.mirror is not None
+            fault = SearchError(str(self.mirror.complaint))
+        fault = director.fault or fault
+        interrupted = self.interrupt.is_set()
         reason = "the search ended by a fault" if fault else "interrupted" if interrupted else "time limit"
-        self.searcher.close(reason=reason, resumable=interrupted or fault is not None)
+        adapter.close(reason, resumable=interrupted or fault is not None)
         if fault is not None:
             raise fault
 
-    def _ended(self) -> bool:
-        """Whether the run is over; asked by Ray about once a second, so the place for what is to be done that often."""
-        searcher, mirror = self.searcher, self.mirror
-        searcher.kill_overdue()
-        self._look_round()
-        if mirror is not None and mirror.usurped and searcher.fault is None:
-            from captune.tuner.ray_tune.searcher import SearchError
+    @property
+    def _taken_over(self) -> bool:
+        return self.mirror is not None and self.mirror.usurped
 
-            searcher.fault = SearchError(str(mirror.complaint))
+    def _tick(self) -> bool:
+        """Whether the run is over; asked by Ray about once a second, so the place for what is to be done that often."""
+        self.adapter.end_overdue()
+        self._look_round()
+        director, mirror = self.director, self.mirror
         self.show(
             Progress(
-                dict(searcher.fates),
-                searcher.running,
-                searcher.best,
-                searcher.room.slots,
+                dict(director.fates),
+                len(director.running),
+                director.best,
+                director.room.slots,
                 self.config.trials,
                 self._seconds_left(),
-                searcher.waiting or searcher.complaint or (mirror.complaint if mirror is not None else None),
+                director.waiting or director.complaint or (mirror.complaint if mirror is not None else None),
             )
         )
         return self._over()
@@ -288,8 +274,8 @@ class _Search:
         now = time.monotonic()
         if now - self.looked >= _LOOK_SECONDS:
             self.looked = now
-            self.searcher.room = self._room()
-        waiting = self.searcher.unplaced(_TELL_SECONDS)
+            self.director.room = self._room()
+        waiting = self.adapter.unplaced(_TELL_SECONDS)
         if waiting and now - self.told >= _TELL_SECONDS:
             self.told = now
             self.say(f"{waiting} trials wait for room: {self.request} each; {free()}")
@@ -299,7 +285,8 @@ class _Search:
         return replace(room, slots=self.config.slots or room.slots)
 
     def _over(self) -> bool:
-        return self._seconds_left() == 0 or self.interrupt.is_set() or self.searcher.fault is not None
+        ended = self._seconds_left() == 0 or self.interrupt.is_set() or self.director.fault is not None
+        return ended or self._taken_over
 
     def _seconds_left(self) -> float | None:
         limit = self.config.time_limit
@@ -310,7 +297,7 @@ def _fault(error: Exception) -> Exception:
     """What ended Ray Tune, a full disk, say, or a lost cluster, in one line; a bug of ours as it is."""
     from ray.tune import TuneError
 
-    from captune.tuner.ray_tune.searcher import SearchError
+    from captune.tuner.decisions.director import SearchError
 
     root: BaseException = error
     while (inner := root.__cause__ or (root.__context__ if isinstance(root, TuneError) else None)) is not None:
@@ -319,42 +306,4 @@ def _fault(error: Exception) -> Exception:
     back_in_ours = "ray" in called and __name__.partition(".")[0] in called[called.index("ray") :]
     if back_in_ours and not isinstance(root, OSError):
         return error
-    return SearchError(f"Ray ended the search: {type(root).__name__}: {' '.join(str(root).split())[:300]}")
-
-
-class _Interrupt(threading.Event):
-    """Set by the first Ctrl-C or SIGTERM, as a scheduler of jobs sends it; the next does what it would.
-
-    Signals reach the main thread alone: in any other it stays unset.
-    """
-
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __enter__(self) -> _Interrupt:
-        self._before = {number: signal.getsignal(number) for number in self._SIGNALS}
-        self.arm()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._handle(self._before)
-
-    def arm(self) -> None:
-        """Again after Ray's start, as Ray takes SIGTERM for itself."""
-        if not self.is_set():
-            self._handle(dict.fromkeys(self._SIGNALS, self._first))
-
-    def _first(self, _number: int, _frame: Any) -> None:
-        self.set()
-        self._handle(self._before)
-
-    def _handle(self, handlers: dict[signal.Signals, Any]) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-
-
-def _resources(cpus: float, config: dict[str, Any]) -> Any:
-    """What a trial asks Ray for: one that ran out of memory in its share of a GPU is given more of it."""
-    from ray import tune
-
-    return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": config["gpus"]}])
+    return SearchError(f"Ray ended the search: {type(root).__name__}: {one_line(root)}")

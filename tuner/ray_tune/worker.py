@@ -7,7 +7,7 @@ import platform
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,26 @@ from ray import tune
 
 from captune.cluster.nodes.cut_off import end_without_head
 from captune.cluster.nodes.session import draining
-from captune.model.config import unflatten
+from captune.errors import one_line
+from captune.model.backbones import WeightsError
 from captune.model.metrics import Epoch
 from captune.tuner.decisions.halving import is_finite
+from captune.tuner.decisions.trial_events import (
+    Assignment,
+    Failed,
+    Message,
+    NodeBroken,
+    Preempted,
+    Report,
+    TurnedAway,
+    Worker,
+)
+from captune.tuner.ray_tune.adapter import ASSIGNMENT, MESSAGE
 from captune.tuner.run.locations import open_data
 from captune.tuner.training import runtime
 from captune.tuner.training.checkpoints import CheckpointPolicy, CheckpointWriter
-from captune.tuner.training.trial import Job, train_trial
+from captune.tuner.training.job import Job
+from captune.tuner.training.trial import train_trial
 
 _REST_SECONDS = 15.0
 _LOOK_SECONDS = 1.0  # between two looks whether the node is about to go
@@ -40,13 +53,13 @@ class WorkerLimits:
 class TrialWorker(tune.Trainable):
     """A Ray actor that runs trials one after another: imports and data are paid for once.
 
-    What a trial itself does wrong is a result with `failure`, what its machine does a result with `lost`: an actor
-    that raised would have to be started anew. An actor that dies is the machine's fault.
+    What a trial itself does wrong, and what its machine does, are messages: an actor that raised would have to be
+    started anew. An actor that dies is the machine's fault.
     """
 
     _epochs: Iterator[Epoch]
-    _keeper: CheckpointWriter
-    _length: int
+    _checkpoints: CheckpointWriter
+    _assignment: Assignment
     _reported: bool  # an epoch of this trial
 
     def setup(
@@ -62,11 +75,11 @@ class TrialWorker(tune.Trainable):
         """Opens the data and begins the first trial.
 
         Args:
-            config: as `StudySearcher.suggest` gives it.
+            config: the assignment, as Ray Tune carries it.
             data: path of the prepared data set, readable on this node, or its address.
             threads: CPUs of this worker.
             backend: what Keras computes with.
-            worker_limits: says when another worker is to take its place.
+            worker_limits: after which another worker is to take its place.
             policy: of checkpoints.
         """
         self._worker_limits, self._trials, self._at_first = worker_limits, 0, 0
@@ -74,11 +87,11 @@ class TrialWorker(tune.Trainable):
         self._looked = -_LOOK_SECONDS
         self._node = ray.get_runtime_context().get_node_id()
         end_without_head(self._node)
-        self._open = partial(self._try, threads, backend, config["gpus"], data)
+        self._open = partial(self._try, threads, backend, config[ASSIGNMENT].gpus, data)
         started = time.monotonic()
         self._broken = self._open()
         self._starting = time.monotonic() - started
-        self._begin(config)
+        self._begin(config[ASSIGNMENT])
 
     def settle(self, threads: int, backend: str, gpus: float) -> None:
         """Settles this process before its first trial."""
@@ -92,46 +105,39 @@ class TrialWorker(tune.Trainable):
         """Begins the next trial in this process; where nothing worked before, once more from the beginning."""
         if self._broken is not None:
             self._broken = self._open()
-        self._begin(new_config)
+        self._begin(new_config[ASSIGNMENT])
         return True
 
     def step(self) -> dict[str, Any]:
-        """One epoch."""
-        where = {"node": platform.node(), "node_id": self._node}
-        rest = self._resting.get(self._node, 0.0)
+        """One epoch, as Ray Tune carries it."""
+        message = self._message()
+        last = not isinstance(message, Report) or self._is_last(message.epoch)
+        return {MESSAGE: message, "worn": self._is_worn(message), "done": last}
+
+    def _is_last(self, epoch: Epoch) -> bool:
+        return epoch.epoch >= self._assignment.job.config.train.epochs or not is_finite(epoch.mean_f1)
+
+    def _message(self) -> Message:
+        worker = Worker(platform.node(), self._node)
+        rest = self._assignment.resting.get(self._node, 0.0)
         if rest > 0:
             time.sleep(min(rest, _REST_SECONDS))  # other nodes get the chance to take the trial
-            return {**where, "turned_away": True, "mean_f1": 0.0, "done": True}
+            return TurnedAway(worker)
         if self._broken is not None:
-            return {**where, "lost": self._broken, "mean_f1": 0.0, "done": True}
+            return NodeBroken(worker, self._broken)
         if self._is_drained():
             self._checkpoints.leaving = True
             if self._reported:
                 next(self._epochs, None)  # writes its checkpoint
-            return {**where, "preempted": True, "worn": True, "mean_f1": 0.0, "done": True}
+            return Preempted(worker)
         try:
             epoch = next(self._epochs)
         except Exception as error:  # whatever a configuration does wrong is recorded, and the next one runs
-            return {
-                **where,
-                "failure": _one_line(error),
-                "traceback": traceback.format_exc(),
-                "fatal": type(error).__name__ == "WeightsError",  # it would meet every trial alike
-                "memory": _is_memory(error),
-                "worn": self._is_worn() or _is_memory(error),
-                "mean_f1": 0.0,
-                "done": True,
-            }
+            fatal = isinstance(error, WeightsError)  # it would meet every trial alike
+            return Failed(_reason(error), traceback.format_exc(), fatal=fatal, out_of_memory=_is_memory(error))
         self._reported = True
-        last = epoch.epoch >= self._length or not is_finite(epoch.mean_f1)
         epoch, self._starting = replace(epoch, start_seconds=self._starting), 0.0
-        return {
-            **asdict(epoch),
-            **where,
-            "complaint": self._checkpoints.complaint,
-            "worn": self._is_worn(),
-            "done": last,
-        }
+        return Report(worker, epoch, self._checkpoints.complaint)
 
     def _is_drained(self) -> bool:
         """Whether this node is about to be taken away, as clouds and autoscalers announce it."""
@@ -141,7 +147,10 @@ class TrialWorker(tune.Trainable):
         self._looked = now
         return self._node in draining()
 
-    def _is_worn(self) -> bool:
+    def _is_worn(self, message: Message) -> bool:
+        """Whether another worker is to take its place after this message."""
+        if isinstance(message, Preempted) or (isinstance(message, Failed) and message.out_of_memory):
+            return True
         memory = private_bytes()
         self._at_first = self._at_first or memory
         return self._trials >= self._worker_limits.trials or memory - self._at_first > self._worker_limits.growth
@@ -152,18 +161,18 @@ class TrialWorker(tune.Trainable):
             self.settle(threads, backend, gpus)
             self.data = open_data(data)
         except Exception as error:
-            return f"node {platform.node()}: {_one_line(error)}"
+            return f"node {platform.node()}: {_reason(error)}"
         return None
 
-    def _begin(self, config: dict[str, Any]) -> None:
+    def _begin(self, assignment: Assignment) -> None:
+        self._assignment = assignment
         self._trials += 1
         self._reported = False
-        self._resting: dict[str, float] = config["resting"]
         if self._broken is not None:
             return
-        job = Job(unflatten(config["config"]), *(config[name] for name in ("seed", "origin", "best", "reported")))
-        self._length = job.config.train.epochs
-        self._checkpoints = CheckpointWriter(self._policy, job.origin, job.identity(self.data))
+        job = assignment.job
+        identity = job.identity(self.data.manifest.fingerprint)
+        self._checkpoints = CheckpointWriter(self._policy, job.origin, identity)
         self._epochs = self.epochs_of(job, self._checkpoints)
 
 
@@ -181,8 +190,6 @@ def _is_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "ResourceExhaustedError" in names[0] or "RESOURCE_EXHAUSTED" in names[1]
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if _is_memory(error):
-        text = f"out of memory: {text}"
-    return f"{type(error).__name__}: {text}"[:500]
+def _reason(error: Exception) -> str:
+    memory = "out of memory: " if _is_memory(error) else ""
+    return one_line(f"{type(error).__name__}: {memory}{error}", 500)

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from captune.data_prep.manifest import Manifest
 from captune.model.config import Flat, Modality, TrialConfig, complaint, flatten, replace, restrict, unflatten
 
 if TYPE_CHECKING:
     import optuna
 
+    from captune.data_prep.manifest import Manifest
+
 Scalar = str | int | float | bool
-_OF_THE_DATA = ("image.side", "num_labels")
+OF_THE_DATA = ("image.side", "num_labels")
 
 
 class SpaceError(ValueError):
@@ -206,7 +207,7 @@ class Space:
             for name in names:
                 if name not in known:
                     raise SpaceError(f"unknown name; there are: {', '.join(known)}", group, name)
-                if name in _OF_THE_DATA:
+                if name in OF_THE_DATA:
                     raise SpaceError("it comes from the prepared data; leave it out", group, name)
         try:
             restricted = restrict(preset.model, modality)
@@ -317,7 +318,7 @@ def _open(dimension: Dimension, values: Mapping[str, Any]) -> bool:
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text; numbers that people write so are meant as numbers."""
+    """Texts like 1e-4 are meant as numbers: a quoted one, and those in run.json of a reader of YAML 1.1."""
     if isinstance(value, str):
         try:
             return float(value)

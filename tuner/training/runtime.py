@@ -56,6 +56,30 @@ def settle(threads: int, backend: str | None = None, gpus: float = 0.0) -> None:
     gc.freeze()
 
 
+def import_keras(backend: str | None = None) -> None:
+    """Keras as the caller has it, or imported without a word of TensorFlow's; the environment stays as it is.
+
+    Args:
+        backend: for the first import; what is loaded already stays. None for what Keras's own settings say.
+    """
+    if "keras" in sys.modules:
+        return
+    wanted = {"TF_CPP_MIN_LOG_LEVEL": "3"} | ({} if backend is None else {"KERAS_BACKEND": backend})
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ |= {name: value for name, value in wanted.items() if before[name] is None or name == "KERAS_BACKEND"}
+    try:
+        with _silenced():
+            import keras
+
+            keras.ops.convert_to_tensor(0)  # what TensorFlow says of its devices, it says with the first
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def fence(gpus: float) -> int | None:
     """Bytes of GPU memory that a process may take for its arrays; None where nothing limits it.
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,37 +15,18 @@ from numpy.typing import NDArray
 from captune.data_prep.batches import Batches, lengths
 from captune.data_prep.captions import Vocabulary
 from captune.data_prep.store import PreparedData
-from captune.model.config import ModelConfig, TrialConfig, flatten
+from captune.model.config import ModelConfig, TrialConfig
 from captune.model.metrics import DecisionRule, Epoch
 from captune.tuner.training import runtime
 from captune.tuner.training.checkpoints import CheckpointWriter
 from captune.tuner.training.features import backbone_features
+from captune.tuner.training.job import Job
 
 if TYPE_CHECKING:
     from captune.model.bundle import Bundle
     from captune.model.training import Training
 
 EVALUATION_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Job:
-    """One trial as its worker gets it.
-
-    config: bound to the data. origin: number of its first attempt. best: score of the best epoch of earlier attempts.
-    reported: epochs of these that the record has, from the first on.
-    """
-
-    config: TrialConfig
-    seed: int
-    origin: int
-    best: float = -math.inf
-    reported: int = 0
-
-    def identity(self, data: PreparedData) -> str:
-        """The same for two jobs only if they take the same course."""
-        text = json.dumps([flatten(self.config), self.seed, data.manifest.fingerprint], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | None = None) -> Iterator[Epoch]:

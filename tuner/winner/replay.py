@@ -56,7 +56,8 @@ def prepare(run: RunFolder, number: int, *, force: bool) -> Plan:
 
 def replay_trial(plan: Plan, *, say: Callable[[str], None]) -> dict[str, Any]:
     """Trains as many epochs as the record has, and returns old and new mean F1 of each, and their differences."""
-    from captune.tuner.training.trial import Job, train_trial
+    from captune.tuner.training.job import Job
+    from captune.tuner.training.trial import train_trial
 
     record = plan.record
     assert record.seed is not None

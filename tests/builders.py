@@ -1,0 +1,80 @@
+"""Values that several test files make, with a plain default for every field: a test names what it is about."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from captune.errors import Error
+from captune.model.metrics import Epoch
+from captune.results.records import Record
+
+if TYPE_CHECKING:
+    from captune.model.size import Measure
+    from captune.tuner.space.feasibility import FeasibleSpace
+
+# Dotted names that leave little of a preset: thousands of weights, pictures of 32 pixels and a handful of words.
+SMALL: Mapping[str, Any] = {
+    "image.stages": 2,
+    "image.width": 4,
+    "text.vocabulary_size": 100,
+    "text.embedding": 8,
+    "text.units": 16,
+    "head_units": 16,
+}
+
+
+def epoch(number: int, score: float = 0.5, **changes: Any) -> Epoch:
+    """A report: all four scores are `score`; two seconds of training, one of evaluation."""
+    plain: dict[str, Any] = dict.fromkeys(("mean_f1", "micro_f1", "macro_f1", "map"), score)
+    plain |= {"loss": 0.5, "threshold": 0.5, "train_seconds": 2.0, "evaluate_seconds": 1.0}
+    return Epoch(number, **(plain | changes))
+
+
+def record(
+    number: int = 0, scores: float | Sequence[float] | None = (), fate: str = "complete", **changes: Any
+) -> Record:
+    """A trial with these scores, one an epoch, of which the best finite one counts."""
+    scores = () if scores is None else (scores,) if isinstance(scores, float) else scores
+    curve = changes.pop("curve", tuple(epoch(place, score) for place, score in enumerate(scores, 1)))
+    best = max((each for each in curve if math.isfinite(each.mean_f1)), key=lambda each: each.mean_f1, default=None)
+    plain = Record(
+        number=number, fate=fate, mean_f1=best and best.mean_f1, best_epoch=best and best.epoch, epochs=len(curve),
+        weights_bytes=1_000_000, bundle_bytes=1_250_000, margin_bytes=0, seconds=10.0, node="machine-1", reason=None,
+        seed=1, threads=1, origin=number, config={}, curve=curve, order={},
+    )  # fmt: skip
+    return dataclasses.replace(plain, **changes)
+
+
+def refused(call: Callable[[], Any], *words: str, error: type[Exception] = Error) -> str:
+    """What is said when `call` is refused: one line that holds all the words."""
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert message and "\n" not in message, message
+    for word in words:
+        assert word in message, message
+    return message
+
+
+def feasible(
+    dimensions: Mapping[str, Any],
+    limit: int = 10**9,
+    measure: Measure = "weights",
+    *,
+    preset: str = "compact",
+    fixed: Mapping[str, Any] = SMALL,
+) -> FeasibleSpace:
+    """The space of these dimensions around a small network of 18 labels, inside a budget of `limit` bytes."""
+    from captune.model.presets import PRESETS
+    from captune.model.size import Budget, Contents
+    from captune.tuner.space.dimensions import Space, parse_dimension
+    from captune.tuner.space.feasibility import FeasibleSpace
+
+    parsed = {name: parse_dimension(name, value) for name, value in dimensions.items()}
+    space = Space.around(PRESETS[preset], fixed=dict(fixed), dimensions=parsed, modality="both")
+    return FeasibleSpace(space, lambda config: config, Budget(limit, measure), Contents.typical(18))

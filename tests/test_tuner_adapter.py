@@ -1,0 +1,252 @@
+"""Between Ray Tune and the director, and what Ray Tune keeps of trials."""
+
+import gc
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from builders import epoch
+
+from captune.data_prep.store import PreparedData
+from captune.model.metrics import Epoch
+from captune.results.run_folder import RunFolder
+from captune.tuner.decisions.director import Ended
+from captune.tuner.decisions.fates import Verdict
+from captune.tuner.decisions.trial_events import (
+    Assignment,
+    CodeMissing,
+    Completed,
+    Done,
+    Failed,
+    Preempted,
+    Report,
+    Wait,
+    Worker,
+    WorkerDied,
+)
+from captune.tuner.run.settings import create
+from captune.tuner.space.config import read_search
+
+pytestmark = pytest.mark.cluster  # imports Ray; one test starts it
+
+HERE = Worker("here", "0a1b")
+
+
+class FakeDirector:
+    """Answers as it is told to, and notes what it hears."""
+
+    def __init__(self) -> None:
+        self.steps: list[Any] = []
+        self.goes_on = True
+        self.verdict = Verdict("complete")
+        self.heard: list[Any] = []
+        self.running: dict[str, Any] = {}
+
+    def next(self, key: str, *, now: float, free_bytes: int) -> Any:
+        assert free_bytes > 0
+        return self.steps.pop(0)
+
+    def report(self, key: str, report: Report) -> bool:
+        self.heard.append((key, report))
+        return self.goes_on
+
+    def end(self, key: str, end: Any, *, now: float) -> Ended:
+        self.heard.append((key, end))
+        return Ended(7, 5, self.verdict, 0.5)
+
+    def overdue(self, now: float) -> list[str]:
+        return ["late", "not placed"]
+
+    def close(self, reason: str, *, resumable: bool) -> list[Ended]:
+        return [Ended(8, 6, Verdict("stopped", reason), None)]
+
+
+class Cleaner:
+    """Of checkpoints."""
+
+    def __init__(self) -> None:
+        self.settled: list[tuple[int, float | None]] = []
+
+    def settle(self, origin: int, score: float | None) -> None:
+        self.settled.append((origin, score))
+
+
+@pytest.fixture
+def director() -> FakeDirector:
+    return FakeDirector()
+
+
+@pytest.fixture
+def cleaner() -> Cleaner:
+    return Cleaner()
+
+
+@pytest.fixture
+def adapter(director: FakeDirector, cleaner: Cleaner, tmp_path: Path) -> Any:
+    from captune.tuner.ray_tune.adapter import Adapter
+
+    return Adapter(director, RunFolder(tmp_path), cleaner, lambda: False)  # type: ignore[arg-type]
+
+
+def trial(name: str, **more: Any) -> Any:
+    return SimpleNamespace(trial_id=name, **more)
+
+
+def test_searcher_hands_out_waits_and_finishes_as_the_director_says(adapter: Any, director: FakeDirector) -> None:
+    from ray.tune.search import Searcher
+
+    assignment: Any = Assignment(job="job")  # type: ignore[arg-type]
+    director.steps = [assignment, Wait(), Done()]
+    searcher = adapter.searcher
+    assert [searcher.suggest(name) for name in "abc"] == [{"assignment": assignment}, None, Searcher.FINISHED]
+
+
+def test_search_that_is_over_finishes_while_nothing_runs_and_only_then(adapter: Any, director: FakeDirector) -> None:
+    from ray.tune.search import Searcher
+
+    adapter._over = lambda: True
+    director.steps = [Wait("no node is left"), Wait("no node is left")]
+    director.running = {"a": object()}
+    assert adapter.searcher.suggest("b") is None
+    director.running = {}
+    assert adapter.searcher.suggest("b") == Searcher.FINISHED
+
+
+def test_epoch_goes_to_the_director_who_says_whether_its_trial_goes_on(adapter: Any, director: FakeDirector) -> None:
+    report = Report(HERE, epoch(1))
+    decisions = []
+    for director.goes_on in (True, False):
+        decisions.append(adapter.on_trial_result(None, trial("a"), {"message": report}))
+    assert decisions == ["CONTINUE", "STOP"]
+    adapter.on_trial_complete(None, trial("a"), {"message": report})
+    assert director.heard == [("a", report)] * 3 + [("a", Completed())]
+
+
+def test_other_last_messages_are_ends_as_they_are(adapter: Any, director: FakeDirector) -> None:
+    adapter.on_trial_complete(None, trial("a"), {"message": Preempted(HERE)})
+    assert director.heard == [("a", Preempted(HERE))]
+
+
+@pytest.mark.parametrize(
+    ("fate", "settled"), [("complete", [(5, 0.5)]), ("failed", [(5, 0.5)]), ("lost", []), (None, [])]
+)
+def test_checkpoints_of_what_is_finished_are_given_up(
+    adapter: Any, director: FakeDirector, cleaner: Cleaner, fate: Any, settled: list[Any]
+) -> None:
+    director.verdict = Verdict(fate, "why")
+    adapter.on_trial_complete(None, trial("a"), {"message": Preempted(HERE)})
+    assert cleaner.settled == settled
+    adapter.close("time limit", resumable=False)
+    assert cleaner.settled == [*settled, (6, None)]
+
+
+def test_traceback_is_kept_and_a_disk_that_refuses_it_ends_nothing(
+    adapter: Any, director: FakeDirector, cleaner: Cleaner, tmp_path: Path
+) -> None:
+    director.verdict = Verdict("failed", "ValueError: no", traceback="Traceback")
+    adapter.on_trial_complete(None, trial("a"), {"message": Failed("ValueError: no", "Traceback")})
+    assert (tmp_path / "tracebacks" / "trial-7.txt").read_text() == "Traceback"
+    adapter._run = RunFolder(tmp_path / "gone")
+    adapter.on_trial_complete(None, trial("b"), {"message": Failed("ValueError: no", "Traceback")})
+    assert len(cleaner.settled) == 2
+
+
+def test_workers_of_trials_that_take_too_long_are_ended_where_there_is_one(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr("captune.tuner.ray_tune.adapter.ray.kill", ended.append)
+    for name, actor in (("late", "actor of late"), ("not placed", None)):
+        adapter._trials[name] = trial(name, temporary_state=SimpleNamespace(ray_actor=actor))
+    adapter.end_overdue()
+    assert ended == ["actor of late"]
+
+
+def test_trials_that_wait_long_for_a_worker_are_counted(adapter: Any, director: FakeDirector) -> None:
+    director.running = {name: SimpleNamespace(started=0.0) for name in ("waits", "runs")}
+    adapter._trials = {"waits": trial("waits", status="PENDING"), "runs": trial("runs", status="RUNNING")}
+    assert adapter.unplaced(-1.0) == 1
+    assert adapter.unplaced(10**9) == 0
+
+
+def test_ray_finds_nothing_to_pickle(adapter: Any, tmp_path: Path) -> None:
+    for face in (adapter, adapter.searcher, adapter.stopper):
+        assert pickle.loads(pickle.dumps(face)).__dict__ == {}
+    adapter.searcher.save_to_dir(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_run_ends_when_asked_to_and_no_single_trial_does(adapter: Any) -> None:
+    assert adapter.stopper("a", {}) is False
+    assert adapter.stopper.stop_all() is False
+
+
+def kept_error(error: Exception, folder: Path) -> Any:
+    """What Ray Tune keeps of a worker's end."""
+    from ray import cloudpickle
+
+    file = folder / "error.pkl"
+    file.write_bytes(cloudpickle.dumps(error))
+    return trial("a", pickled_error_file=str(file))
+
+
+def test_end_of_a_worker_is_told_by_its_error(adapter: Any, director: FakeDirector, tmp_path: Path) -> None:
+    from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
+
+    from captune.tuner.ray_tune.private import WorkerError
+
+    memory = OutOfMemoryError("Task was killed due to the node running low on memory.")
+    errors: list[tuple[Exception, Any]] = [
+        (ActorDiedError(), WorkerDied),
+        (WorkerError(memory), Failed),
+        (RayTaskError("step", "Traceback", ValueError("two\nlines")), Failed),
+        (RayTaskError("init", "Traceback", ImportError("No module named 'keras'")), CodeMissing),
+        (
+            RuntimeError("The actor failed to import on the worker:\n\n\x1b[36mModuleNotFoundError: keras\x1b[39m\n"),
+            CodeMissing,
+        ),
+    ]
+    for error, _ in errors:
+        adapter.on_trial_error(None, kept_error(error, tmp_path))
+    ends = [end for _, end in director.heard]
+    assert [type(end) for end in ends] == [kind for _, kind in errors]
+    assert all("\n" not in end.reason and "\x1b" not in end.reason for end in ends)
+    assert ends[1].reason == "out of memory: Ray ended the worker to protect its node"
+    assert ends[2].reason == "two lines"
+    assert ends[4].reason == "ModuleNotFoundError: keras"
+
+
+def test_worker_that_left_no_error_died(adapter: Any, director: FakeDirector, tmp_path: Path) -> None:
+    for file in (str(tmp_path / "none"), None):
+        adapter.on_trial_error(None, trial("a", pickled_error_file=file))
+    assert director.heard == [("a", WorkerDied("its worker died: no reason given"))] * 2
+
+
+def test_ray_keeps_of_a_long_search_the_trials_that_run_alone(tmp_path: Path, captions_data: PreparedData) -> None:
+    from ray.tune.experiment import Trial
+
+    from captune.tuner.ray_tune.search import Progress, run_search
+    from captune.tuner.ray_tune.worker import TrialWorker
+
+    class Nothing(TrialWorker):
+        def settle(self, threads: int, backend: str, gpus: float) -> None:
+            """No framework."""
+
+        def epochs_of(self, job: Any, checkpoints: Any) -> Iterator[Epoch]:
+            yield Epoch(1, 0.1, 0.5, 0.5, 0.5, 0.5, 0.5, train_seconds=0.0, evaluate_seconds=0.0)
+
+    run, alive = RunFolder(tmp_path / "run"), []
+    wanted = {"trials": 30, "cpus_per_trial": 1, "min_free": 0, "fixed": {"train.epochs": 1}}
+    config = read_search(None, preset="captions", default_preset="captions", overrides=wanted)
+
+    def show(progress: Progress) -> None:
+        if sum(progress.fates.values()) >= 20 and not alive:
+            alive.append(sum(isinstance(known, Trial) for known in gc.get_objects()))
+
+    create(run, config, captions_data)
+    summary = run_search(run, config, captions_data, address=None, worker=Nothing, show=show, say=lambda _: None)
+    assert sum(summary["trials"].values()) == 30
+    assert alive[0] <= 3 * summary["slots"]  # with those whose end Ray is still busy with

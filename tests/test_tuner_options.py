@@ -1,0 +1,159 @@
+"""A setting is the same by every door: search.yaml, an option, Python; help and reference leave none out."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Captune
+
+from captune.data_prep.store import PreparedData
+from captune.tuner.space.config import SearchConfig, check_overrides, read_search, search_settings
+from captune.tuner.space.explain import README, configuration_settings, explanation, with_reference
+
+SETTINGS = {name: setting for name, setting in search_settings().items() if setting.listed}
+WRITTEN = {
+    "preset": "full",
+    "trials": "7",
+    "time_limit": "1h30m",
+    "modality": "caption",
+    "objectives": "mean_f1,bytes",
+    "seed": "5",
+    "backend": "jax",
+    "budget": "20MB",
+    "measure": "bundle",
+    "storage": "int8",
+    "cpus_per_trial": "0.5",
+    "gpus_per_trial": "auto",
+    "slots": "3",
+    "checkpoint_every": "2epochs",
+    "keep": "0",
+    "min_free": "5GiB",
+    "trial_timeout": "90s",
+    "retries": "0",
+    "worker_trials": "9",
+    "worker_growth": "1GiB",
+    "halving.grace": "4",
+    "halving.reduction": "5",
+}
+
+
+def option(name: str) -> str:
+    return "--" + re.sub("[._]", "-", name)
+
+
+def by_python(overrides: dict[str, Any]) -> SearchConfig:
+    return read_search(None, preset=overrides.pop("preset", None), default_preset="compact", overrides=overrides)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_setting_is_the_same_by_every_door(
+    captune: Captune, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    asked: list[SearchConfig] = []
+
+    def check(settings: SearchConfig, _data: PreparedData) -> None:
+        asked.append(settings)
+        raise SystemExit
+
+    monkeypatch.setattr("captune.tuner.run.settings.check", check)
+    given = {"trials": "1", name: WRITTEN[name]}
+    python = by_python(dict(given))
+    assert by_python(check_overrides(given)) == python
+    assert python != by_python({"trials": "1"})
+
+    options = [word for key, text in given.items() for word in (option(key), text)]
+    captune("search", data.path, "--run", tmp_path / "run", *options)
+
+    preset = "preset: compact\n" if name != "preset" else ""
+    group, _, key = ("fixed.storage" if name == "storage" else name).rpartition(".")
+    line = f"{group}: {{{key}: {WRITTEN[name]}}}\n" if group else f"{key}: {WRITTEN[name]}\n"
+    path = tmp_path / "search.yaml"
+    path.write_text(f"{preset}{'' if name == 'trials' else 'trials: 1'}\n{line}")
+    captune("search", data.path, "--run", tmp_path / "run", "--config", path)
+
+    by_option, by_file = asked
+    assert by_option == python
+    assert by_file.model_dump(exclude={"space", "fixed", "halving"}) == python.model_dump(
+        exclude={"space", "fixed", "halving"}
+    )
+    if group:
+        assert getattr(getattr(by_file, group), key, None) == getattr(getattr(python, group), key, None)
+        assert by_file.fixed.get(key) == python.fixed.get(key)
+
+
+def test_help_of_search_shows_every_setting_with_its_default_and_choices(captune: Captune) -> None:
+    shown = captune("search", "-h").out
+    words = " ".join(re.sub("[│╭╮╰╯─]", " ", shown).split())
+    assert not [name for name in SETTINGS if f"{option(name)} " not in words]
+    assert {setting.group for setting in SETTINGS.values()} <= set(words.replace("(", " ").split())
+    assert "<weights|bundle>" in words
+    for default in ("default 100MiB", "default 60s", "default 500"):
+        assert default in words
+    resume = captune("resume", "--help").out
+    assert "--time-limit" in resume and "--budget" not in resume
+
+
+def test_reference_is_that_of_the_declarations() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text == with_reference(text), "run: make reference"
+    assert not [name for name in {**search_settings(), **configuration_settings()} if f"| `{name}` |" not in text]
+
+
+@pytest.mark.parametrize("name", {**search_settings(), **configuration_settings()})
+def test_every_setting_is_explained_with_its_meaning_and_values(name: str) -> None:
+    first, *facts = explanation(name).splitlines()
+    assert re.fullmatch(rf"{re.escape(name)}: \S.+", first)
+    assert facts[0].startswith("  values   ") and facts[-1].startswith("  set by   ")
+
+
+def test_explanation_tells_the_default_of_each_preset_that_has_another() -> None:
+    assert "presets  paper 0.0001, captions 0.004, compact 0.003, full 0.0003" in explanation("train.learning_rate")
+    assert "1 to 1000" in explanation("halving.grace")
+    assert "neither fixed nor searched" in explanation("image.side")
+
+
+def test_unknown_setting_is_refused_with_the_closest_names(captune: Captune) -> None:
+    ran = captune("explain", "train.learning")
+    assert (ran.code, ran.out) == (2, "")
+    assert "train.learning_rate" in ran.err and ran.err.count("\n") == 1
+    assert captune("explain").out.count("train.learning_rate") == 1
+
+
+@pytest.mark.parametrize("verb", [[], ["search"], ["cluster"], ["cluster", "status"]], ids=" ".join)
+def test_short_h_is_help(captune: Captune, verb: list[str]) -> None:
+    ran = captune(*verb, "-h")
+    assert ran.code == 0
+    assert ran.out == captune(*verb, "--help").out != ""
+
+
+def test_version_is_that_of_the_package(captune: Captune) -> None:
+    assert re.fullmatch(r"captune \d+\.\d+\.\d+\n", captune("--version").out)
+
+
+@pytest.mark.parametrize("verb", [[], ["cluster"]], ids=["captune", "captune cluster"])
+def test_command_without_words_shows_its_help_and_is_wrong_usage(captune: Captune, verb: list[str]) -> None:
+    ran = captune(*verb)
+    assert ran.code == 2
+    assert "Usage" in ran.out + ran.err
+
+
+def test_bash_completes_verbs_options_and_choices(tmp_path: Path) -> None:
+    def completed(*words: str) -> set[str]:
+        environment = {
+            **os.environ,
+            "_CAPTUNE_COMPLETE": "complete_bash",
+            "COMP_WORDS": "\n".join(("captune", *words)),
+            "COMP_CWORD": str(len(words)),
+        }
+        code = "from captune.tuner.command.main import main; main()"
+        return set(
+            subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True).stdout.split()
+        )
+
+    assert {"search", "size", "space"} <= completed("s")
+    assert {"--time-limit", "--trials"} <= completed("search", "--t")
+    assert completed("search", "--measure", "") == {"weights", "bundle"}

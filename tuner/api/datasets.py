@@ -1,0 +1,161 @@
+"""Captions and pictures, decoded once into a data set that every trial reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from captune.data_prep.records import DataError
+from captune.data_prep.store import PreparedData
+from captune.tuner.api.progress import bar
+from captune.tuner.run.locations import open_data, preparing
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A prepared data set.
+
+    where: its folder or its address (s3://, gs://). skipped: rows that were left out, each with its reason in
+    bad_rows.csv beside it.
+    """
+
+    where: str
+    prepared: PreparedData
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Examples of train, validation and test."""
+        return dict(self.prepared.manifest.counts)
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Names of the labels by their ids."""
+        manifest = self.prepared.manifest
+        return dict(zip(manifest.label_ids, manifest.label_names, strict=True))
+
+    @property
+    def skipped(self) -> int:
+        """Rows that were left out."""
+        return self.prepared.manifest.rows_skipped
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
+        return f"<captune data set {self.where}: {counts}; {len(self.labels)} labels>"
+
+
+def prepare(
+    source: str | Path,
+    images: str | Path | None = None,
+    *,
+    out: str | Path,
+    format: Literal["kaggle", "coco"] = "kaggle",  # noqa: A002 - the word of the command
+    side: int = 224,
+    on_bad: Literal["error", "skip"] = "error",
+    split: str = "80/10/10",
+    seed: int = 0,
+    stop_words: bool = True,
+    stems: bool = True,
+    max_tokens: int = 64,
+    vocabulary: int = 20_000,
+    min_count: int = 1,
+    labels: str | Iterable[int] | None = None,
+    per_caption: bool = False,
+    categories: str | Iterable[int] | None = None,
+    address: str | None = None,
+    progress: bool = True,
+) -> DataSet:
+    """Decodes pictures and captions once. Called again with the same it returns at once; interrupted, it goes on.
+
+    Args:
+        source: a CSV with the columns ImageID, Labels, Caption; or a folder or file of COCO annotations.
+        images: folder of the pictures; None for captions alone.
+        out: folder of the data set, or an address (s3://, gs://).
+        format: of `source`.
+        side: pixels a side that pictures are decoded to, 8 to 1024.
+        on_bad: at a bad row, "error" stops, "skip" leaves it out and lists it.
+        split: percent train/validation/test, stratified over all labels.
+        seed: of the split.
+        stop_words: whether English stop words are dropped. stems: whether words are reduced to their Porter stems.
+        max_tokens: of a caption that are kept at most. vocabulary: words that are kept at most. min_count: times that a
+            word must stand in the training captions.
+        labels: of a CSV, that are allowed, e.g. "1-11,13-19"; others are errors.
+        per_caption: of COCO, one example for each caption instead of for each image. categories: of COCO, that are kept.
+        address: of a running Ray cluster whose nodes decode, "auto" or "host:port".
+        progress: whether it is shown.
+
+    Raises:
+        DataError: an input that cannot be used, with its file, line and value.
+        StorageError, ClusterError: an address cannot be reached.
+    """
+    from captune.data_prep.captions import CaptionSettings
+    from captune.data_prep.split import parse_shares
+    from captune.data_prep.store import prepare as prepare_data
+
+    if format not in ("kaggle", "coco"):
+        raise DataError(f"format must be kaggle or coco, got {format!r}")
+    if on_bad not in ("error", "skip"):
+        raise DataError(f"on_bad must be error or skip, got {on_bad!r}")
+    if format == "coco" and labels is not None:
+        raise DataError("labels are for format kaggle; choose COCO categories with categories")
+    if format == "kaggle" and (per_caption or categories is not None):
+        raise DataError("per_caption and categories are for format coco; restrict a CSV's labels with labels")
+    decode = None
+    if address is not None:
+        from captune.cluster.nodes.decoding import ray_decoder
+
+        if images is None:
+            raise DataError("address is for decoding pictures; name their folder, or leave address out")
+        decode = ray_decoder(address, Path(images))
+    settings = CaptionSettings(
+        remove_stop_words=stop_words,
+        stem=stems,
+        max_tokens=max_tokens,
+        vocabulary_limit=vocabulary,
+        min_count=min_count,
+    )
+    with preparing(str(out)) as folder, bar("pictures", shown=progress) as show:
+        prepared = prepare_data(
+            Path(source),
+            None if images is None else Path(images),
+            folder,
+            format=format,
+            side=side,
+            on_bad=on_bad,
+            shares=parse_shares(split),
+            seed=seed,
+            captions=settings,
+            known_labels=numbers("labels", labels),
+            per_caption=per_caption,
+            categories=numbers("categories", categories),
+            decode=decode,
+            progress=show,
+        )
+    return DataSet(str(out), prepared)
+
+
+def open_data_set(where: str | Path | DataSet) -> DataSet:
+    """A data set that `prepare` made, by its folder or its address. Raises DataError, StorageError."""
+    return where if isinstance(where, DataSet) else DataSet(str(where), open_data(str(where)))
+
+
+def numbers(name: str, given: str | Iterable[int] | None) -> frozenset[int] | None:
+    """A set of numbers, or a text like 1-11,13-19.
+
+    Raises:
+        DataError: `given` is neither, or empty.
+    """
+    if given is None:
+        return None
+    try:
+        if isinstance(given, str):
+            ranges = [part.strip().partition("-") for part in given.split(",")]
+            found = {number for low, _, high in ranges for number in range(int(low), int(high or low) + 1)}
+        else:
+            found = set(map(int, given))
+    except (ValueError, TypeError):
+        found = set()
+    if not found:
+        raise DataError(f"{name} are numbers and ranges like 1-11,13-19, got {given!r}")
+    return frozenset(found)

@@ -1,0 +1,86 @@
+"""Bytes of a configuration, before anything is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from captune.model.config import Storage
+from captune.model.presets import PRESETS
+from captune.model.size import DEFAULT_BUDGET, Budget, Measure, Size, refusal, show_bytes, would_fit
+from captune.model.size import size as count
+from captune.tuner.space.config import check_overrides, check_preset, read_trial_config
+
+
+@dataclass(frozen=True)
+class SizeReport:
+    """What a network takes, and whether it fits.
+
+    refusal: why it does not fit, in one line; None where it does. would_fit: changes of one setting that would make it
+    fit.
+    """
+
+    size: Size
+    budget: Budget
+    refusal: str | None
+    would_fit: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the budget holds it."""
+        return self.refusal is None
+
+    @property
+    def margin_bytes(self) -> int:
+        """What is left of the budget; below zero it is over."""
+        return self.budget.limit - self.budget.bytes_of(self.size)
+
+    def __str__(self) -> str:
+        size = self.size
+        return "\n".join(
+            [
+                f"parameters     {size.parameters:,} ({size.trainable:,} trainable, {size.frozen:,} frozen)",
+                *(f"{part:14} {show_bytes(share)}" for part, share in size.parts.items()),
+                f"weights        {show_bytes(size.weights_bytes)} as {size.storage}",
+                f"bundle         {show_bytes(size.bundle_bytes)} at most, with vocabulary and container",
+                f"budget         {self.budget}: {'fits' if self.fits else 'does not fit'}",
+            ]
+        )
+
+
+def size(
+    preset: str | None = None,
+    *,
+    config: str | Path | None = None,
+    budget: str | int = DEFAULT_BUDGET,
+    measure: Measure = "weights",
+    storage: Storage | None = None,
+) -> SizeReport:
+    """Bytes of a preset or of a configuration in a YAML file, from shapes alone.
+
+    Args:
+        preset: paper (if neither is named), captions, compact or full.
+        config: a YAML file: `preset`, and dotted names that change it.
+        budget: bytes, or a text like "100MiB" (2**20) or "100MB" (10**6).
+        measure: what the budget counts: "weights" or the whole "bundle".
+        storage: "float32", "float16" or "int8"; that of the configuration if None.
+
+    Raises:
+        ConfigError: an unknown preset, a file that cannot be read, a value that cannot be.
+
+    Example:
+        >>> report = size("paper")
+        >>> report.size.parameters, report.size.weights_bytes, report.fits
+        (26169282, 104677128, True)
+    """
+    given = check_overrides({"budget": budget, "measure": measure, "storage": storage})
+    if config is not None:
+        model = read_trial_config(Path(config)).model
+    else:
+        check_preset(preset or "paper")
+        model = PRESETS[preset or "paper"].model
+    if storage is not None:
+        model = model.model_copy(update={"storage": storage})
+    held, found = Budget(given["budget"], measure), count(model)
+    why = refusal(found, held)
+    return SizeReport(found, held, why, tuple(would_fit(model, held)) if why is not None else ())

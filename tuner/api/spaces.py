@@ -1,0 +1,117 @@
+"""What is searched, said in Python: dimensions by dotted name around a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from captune.tuner.space.config import read_space
+
+When = Mapping[str, Any]
+"""Names to values, or lists of values, of other settings under which alone a dimension is drawn."""
+
+
+@dataclass(frozen=True)
+class Float:
+    """A number from `low` to `high`, both included.
+
+    Args:
+        log: drawn evenly on a logarithmic scale; `low` is then above 0.
+        step: between values, counted from `low`; not with `log`.
+        when: see When.
+
+    Example:
+        >>> Float(1e-3, 1e-2, log=True)
+        Float(low=0.001, high=0.01, log=True, step=None, when=None)
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    when: When | None = None
+
+    def setting(self) -> dict[str, Any]:
+        """As search.yaml has it."""
+        return _without_none(low=float(self.low), high=float(self.high), log=self.log, step=self.step, when=self.when)
+
+
+@dataclass(frozen=True)
+class Int:
+    """A whole number from `low` to `high`, both included. See Float."""
+
+    low: int
+    high: int
+    log: bool = False
+    step: int | None = None
+    when: When | None = None
+
+    def setting(self) -> dict[str, Any]:
+        """As search.yaml has it."""
+        return _without_none(low=self.low, high=self.high, log=self.log, step=self.step, when=self.when)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `options`: texts, numbers, True or False. See Float for `when`.
+
+    Example:
+        >>> Choice(["average", "convolution"]).setting()
+        {'choices': ['average', 'convolution']}
+    """
+
+    options: Sequence[str | int | float | bool]
+    when: When | None = None
+
+    def setting(self) -> dict[str, Any]:
+        """As search.yaml has it."""
+        return _without_none(choices=list(self.options), when=self.when)
+
+
+Dimension = Float | Int | Choice
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What `captune.space` makes. `dimensions` and `fixed` are as search.yaml has them."""
+
+    preset: str
+    dimensions: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+def space(
+    preset: str,
+    dimensions: Mapping[str, Dimension | Sequence[Any]] | None = None,
+    *,
+    fixed: Mapping[str, Any] | None = None,
+) -> SearchSpace:
+    """Settings that a search draws, around a preset, which is its trial 0.
+
+    Args:
+        preset: paper, captions, compact or full.
+        dimensions: dotted names, as `captune.explain()` lists them, to Float, Int, Choice or a list of choices. What is
+            not named is as in the preset. None for the space that ships with the preset.
+        fixed: dotted names to values that differ from the preset and are not searched; those that ship with the preset
+            where neither is given.
+
+    Raises:
+        ConfigError: an unknown preset or name, or a value that its setting refuses; the name is in the message.
+
+    Example:
+        >>> space("compact", {"train.learning_rate": Float(1e-3, 1e-2, log=True)}).dimensions
+        {'train.learning_rate': {'low': 0.001, 'high': 0.01, 'log': True}}
+    """
+    if dimensions is None and fixed is None:
+        shipped = read_space(preset)
+        return SearchSpace(preset, shipped.space, shipped.fixed)
+    settings = {
+        name: value.setting() if isinstance(value, Dimension) else list(value)
+        for name, value in (dimensions or {}).items()
+    }
+    return SearchSpace(preset, settings, dict(fixed or {}))
+
+
+def _without_none(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None and value is not False}

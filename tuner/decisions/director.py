@@ -1,0 +1,240 @@
+"""Directs a search: what runs next, whether a trial goes on after a report, and what its end means.
+
+Ray is not met here. A director is asked and told by whatever runs the trials (tuner/ray_tune), one call after another;
+times are seconds of one clock. All it does is write into the study; what else follows from an end is what it returns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import optuna
+
+from captune.cluster.nodes.health import NodeHealth
+from captune.cluster.nodes.resources import Room
+from captune.errors import Error, WorkError
+from captune.model.size import show_bytes
+from captune.results.records import SCORED, Record
+from captune.tuner.decisions.attempts import Attempt, reports_of
+from captune.tuner.decisions.fates import Streak, TrialLimits, Verdict, judge
+from captune.tuner.decisions.gate import Admitted, Gate, UsedUp
+from captune.tuner.decisions.halving import Rungs, is_finite
+from captune.tuner.decisions.recovery import enqueue_again
+from captune.tuner.decisions.trial_events import (
+    Assignment,
+    Done,
+    End,
+    Failed,
+    NodeBroken,
+    Report,
+    Wait,
+    WorkerDied,
+)
+from captune.tuner.space.feasibility import BudgetError
+from captune.tuner.training.job import Job
+
+
+class SearchError(WorkError):
+    """The search itself cannot go on."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial whose end is in the study. score: its best, None unless it may win."""
+
+    number: int
+    origin: int
+    verdict: Verdict
+    score: float | None
+
+
+@dataclass(frozen=True)
+class TightMemory:
+    """A configuration ran out of memory in its share of a GPU: what is as large needs more, too."""
+
+    weights_bytes: int
+    batch_size: int
+    gpus: float
+
+
+@dataclass
+class Director:
+    """Decides for one search.
+
+    Args:
+        study: where trials are told; its only writers are this object and the gate.
+        gate: says what may run.
+        rungs: of halving.
+        limits: what trials may cost.
+        trials: feasible trials wanted, those that the study already holds included; None for no limit.
+        records: of earlier searches of the run.
+        threads: of each worker, for the record: sums of floats depend on them.
+        gpus: that a trial is given.
+        room: how many trials may run at once, and on how many nodes; it may change while the search runs.
+    """
+
+    study: optuna.Study
+    gate: Gate
+    rungs: Rungs
+    limits: TrialLimits
+    trials: int | None
+    records: Sequence[Record]
+    threads: int
+    gpus: float
+    room: Room
+    best: float | None = field(init=False)
+    fault: Error | None = field(default=None, init=False)  # why the search cannot go on
+    waiting: str | None = field(default=None, init=False)  # for what no trial starts
+    complaint: str | None = field(default=None, init=False)  # of the trial that reported last, about its checkpoints
+    running: dict[str, Attempt] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.best = max((r.mean_f1 for r in self.records if r.mean_f1 is not None), default=None)
+        self._reports = sum(record.epochs for record in self.records)
+        self._streak = Streak(scored=self.best is not None)
+        self._health = NodeHealth()
+        self._tight: list[TightMemory] = []
+        self._most_at_once = 1
+        self._given_up = 0  # lost too often: counted as trials wanted, since a search must end
+
+    @property
+    def fates(self) -> Counter[str]:
+        """Trials by fate, those of earlier searches of the run included."""
+        return self.gate.fates
+
+    def next(self, key: str, *, now: float, free_bytes: int) -> Assignment | Wait | Done:
+        """What is to be done with a free slot.
+
+        Args:
+            key: under which the trial, if one is assigned, is told of later.
+            free_bytes: on the disk of the run folder.
+        """
+        step = self._next(key, now, free_bytes)
+        self.waiting = step.trouble if isinstance(step, Wait) else None
+        return step
+
+    def _next(self, key: str, now: float, free_bytes: int) -> Assignment | Wait | Done:
+        if len(self.running) >= self.room.slots:
+            return Wait(None if self.running else "no trial starts: no node is left with room for one")
+        launched = sum(self.fates[fate] for fate in ("complete", "stopped", "diverged", "failed")) + len(self.running)
+        if self.trials is not None and launched + self._given_up >= self.trials:
+            return self._nothing_left()
+        if free_bytes < self.limits.min_free:
+            return Wait(
+                f"no trial starts: {show_bytes(free_bytes)} free on the disk of the run, "
+                f"{show_bytes(self.limits.min_free)} are to stay free (--min-free)"
+            )
+        try:
+            admitted = self.gate.admit()
+        except UsedUp:
+            return self._nothing_left()
+        except BudgetError as error:
+            self.fault = error
+            return Done()
+        return self._assign(key, admitted, now)
+
+    def _nothing_left(self) -> Wait | Done:
+        return Wait() if self.running else Done()  # what runs may be lost, and handed out again
+
+    def _assign(self, key: str, admitted: Admitted, now: float) -> Assignment:
+        trial, origin = admitted.trial, admitted.origin
+        trial.set_user_attr("threads", self.threads)
+        gpus = self._gpus_for(admitted)
+        earlier = reports_of(self.study, origin) if origin != trial.number else {}
+        self.running[key] = Attempt(self.study, admitted, gpus, now)
+        self._most_at_once = max(self._most_at_once, len(self.running))
+        best = max((report.get("mean_f1", -math.inf) for report in earlier.values()), default=-math.inf)
+        job = Job(admitted.config, admitted.seed, origin, best, len(earlier))
+        return Assignment(job, gpus, self._health.resting(now))
+
+    def _gpus_for(self, admitted: Admitted) -> float:
+        """More than the usual share for a trial that ran out of memory in it, and for those at least as large."""
+        if not 0 < self.gpus < 1:
+            return self.gpus
+        size, batch = admitted.size.weights_bytes, admitted.config.train.batch_size
+        wider = [2 * t.gpus for t in self._tight if size >= t.weights_bytes and batch >= t.batch_size]
+        return min(1.0, max(self.gpus, admitted.trial.user_attrs.get("gpus", self.gpus), *wider))
+
+    def report(self, key: str, report: Report) -> bool:
+        """Writes a report down, and says whether its trial goes on. The same report again hears the same."""
+        attempt = self.running.get(key)
+        if attempt is None:
+            return True
+        epoch = report.epoch
+        goes_on = self.rungs.goes_on(attempt.origin, epoch.epoch, epoch.mean_f1) and is_finite(epoch.loss)
+        if attempt.last is not None and attempt.last.epoch >= epoch.epoch:
+            return goes_on
+        if attempt.last is None:
+            attempt.trial.set_user_attr("node", report.worker.node)
+            if epoch.epoch > 1:  # else there is nothing to look for among all trials
+                attempt.take_over(before=epoch.epoch)
+        self._health.well(report.worker.node_id)
+        self.complaint = report.complaint
+        self._reports += 1
+        attempt.keep(epoch, self._reports)
+        if attempt.best is not None:
+            self.best = max(self.best or 0.0, attempt.best)
+        self._streak = self._streak.epoch(scored=attempt.best is not None)
+        if not goes_on and epoch.epoch < attempt.epochs:
+            attempt.stopped_at = epoch.epoch
+        return goes_on
+
+    def end(self, key: str, end: End, *, now: float) -> Ended | None:
+        """Gives a trial its fate, and where it is to run again its place in front; None for a key that is not known."""
+        attempt = self.running.get(key)
+        if attempt is None:
+            return None
+        if attempt.overdue and attempt.last is None:
+            attempt.take_over()
+        verdict = judge(end, attempt.course, self.limits)
+        self._streak = self._streak.after(end, verdict)
+        if (complaint := self._streak.complaint(end, verdict, self._most_at_once)) is not None:
+            self.fault = SearchError(complaint)
+        if isinstance(end, NodeBroken):
+            self._health.failed(end.worker.node_id, now)
+            if len(self._health.resting(now)) >= self.room.nodes:
+                self.fault = SearchError(f"no node can run trials: {end.reason}")
+        if isinstance(end, Failed) and verdict.again is not None:
+            admitted = attempt.admitted
+            self._tight.append(TightMemory(admitted.size.weights_bytes, admitted.config.train.batch_size, attempt.gpus))
+        if verdict.again is None and isinstance(end, NodeBroken | WorkerDied) and verdict.fate == "lost":
+            self._given_up += 1
+        return self._settle(key, verdict)
+
+    def _settle(self, key: str, verdict: Verdict) -> Ended:
+        attempt = self.running.pop(key)
+        trial = attempt.trial
+        if verdict.fate is None:
+            self.gate.set_aside(trial, verdict.reason or "")
+        else:
+            self.gate.tell(trial, verdict.fate, best=attempt.best, reason=verdict.reason)
+        if verdict.again is not None:
+            frozen = self.study.get_trials(deepcopy=False)[trial.number]
+            enqueue_again(self.study, frozen, tries=verdict.again.tries, gpus=verdict.again.gpus)
+        score = attempt.best if verdict.fate in SCORED else None
+        return Ended(trial.number, attempt.origin, verdict, score)
+
+    def overdue(self, now: float) -> list[str]:
+        """Trials that have just run out of time: their workers are to be ended, which is told by `end` as any death."""
+        if self.limits.timeout is None:
+            return []
+        late = [k for k, a in self.running.items() if not a.overdue and now - a.started > self.limits.timeout]
+        for key in late:
+            self.running[key].overdue = True
+        return late
+
+    def close(self, reason: str, *, resumable: bool) -> list[Ended]:
+        """Gives every trial that still runs its fate when the search ends.
+
+        Args:
+            resumable: whether they are to be handed out again by a resume, or are done (the time limit).
+        """
+        ended = []
+        for key, attempt in list(self.running.items()):
+            if attempt.last is None and not resumable:
+                attempt.take_over()  # its earlier attempts' scores may win
+            ended.append(self._settle(key, Verdict("lost" if resumable else "stopped", reason)))
+        return ended

@@ -1,0 +1,186 @@
+"""Between Ray Tune and the director: passes on what each asks and says, and does what follows from a trial's end."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayTaskError
+from ray.tune import Stopper
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from captune.errors import one_line
+from captune.results.run_folder import RunFolder
+from captune.tuner.decisions.director import Director, Ended
+from captune.tuner.decisions.trial_events import (
+    Assignment,
+    CodeMissing,
+    Completed,
+    Done,
+    End,
+    Failed,
+    Message,
+    Report,
+    WorkerDied,
+)
+from captune.tuner.ray_tune.private import WorkerError, actor_of, error_of, forget_ended
+from captune.tuner.training.checkpoints import CheckpointCleaner
+
+ASSIGNMENT, MESSAGE = "assignment", "message"
+"""Keys of the one value in what Ray Tune carries to a worker, and from it."""
+
+
+class Adapter(FIFOScheduler):
+    """Ray Tune's scheduler, told of all that happens to trials; `searcher` and `stopper` are its other two faces.
+
+    Args:
+        director: decides.
+        run: takes tracebacks.
+        cleaner: told of every trial that is finished.
+        over: whether the run is to end; asked about once a second.
+    """
+
+    def __init__(
+        self, director: Director, run: RunFolder, cleaner: CheckpointCleaner, over: Callable[[], bool]
+    ) -> None:
+        super().__init__()
+        self._director = director
+        self._run = run
+        self._cleaner = cleaner
+        self._over = over
+        self._trials: dict[str, Any] = {}  # Ray's own objects of unfinished trials, by Ray's id
+        self.done = False  # nothing runs and nothing follows
+        self.searcher = _Searcher(self)
+        self.stopper = _Stopper(over)
+
+    def hand_out(self, trial_id: str) -> Assignment | None:
+        """A trial to run; None for none now. Sets `done` where none follows."""
+        free = shutil.disk_usage(self._run.path).free
+        step = self._director.next(trial_id, now=time.monotonic(), free_bytes=free)
+        if isinstance(step, Assignment):
+            return step
+        # While nothing runs Ray asks for trials alone, and not whether the run is over.
+        self.done = isinstance(step, Done) or (not self._director.running and self._over())
+        return None
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Has Ray forget the trials that ended, and remembers the others, the way to their workers."""
+        forget_ended(tune_controller)
+        self._trials = {known.trial_id: known for known in tune_controller.get_trials()}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """An epoch that is not the last."""
+        goes_on = self._director.report(trial.trial_id, result[MESSAGE])
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """The last message of a trial, or the report after which it was stopped."""
+        message: Message = result[MESSAGE]
+        if isinstance(message, Report):
+            self._director.report(trial.trial_id, message)
+            self._end(trial.trial_id, Completed())
+        else:
+            self._end(trial.trial_id, message)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Its worker ended."""
+        self._end(trial.trial_id, end_of_worker(error_of(trial)))
+
+    def _end(self, trial_id: str, end: End) -> None:
+        ended = self._director.end(trial_id, end, now=time.monotonic())
+        if ended is not None:
+            self._follow(ended)
+
+    def _follow(self, ended: Ended) -> None:
+        verdict = ended.verdict
+        if verdict.traceback is not None:
+            with suppress(OSError):  # the reason is in the study; a full disk must not end the search
+                self._run.tracebacks.mkdir(exist_ok=True)
+                (self._run.tracebacks / f"trial-{ended.number}.txt").write_text(verdict.traceback)
+        if verdict.fate not in ("lost", None):
+            self._cleaner.settle(ended.origin, ended.score)
+
+    def end_overdue(self) -> None:
+        """Ends workers whose trial takes too long; Ray then tells of them as of any that died."""
+        for trial_id in self._director.overdue(time.monotonic()):
+            if (actor := actor_of(self._trials[trial_id])) is not None:
+                ray.kill(actor)
+
+    def unplaced(self, seconds: float) -> int:
+        """Trials that have waited so long for a worker."""
+        now = time.monotonic()
+        return sum(
+            now - attempt.started > seconds and self._trials[trial_id].status == "PENDING"
+            for trial_id, attempt in self._director.running.items()
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles what it is given to restore it one day, and we never restore from Ray."""
+        return {}
+
+    def close(self, reason: str, *, resumable: bool) -> None:
+        """See `Director.close`."""
+        for ended in self._director.close(reason, resumable=resumable):
+            self._follow(ended)
+
+
+class _Searcher(Searcher):
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
+        self._adapter = adapter
+
+    def suggest(self, trial_id: str) -> Any:
+        """The configuration of a trial as Ray Tune carries it."""
+        assignment = self._adapter.hand_out(trial_id)
+        if assignment is not None:
+            return {ASSIGNMENT: assignment}
+        return Searcher.FINISHED if self._adapter.done else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the scheduler is told the same."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the study is the state, Ray's copy would only be a second truth."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, for the same reason."""
+        return {}
+
+
+class _Stopper(Stopper):
+    def __init__(self, over: Callable[[], bool]) -> None:
+        self._over = over
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No single trial is stopped here."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the run is over."""
+        return self._over()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles what it is given to restore it one day, and we never restore from Ray."""
+        return {}
+
+
+def end_of_worker(error: Exception | None) -> End:
+    """What the error means that Ray tells of a worker.
+
+    An error of a task is one that was raised in the worker, outside of what it catches itself.
+    """
+    if isinstance(error, WorkerError):
+        error = error.cause
+    text = str(error)
+    if isinstance(error, OutOfMemoryError):
+        return Failed("out of memory: Ray ended the worker to protect its node", text)
+    if "failed to import on the worker" in text or isinstance(getattr(error, "cause", None), ImportError):
+        return CodeMissing(one_line(text.strip().rpartition("\n")[2]))
+    if isinstance(error, RayTaskError):
+        return Failed(one_line(error.cause, 500), text)
+    return WorkerDied(f"its worker died: {one_line(error or 'no reason given', 280)}")

@@ -1,0 +1,106 @@
+"""All that is private of Ray Tune, and what it prints and keeps beside what it is asked for.
+
+tests/test_private_ray_tune.py names every attribute that is met here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ray import cloudpickle
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.progress_reporter import TrialProgressCallback
+
+# Read by Ray Tune when a run begins.
+_ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",  # not minutes for a stopped trial
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # results are messages of ours, not metrics
+    "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # of Ray's own state, which nothing reads
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # each is in the table, with its reason
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # the director says how many, as the cluster grows and shrinks
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+class WorkerError(RayActorError):
+    """A worker's end that Ray tells by an error of another kind, `cause`: out of memory, its node gone."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(error_msg=str(cause))
+        self.cause = cause
+
+
+class Silence(TrialProgressCallback):
+    """In place of the callback of Ray Tune that prints trials, and keeps all of them for it."""
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Nothing."""
+
+    def log_result(self, trial: Any, result: dict[str, Any], error: bool = False) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def mended_tune() -> Iterator[None]:
+    """Ray Tune with its settings, and two of its answers, changed while inside.
+
+    It ends the whole run by an error of Ray's that is neither an actor's nor a task's, such as that of a worker which
+    the memory monitor has killed: here that ends its trial. And it keeps every worker for the next trial: here not one
+    that says in its last result that it is `worn`.
+    """
+    answer, keep = RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+
+    def answered(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        known = isinstance(exception, RayActorError | RayTaskError) or not isinstance(exception, RayError)
+        answer(self, tracked_actor_task, exception if known else WorkerError(exception))
+
+    def kept(self: TuneController, trial: Any) -> bool:
+        return not trial.last_result.get("worn") and bool(keep(self, trial))
+
+    RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor = answered, kept
+    os.environ |= _ENVIRONMENT
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor = answer, keep
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def forget_ended(controller: TuneController) -> None:
+    """Takes ended trials out of Ray's own lists, which it goes through at each step and writes down at the end.
+
+    The study has what counts; the lists would keep every trial, and all that it was told and has told, for good.
+    """
+    ended = controller._stopped_trials | controller._failed_trials
+    controller._trials[:] = [trial for trial in controller._trials if trial not in ended]
+    for trials in (controller._stopped_trials, controller._failed_trials, controller._trials_to_cache):
+        trials.difference_update(ended)
+
+
+def error_of(trial: Any) -> Exception | None:
+    """The error that ended a trial's worker, as soon as Ray tells of it; None where it left none.
+
+    Ray's own getter looks where the file comes only when the trial has ended.
+    """
+    with suppress(OSError, TypeError):
+        error: Exception = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        return error
+    return None
+
+
+def actor_of(trial: Any) -> Any:
+    """The worker that a trial runs in; None before it has one."""
+    return trial.temporary_state.ray_actor

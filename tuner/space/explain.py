@@ -1,0 +1,123 @@
+"""What each setting is, in words: for `captune explain`, and for the reference in README.md beside this file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from itertools import groupby
+from pathlib import Path
+
+from captune.model.config import ModelConfig, TrainConfig, flatten
+from captune.model.presets import PRESETS
+from captune.tuner.space.config import ConfigError, SearchConfig, search_settings
+from captune.tuner.space.declarations import Declaration, declared
+from captune.tuner.space.dimensions import OF_THE_DATA
+
+README = Path(__file__).with_name("README.md")
+_BEGIN, _END = "<!-- generated: make reference -->", "<!-- end of what is generated -->"
+_PARTS = {"image": "Image encoder", "text": "Text encoder", "train.augment": "Augmentation", "train": "Training"}
+
+
+def explanation(name: str) -> str:
+    """One setting in a few lines.
+
+    Args:
+        name: dotted, of a search (`time_limit`, `halving.grace`) or of a configuration (`train.learning_rate`).
+
+    Raises:
+        ConfigError: no such setting; it names the closest ones.
+    """
+    search, configuration = search_settings(), configuration_settings()
+    setting = configuration.get(name) or search.get(name)
+    if setting is None:
+        close = get_close_matches(name, [*configuration, *search], n=3, cutoff=0.5)
+        near = f"closest: {', '.join(close)}; " if close else ""
+        raise ConfigError(f"no setting {name!r}; {near}`captune explain` lists all")
+    rows = [("values", values_of(setting)), ("default", _default(setting))]
+    if name in configuration:
+        rows += [("presets", _presets(setting)), ("set by", _place(name))]
+    if name in search:
+        rows.append(("set by", _doors(setting)))
+    return "\n".join([f"{name}: {setting.meaning}", *(f"  {head:8} {text}" for head, text in rows if text)])
+
+
+def listing() -> str:
+    """All settings, a line each, under the headings of their groups."""
+    parts = []
+    for title, settings in _sections():
+        width = max(len(setting.name) for setting in settings)
+        lines = [f"  {setting.name:{width}}  {setting.meaning}" for setting in settings]
+        parts.append("\n".join([title, *lines]))
+    return "\n\n".join(parts)
+
+
+def reference() -> str:
+    """The tables of README.md: every setting with its values, default and meaning."""
+    parts = []
+    for title, settings in _sections():
+        rows = [
+            f"| `{setting.name}` | {values_of(setting)} | {_default(setting)} | {setting.meaning} |"
+            for setting in settings
+        ]
+        parts.append("\n".join([f"### {title}", "", "| name | values | default | |", "|---|---|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def with_reference(text: str) -> str:
+    """README.md's text with its generated part as it is now."""
+    before, _, rest = text.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return f"{before}{_BEGIN}\n\n{reference()}\n\n{_END}{after}"
+
+
+def configuration_settings() -> dict[str, Declaration]:
+    """What describes a network and its training, by the dotted names of `fixed` and `space`."""
+    return {**declared(ModelConfig), **declared(TrainConfig, "train.")}
+
+
+def values_of(setting: Declaration) -> str:
+    """Kind and range of a setting's values."""
+    if setting.choices:
+        return ", ".join(setting.choices)
+    return f"{setting.kind}, {setting.limits}" if setting.limits else setting.kind
+
+
+def _sections() -> Iterator[tuple[str, list[Declaration]]]:
+    for group, settings in groupby(declared(SearchConfig).values(), key=lambda setting: setting.group):
+        yield group, list(settings)
+    configuration = configuration_settings().values()
+    for part in ("image", "text", "", "train", "train.augment"):
+        inside = [setting for setting in configuration if setting.name.rpartition(".")[0] == part]
+        yield f"{_PARTS.get(part, 'Network')}, under `fixed` or `space`", inside
+
+
+def _default(setting: Declaration) -> str:
+    return "" if setting.default is None else setting.default
+
+
+def _presets(setting: Declaration) -> str:
+    values = {
+        name: flatten(preset)[setting.name] for name, preset in PRESETS.items() if setting.name in flatten(preset)
+    }
+    shown = {name: setting.show(value) for name, value in values.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items() if value != setting.default)
+
+
+def _place(name: str) -> str:
+    if name in OF_THE_DATA:
+        return "the prepared data; neither fixed nor searched"
+    return "`fixed` in search.yaml for every trial, or `space` to search it"
+
+
+def _doors(setting: Declaration) -> str:
+    key = setting.name.replace(".", ": ")
+    option = setting.name.replace(".", "-").replace("_", "-")
+    if not setting.listed:
+        return f"`{key}` in search.yaml"
+    if setting.name == "storage":
+        return "--storage, for every trial"
+    return f"`{key}` in search.yaml, or --{option}; it is not searched"
+
+
+if __name__ == "__main__":
+    README.write_text(with_reference(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,130 @@
+"""Sizes, durations, intervals and GPUs as people write them: 100MiB, 1h30m, 5epochs, auto."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from captune.model.size import parse_bytes
+
+_DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?")
+_EPOCHS = re.compile(r"(\d{1,9})\s*epochs?")
+_SIZES = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How the values of a type are written.
+
+    Args:
+        metavar: what stands for a value in the help of an option.
+        form: how a value is written, with examples.
+        show: a value as a person would write it.
+        number: whether run.json holds a bare number, which a person must not write.
+        limits: the values allowed, where the type has limits of its own.
+    """
+
+    metavar: str
+    form: str
+    show: Callable[[Any], str] = str
+    number: bool = False
+    limits: str = ""
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of '90s', '30m', '1h30m'.
+
+    Raises:
+        ValueError: anything else.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    seconds = (
+        sum(int(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+    )
+    if seconds <= 0:
+        raise ValueError(f"a duration is written like 90s, 30m or 1h30m, got {shortened(text)}")
+    return float(seconds)
+
+
+def parse_interval(text: str) -> tuple[float | None, int | None]:
+    """Seconds, or epochs, of '60s', '10m', '1epoch', '5epochs'.
+
+    Raises:
+        ValueError: anything else.
+    """
+    match = _EPOCHS.fullmatch(text.strip())
+    if match is not None and int(match[1]) > 0:
+        return None, int(match[1])
+    try:
+        return parse_duration(text), None
+    except ValueError:
+        raise ValueError(f"an interval is written like 60s, 10m, 1epoch or 5epochs, got {shortened(text)}") from None
+
+
+def show_size(count: int) -> str:
+    """Bytes in the largest unit that leaves no fraction: '100MiB'."""
+    name, unit = next((name, unit) for name, unit in _SIZES if count % unit == 0 and (count or unit == 1))
+    return f"{count // unit}{name}"
+
+
+def show_duration(seconds: float) -> str:
+    """'1h30m'; fractions of a second are shown as they are."""
+    if seconds != int(seconds):
+        return f"{seconds:g}s"
+    minutes, second = divmod(int(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return "".join(f"{count}{unit}" for count, unit in ((hour, "h"), (minute, "m"), (second, "s")) if count) or "0s"
+
+
+def shortened(value: object) -> str:
+    """A value in a message: in full where it is of a readable length."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
+def _size(value: Any) -> Any:
+    return parse_bytes(value) if isinstance(value, str) else value
+
+
+def _duration(value: Any) -> Any:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _interval(value: Any) -> str:
+    parse_interval(str(value))
+    return str(value).strip()
+
+
+def _gpus(value: Any) -> float | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    try:
+        count = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        count = math.nan
+    if not 0 <= count < math.inf:
+        raise ValueError(f"GPUs are a number from 0, as 0.5 or 1, or auto, got {shortened(value)}")
+    return count
+
+
+Bytes = Annotated[
+    int,
+    Field(ge=0, lt=2**60),
+    BeforeValidator(_size),
+    Unit("SIZE", "size, as 100MiB (2**20 bytes each) or 100MB (10**6)", show_size, number=True, limits="below 1 EiB"),
+]
+Duration = Annotated[
+    float,
+    Field(gt=0),
+    BeforeValidator(_duration),
+    Unit("DURATION", "duration, as 90s, 30m or 1h30m", show_duration, number=True, limits="above 0s"),
+]
+Interval = Annotated[
+    str, BeforeValidator(_interval), Unit("INTERVAL", "time or epochs, as 60s, 10m, 1epoch or 5epochs")
+]
+Gpus = Annotated[float | Literal["auto"], BeforeValidator(_gpus), Unit("GPUS", "number from 0, as 0.5 or 1, or auto")]

@@ -1,0 +1,81 @@
+"""Work that settles a framework for itself, in a process of its own: the caller's framework and environment stay as
+they are.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, TypeVar
+
+from captune.errors import Error, WorkError
+
+T = TypeVar("T")
+_END_SECONDS = 10.0  # that an interrupted process has to end
+
+
+def in_own_process(work: Callable[..., T], *arguments: Any, say: Callable[[str], None]) -> T:
+    """What `work(*arguments, say=...)` returns in a fresh process of this Python, which finds no module of this folder.
+
+    Args:
+        work: a function of a module of captune's. Arguments and result can be pickled.
+        say: told what the work says.
+
+    Raises:
+        captune.Error: what the work itself raises.
+        WorkError: its process ended without a result; the reason of a bug stands on stderr.
+    """
+    ours, theirs = Pipe()
+    command = [sys.executable, "-P", "-m", "captune.tuner.winner.own_process", str(theirs.fileno())]
+    process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+    theirs.close()
+    try:
+        ours.send((work, arguments))
+        kind, content = _answer(ours, say)
+    except (EOFError, ConnectionError):
+        status = process.wait()
+        killed = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        raise WorkError(f"the process that did the work {killed}; out of memory is the usual reason") from None
+    except BaseException:
+        process.send_signal(signal.SIGINT)
+        raise
+    finally:
+        ours.close()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if kind == "error":
+        raise content
+    result: T = content
+    return result
+
+
+def _answer(pipe: Connection, say: Callable[[str], None]) -> tuple[str, Any]:
+    while True:
+        kind, content = pipe.recv()
+        if kind != "said":
+            return kind, content
+        say(content)
+
+
+def _serve(pipe: Connection) -> None:
+    work, arguments = pipe.recv()
+    try:
+        result = work(*arguments, say=lambda text: pipe.send(("said", text)))
+    except Error as error:
+        pipe.send(("error", error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    else:
+        pipe.send(("result", result))
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError):  # nobody waits for it any more
+        _serve(Connection(int(sys.argv[1])))
