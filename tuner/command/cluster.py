@@ -15,6 +15,7 @@ from captune.cluster.launch.options import Options, declarations
 from captune.cluster.launch.ray_up import RayUp, ray_up
 from captune.cluster.launch.slurm import Slurm, slurm
 from captune.tuner.command.console import Where, fail, print_json, say
+from captune.tuner.command.options import checked
 
 Server = Annotated[str, typer.Argument(help="Ray's job server, e.g. http://head:8265")]
 
@@ -25,6 +26,7 @@ PASSING = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 _FILES = {"--config": "search.yaml"}  # options whose local file is sent along, and its name there
 _JOINING = ("search", "resume", "refit")
+_WITH_SETTINGS = ("search", "resume")
 
 
 def add_verbs(app: typer.Typer) -> None:
@@ -53,6 +55,10 @@ def send(server: str, arguments: list[str], parent: Any) -> str:
     if verb not in known or verb in ("submit", "cluster"):
         fail(f"{verb} cannot be sent to a cluster; send search, resume, refit or another verb that works on data")
     with known[verb].make_context(verb, list(rest), parent=parent) as context:
+        if verb in _WITH_SETTINGS:
+            from captune.tuner.space.config import search_settings
+
+            checked({name: context.params.get(name.replace(".", "_")) for name in search_settings()})
         for name, value in context.params.items():
             is_remote = isinstance(value, Where | Path) and f"--{name}" not in _FILES
             if is_remote and Where(value).is_relative:

@@ -51,20 +51,26 @@ def _with_options(
     verb: Callable[..., None], own: list[inspect.Parameter], only: Collection[str] | None
 ) -> Callable[..., None]:
     """The verb with an option for each setting instead of `settings`."""
-    from captune.tuner.space.config import SettingError, check_overrides, search_settings
+    from captune.tuner.space.config import search_settings
 
     options = {option.name.replace(".", "_"): option for option in search_settings().values() if option.listed}
     chosen = {key: option for key, option in options.items() if only is None or option.name in only}
 
     def call(**values: Any) -> None:
-        texts = {chosen[key].name: values.pop(key) for key in chosen}
-        try:
-            settings = check_overrides(texts)
-        except SettingError as error:
-            fail(f"{_flag(error.setting)}: {error.reason}")
+        settings = checked({chosen[key].name: values.pop(key) for key in chosen})
         verb(**values, settings=settings)
 
     return _with_signature(call, [*own, *(_parameter(key, option) for key, option in chosen.items())])
+
+
+def checked(texts: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name, from the texts of their options. A wrong one ends the command."""
+    from captune.tuner.space.config import SettingError, check_overrides
+
+    try:
+        return check_overrides(texts)
+    except SettingError as error:
+        fail(f"{_flag(error.setting)}: {error.reason}")
 
 
 def _parameter(key: str, option: Declaration) -> inspect.Parameter:
