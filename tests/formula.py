@@ -107,7 +107,7 @@ def worker() -> type:
             if told.get("broken"):
                 raise RuntimeError("no driver for this device")
             if "cut_off" in told:
-                from captune.cluster.nodes.session import end_without_head
+                from captune.cluster.nodes.cut_off import end_without_head
 
                 end_without_head(self._node, told["cut_off"])
 

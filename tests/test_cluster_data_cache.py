@@ -110,14 +110,14 @@ def test_damaged_data_set_is_refused_and_leaves_nothing(
     url: str, sets: list[PreparedData], tmp_path: Path, content: bytes | None
 ) -> None:
     upload_data(sets[0].path, url)
-    place = RemoteFolder(url)
+    remote = RemoteFolder(url)
     if content is None:
-        place.remove("examples.arrow")
+        remote.remove("examples.arrow")
     else:
-        place.write("examples.arrow", content)
+        remote.write("examples.arrow", content)
         if len(content) == 4096:  # of the size that the manifest tells, but nothing that can be opened
             files = sets[0].manifest.files | {"examples.arrow": 4096}
-            place.write("manifest.json", replace(sets[0].manifest, files=files).to_json().encode())
+            remote.write("manifest.json", replace(sets[0].manifest, files=files).to_json().encode())
     refusal(lambda: local_copy(url, tmp_path / "cache", 1 << 30))
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock"}
     assert not node_data._held

@@ -22,8 +22,8 @@ from ray_nodes import Nodes
 
 import captune.data_prep.pixels
 from captune.cluster.nodes import decoding
+from captune.cluster.nodes.address import ClusterError
 from captune.cluster.nodes.decoding import Done, node_fault, pictures_per_task, ray_decoder
-from captune.cluster.nodes.session import ClusterError
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData, prepare
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from captune.cluster.nodes import inspection
+from captune.cluster.nodes.address import ClusterError
 from captune.cluster.nodes.inspection import NodeRequirements, check_nodes, complaint_of_node, memory_of_node, versions
-from captune.cluster.nodes.session import ClusterError
 from captune.cluster.object_storage.addresses import join
 from captune.cluster.object_storage.data_cache import upload_data
 from captune.cluster.object_storage.remote_folder import RemoteFolder
@@ -22,7 +22,7 @@ MiB = 2**20
 
 
 @pytest.fixture
-def needs(captions_data: PreparedData, tmp_path: Path) -> NodeRequirements:
+def requirements(captions_data: PreparedData, tmp_path: Path) -> NodeRequirements:
     """What this process has all of."""
     return NodeRequirements(
         str(captions_data.path), captions_data.manifest.fingerprint, str(tmp_path / "run"), versions()

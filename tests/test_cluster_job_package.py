@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cluster_jobs import FILES, ROOT, elsewhere, refused  # noqa: F401 - a fixture that all tests use
+from ray_nodes import ROOT, one_line_of
+from test_cluster_jobs import FILES, elsewhere  # noqa: F401 - a fixture that all tests use
 
-from captune.cluster.jobs.package import shipment
+from captune.cluster.jobs.package import JobError, shipment
 
 
 def test_shipment_is_captunes_code_its_spaces_and_nothing_else() -> None:
@@ -16,7 +17,7 @@ def test_shipment_is_captunes_code_its_spaces_and_nothing_else() -> None:
     assert {
         "captune/__main__.py",
         "captune/model/size.py",
-        "captune/cluster/jobs/client.py",
+        "captune/cluster/jobs/submit.py",
         "captune/tuner/space/compact.yaml",
     } <= names
     of_folders = {name.split("/")[0] for name in names}
@@ -48,11 +49,11 @@ def test_settings_file_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
     def ask(name: str) -> Any:
         return shipment(["size", "--config", name], files=FILES)
 
-    assert "absent.yaml" in refused(lambda: ask("absent.yaml"))
-    assert "model" in refused(lambda: ask("model"))  # a folder
+    assert "absent.yaml" in one_line_of(JobError, lambda: ask("absent.yaml"))
+    assert "model" in one_line_of(JobError, lambda: ask("model"))  # a folder
     room = 10 * 2**20 - shipment(["size"], files=FILES).total
     (tmp_path / "large.yaml").write_bytes(b"#" * room)
     assert ask("large.yaml").total == 10 * 2**20
     (tmp_path / "large.yaml").write_bytes(b"#" * (room + 1))
-    assert "10 MiB" in (message := refused(lambda: ask("large.yaml"))) and "large.yaml" in message
-    assert "/dev/zero" in refused(lambda: ask("/dev/zero"))
+    assert "10 MiB" in (message := one_line_of(JobError, lambda: ask("large.yaml"))) and "large.yaml" in message
+    assert "/dev/zero" in one_line_of(JobError, lambda: ask("/dev/zero"))

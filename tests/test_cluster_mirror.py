@@ -60,11 +60,11 @@ def test_changes_and_removals_are_mirrored_while_it_is_open(url: str, run: Path,
         with (run / "study.journal").open("a") as journal:
             journal.write("three\n")
         deadline = time.monotonic() + 10
-        place = RemoteFolder(url)
+        remote = RemoteFolder(url)
         while time.monotonic() < deadline and (
-            place.read("summary.json") is None
-            or place.exists("tracebacks/3.txt")
-            or place.read("run.json") != b'{"seed": 2}'
+            remote.read("summary.json") is None
+            or remote.exists("tracebacks/3.txt")
+            or remote.read("run.json") != b'{"seed": 2}'
         ):
             time.sleep(0.05)
         fetch_run(url, tmp_path / "back")
@@ -112,10 +112,10 @@ def test_run_without_a_journal_is_mirrored(url: str, run: Path, tmp_path: Path) 
 
 
 def journal_at(url: str) -> bytes:
-    place = RemoteFolder(url)
-    owner = _owner(place)
+    remote = RemoteFolder(url)
+    owner = _owner(remote)
     assert owner is not None
-    return b"".join(_journal(place, owner["id"]))
+    return b"".join(_journal(remote, owner["id"]))
 
 
 @settings(max_examples=40, deadline=None)
@@ -169,19 +169,19 @@ def test_upload_that_fails_in_the_middle_of_the_pieces_goes_on_with_the_same(url
     with Mirror(run, url, interval=NEVER, piece_bytes=10) as mirror:
         with (run / "study.journal").open("ab") as file:
             file.write(b"more\n" * 20)
-        place, calls = mirror._place, []
+        remote, calls = mirror._remote, []
 
         class Failing:
             def write(self, name: str, data: bytes) -> None:
                 calls.append(name)
                 if len(calls) == 4:
                     raise StorageError("no more")
-                place.write(name, data)
+                remote.write(name, data)
 
             def __getattr__(self, name: str) -> object:
-                return getattr(place, name)
+                return getattr(remote, name)
 
-        mirror._place = Failing()  # type: ignore[assignment]
+        mirror._remote = Failing()  # type: ignore[assignment]
         mirror._attempt()
         assert mirror.complaint == "no more"
         assert journal_at(url) == b"line\n" * 20 + b"more\n" * 6

@@ -5,35 +5,36 @@ Trials are a formula (tests/formula.py); nodes come, go, are drained, and lack w
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Captune
-from ray_nodes import Nodes
+from ray_nodes import Nodes, until
 from test_survival import Search
 
+from captune.cluster.nodes.address import ClusterError
 from captune.cluster.nodes.inspection import NodeRequirements, check_nodes, how_nodes_are, versions
 from captune.cluster.nodes.resources import Node, Request, limits
-from captune.cluster.nodes.session import ClusterError, alive, session
+from captune.cluster.nodes.session import alive, session
 from captune.data_prep.store import PreparedData
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Nodes]:
+    with Nodes() as nodes:
+        yield nodes
+
+
 @pytest.fixture
-def nodes() -> Iterator[Nodes]:
-    with Nodes() as found:
-        yield found
-
-
-def until(holds: Callable[[], bool], seconds: float = 90) -> float:
-    """Waits until something holds; seconds that it took."""
-    started = time.monotonic()
-    while not holds():
-        assert time.monotonic() - started < seconds
-        time.sleep(0.2)
-    return time.monotonic() - started
+def nodes(cluster: Nodes) -> Iterator[Nodes]:
+    """A head without CPUs; what a test adds is gone for the next."""
+    yield cluster
+    while cluster.others:
+        cluster.kill(cluster.others[0], signed_off=True)
+    cluster.wait(1)
 
 
 def running(search: Search) -> int:
@@ -79,18 +80,18 @@ def test_every_node_is_looked_at_before_a_search(nodes: Nodes, data: PreparedDat
     nodes.add(cpus=2)
     path, fingerprint = str(data.path), data.manifest.fingerprint
     folder = str(tmp_path / "run")
-    with session(nodes.address) as found:
-        assert len(found) == 2
+    with session(nodes.address) as there:
+        assert len(there) == 2
         good = NodeRequirements(path, fingerprint, folder, versions())
-        assert check_nodes(found, good) == []
-        for needs, told in [
+        assert check_nodes(there, good) == []
+        for requirements, complaint in [
             (NodeRequirements(str(tmp_path / "none"), fingerprint, folder, versions()), "not a prepared data set"),
             (NodeRequirements(path, "other", folder, versions()), "another data set"),
             (NodeRequirements(path, fingerprint, folder, versions() | {"ray": "1.0"}), "instead of 1.0"),
         ]:
             started = time.monotonic()
-            with pytest.raises(ClusterError, match=f"node .*{told}"):
-                check_nodes(found, needs)
+            with pytest.raises(ClusterError, match=f"node .*{complaint}"):
+                check_nodes(there, requirements)
             assert time.monotonic() - started < 10
         rows = how_nodes_are(alive())
         assert sorted(row["cpus"] for row in rows) == [0, 2]
@@ -100,16 +101,16 @@ def test_every_node_is_looked_at_before_a_search(nodes: Nodes, data: PreparedDat
 def test_node_of_another_captune_is_named(
     nodes: Nodes, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = tmp_path / "captune-9.9.dist-info"
-    found.mkdir()
-    (found / "METADATA").write_text("Metadata-Version: 2.1\nName: captune\nVersion: 9.9\n")
+    distribution = tmp_path / "captune-9.9.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: captune\nVersion: 9.9\n")
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path))
         nodes.add(cpus=2)
     monkeypatch.chdir(tmp_path)  # Ray's workers look in the driver's folder first
-    needs = NodeRequirements(str(data.path), data.manifest.fingerprint, str(tmp_path / "run"), versions())
+    requirements = NodeRequirements(str(data.path), data.manifest.fingerprint, str(tmp_path / "run"), versions())
     with session(nodes.address) as there, pytest.raises(ClusterError, match=r"captune 9\.9 instead of .* all nodes"):
-        check_nodes(there, needs)
+        check_nodes(there, requirements)
 
 
 def test_request_that_no_node_can_meet_is_refused_with_the_numbers(
@@ -135,6 +136,6 @@ def test_status_shows_nodes_and_trials(nodes: Nodes, data: PreparedData, tmp_pat
 
 
 def test_what_limits_a_search_is_said() -> None:
-    told = limits([Node(8, 2), Node(8, 1)], Request(1, 0.5))
-    assert told.startswith("6 trials at once") and "GPUs are what limits" in told
+    text = limits([Node(8, 2), Node(8, 1)], Request(1, 0.5))
+    assert text.startswith("6 trials at once") and "GPUs are what limits" in text
     assert "CPUs are what limits" in limits([Node(2, 2)], Request(1, 0.25))

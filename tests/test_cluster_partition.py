@@ -10,11 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from ray_nodes import until
 from test_survival import Search, assert_whole
 
 from captune.data_prep.store import PreparedData
@@ -113,14 +114,6 @@ def sides(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sides]:
         found.close()
 
 
-def until(holds: Callable[[], bool], started: float, seconds: float) -> float:
-    """Waits until something holds; seconds since `started`."""
-    while not holds():
-        assert time.monotonic() - started < seconds
-        time.sleep(0.1)
-    return time.monotonic() - started
-
-
 def test_node_that_is_cut_off_ends_its_trial_before_another_goes_on_with_it(
     sides: Sides, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,22 +126,20 @@ def test_node_that_is_cut_off_ends_its_trial_before_another_goes_on_with_it(
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(driver))
         process = search.start(address)
-    started = time.monotonic()
-    until(lambda: search.run.journal.exists() and any(record.epochs >= 2 for record in search.records), started, 60)
+    until(lambda: search.run.journal.exists() and any(record.epochs >= 2 for record in search.records), 60)
     sides.start(sides.head, f"--address={address}", f"--node-ip-address={HEAD}", "--num-cpus=1")
     training = sides.processes(sides.far, "Trial")
     assert training
 
     sides.cut()
-    started = time.monotonic()
-    gone = until(lambda: not training & sides.processes(sides.far), started, 30)
+    gone = until(lambda: not training & sides.processes(sides.far), 30)
     assert [record.fate for record in search.records] == ["running"]  # the head has not given the node up yet
     assert CUT_OFF - 2 < gone < CUT_OFF + 4
-    until(lambda: search.records[0].fate == "lost", started, 60)
+    until(lambda: search.records[0].fate == "lost", 60)
     search.finish(process)
     first, second = search.records
     assert (first.fate, second.fate) == ("lost", "complete")
     assert_whole(search)
     assert search.trained_twice() <= 1  # the epoch that was under way
     # Ray itself has ended on that node as well, or does.
-    until(lambda: not sides.processes(sides.far, "raylet/raylet", "Trial"), started, 60)
+    until(lambda: not sides.processes(sides.far, "raylet/raylet", "Trial"), 60)

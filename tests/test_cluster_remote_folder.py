@@ -73,30 +73,30 @@ def test_modules_load_no_heavy_library() -> None:
 
 
 def test_file_is_read_back_replaced_and_removed(url: str) -> None:
-    place = RemoteFolder(url)
-    assert place.read("a/b.txt") is None
-    assert not place.exists() and not place.exists("a") and place.list() == {}
-    place.remove("a/b.txt")
-    place.write("a/b.txt", b"first")
-    place.write("a/b.txt", b"2nd")
-    place.write("empty", b"")
-    assert place.read("a/b.txt") == b"2nd"
-    assert place.read("empty") == b""
-    assert place.list() == {"a/b.txt": 3, "empty": 0}
-    assert place.list("a") == {"a/b.txt": 3}
-    assert place.list("b") == {}
-    assert place.exists() and place.exists("a") and place.exists("a/b.txt") and not place.exists("a/b")
-    place.remove("a")
-    assert place.list() == {"empty": 0}
-    assert not place.exists("a")
+    remote = RemoteFolder(url)
+    assert remote.read("a/b.txt") is None
+    assert not remote.exists() and not remote.exists("a") and remote.list() == {}
+    remote.remove("a/b.txt")
+    remote.write("a/b.txt", b"first")
+    remote.write("a/b.txt", b"2nd")
+    remote.write("empty", b"")
+    assert remote.read("a/b.txt") == b"2nd"
+    assert remote.read("empty") == b""
+    assert remote.list() == {"a/b.txt": 3, "empty": 0}
+    assert remote.list("a") == {"a/b.txt": 3}
+    assert remote.list("b") == {}
+    assert remote.exists() and remote.exists("a") and remote.exists("a/b.txt") and not remote.exists("a/b")
+    remote.remove("a")
+    assert remote.list() == {"empty": 0}
+    assert not remote.exists("a")
 
 
 @pytest.mark.parametrize("newer", [b"newer", None])
 def test_file_that_is_replaced_or_removed_once_it_is_open_is_read_anew(
     url: str, newer: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = RemoteFolder(url)
-    real = place._files
+    remote = RemoteFolder(url)
+    real = remote._files
 
     class Meddled:
         def __getattr__(self, name: str) -> Any:
@@ -105,20 +105,20 @@ def test_file_that_is_replaced_or_removed_once_it_is_open_is_read_anew(
         def open_input_file(self, path: str) -> Any:
             file = real.open_input_file(path)
             monkeypatch.undo()
-            place.remove("a") if newer is None else place.write("a", newer)
+            remote.remove("a") if newer is None else remote.write("a", newer)
             return file
 
     def meddle() -> None:
-        place.write("a", b"old")
+        remote.write("a", b"old")
         monkeypatch.setattr(RemoteFolder, "_files", Meddled())
 
     meddle()
-    assert place.read("a") == newer
+    assert remote.read("a") == newer
     meddle()
     if newer is None:
-        assert "a" in refusal(lambda: place.download("a", tmp_path / "a"))
+        assert "a" in refusal(lambda: remote.download("a", tmp_path / "a"))
     else:
-        place.download("a", tmp_path / "a")
+        remote.download("a", tmp_path / "a")
         assert (tmp_path / "a").read_bytes() == newer
 
 
@@ -128,33 +128,33 @@ def test_folder_travels_there_and_back(url: str, tmp_path: Path) -> None:
     (source / "one").write_bytes(os.urandom(20 << 20))  # several blocks and parts
     (source / "deep" / "er" / "zwei é").write_bytes(b"2")
     (source / "deep" / "none").write_bytes(b"")
-    place = RemoteFolder(url)
-    place.upload(source, "kept/it")
-    place.download("kept/it", tmp_path / "back" / "again")
+    remote = RemoteFolder(url)
+    remote.upload(source, "kept/it")
+    remote.download("kept/it", tmp_path / "back" / "again")
     assert files_in(tmp_path / "back") == {f"again/{name}": data for name, data in files_in(source).items()}
-    place.download("kept/it/deep/er/zwei é", source / "one")
+    remote.download("kept/it/deep/er/zwei é", source / "one")
     assert (source / "one").read_bytes() == b"2"
-    place.upload(source, "")
-    assert place.read("one") == b"2"
-    assert not [name for name in [*place.list(), *files_in(tmp_path)] if name.endswith(".aside")]
+    remote.upload(source, "")
+    assert remote.read("one") == b"2"
+    assert not [name for name in [*remote.list(), *files_in(tmp_path)] if name.endswith(".aside")]
 
 
 def test_download_of_what_is_not_there_or_into_a_full_folder_is_refused(url: str, tmp_path: Path) -> None:
-    place = RemoteFolder(url)
-    assert "is not there" in refusal(lambda: place.download("nothing", tmp_path / "x"))
-    place.write("a/b", b"1")
+    remote = RemoteFolder(url)
+    assert "is not there" in refusal(lambda: remote.download("nothing", tmp_path / "x"))
+    remote.write("a/b", b"1")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("keep")
-    assert str(tmp_path / "full") in refusal(lambda: place.download("a", tmp_path / "full"))
+    assert str(tmp_path / "full") in refusal(lambda: remote.download("a", tmp_path / "full"))
     assert files_in(tmp_path / "full") == {"mine": b"keep"}
-    assert str(tmp_path / "gone") in refusal(lambda: place.upload(tmp_path / "gone", "a"))
+    assert str(tmp_path / "gone") in refusal(lambda: remote.upload(tmp_path / "gone", "a"))
     assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", "a//b", ".", "a/"])
 def test_name_that_leads_out_is_refused(url: str, name: str) -> None:
-    place = RemoteFolder(url)
-    for action in (place.read, place.list, place.remove, lambda name: place.write(name, b"")):
+    remote = RemoteFolder(url)
+    for action in (remote.read, remote.list, remote.remove, lambda name: remote.write(name, b"")):
         assert repr(name) in refusal(lambda action=action: action(name))  # type: ignore[misc]
 
 
@@ -168,30 +168,30 @@ def test_key_that_leads_out_of_its_folder_is_not_written_there(server: str, s3: 
 
 
 def test_place_pickles_to_its_address_and_works_in_another_process(url: str) -> None:
-    place = RemoteFolder(url)
-    place.write("a", b"1")
-    pickled = pickle.dumps(place)
+    remote = RemoteFolder(url)
+    remote.write("a", b"1")
+    pickled = pickle.dumps(remote)
     assert len(pickled) < 300
     process = python("import sys, pickle; print(pickle.loads(bytes.fromhex(sys.argv[1])).read('a'))", pickled.hex())
     assert process.communicate()[0] == "b'1'\n"
 
 
 def test_place_works_in_a_forked_process(url: str) -> None:
-    place = RemoteFolder(url)
-    place.write("a", b"1")
+    remote = RemoteFolder(url)
+    remote.write("a", b"1")
     child = os.fork()
     if child == 0:
-        os._exit(0 if place.read("a") == b"1" else 1)
+        os._exit(0 if remote.read("a") == b"1" else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_connection_cut_in_an_answer_is_tried_again(s3: str, server: str, proxy: Proxy, tmp_path: Path) -> None:
     data = os.urandom(12 << 20)
     RemoteFolder(s3).write("x", data)
-    place = RemoteFolder(s3.replace(server, proxy.address))
-    assert place.exists("x")
+    remote = RemoteFolder(s3.replace(server, proxy.address))
+    assert remote.exists("x")
     proxy.cut_after = 3 << 20
-    place.download("x", tmp_path / "x")
+    remote.download("x", tmp_path / "x")
     assert proxy.cut_after is None
     assert (tmp_path / "x").read_bytes() == data
 
@@ -256,11 +256,11 @@ def test_full_disk_is_told_as_the_disks_fault(url: str, tmp_path: Path) -> None:
     RemoteFolder(url).write("x", bytes(1 << 20))
     code = """if True:
         import sys, pathlib, resource, signal, captune.cluster.object_storage.remote_folder as s
-        place = s.RemoteFolder(sys.argv[1])
-        place.exists("x")
+        remote = s.RemoteFolder(sys.argv[1])
+        remote.exists("x")
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        try: place.download("x", pathlib.Path(sys.argv[2]))
+        try: remote.download("x", pathlib.Path(sys.argv[2]))
         except s.StorageError as error: print(error)
     """
     out, err = python(code, url, tmp_path / "target").communicate()
@@ -277,10 +277,10 @@ def test_port_where_nothing_listens_is_told_in_seconds() -> None:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
         for scheme in ("s3", "gs"):
-            place = RemoteFolder(
+            remote = RemoteFolder(
                 f"{scheme}://{'' if scheme == 's3' else 'anonymous@'}b/k?endpoint_override={address}&scheme=http"
             )
-            message = refusal(lambda place=place: place.read("x"))  # type: ignore[misc]
+            message = refusal(lambda remote=remote: remote.read("x"))  # type: ignore[misc]
             assert f"{scheme}://b cannot be reached at {address}" in message
             assert "connect" in message
 
@@ -288,38 +288,38 @@ def test_port_where_nothing_listens_is_told_in_seconds() -> None:
 def test_server_that_never_answers_is_told_in_seconds() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        place = RemoteFolder(f"s3://b/k?endpoint_override={address}&scheme=http")
-        assert "cannot be reached" in refusal(lambda: place.list())
+        remote = RemoteFolder(f"s3://b/k?endpoint_override={address}&scheme=http")
+        assert "cannot be reached" in refusal(lambda: remote.list())
 
 
 def test_host_that_does_not_exist_is_told_in_seconds() -> None:
-    place = RemoteFolder("s3://b/k?endpoint_override=nowhere.invalid")
-    assert "cannot be reached at nowhere.invalid" in refusal(lambda: place.write("x", b""))
+    remote = RemoteFolder("s3://b/k?endpoint_override=nowhere.invalid")
+    assert "cannot be reached at nowhere.invalid" in refusal(lambda: remote.write("x", b""))
 
 
 def test_server_that_goes_away_is_told_in_seconds(s3: str, server: str, proxy: Proxy) -> None:
-    place = RemoteFolder(s3.replace(server, proxy.address))
-    place.write("x", b"1")
+    remote = RemoteFolder(s3.replace(server, proxy.address))
+    remote.write("x", b"1")
     proxy.close()
-    message = refusal(lambda: place.read("x"))
+    message = refusal(lambda: remote.read("x"))
     assert f"cannot be reached at {proxy.address}" in message
 
 
 def test_missing_bucket_is_told(server: str) -> None:
-    place = RemoteFolder(f"s3://nobucket/k?endpoint_override={server}&scheme=http")
-    for action in (lambda: place.read("x"), lambda: place.write("x", b""), lambda: place.list()):
+    remote = RemoteFolder(f"s3://nobucket/k?endpoint_override={server}&scheme=http")
+    for action in (lambda: remote.read("x"), lambda: remote.write("x", b""), lambda: remote.list()):
         assert "there is no bucket 'nobucket'" in refusal(action)
 
 
 def test_service_of_the_environment_is_used(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")
     addresses._connected.cache_clear()
-    place = RemoteFolder(f"s3://bucket/{tmp_path.name}")
-    place.write("x", b"1")
-    assert place.list() == {"x": 1}
+    remote = RemoteFolder(f"s3://bucket/{tmp_path.name}")
+    remote.write("x", b"1")
+    assert remote.list() == {"x": 1}
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     addresses._connected.cache_clear()
-    assert "cannot be reached" in refusal(place.list)
+    assert "cannot be reached" in refusal(remote.list)
     addresses._connected.cache_clear()
 
 
@@ -333,8 +333,8 @@ def test_wrong_credentials_are_told(server: str, s3: str) -> None:
 
     enforce(b"0")
     try:
-        for place in (known, RemoteFolder(f"{s3}&region=us-west-2")):
-            for action in (lambda p=place: p.read("x"), lambda p=place: p.write("x", b""), lambda p=place: p.list()):
+        for remote in (known, RemoteFolder(f"{s3}&region=us-west-2")):
+            for action in (lambda p=remote: p.read("x"), lambda p=remote: p.write("x", b""), lambda p=remote: p.list()):
                 message = refusal(action, 2)
                 assert "AWS_ACCESS_KEY_ID" in message and "secret" not in message
     finally:

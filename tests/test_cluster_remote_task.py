@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from ray_nodes import Nodes
 
+from captune.cluster.nodes.address import ClusterError
 from captune.cluster.nodes.remote_task import run_on_node
 from captune.cluster.nodes.resources import Request
-from captune.cluster.nodes.session import ClusterError, session
+from captune.cluster.nodes.session import session
 from captune.results.run_folder import RunError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -88,7 +89,7 @@ def test_work_that_is_lost_each_time_is_given_up(nodes: Nodes) -> None:
 
 
 def test_work_that_waits_says_for_what(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captune.cluster.nodes.remote_task._TELL_SECONDS", 1.0)
+    monkeypatch.setattr("captune.cluster.nodes.remote_task._WAIT_SECONDS", 1.0)
     said: list[str] = []
     with session(nodes.address):
         import ray

@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 from conftest import Captune, Ran
 
-from captune.cluster.jobs import client as jobs
-from captune.tuner.command.cluster import is_server
+from captune.cluster.jobs import server as jobs
+from captune.cluster.jobs import submit as sending
+from captune.cluster.launch.kuberay import KubeRay
+from captune.cluster.launch.options import Options, declarations, flag
+from captune.cluster.launch.ray_up import RayUp
+from captune.cluster.launch.slurm import Slurm
+from captune.tuner.command.cluster import follow_job, is_server
 
 SERVER = "http://127.0.0.1:1"
 SEARCH = ("search", "/data", "--run", "/run", "--trials", "3")
@@ -25,63 +30,62 @@ def refused(ran: Ran, *words: str, code: int = 2) -> None:
         assert word in lines[0], lines[0]
 
 
-def refused_usage(ran: Ran, *words: str) -> None:
-    """The option parser's own refusal."""
-    assert ran.code == 2 and ran.out == "" and "Traceback" not in ran.err, ran
-    assert "error" in ran.err.lower()
-    for word in words:
-        assert word in ran.err
-
-
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], dict[str, str], bool]]:
     """What would have been sent: server, arguments, options with a local file, whether it joins the cluster."""
-    found: list[tuple[str, list[str], dict[str, str], bool]] = []
+    commands: list[tuple[str, list[str], dict[str, str], bool]] = []
 
     def submit(
         server: str, arguments: list[str], *, files: dict[str, str], joins: bool, say: Callable[[str], None]
     ) -> str:
-        found.append((server, list(arguments), dict(files), joins))
+        commands.append((server, list(arguments), dict(files), joins))
         return "raysubmit_1"
 
-    monkeypatch.setattr(jobs, "submit", submit)
-    return found
+    monkeypatch.setattr(sending, "submit", submit)
+    return commands
 
 
 # Templates
 
 
-def test_unknown_template_is_refused_with_those_that_there_are(captune: Captune) -> None:
-    refused(captune("cluster", "template", "helm"), "'helm'", "ray-up", "kuberay", "slurm")
+KINDS = ("ray-up", "kuberay", "slurm")
 
 
-@pytest.mark.parametrize("kind", ["ray-up", "kuberay", "slurm"])
+def test_help_of_template_names_the_kinds_and_an_unknown_one_is_refused(captune: Captune) -> None:
+    ran = captune("cluster", "template", "--help")
+    assert ran.code == 0 and all(kind in ran.out for kind in KINDS), ran
+    refused(captune("cluster", "template", "helm"), "'helm'", "captune cluster template --help")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_required_option_of_a_template_that_is_missing_is_named(captune: Captune, kind: str) -> None:
-    refused_usage(captune("cluster", "template", kind), "Missing option '--", f"template {kind}")
+    refused(captune("cluster", "template", kind), "Missing option '--", f"template {kind}")
 
 
 def test_option_of_another_template_is_refused(captune: Captune) -> None:
-    refused_usage(captune("cluster", "template", "slurm", "--provider", "aws"), "--provider")
+    refused(captune("cluster", "template", "slurm", "--provider", "aws"), "--provider")
 
 
 def test_value_that_is_no_number_is_refused(captune: Captune) -> None:
-    refused_usage(captune("cluster", "template", "slurm", "--nodes", "many"), "'many'")
+    refused(captune("cluster", "template", "slurm", "--nodes", "many"), "'--nodes'", "integer")
 
 
-@pytest.mark.parametrize("kind", ["ray-up", "kuberay", "slurm"])
-def test_every_option_of_a_template_is_explained(captune: Captune, kind: str) -> None:
-    ran = captune("cluster", "template", kind, "--help")
+@pytest.mark.parametrize("options", [RayUp, KubeRay, Slurm])
+def test_every_option_of_a_template_is_explained(captune: Captune, options: type[Options]) -> None:
+    ran = captune("cluster", "template", options.kind, "--help")
     assert ran.code == 0 and ran.err == ""
-    lines = [line.split() for line in ran.out.splitlines() if line.startswith("  --") and "--help" not in line]
-    assert lines
-    text = " ".join(ran.out.split())
-    for words in lines:
-        after = text.split(words[0], 1)[1].split(" --", 1)[0]
-        assert len(after.split()) > 2, f"{words[0]} has no help"
+    text = " ".join(ran.out.replace("│", " ").split())
+    for name, declaration in declarations(options).items():
+        assert flag(name) in text
+        assert declaration.option.help.split()[0] in text
 
 
-def test_template_without_a_kind_is_refused(captune: Captune) -> None:
-    refused_usage(captune("cluster", "template"), "kind")
+def test_template_takes_lists_by_commas_and_prints_the_command_that_makes_it_again(captune: Captune) -> None:
+    words = ["cluster", "template", "slurm", "--data", "d", "--run", "r", "--nodes", "2", "--modules", "cuda,python"]
+    ran = captune(*words)
+    assert ran.code == 0 and "module load cuda python" in ran.out
+    assert ran.out.splitlines()[2].endswith(": captune " + " ".join(words))
+    refused(captune(*words, "--time", "8h"), "--time must be [DAYS-]HOURS:MINUTES:SECONDS", "'8h'")
 
 
 # Sending
@@ -92,25 +96,25 @@ def test_submit_without_a_command_is_refused_with_an_example(captune: Captune, s
     assert not sent
 
 
-@pytest.mark.parametrize("verb", ["submit", "jobs", "logs", "cancel", "cluster", "serch", "--trials", ""])
+@pytest.mark.parametrize("verb", ["submit", "cluster", "jobs", "serch", "--trials", ""])
 def test_verb_that_cannot_be_sent_is_refused(captune: Captune, sent: list[Any], verb: str) -> None:
     refused(captune("submit", SERVER, verb, "x"), f"{verb} cannot be sent", "search, resume, refit")
     assert not sent
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "reason"),
     [
         (("search", "/data", "--run", "/run", "--trails", "3"), "--trails"),
         (("search", "/data", "--trials", "3"), "'--run'"),
-        (("search", "/data", "--run", "/run", "--trials", "many"), "'--trials'"),
+        (("search", "/data", "--run", "/run", "--trials", "many"), "--trials"),
         (("refit",), "'RUN'"),
     ],
 )
 def test_command_that_would_be_wrong_here_is_not_sent(
-    captune: Captune, sent: list[Any], command: tuple[str, ...], told: str
+    captune: Captune, sent: list[Any], command: tuple[str, ...], reason: str
 ) -> None:
-    refused_usage(captune("submit", SERVER, *command), told)
+    refused(captune("submit", SERVER, *command), reason)
     assert not sent
 
 
@@ -150,11 +154,24 @@ def test_only_what_trains_trials_joins_the_cluster(
     captune: Captune, sent: list[Any], command: tuple[str, ...], joins: bool
 ) -> None:
     assert captune("submit", SERVER, *command).code == 0
-    assert [found[3] for found in sent] == [joins]
+    assert [command[3] for command in sent] == [joins]
 
 
 def test_settings_file_that_is_not_there_is_refused(captune: Captune) -> None:
     refused(captune("submit", SERVER, *SEARCH, "--config", "none.yaml"), "none.yaml", "of this machine", code=1)
+
+
+def test_interrupted_following_says_how_to_look_again_and_how_to_end_the_job(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("captune.cluster.jobs.follow.follow", interrupted)
+    follow_job(SERVER, "raysubmit_1")
+    lines = capsys.readouterr().err
+    assert f"ray job logs --address {SERVER} --follow raysubmit_1" in lines
+    assert f"ray job stop --address {SERVER} raysubmit_1" in lines
 
 
 # Servers
@@ -167,13 +184,9 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-VERBS: list[tuple[str, ...]] = [("jobs",), ("logs", "x"), ("cancel", "x"), ("submit", *SEARCH)]
-
-
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: str(verb[0]))
-def test_server_that_is_not_there_is_refused_in_seconds(captune: Captune, verb: tuple[str, ...]) -> None:
+def test_server_that_is_not_there_is_refused_in_seconds(captune: Captune) -> None:
     started = time.monotonic()
-    refused(captune(verb[0], SERVER, *verb[1:]), "no Ray job server can be reached", SERVER, "8265", code=1)
+    refused(captune("submit", SERVER, *SEARCH), "no Ray job server can be reached", SERVER, "8265", code=1)
     assert time.monotonic() - started < 10
 
 
@@ -183,13 +196,13 @@ def test_server_that_never_answers_is_given_ten_seconds_and_no_more(
     assert jobs._REACH_SECONDS == 10
     monkeypatch.setattr(jobs, "_REACH_SECONDS", 1)
     started = time.monotonic()
-    refused(captune("jobs", silent), "no Ray job server can be reached", silent, code=1)
+    refused(captune("submit", silent, *SEARCH), "no Ray job server can be reached", silent, code=1)
     assert 1 <= time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize("server", ["127.0.0.1:1", "head", "ray://127.0.0.1:10001", "http://", "http://head:x", ""])
 def test_address_that_is_no_servers_is_refused_with_the_form_it_has(captune: Captune, server: str) -> None:
-    refused(captune("jobs", server), "http://host:8265", repr(server), code=1)
+    refused(captune("submit", server, *SEARCH), "http://host:8265", repr(server), code=1)
 
 
 def test_only_http_addresses_are_servers() -> None:

@@ -54,10 +54,10 @@ def shipment(arguments: Sequence[str], *, files: Mapping[str, str]) -> Shipment:
     Raises:
         JobError: a file that is named cannot be read, or all together are over 10 MiB.
     """
-    told, sources = _localised(arguments, files)
+    localised, sources = _localised(arguments, files)
     code = {f"captune/{path.relative_to(_ROOT).as_posix()}": path for pattern in _CODE for path in _ROOT.glob(pattern)}
     sources = code | sources
-    shipped = Shipment(told, {name: _read(path) for name, path in sources.items()} | _distribution())
+    shipped = Shipment(localised, {name: _read(path) for name, path in sources.items()} | _distribution())
     if shipped.total > _SHIPPED_BYTES:
         largest, size = max(shipped.sizes, key=lambda file: file[1])
         raise JobError(
@@ -78,19 +78,19 @@ def _read(path: Path) -> bytes:
 
 def _localised(arguments: Sequence[str], files: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, Path]]:
     """The arguments with local files under the names that the job gets them by, and those names' files."""
-    told: list[str] = []
+    localised: list[str] = []
     sources: dict[str, Path] = {}
     rest = iter(arguments)
     for argument in rest:
         option, joined, value = argument.partition("=")
         if argument == "--":
-            told += [argument, *rest]
+            localised += [argument, *rest]
         elif option in files and (joined or (value := next(rest, ""))):
-            told += [option, files[option]]
+            localised += [option, files[option]]
             sources[files[option]] = Path(value)
         else:
-            told.append(argument)
-    return tuple(told), sources
+            localised.append(argument)
+    return tuple(localised), sources
 
 
 def own_version() -> str | None:

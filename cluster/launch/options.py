@@ -1,69 +1,115 @@
-"""What the files that start a cluster have in common. Text from options; nothing is started. Pure.
+"""Options of launch files: frozen values, declared once with their help, and checked when they are made. Pure.
 
-Options are frozen values that are checked when they are made. A name that could be read as something else by YAML, by a
-shell or by a comment is quoted where quoting holds, and refused where it does not.
+A name that could be read as something else by YAML, by a shell or by a comment is quoted where quoting holds, and
+refused where it does not.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-import textwrap
-from abc import ABC, abstractmethod
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib.metadata import version
-
-import yaml
+from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
 
 from captune.cluster.nodes.resources import Request, ResourceError
 from captune.errors import UsageError
 
 LABEL = r"[a-z]([-a-z0-9]*[a-z0-9])?"  # a name that AWS, GCP and Kubernetes take alike
-DASHBOARD = 8265
+LABEL_RULE = "lower case letters, digits and dashes"
 
 
 class TemplateError(UsageError):
     """Options that no file can be made of."""
 
 
+@dataclass(frozen=True)
+class Option:
+    """What is declared of an option beside its name, type and default.
+
+    Attributes:
+        help: for people. least: smallest number.
+        pattern: that each whole text must match, and rule: how a message says so.
+    """
+
+    help: str
+    least: int | None = None
+    pattern: str | None = None
+    rule: str = ""
+
+    def check(self, name: str, value: object) -> None:
+        """Raises TemplateError for a value that is not allowed. None is allowed: the option is left out."""
+        if isinstance(value, tuple):
+            for each in value:
+                self.check(name, each)
+        elif isinstance(value, str):
+            # Also keeps out what only YAML takes for a line's end, and signs that change the direction of writing.
+            if not value.isprintable():
+                raise TemplateError(f"{flag(name)} must be one line of printable characters, got {value!r}")
+            if name != "search_options" and (not value.strip() or value.startswith("-")):
+                raise TemplateError(f"{flag(name)} must not be empty nor start with a dash, got {value!r}")
+            if self.pattern is not None and re.fullmatch(self.pattern, value) is None:
+                raise TemplateError(f"{flag(name)} must be {self.rule}, got {value!r}")
+        elif self.least is not None and isinstance(value, int) and value < self.least:
+            raise TemplateError(f"{flag(name)} must be {self.least} or more, got {value}")
+
+
+RayVersion = Annotated[
+    str | None,
+    Option(
+        "version of Ray; the one installed here if left out",
+        pattern=r"[0-9]+\.[0-9]+\.[0-9]+",
+        rule="a version, e.g. 2.60.0",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Options(ABC):
-    """Values of a command line: each field is the option of its name."""
+class Options:
+    """Values of a command line: each field is the option of its name, its annotation an Option."""
+
+    kind: ClassVar[str]  # of file: `captune cluster template KIND` prints it
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            value = getattr(self, option.name)
-            for text in value if isinstance(value, tuple) else (value,):
-                if isinstance(text, str) and option.name != "search_options":
-                    _check_text(flag(option.name), text)
-        self._check()
+        for name, declaration in declarations(type(self)).items():
+            declaration.option.check(name, getattr(self, name))
+        self.check_together()
 
-    @abstractmethod
-    def _check(self) -> None:
+    def check_together(self) -> None:
         """Raises TemplateError where values do not suit each other."""
+
+    def command(self) -> list[str]:
+        """The command that makes the same file again."""
+        words = ["captune", "cluster", "template", self.kind]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                number = isinstance(value, float)
+                text = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if number else str(value)
+                words += [flag(field.name), text]
+        return words
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Options):
     """A search on a cluster."""
 
-    data: str
-    run: str
-    gpus_per_trial: float = 1.0
-    cpus_per_trial: float = 4.0
-    search_options: str = ""
+    data: Annotated[str, Option("data set, at a path or an address that all nodes see")]
+    run: Annotated[str, Option("run, at a path or an address that all nodes see")]
+    gpus_per_trial: Annotated[float, Option("that one trial asks for; may be a fraction")] = 1.0
+    cpus_per_trial: Annotated[float, Option("that one trial asks for")] = 4.0
+    search_options: Annotated[str, Option("further options of `captune search`, as on its command line")] = ""
 
-    def words(self) -> list[str]:
+    def search_command(self) -> list[str]:
         """The command that searches."""
-        each = ["--gpus-per-trial", f"{self.gpus_per_trial:g}", "--cpus-per-trial", f"{self.cpus_per_trial:g}"]
-        return ["captune", "search", self.data, "--run", self.run, "--address", "auto", *each, *self._further()]
+        resources = ["--gpus-per-trial", f"{self.gpus_per_trial:g}", "--cpus-per-trial", f"{self.cpus_per_trial:g}"]
+        return ["captune", "search", self.data, "--run", self.run, "--address", "auto", *resources, *self._further()]
 
-    def resume_words(self) -> list[str]:
+    def resume_command(self) -> list[str]:
         """The command that goes on with the same run."""
         return ["captune", "resume", self.run, "--address", "auto"]
 
     def _further(self) -> list[str]:
-        _one_line("--search-options", self.search_options)
         try:
             words = shlex.split(self.search_options)
         except ValueError as error:
@@ -80,69 +126,42 @@ class Search(Options):
             Request(self.cpus_per_trial, self.gpus_per_trial)
         except ResourceError as error:
             raise TemplateError(str(error)) from error
-        for option, asked, there in (
+        for name, size, limit in (
             ("--cpus-per-trial", self.cpus_per_trial, cpus),
             ("--gpus-per-trial", self.gpus_per_trial, gpus),
         ):
-            if asked > there:
-                raise TemplateError(f"{option} must be {there} or less, as one node has no more, got {asked:g}")
+            if size > limit:
+                raise TemplateError(f"{name} must be {limit} or less, as one node has no more, got {size:g}")
 
 
-def as_yaml(value: object) -> str:
-    """YAML in the order of the keys, no line broken."""
-    return yaml.safe_dump(value, sort_keys=False, width=1_000_000, allow_unicode=True)
+class Declaration(NamedTuple):
+    """An option as its class declares it."""
+
+    type: Any
+    default: Any  # dataclasses.MISSING where it has none
+    option: Option
 
 
-def header(verb: str, options: Options, notes: str) -> str:
-    """Comments: what the file is, how it was made, how it is used. Values are one line each, so they stay comments."""
-    made = f"Made by captune {version('captune')}: {_command(verb, options)}"
-    first, _, rest = textwrap.dedent(notes).strip().partition("\n")
-    return "".join(f"# {line}".rstrip() + "\n" for line in [first, made, *rest.splitlines()])
+def declarations(options: type[Options]) -> dict[str, Declaration]:
+    """The options of a class by name."""
+    hints = get_type_hints(options, include_extras=True)
+    return {
+        field.name: Declaration(hints[field.name].__origin__, field.default, hints[field.name].__metadata__[0])
+        for field in fields(options)
+    }
 
 
-def _command(verb: str, options: Options) -> str:
-    """The command that makes the same file again."""
-    words = ["captune", "cluster", "template", verb]
-    for option in fields(options):
-        value = getattr(options, option.name)
-        default = option.default_factory() if option.default_factory is not MISSING else option.default
-        if value != default:
-            text = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
-            words += [flag(option.name), str(text)]
-    return shlex.join(words)
+def ray_version(options: Any) -> str:
+    """Of the cluster: what its `ray` says, or what is installed here."""
+    return options.ray or version("ray")
 
 
 def flag(name: str) -> str:
-    """The option of a field."""
+    """The option of a field on the command line."""
     return "--" + name.replace("_", "-")
 
 
-def _one_line(option: str, text: str) -> None:
-    """Also keeps out what only YAML takes for the end of a line, and signs that change the direction of writing."""
-    if not text.isprintable():
-        raise TemplateError(f"{option} must be one line of printable characters, got {text!r}")
-
-
-def _check_text(option: str, text: str) -> None:
-    _one_line(option, text)
-    if not text.strip() or text.startswith("-"):
-        raise TemplateError(f"{option} must not be empty nor start with a dash, got {text!r}")
-
-
-def check_pattern(option: str, text: str, pattern: str, rule: str) -> None:
-    """Raises TemplateError, which says the rule, where the whole text is not of the pattern."""
-    if re.fullmatch(pattern, text) is None:
-        raise TemplateError(f"{option} must be {rule}, got {text!r}")
-
-
-def at_least(option: str, value: int | None, least: int) -> None:
-    """Raises TemplateError for a value below `least`."""
-    if value is not None and value < least:
-        raise TemplateError(f"{option} must be {least} or more, got {value}")
-
-
 def check_workers(first: int, most: int) -> None:
-    """Raises TemplateError where there is no worker at first, or fewer at most than at first."""
-    at_least("--workers", first, 1)
+    """Raises TemplateError where there are fewer workers at most than at first."""
     if most < first:
         raise TemplateError(f"--max-workers must be {first}, as --workers, or more, got {most}")

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import PIL
 
-from captune.cluster.nodes.session import ClusterError, session
+from captune.cluster.nodes.address import ClusterError
+from captune.cluster.nodes.session import session
 from captune.data_prep.images import Pixels
 from captune.data_prep.pixels import Decode, decode_into
+from captune.errors import one_line
 
 # A task's pixels lie in the object store until they are taken, and so may those of all tasks in flight: 16 MiB for
 # each CPU of the cluster. Fewer pictures than fit make the first results, and a node's first fault, come in seconds.
@@ -57,7 +59,7 @@ def ray_decoder(address: str, images: Path) -> Decode:
             return
         size = pictures_per_task(side)
         batches = [range(start, min(start + rows, len(pictures))) for start in range(first, len(pictures), rows)]
-        tasks = ([pictures[place] for place in part] for batch in batches for part in _parts(batch, size))
+        tasks = ([pictures[row] for row in part] for batch in batches for part in _parts(batch, size))
         into = np.empty((len(batches[0]), side, side, 3), np.uint8)
         with session(address), closing(_in_order(tasks, side, images)) as results:
             for batch in batches:
@@ -90,7 +92,7 @@ def _decode(pictures: list[str], side: int) -> Done:
 
 
 def _parts(batch: range, size: int) -> Iterator[range]:
-    return (batch[place : place + size] for place in range(0, len(batch), size))
+    return (batch[start : start + size] for start in range(0, len(batch), size))
 
 
 def _fill(pixels: Pixels, results: Iterator[tuple[Pixels, list[str | None]]]) -> Iterator[str | None]:
@@ -158,8 +160,8 @@ def _awaited(result: Any) -> Done:
             "nodes, or prepare without --address"
         ) from None
     except ray.exceptions.RayError as error:
-        told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ClusterError(f"the cluster could not decode some pictures: {told}; prepare again") from error
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        raise ClusterError(f"the cluster could not decode some pictures: {reason}; prepare again") from error
 
 
 def node_fault(done: Done, pictures: Sequence[Path], images: Path) -> str | None:

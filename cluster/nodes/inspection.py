@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from captune.cluster.nodes.address import ClusterError
+from captune.cluster.nodes.ray_private import free_resources, nodes_of_actors
 from captune.cluster.nodes.resources import Node
-from captune.cluster.nodes.session import ClusterError, draining
+from captune.cluster.nodes.session import draining
 from captune.cluster.object_storage.addresses import StorageError, is_url
 from captune.cluster.object_storage.data_cache import fingerprint_at
 from captune.cluster.object_storage.remote_folder import RemoteFolder
+from captune.errors import one_line
 
 T = TypeVar("T")
 
 SECONDS = 8.0
 """That nodes have to answer."""
 _PACKAGES = ("captune", "ray", "keras", "numpy")
+_TRIAL_ACTOR = "TrialWorker"  # in the name of the class of each actor that trains
 _MOST = 3  # nodes that a message names
 _MEMORY = Path("/proc/meminfo")
 
@@ -52,27 +56,29 @@ def on_each_node(
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=0)(function)
-    asked = {
+    nodes_by_task = {
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(*arguments): node
         for node in nodes
     }
-    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS) if asked else ([], [])
-    found: dict[Node, T | Exception | None] = {asked[reference]: None for reference in late}
+    answered, late = (
+        ray.wait(list(nodes_by_task), num_returns=len(nodes_by_task), timeout=SECONDS) if nodes_by_task else ([], [])
+    )
+    answers: dict[Node, T | Exception | None] = {nodes_by_task[reference]: None for reference in late}
     for reference in late:
         ray.cancel(reference, force=True)
     for reference in answered:
         try:
-            found[asked[reference]] = ray.get(reference)
+            answers[nodes_by_task[reference]] = ray.get(reference)
         except Exception as error:  # the function's own, a missing module, a node that has just died
-            found[asked[reference]] = error
-    return found
+            answers[nodes_by_task[reference]] = error
+    return answers
 
 
 def check_nodes(nodes: Sequence[Node], requirements: NodeRequirements) -> list[str]:
     """Asks every node whether it has what a search needs.
 
     Returns:
-        What is to be told without being an error: nodes that did not answer in time.
+        Notes for a person, no errors: nodes that did not answer in time.
 
     Raises:
         ClusterError: a node lacks something; the message names nodes and reasons.
@@ -80,16 +86,16 @@ def check_nodes(nodes: Sequence[Node], requirements: NodeRequirements) -> list[s
     complaints, notes = [], []
     with _mark(requirements.folder) as mark:
         answers = on_each_node(nodes, complaint_of_node, requirements, mark)
-    for node, found in answers.items():
-        if isinstance(found, Exception):
-            reason = " ".join(str(found.__cause__ or found).split())
+    for node, answer in answers.items():
+        if isinstance(answer, Exception):
+            reason = one_line(answer.__cause__ or answer, 10_000)  # its end says most
             if "No module named" in reason:
                 reason = "captune cannot be imported there; install it as it is here"
             complaints.append(f"node {node.name}: {reason[-200:]}")
-        elif found is None:
+        elif answer is None:
             notes.append(f"note: node {node.name} did not answer within {SECONDS:.0f} s and was not checked")
-        elif found:
-            complaints.append(f"node {node.name}: {found}")
+        elif answer:
+            complaints.append(f"node {node.name}: {answer}")
     if complaints:
         rest = f"; and {len(complaints) - _MOST} more nodes" if len(complaints) > _MOST else ""
         raise ClusterError("; ".join(complaints[:_MOST]) + rest)
@@ -98,15 +104,12 @@ def check_nodes(nodes: Sequence[Node], requirements: NodeRequirements) -> list[s
 
 def how_nodes_are(nodes: Sequence[Node]) -> list[dict[str, Any]]:
     """One row a node: what it has and what is taken of it (CPUs, GPUs, bytes of memory), and trials at work."""
-    from ray._private.state import actors, available_resources_per_node
-
-    left, leaving = available_resources_per_node(), draining()
-    at_work = [actor["Address"]["NodeID"] for actor in actors().values() if _is_trial(actor)]
+    left, leaving, at_work = free_resources(), draining(), nodes_of_actors(_TRIAL_ACTOR)
     memory = on_each_node(nodes, memory_of_node)
     rows = []
     for node in nodes:
-        free, found = left.get(node.id, {}), memory[node]
-        known = found if isinstance(found, tuple) else (0, 0, 0, 0)
+        free, answer = left.get(node.id, {}), memory[node]
+        sizes = answer if isinstance(answer, tuple) else (0, 0, 0, 0)
         rows.append(
             {
                 "node": node.name,
@@ -115,12 +118,12 @@ def how_nodes_are(nodes: Sequence[Node]) -> list[dict[str, Any]]:
                 "gpus": node.gpus,
                 "gpus_taken": node.gpus - free.get("GPU", 0.0),
                 "trials": at_work.count(node.id),
-                "memory": known[0],
-                "memory_taken": known[1],
-                "gpu_memory": known[2],
-                "gpu_memory_taken": known[3],
+                "memory": sizes[0],
+                "memory_taken": sizes[1],
+                "gpu_memory": sizes[2],
+                "gpu_memory_taken": sizes[3],
                 "draining": node.id in leaving,
-                "answered": isinstance(found, tuple),
+                "answered": isinstance(answer, tuple),
             }
         )
     return rows
@@ -129,21 +132,17 @@ def how_nodes_are(nodes: Sequence[Node]) -> list[dict[str, Any]]:
 def memory_of_node() -> tuple[int, int, int, int]:
     """Runs on a node: bytes of its memory, of those taken, of its GPUs' memory, of those taken; zeros if unknown."""
     try:
-        told = dict(line.split(":") for line in _MEMORY.read_text().splitlines())
-        total, available = (1024 * int(told[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
+        lines = dict(line.split(":") for line in _MEMORY.read_text().splitlines())
+        total, available = (1024 * int(lines[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
     except (OSError, ValueError, KeyError):  # not Linux
         total = available = 0
     query = ["nvidia-smi", "--query-gpu=memory.total,memory.used", "--format=csv,noheader,nounits"]
     try:
-        lines = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout.splitlines()
-        sizes = [[2**20 * int(number) for number in line.split(",")] for line in lines]
+        shown = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
+        sizes = [[2**20 * int(number) for number in line.split(",")] for line in shown.splitlines()]
     except (OSError, subprocess.SubprocessError, ValueError):
         sizes = []
     return total, total - available, sum(size for size, _ in sizes), sum(used for _, used in sizes)
-
-
-def _is_trial(actor: Mapping[str, Any]) -> bool:
-    return actor["State"] == "ALIVE" and "TrialWorker" in str(actor.get("ActorClassName", ""))
 
 
 @contextmanager
@@ -186,13 +185,13 @@ def complaint_of_node(requirements: NodeRequirements, mark: str) -> str:
 
 def versions() -> dict[str, str]:
     """Of Python and of what must be the same on all nodes, as this process has them; "absent" for what it has not."""
-    found = {"Python": ".".join(map(str, sys.version_info[:2]))}
+    numbers = {"Python": ".".join(map(str, sys.version_info[:2]))}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            numbers[name] = "absent"
+    return numbers
 
 
 def _complaint_about_data(requirements: NodeRequirements) -> str:
@@ -201,13 +200,15 @@ def _complaint_about_data(requirements: NodeRequirements) -> str:
     from captune.data_prep.store import PreparedData
 
     try:
-        away = is_url(requirements.data)
-        found = fingerprint_at(requirements.data) if away else PreparedData.open(requirements.data).manifest.fingerprint
+        if is_url(requirements.data):
+            fingerprint = fingerprint_at(requirements.data)
+        else:
+            fingerprint = PreparedData.open(requirements.data).manifest.fingerprint
     except StorageError as error:
         return f"cannot read the data: {error}"
     except (DataError, OSError) as error:
         return f"cannot read the data: {error}; it must be on a path that all nodes see"
-    if found != requirements.fingerprint:
+    if fingerprint != requirements.fingerprint:
         return f"another data set is in {requirements.data}; all nodes must see the same"
     return ""
 

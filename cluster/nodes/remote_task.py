@@ -7,13 +7,16 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from captune.cluster.nodes.address import ClusterError
+from captune.cluster.nodes.cut_off import end_without_head
 from captune.cluster.nodes.resources import Request
-from captune.cluster.nodes.session import ClusterError, end_without_head, free
+from captune.cluster.nodes.session import free
+from captune.errors import one_line
 
 T = TypeVar("T")
 
 ATTEMPTS = 3
-_TELL_SECONDS = 60.0  # that the work waits for room before it is told, and between two such messages
+_WAIT_SECONDS = 60.0  # that the work waits for room before a message says so, and between two of them
 
 
 def run_on_node(work: Callable[..., T], *arguments: Any, request: Request, say: Callable[[str], None]) -> T:
@@ -24,7 +27,7 @@ def run_on_node(work: Callable[..., T], *arguments: Any, request: Request, say: 
     Args:
         work: does no harm when it is begun again after it was cut off.
         request: what it takes of the node.
-        say: told what the work says, for what it waits, and that a node was lost.
+        say: is called with what the work says, for what it waits, and that a node was lost.
 
     Raises:
         ClusterError: its node or process was lost ATTEMPTS times.
@@ -33,17 +36,17 @@ def run_on_node(work: Callable[..., T], *arguments: Any, request: Request, say: 
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    task = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=0, max_calls=1)(_told)
+    task = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=0, max_calls=1)(_run_and_report)
     for attempt in range(1, ATTEMPTS + 1):
-        told = task.remote(work, arguments)
+        messages = task.remote(work, arguments)
         began = False
         try:
             while True:
-                if not ray.wait([told], timeout=_TELL_SECONDS)[0]:
+                if not ray.wait([messages], timeout=_WAIT_SECONDS)[0]:
                     if not began:
                         say(f"waiting for room: {request}; {free()}")
                     continue
-                kind, content = ray.get(next(told))
+                kind, content = ray.get(next(messages))
                 if kind == "result":
                     result: T = content
                     return result
@@ -52,12 +55,12 @@ def run_on_node(work: Callable[..., T], *arguments: Any, request: Request, say: 
         except RayTaskError as error:
             raise error.cause from None
         except RayError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             say(f"attempt {attempt} of {ATTEMPTS} was lost with its node or process ({reason})")
     raise ClusterError(f"the work was lost {ATTEMPTS} times with its node or process: give the same command again")
 
 
-def _told(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
+def _run_and_report(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
     """Runs on a node: ("said", text) for each message as it comes, at last ("result", ...)."""
     import platform
 
@@ -73,7 +76,7 @@ def _told(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Iterator[tupl
             messages.put(("error", error))
 
     yield "said", f"on node {platform.node()}"
-    threading.Thread(target=run, name="errand", daemon=True).start()
+    threading.Thread(target=run, name="run_on_node", daemon=True).start()
     while True:
         kind, content = messages.get()
         if kind == "error":

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
-from captune.errors import WorkError
+from captune.errors import WorkError, one_line
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -53,7 +53,7 @@ def check(url: str) -> None:
         raise StorageError(f"{url!r} is no address of storage: it begins with s3://, gs:// or file://")
     parts = urlsplit(url)
     if parts.password is not None or (parts.scheme == "s3" and parts.username is not None):
-        raise StorageError(f"{shown(url)} is given with credentials: keep them in the environment, out of the address")
+        raise StorageError(f"{shown(url)} holds credentials: keep them in the environment, out of the address")
     if parts.scheme == "file" and (parts.netloc or parts.path in ("", "/")):
         raise StorageError(f"{shown(url)} names no folder: write file:///folder")
     if parts.scheme != "file" and not parts.hostname:
@@ -62,8 +62,8 @@ def check(url: str) -> None:
         raise StorageError(f"{shown(url)} is no address: write # as %23, and / once")
     known = _OPTIONS[parts.scheme]
     if unknown := {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - known:
-        told = f"those of {parts.scheme}:// are {', '.join(sorted(known))}" if known else "file:// has none"
-        raise StorageError(f"{shown(url)} has an unknown option {min(unknown)!r}: {told}")
+        options = f"those of {parts.scheme}:// are {', '.join(sorted(known))}" if known else "file:// has none"
+        raise StorageError(f"{shown(url)} has an unknown option {min(unknown)!r}: {options}")
 
 
 def shown(url: str) -> str:
@@ -98,8 +98,8 @@ def connected(url: str) -> fs.FileSystem:
 def _connected(server: str, process: int) -> fs.FileSystem:
     """A connection that has been tried. A forked process needs its own: threads behind it are not inherited.
 
-    pyarrow alone would try an address that does not answer for a minute, so the first question is asked by an
-    impatient connection. For s3 its from_uri cannot be told how long to wait.
+    pyarrow alone would try an address that does not answer for a minute, so an impatient connection puts the first
+    question. For s3 from_uri takes no time limit.
     """
     from pyarrow import fs
 
@@ -111,10 +111,10 @@ def _connected(server: str, process: int) -> fs.FileSystem:
             # retry_limit_seconds: the default is a quarter of an hour.
             query = {"retry_limit_seconds": "2"} | dict(parse_qsl(parts.query))
             connected = fs.FileSystem.from_uri(urlunsplit(parts._replace(query=urlencode(query))))[0]
-            asked = connected
+            impatient = connected
         else:
             options = _s3_options(parts.netloc, dict(parse_qsl(parts.query)))
-            asked = fs.S3FileSystem(
+            impatient = fs.S3FileSystem(
                 **options,
                 request_timeout=_FIRST_ANSWER_SECONDS,
                 retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
@@ -125,7 +125,7 @@ def _connected(server: str, process: int) -> fs.FileSystem:
                 retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
             )
         bucket = root(server)
-        if asked.get_file_info(bucket).type == fs.FileType.NotFound:
+        if impatient.get_file_info(bucket).type == fs.FileType.NotFound:
             raise StorageError(f"there is no bucket {bucket!r}: make it, or check the address")
     except (OSError, ValueError) as error:
         raise StorageError(reason(server, error)) from error
@@ -156,21 +156,21 @@ def passing(error: OSError) -> bool:
 
 def reason(url: str, error: Exception) -> str:
     """One line for what pyarrow says in several."""
-    parts, place, text = urlsplit(url), shown(url), " ".join(str(error).split())
+    parts, address, text = urlsplit(url), shown(url), one_line(error, 10_000)
     if _FORBIDDEN.search(text):
         way_out = {
             "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
             "gs": "set GOOGLE_APPLICATION_CREDENTIALS",
             "file": "check its permissions",
         }[parts.scheme]
-        return f"{place} refuses these credentials, or there are none: {way_out} ({text[:120]})"
+        return f"{address} refuses these credentials, or there are none: {way_out} ({text[:120]})"
     if _NO_BUCKET.search(text):
         return f"there is no bucket {root(_server(url))!r}: make it, or check the address"
     if _NO_ANSWER.search(text):
         detail = _DETAIL.search(text)
         endpoint = dict(parse_qsl(parts.query)).get("endpoint_override")
         return (
-            f"{place} cannot be reached{f' at {endpoint}' if endpoint else ''}"
+            f"{address} cannot be reached{f' at {endpoint}' if endpoint else ''}"
             f"{f' ({detail[1].lower().strip()})' if detail else ''}: check the address and the network"
         )
-    return f"{place} failed: {text[:200]}"
+    return f"{address} failed: {text[:200]}"

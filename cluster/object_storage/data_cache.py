@@ -47,8 +47,8 @@ def local_copy(url: str, cache: Path, max_bytes: int) -> Path:
     Raises:
         StorageError: as RemoteFolder does; there is no whole data set; or it has no room in `max_bytes` or on the disk.
     """
-    place = RemoteFolder(url)
-    manifest, text = _read_manifest(place)
+    remote = RemoteFolder(url)
+    manifest, text = _read_manifest(remote)
     target = cache / manifest.fingerprint
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -61,11 +61,11 @@ def local_copy(url: str, cache: Path, max_bytes: int) -> Path:
                 with _locked(cache / _DOWNLOADING, fcntl.LOCK_EX):
                     if not _whole(target, manifest):
                         _make_room(target, sum(manifest.files.values()) + len(text), max_bytes)
-                        _download(place, manifest, text, target)
+                        _download(remote, manifest, text, target)
             os.utime(_lock_of(target))
             unless_whole.pop_all()
     except OSError as error:
-        raise StorageError(f"{cache} cannot hold {place}: {error.strerror or error}") from error
+        raise StorageError(f"{cache} cannot hold {remote}: {error.strerror or error}") from error
     if _held.setdefault(target, lock) is not lock:
         lock.close()
     return target
@@ -81,21 +81,21 @@ def upload_data(folder: Path, url: str) -> None:
     from captune.data_prep.records import DataError
     from captune.data_prep.store import PreparedData
 
-    place = RemoteFolder(url)
+    remote = RemoteFolder(url)
     try:
         manifest = PreparedData.open(folder).manifest
     except DataError as error:
-        raise StorageError(f"nothing was copied to {place}: {error}") from None
-    if place.exists(MANIFEST):
-        there = _read_manifest(place)[0].fingerprint
-        if there != manifest.fingerprint:
+        raise StorageError(f"nothing was copied to {remote}: {error}") from None
+    if remote.exists(MANIFEST):
+        present = _read_manifest(remote)[0].fingerprint
+        if present != manifest.fingerprint:
             raise StorageError(
-                f"{place} holds another data set ({there[:8]}, not {manifest.fingerprint[:8]}): name another"
+                f"{remote} holds another data set ({present[:8]}, not {manifest.fingerprint[:8]}): name another"
             )
         return
     for name in sorted(manifest.files):
-        place.upload(folder / name, name)
-    place.upload(folder / MANIFEST, MANIFEST)
+        remote.upload(folder / name, name)
+    remote.upload(folder / MANIFEST, MANIFEST)
 
 
 def fingerprint_at(url: str) -> str:
@@ -112,23 +112,23 @@ class _Copy:
     last_used: float
 
 
-def _read_manifest(place: RemoteFolder) -> tuple[Manifest, bytes]:
+def _read_manifest(remote: RemoteFolder) -> tuple[Manifest, bytes]:
     """Of a data set in storage, with its text. Names in it become paths, so that none but the known ones may stand."""
     from captune.data_prep.manifest import FILES, MANIFEST, Manifest
     from captune.data_prep.records import DataError
 
-    text = place.read(MANIFEST)
+    text = remote.read(MANIFEST)
     if text is None:
-        raise StorageError(f"{place} is not a prepared data set (no {MANIFEST}): make one with captune prepare --out")
+        raise StorageError(f"{remote} is not a prepared data set (no {MANIFEST}): make one with captune prepare --out")
     try:
         manifest = Manifest.from_json(text.decode())
         if not _FINGERPRINT.fullmatch(manifest.fingerprint) or set(manifest.files) - FILES:
             raise ValueError("unknown names")
         return manifest, text
     except DataError as error:
-        raise StorageError(f"{place} {error}: prepare it again") from None
+        raise StorageError(f"{remote} {error}: prepare it again") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StorageError(f"{place} has a damaged {MANIFEST} ({error!r}): prepare it again") from None
+        raise StorageError(f"{remote} has a damaged {MANIFEST} ({error!r}): prepare it again") from None
 
 
 def _whole(folder: Path, manifest: Manifest) -> bool:
@@ -139,7 +139,7 @@ def _whole(folder: Path, manifest: Manifest) -> bool:
     )
 
 
-def _download(place: RemoteFolder, manifest: Manifest, text: bytes, target: Path) -> None:
+def _download(remote: RemoteFolder, manifest: Manifest, text: bytes, target: Path) -> None:
     """Into a folder aside, renamed when it has been opened."""
     from captune.data_prep.manifest import MANIFEST
     from captune.data_prep.records import DataError
@@ -149,13 +149,13 @@ def _download(place: RemoteFolder, manifest: Manifest, text: bytes, target: Path
     part.mkdir()
     try:
         for name in sorted(manifest.files):
-            place.download(name, part / name)
+            remote.download(name, part / name)
         (part / MANIFEST).write_bytes(text)
         PreparedData.open(part)
         _remove(target)  # one that is there is not whole
         part.rename(target)
     except DataError as error:
-        raise StorageError(f"{place} is damaged: {error}") from None
+        raise StorageError(f"{remote} is damaged: {error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -170,20 +170,20 @@ def _make_room(target: Path, size: int, max_bytes: int) -> None:
     for part in cache.glob(f"*{_PART}"):
         shutil.rmtree(part)
     others = [copy for copy in _copies(cache) if copy.path != target]
-    kept, free = sum(copy.size for copy in others), shutil.disk_usage(cache).free
+    used, free = sum(copy.size for copy in others), shutil.disk_usage(cache).free
     with ExitStack() as locks:
         leaving = []
         for copy in sorted(others, key=lambda copy: copy.last_used):
-            if kept + size <= max_bytes and size <= free:
+            if used + size <= max_bytes and size <= free:
                 break
             with suppress(BlockingIOError):  # it is in use
                 locks.enter_context(_locked(_lock_of(copy.path), fcntl.LOCK_EX | fcntl.LOCK_NB))
                 leaving.append(copy.path)
-                kept, free = kept - copy.size, free + copy.size
-        if kept + size > max_bytes:
+                used, free = used - copy.size, free + copy.size
+        if used + size > max_bytes:
             raise StorageError(
                 f"a data set of {size:,} bytes does not fit into {cache}, which may hold {max_bytes:,} and holds "
-                f"{kept:,} in use: let it hold more"
+                f"{used:,} in use: let it hold more"
             )
         if size > free:
             raise StorageError(

@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from captune.cluster.object_storage.addresses import StorageError
 from captune.cluster.object_storage.remote_folder import ASIDE, RemoteFolder, cleared, disk_faults
+from captune.errors import one_line
 
 PIECE_BYTES = 1 << 20  # of the journal: the piece that still grows is sent again with each change
 _OWNER, _JOURNAL, _SETTINGS = "owner.json", "study.journal", "run.json"
@@ -51,7 +52,7 @@ class Mirror:
         """Why the last upload came to nothing; None while all is well."""
         self.usurped = False
         """Whether another driver has taken over the address; nothing is written there any more."""
-        self._run, self._place, self._interval = run, RemoteFolder(url), interval
+        self._run, self._remote, self._interval = run, RemoteFolder(url), interval
         self._id = uuid.uuid4().hex
         self._piece_bytes = piece_bytes
         self._sent: dict[str, tuple[int, int] | None] = {}  # by name: size and time; None for what was there before
@@ -102,7 +103,7 @@ class Mirror:
         """
         if self._end() and not self._lost():
             for name in (*self._sent, _JOURNAL, _OWNER):
-                self._place.remove(name)
+                self._remote.remove(name)
 
     def _end(self) -> bool:
         """Ends the thread; whether it was not ended before."""
@@ -130,27 +131,27 @@ class Mirror:
         except StorageError as error:
             self.complaint = str(error)
         except Exception as error:  # whatever it is, the thread has to live on
-            self.complaint = f"{self._run} was not mirrored at {self._place}: {' '.join(repr(error).split())[:200]}"
+            self.complaint = f"{self._run} was not mirrored at {self._remote}: {one_line(repr(error), 200)}"
 
     def _lost(self) -> bool:
         """Whether the address is another's now. One from which everything was removed is filled again."""
         if self.usurped:
             return True
-        owner = _owner(self._place)
+        owner = _owner(self._remote)
         if owner is None:
             self._claim(None)
         elif owner["id"] != self._id:
             self.usurped = True
             self.complaint = (
-                f"{self._place} was taken over by process {owner.get('pid')} on {owner.get('host')}: "
+                f"{self._remote} was taken over by process {owner.get('pid')} on {owner.get('host')}: "
                 f"{self._run} is no longer mirrored; end one of the two searches"
             )
         return self.usurped
 
     def _take_over(self) -> None:
-        owner = _owner(self._place)
-        if owner is None and self._place.exists():
-            raise StorageError(f"{self._place} holds files that are no run: name an empty place")
+        owner = _owner(self._remote)
+        if owner is None and self._remote.exists():
+            raise StorageError(f"{self._remote} holds files that are no run: name an empty place")
         if owner is not None:
             self._check_ahead(owner["id"])
         self._claim(owner)
@@ -159,23 +160,23 @@ class Mirror:
         """Raises StorageError unless the local journal begins with the one at the address."""
         journal = self._run / _JOURNAL
         with journal.open("rb") if journal.is_file() else Path(os.devnull).open("rb") as file:
-            for piece in _journal(self._place, owner):
+            for piece in _journal(self._remote, owner):
                 if file.read(len(piece)) != piece:
                     raise StorageError(
-                        f"{self._place} holds trials that {self._run} lacks, or another run: move {self._run} away and "
-                        "resume from the address, or name an empty place"
+                        f"{self._remote} holds trials that {self._run} lacks, or another run: move {self._run} away "
+                        "and resume from the address, or name an empty place"
                     )
 
     def _claim(self, earlier: dict[str, Any] | None) -> None:
         """Writes the owner's mark, in place of an earlier one last: a reader must find a whole journal behind it."""
         self._pieces = _Pieces(self._piece_bytes)
-        self._sent = dict.fromkeys(name for name in self._place.list() if name.split("/")[0] not in _NOT_MIRRORED)
+        self._sent = dict.fromkeys(name for name in self._remote.list() if name.split("/")[0] not in _NOT_MIRRORED)
         mark = {"id": self._id, "host": platform.node(), "pid": os.getpid(), "time": datetime.now(UTC).isoformat()}
         if earlier is not None:
             self._upload_journal()
-        self._place.write(_OWNER, json.dumps(mark).encode())
-        for generation in {name.split("/")[1] for name in self._place.list(_JOURNAL)} - {self._id}:
-            self._place.remove(f"{_JOURNAL}/{generation}")
+        self._remote.write(_OWNER, json.dumps(mark).encode())
+        for generation in {name.split("/")[1] for name in self._remote.list(_JOURNAL)} - {self._id}:
+            self._remote.remove(f"{_JOURNAL}/{generation}")
 
     def _upload(self) -> None:
         """The journal first: a summary must not know of trials that it lacks."""
@@ -185,10 +186,10 @@ class Mirror:
             if self._sent.get(name) != files[name]:
                 with suppress(FileNotFoundError):
                     if files[name] == _state(self._run / name):
-                        self._place.upload(self._run / name, name)
+                        self._remote.upload(self._run / name, name)
                         self._sent[name] = files[name]
         for name in [name for name in self._sent if name not in files]:
-            self._place.remove(name)
+            self._remote.remove(name)
             del self._sent[name]
 
     def _upload_journal(self) -> None:
@@ -196,7 +197,7 @@ class Mirror:
             file.seek(self._pieces.start)
             content = file.read()
             for number, piece in self._pieces.due(content[: content.rfind(b"\n") + 1]):
-                self._place.write(f"{_JOURNAL}/{self._id}/{number:08}", piece)
+                self._remote.write(f"{_JOURNAL}/{self._id}/{number:08}", piece)
 
 
 def fetch_run(url: str, folder: Path, *, leave: frozenset[str] = frozenset()) -> None:
@@ -210,24 +211,24 @@ def fetch_run(url: str, folder: Path, *, leave: frozenset[str] = frozenset()) ->
     Raises:
         StorageError: as RemoteFolder does; there is no run; or `folder` holds anything.
     """
-    place = RemoteFolder(url)
+    remote = RemoteFolder(url)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} is there already: name a folder that is not")
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}{ASIDE}")
     with disk_faults(folder, "written"), cleared(aside):
         aside.mkdir(parents=True)
-        owner = _owner(place)
-        if owner is None or (settings := place.read(_SETTINGS)) is None:
-            raise StorageError(f"{place} holds no run (no {_SETTINGS}); name the address of one")
+        owner = _owner(remote)
+        if owner is None or (settings := remote.read(_SETTINGS)) is None:
+            raise StorageError(f"{remote} holds no run (no {_SETTINGS}); name the address of one")
         (aside / _SETTINGS).write_bytes(settings)
-        for name in place.list():
+        for name in remote.list():
             if name.split("/")[0] not in _NOT_MIRRORED | leave | {_SETTINGS}:
                 try:
-                    place.download(name, aside / name)
+                    remote.download(name, aside / name)
                 except StorageError:
-                    if place.exists(name):  # else the search has removed it since
+                    if remote.exists(name):  # else the search has removed it since
                         raise
-        _fetch_journal(place, owner["id"], aside / _JOURNAL)
+        _fetch_journal(remote, owner["id"], aside / _JOURNAL)
         aside.replace(folder)
 
 
@@ -258,9 +259,9 @@ class _Pieces:
                 tail = tail[cut:]
 
 
-def _owner(place: RemoteFolder) -> dict[str, Any] | None:
+def _owner(remote: RemoteFolder) -> dict[str, Any] | None:
     """The mark of the driver that writes to `place`; None where there is none."""
-    text = place.read(_OWNER)
+    text = remote.read(_OWNER)
     if text is None:
         return None
     try:
@@ -268,29 +269,29 @@ def _owner(place: RemoteFolder) -> dict[str, Any] | None:
         if PurePosixPath(mark["id"]).name != mark["id"]:
             raise ValueError("no id")
     except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{place}/{_OWNER} is damaged ({error!r}): remove it") from None
+        raise StorageError(f"{remote}/{_OWNER} is damaged ({error!r}): remove it") from None
     return mark
 
 
-def _journal(place: RemoteFolder, owner: str) -> Iterator[bytes]:
+def _journal(remote: RemoteFolder, owner: str) -> Iterator[bytes]:
     """The pieces of the owner's journal in their order. Raises StorageError where one is missing."""
     folder = f"{_JOURNAL}/{owner}"
-    for number, name in enumerate(sorted(place.list(folder)), start=1):
-        piece = place.read(name) if name == f"{folder}/{number:08}" else None
+    for number, name in enumerate(sorted(remote.list(folder)), start=1):
+        piece = remote.read(name) if name == f"{folder}/{number:08}" else None
         if piece is None:
-            raise StorageError(f"{place} lacks piece {number} of its {_JOURNAL}: fetch again, or restore it")
+            raise StorageError(f"{remote} lacks piece {number} of its {_JOURNAL}: fetch again, or restore it")
         yield piece
 
 
-def _fetch_journal(place: RemoteFolder, owner: str, target: Path) -> None:
+def _fetch_journal(remote: RemoteFolder, owner: str, target: Path) -> None:
     """Begun again where another driver takes over meanwhile, for it removes the pieces of the one before."""
     while True:
         trouble, content = None, b""
         try:
-            content = b"".join(_journal(place, owner))
+            content = b"".join(_journal(remote, owner))
         except StorageError as error:
             trouble = error
-        now = _owner(place)
+        now = _owner(remote)
         if now is None or now["id"] == owner:
             break
         owner = now["id"]
@@ -302,7 +303,7 @@ def _fetch_journal(place: RemoteFolder, owner: str, target: Path) -> None:
 
 def _mirrored(run: Path) -> dict[str, tuple[int, int]]:
     """By name, size and time of the files that are to be at the address."""
-    found = {}
+    states = {}
     for folder, folders, names in os.walk(run):
         inside = Path(folder).relative_to(run)
         top = inside == Path()
@@ -310,8 +311,8 @@ def _mirrored(run: Path) -> dict[str, tuple[int, int]]:
         for name in names:
             if not (name.endswith(".tmp") or (top and name in _NOT_MIRRORED)):
                 with suppress(OSError):
-                    found[(inside / name).as_posix()] = _state(Path(folder) / name)
-    return found
+                    states[(inside / name).as_posix()] = _state(Path(folder) / name)
+    return states
 
 
 def _state(path: Path) -> tuple[int, int]:

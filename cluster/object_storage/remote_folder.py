@@ -101,10 +101,10 @@ class RemoteFolder:
                 self._fetch(name, aside)
             else:
                 aside.mkdir()
-                for found in self.list(name):
-                    target = aside / PurePosixPath(found).relative_to(name)
+                for path in self.list(name):
+                    target = aside / PurePosixPath(path).relative_to(name)
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    self._fetch(found, target)
+                    self._fetch(path, target)
             aside.replace(local)
 
     def remove(self, name: str) -> None:
@@ -125,7 +125,7 @@ class RemoteFolder:
 
     def list(self, name: str = "") -> dict[str, int]:
         """The files in the folder `name` and below, by their names in this place: bytes. Empty where there is none."""
-        return {found: size for found, size in self._found(name, deep=True).items() if size is not None}
+        return {path: size for path, size in self._entries(name, deep=True).items() if size is not None}
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file `name`, or a folder `name` that is not empty."""
@@ -135,7 +135,7 @@ class RemoteFolder:
         if kind != fs.FileType.Directory:
             return bool(kind == fs.FileType.File)
         # gs has no folders: what is not searched through shows the files that stand in it alone.
-        return any(self._found(name, deep=deep) for deep in (False, True))
+        return any(self._entries(name, deep=deep) for deep in (False, True))
 
     @property
     def _files(self) -> fs.FileSystem:
@@ -148,17 +148,17 @@ class RemoteFolder:
             raise StorageError(f"{name!r} is no name within {self}: names are relative, without . and ..")
         return "/".join([root(self.url), *parts])
 
-    def _found(self, name: str, *, deep: bool) -> dict[str, int | None]:
+    def _entries(self, name: str, *, deep: bool) -> dict[str, int | None]:
         """What a folder holds, by its names in this place: bytes, None for folders."""
         from pyarrow import fs
 
         path, prefix = self._path(name), len(root(self.url))
         selector = fs.FileSelector(path, recursive=deep, allow_not_found=True)
-        found = {
+        entries = {
             info.path[prefix:].strip("/"): info.size if info.type == fs.FileType.File else None
             for info in self._again(lambda: self._files.get_file_info(selector))
         }
-        return {name: size for name, size in sorted(found.items()) if not name.endswith(ASIDE)}
+        return {name: size for name, size in sorted(entries.items()) if not name.endswith(ASIDE)}
 
     def _store(self, name: str, fill: Callable[[Any], object]) -> None:
         """Only where files are files is one written aside: an object appears when its stream is closed."""

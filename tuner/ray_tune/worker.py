@@ -15,7 +15,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from captune.cluster.nodes.session import draining, end_without_head
+from captune.cluster.nodes.cut_off import end_without_head
+from captune.cluster.nodes.session import draining
 from captune.errors import one_line
 from captune.model.backbones import WeightsError
 from captune.model.metrics import Epoch

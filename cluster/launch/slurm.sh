@@ -1,0 +1,102 @@
+#!/bin/bash
+# A search by captune as a batch job of SLURM. FILE stands for this file, JOB for the job's number.
+# Made by captune <version>: <command>
+# Start:      sbatch FILE
+# Dashboard:  the job's log says the ssh command and where the token is; it listens on the first node's loopback only
+# Stop:       scancel --batch --signal=TERM JOB ends the search as the time limit does; scancel JOB ends it at once
+# Go on:      sbatch FILE again; a run that is there already is resumed
+
+#SBATCH --job-name=<name>
+#SBATCH --output=%x-%j.log
+#SBATCH --time=<time>
+#SBATCH --nodes=<nodes>
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=<cpus_per_task>
+#SBATCH --gpus-per-node=<gpus>
+#SBATCH --mem=0
+#SBATCH --partition=<partition>
+#SBATCH --account=<account>
+#SBATCH --signal=B:TERM@120
+# Symmetric-run refuses a node on which a Ray runs, and stops every Ray of its user when it ends.
+#SBATCH --exclusive
+
+set -euo pipefail
+set +u; module load <modules>; set -u  # modules read what is not set
+export PATH=<bin>:$PATH
+cpus=<cpus_per_task>
+gpus=<gpus_per_node>
+record=<record>
+search=(<search_command>)
+resume=(<resume_command>)
+again=<resume_text>
+
+: "${SLURM_JOB_ID:?start this file with sbatch}"
+
+# In the folder that sbatch was called in, as all nodes have to see it.
+folder=${SLURM_SUBMIT_DIR:-$PWD}/.captune-$SLURM_JOB_ID
+mkdir -p "$folder"
+chmod 700 "$folder"
+(umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$folder/token")
+unset RAY_ADDRESS RAY_AUTH_TOKEN
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token
+export RAY_TMPDIR=/tmp/captune-$SLURM_JOB_ID RAY_USAGE_STATS_ENABLED=0
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
+
+nodes=$SLURM_JOB_NUM_NODES
+each=(srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --export=ALL)
+
+clean() {
+  status=$?
+  rm -rf "$folder"
+  if [ "$status" -eq 0 ]; then
+    "${each[@]}" rm -rf "$RAY_TMPDIR" || true
+  else
+    echo "Ray's own logs are in $RAY_TMPDIR on each node" >&2
+  fi
+}
+trap clean EXIT
+
+# Made here, not by Ray, so that nobody else on a node has made it before.
+"${each[@]}" bash -c 'rm -rf "$1" && mkdir -m 700 "$1"' make "$RAY_TMPDIR"
+
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${head%%$'\n'*}
+# This script runs on the first node. Its name may stand for its loopback, which other nodes cannot reach.
+address=$(getent ahostsv4 "$head" | awk '$1 !~ /^127\./ { print $1; exit }' || true)
+if [ -z "$address" ]; then
+  address=$(hostname -I)
+  address=${address%% *}
+fi
+port=$((20000 + SLURM_JOB_ID % 10000))
+
+if [ -e "$record" ]; then
+  search=("${resume[@]}")
+fi
+echo "dashboard: ssh -N -L 8265:127.0.0.1:8265 $head, then http://127.0.0.1:8265; token: $folder/token"
+
+step=
+notice() {
+  echo "SLURM ends the job soon; the search stops. To go on: sbatch the same file again, or $again" >&2
+  # The search alone, as one that Ctrl-C ends: a signal to the step would end Ray under it.
+  if [ -s "$folder/pid" ]; then
+    kill -INT "$(cat "$folder/pid")" || true
+  elif [ -n "$step" ]; then
+    kill -TERM "$step" || true
+  else
+    exit 143
+  fi
+}
+trap notice TERM
+
+"${each[@]}" ray symmetric-run --address "$address:$port" --min-nodes "$nodes" \
+  --num-cpus="$cpus" --num-gpus="$gpus" --dashboard-host=127.0.0.1 --dashboard-port=8265 \
+  -- bash -c 'echo "$$" > "$1/pid"; shift; exec "$@"' search "$folder" "${search[@]}" &
+step=$!
+
+status=0
+wait "$step" || status=$?
+while kill -0 "$step" 2> /dev/null; do # a signal ends a wait, not the step
+  status=0
+  wait "$step" || status=$?
+done
+exit "$status"

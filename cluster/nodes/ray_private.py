@@ -1,0 +1,114 @@
+"""All that is used here of Ray Core that Ray does not promise to keep: tests/test_private_ray.py names each part."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+JOB_CLIENT_LOGGERS = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""What says on stderr what is sent with a job."""
+
+
+@contextmanager
+def worker_faults_kept_from_stdout() -> Iterator[None]:
+    """Ray prints what goes wrong in a cluster to stdout even without log_to_driver, and results are what stdout is for.
+
+    The one switch known that works after Ray was imported; Ray's debugger uses it. The logs of Ray's nodes keep all.
+    """
+    from ray._private import worker
+
+    before = worker._worker_logs_enabled
+    worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        worker._worker_logs_enabled = before
+
+
+def read_token_mode_again() -> None:
+    """Has Ray's native part go by RAY_AUTH_MODE as it is in the environment now."""
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+
+
+def use_token_that_is_here() -> None:
+    """Asks for Ray's token where one can be read on this machine, as ray.init does."""
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def is_token_sent() -> bool:
+    """Whether this process sends a token with what it asks."""
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    return bool(is_token_auth_enabled())
+
+
+def head_at(address: str) -> str:
+    """host:port of the head that `auto` or an address means. Raises ConnectionError where no Ray runs here."""
+    from ray._private import services
+
+    return str(services.canonicalize_bootstrap_address(address))
+
+
+def nodes_of_this_machine() -> list[str]:
+    """Ids of the nodes that run here, of whatever cluster."""
+    from ray._private import services
+
+    return list(services.find_node_ids())
+
+
+def channel_to(head: str) -> Any:
+    """A gRPC channel to a head, that knows about tokens, TLS and proxies. Raises ray.exceptions.AuthenticationError."""
+    from ray._private.gcs_utils import create_gcs_channel
+
+    return create_gcs_channel(head)
+
+
+def check_alive(channel: Any, nodes: Sequence[str], timeout: float) -> tuple[str, list[bool]]:
+    """Ray's version at a head, and whether each node is a living one of its cluster. Raises grpc.RpcError.
+
+    The question that Ray's dashboard asks. Ray's own clients have no time limit that holds before they are connected:
+    `ray health-check` on a port that accepts and keeps silent takes minutes.
+    """
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    request = gcs_service_pb2.CheckAliveRequest(node_ids=[bytes.fromhex(node) for node in nodes])
+    reply = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(request, timeout=timeout)
+    return reply.ray_version, list(reply.raylet_alive)
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are about to be taken away."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
+def free_resources() -> Mapping[str, Mapping[str, float]]:
+    """What nobody has taken, by node id and name of the resource."""
+    from ray._private.state import available_resources_per_node
+
+    return available_resources_per_node()
+
+
+def nodes_of_actors(class_name: str) -> list[str]:
+    """Node ids of the living actors with `class_name` in the name of their class, one for each."""
+    from ray._private.state import actors
+
+    living: Iterable[Mapping[str, Any]] = (actor for actor in actors().values() if actor["State"] == "ALIVE")
+    return [actor["Address"]["NodeID"] for actor in living if class_name in str(actor.get("ActorClassName", ""))]
+
+
+def version_at(job_client: Any) -> str | None:
+    """Of the Ray whose job server a client is connected to."""
+    return job_client._server_ray_version
