@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from captune.errors import one_line
+from captune.errors import ArgumentError, one_line
 from captune.model.metrics import METRICS
 from captune.results.records import Record
 from captune.results.report import without_nan
@@ -46,6 +46,8 @@ def frame(
     """
     import pandas as pd
 
+    if limit is not None and limit < 1:
+        raise ArgumentError("limit", f"1 or more, got {limit}")
     rows = [{k: v for k, v in r.row().items() if k != "config"} | r.config for r in records]
     # NaN, not None: a column of None alone has no order, so "mean_f1 > 0.8" would fail before the first score.
     rows = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]

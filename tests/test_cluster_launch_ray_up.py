@@ -19,6 +19,7 @@ from captune.cluster.launch.options import TemplateError
 from captune.cluster.launch.ray_up import RayUp, ray_up
 
 
+@pytest.mark.cluster  # imports Ray, starts none of it
 @pytest.mark.parametrize(
     "options",
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.cluster  # imports Ray, starts none of it
 ROOT = Path(__file__).parent.parent
 FENCED = {"cluster/nodes/ray_private.py", "tuner/ray_tune/private.py"}
 
@@ -17,6 +18,7 @@ CORE = [
     ("ray._private.authentication.authentication_utils", "is_token_auth_enabled"),
     ("ray._private.services", "canonicalize_bootstrap_address"),
     ("ray._private.services", "find_node_ids"),
+    ("ray._private.worker", "'job_config._py_driver_sys_path.extend('"),
     ("ray._private.gcs_utils", "create_gcs_channel"),
     ("ray._private.state", "state.get_draining_nodes"),
     ("ray._private.state", "available_resources_per_node"),

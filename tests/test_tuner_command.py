@@ -141,14 +141,14 @@ def test_on_bad_skip_drops_lists_and_counts(captune: Captune, twelve: Path, name
         (["--side", "-4"], ("side", "-4")),
         (["--side", "100000"], ("side", "100000")),
         (["--seed", "-1"], ("seed", "-1")),
-        (["--format", "x"], ("--format", "kaggle, coco", "x")),
-        (["--on-bad", "x"], ("--on-bad", "error, skip", "x")),
+        (["--format", "x"], ("--format", "'kaggle', 'coco'", "x")),
+        (["--on-bad", "x"], ("--on-bad", "'error', 'skip'", "x")),
         (["--max-tokens", "0"], ("0",)),
         (["--vocabulary", "0"], ("0",)),
         (["--min-count", "0"], ("0",)),
         (["--categories", "1"], ("--categories", "coco")),
         (["--per-caption"], ("--per-caption", "coco")),
-        (["--format", "coco", "--labels", "1"], ("--labels", "--categories")),
+        (["--format", "coco", "--labels", "1"], ("--labels", "categories")),
         (["--format", "coco"], ("train.csv",)),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else None,
@@ -607,7 +607,7 @@ def test_export_refuses_before_refit_and_unknown_formats(captune: Captune, run: 
     refused(captune("export", run, "--to", tmp_path / "x", "--format", "pickle"), "--format", "keras", "pickle")
     refused(captune("export", run, "--to", tmp_path / "x", "--storage", "int4"), "--storage", "float16", "int4")
     ran = captune("export", run, "--to", tmp_path / "x.keras", "--format", "keras", "--storage", "int8")
-    refused(ran, "float32", "--format bundle", "int8")
+    refused(ran, "--storage", "float32", "format bundle", "int8")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

@@ -55,7 +55,7 @@ def test_setting_is_the_same_by_every_door(
         asked.append(settings)
         raise SystemExit
 
-    monkeypatch.setattr("captune.tuner.run.settings.check", check)
+    monkeypatch.setattr("captune.tuner.api.runs.check", check)
     given = {"trials": "1", name: WRITTEN[name]}
     python = by_python(dict(given))
     assert by_python(check_overrides(given)) == python

@@ -1,1 +1,76 @@
-"""Searches for the best image-caption classifier that fits a size budget, on one machine or on a Ray cluster."""
+"""Searches for the best image-caption classifier that fits a size budget, on one machine or on a Ray cluster.
+
+    import captune
+
+    data = captune.prepare("train.csv", "pictures", out="data", side=224)
+    run = captune.search(data, "run", "compact", trials=50, budget="100MiB")
+    winner = run.refit()
+    captune.load("run/winner/bundle").predict(captions=["a dog on a beach"], images=["dog.jpg"])
+
+What is heavy is loaded by what needs it: `import captune` takes a moment.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from captune.errors import Error, UsageError, WorkError
+
+if TYPE_CHECKING:
+    from captune.tuner.api.classifier import Classifier, load
+    from captune.tuner.api.datasets import DataSet, prepare
+    from captune.tuner.api.runs import Plan, Run, open_run, plan, search
+    from captune.tuner.api.sizes import SizeReport, size
+    from captune.tuner.api.spaces import Choice, Float, Int, SearchSpace, explain, search_yaml, space
+    from captune.tuner.api.winners import Winner
+
+_HOMES = {
+    "classifier": ("Classifier", "load"),
+    "datasets": ("DataSet", "prepare"),
+    "runs": ("Plan", "Run", "open_run", "plan", "search"),
+    "sizes": ("SizeReport", "size"),
+    "spaces": ("Choice", "Float", "Int", "SearchSpace", "explain", "search_yaml", "space"),
+    "winners": ("Winner",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Choice",
+    "Classifier",
+    "DataSet",
+    "Error",
+    "Float",
+    "Int",
+    "Plan",
+    "Run",
+    "SearchSpace",
+    "SizeReport",
+    "UsageError",
+    "Winner",
+    "WorkError",
+    "__version__",
+    "explain",
+    "load",
+    "open_run",
+    "plan",
+    "prepare",
+    "search",
+    "search_yaml",
+    "size",
+    "space",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("captune")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'captune' has no attribute {name!r}")
+    return getattr(import_module(f"captune.tuner.api.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -23,6 +23,20 @@ class UsageError(Error, ValueError):
     exit_status = 2
 
 
+class ArgumentError(UsageError):
+    """A value that a function of captune was called with, or an option of the command, by its name.
+
+    argument: its name in Python. reason: what is wrong with it.
+    """
+
+    def __init__(self, argument: str, reason: str) -> None:
+        super().__init__(argument, reason)
+        self.argument, self.reason = argument, reason
+
+    def __str__(self) -> str:
+        return f"{self.argument}: {self.reason}"
+
+
 class WorkError(Error, RuntimeError):
     """Work that was asked for rightly and failed."""
 

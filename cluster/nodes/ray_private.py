@@ -31,6 +31,23 @@ def worker_faults_kept_from_stdout() -> Iterator[None]:
         worker._worker_logs_enabled = before
 
 
+class _NoFolders(list[str]):
+    def extend(self, folders: Iterable[str]) -> None:
+        """None of them."""
+
+
+def job_of_installed_code() -> Any:
+    """A job whose workers find what is installed, and no module in the folder where someone works or of their script.
+
+    Ray puts both of them in front of all else that its workers can import.
+    """
+    from ray.job_config import JobConfig
+
+    job = JobConfig()
+    job._py_driver_sys_path = _NoFolders()
+    return job
+
+
 def read_token_mode_again() -> None:
     """Has Ray's native part go by RAY_AUTH_MODE as it is in the environment now."""
     from ray._raylet import Config  # type: ignore[attr-defined]

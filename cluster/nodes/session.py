@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from captune.cluster.nodes.address import AUTH_MODE, ClusterError, check_address
-from captune.cluster.nodes.ray_private import draining_nodes, read_token_mode_again, worker_faults_kept_from_stdout
+from captune.cluster.nodes.ray_private import (
+    draining_nodes,
+    job_of_installed_code,
+    read_token_mode_again,
+    worker_faults_kept_from_stdout,
+)
 from captune.cluster.nodes.resources import Node
 from captune.errors import one_line
 
@@ -69,12 +74,14 @@ def _process_restored() -> Iterator[None]:
 def _open(address: str | None, quiet: dict[str, Any]) -> None:
     import ray
 
+    if ray.is_initialized():
+        raise ClusterError("this process has joined a Ray already: call ray.shutdown() first, or use another process")
     try:
         if address is None:
-            ray.init(address="local", include_dashboard=False, **quiet)
+            ray.init(address="local", include_dashboard=False, job_config=job_of_installed_code(), **quiet)
         else:
             check_address(address)
-            ray.init(address=address, **quiet)
+            ray.init(address=address, job_config=job_of_installed_code(), **quiet)
     except ClusterError:
         raise
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and its own

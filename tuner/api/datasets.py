@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
+from captune.errors import ArgumentError
 from captune.tuner.api.progress import bar
 from captune.tuner.run.locations import open_data, preparing
 
@@ -86,7 +86,8 @@ def prepare(
         progress: whether it is shown.
 
     Raises:
-        DataError: an input that cannot be used, with its file, line and value.
+        ArgumentError: an argument cannot be used.
+        DataError: an input cannot be used, with its file, line and value.
         StorageError, ClusterError: an address cannot be reached.
     """
     from captune.data_prep.captions import CaptionSettings
@@ -94,19 +95,20 @@ def prepare(
     from captune.data_prep.store import prepare as prepare_data
 
     if format not in ("kaggle", "coco"):
-        raise DataError(f"format must be kaggle or coco, got {format!r}")
+        raise ArgumentError("format", f"kaggle or coco, got {format!r}")
     if on_bad not in ("error", "skip"):
-        raise DataError(f"on_bad must be error or skip, got {on_bad!r}")
+        raise ArgumentError("on_bad", f"error or skip, got {on_bad!r}")
     if format == "coco" and labels is not None:
-        raise DataError("labels are for format kaggle; choose COCO categories with categories")
+        raise ArgumentError("labels", "for format kaggle alone; choose COCO categories by `categories`")
     if format == "kaggle" and (per_caption or categories is not None):
-        raise DataError("per_caption and categories are for format coco; restrict a CSV's labels with labels")
+        name = "per_caption" if per_caption else "categories"
+        raise ArgumentError(name, "for format coco alone; restrict a CSV's labels by `labels`")
     decode = None
     if address is not None:
         from captune.cluster.nodes.decoding import ray_decoder
 
         if images is None:
-            raise DataError("address is for decoding pictures; name their folder, or leave address out")
+            raise ArgumentError("address", "for decoding pictures; name their folder, or leave it out")
         decode = ray_decoder(address, Path(images))
     settings = CaptionSettings(
         remove_stop_words=stop_words,
@@ -144,7 +146,7 @@ def numbers(name: str, given: str | Iterable[int] | None) -> frozenset[int] | No
     """A set of numbers, or a text like 1-11,13-19.
 
     Raises:
-        DataError: `given` is neither, or empty.
+        ArgumentError: `given` is neither, or empty.
     """
     if given is None:
         return None
@@ -157,5 +159,5 @@ def numbers(name: str, given: str | Iterable[int] | None) -> frozenset[int] | No
     except (ValueError, TypeError):
         found = set()
     if not found:
-        raise DataError(f"{name} are numbers and ranges like 1-11,13-19, got {given!r}")
+        raise ArgumentError(name, f"numbers and ranges like 1-11,13-19, got {given!r}")
     return frozenset(found)

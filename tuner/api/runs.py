@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captune.errors import UsageError
+from captune.errors import ArgumentError
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.api.datasets import DataSet, open_data_set
 from captune.tuner.api.progress import say, search_line, silent
@@ -102,7 +102,7 @@ class Run:
             RunError, SearchError, ClusterError: as `captune.search` does.
         """
         if unknown := settings.keys() - {"trials", "time_limit"}:
-            raise UsageError(f"a resume takes trials and time_limit, got {', '.join(sorted(unknown))}")
+            raise ArgumentError(min(unknown), "fixed when the search began; a resume takes trials and time_limit")
         with searching(self.where) as (folder, mirror):
             _drive(folder, mirror, address, check_overrides(settings), progress=progress)
         return self
@@ -198,7 +198,7 @@ def plan(
     from captune.tuner.decisions.preflight import inspect, lines
 
     if space is not None and config is not None:
-        raise UsageError("space and config exclude each other; a search.yaml holds its own space")
+        raise ArgumentError("space", "a search.yaml holds its own; give one of the two")
     prepared = open_data_set(data)
     overrides: Mapping[str, Any] = settings
     preset = settings.pop("preset", None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from captune.errors import UsageError
+from captune.errors import ArgumentError
 from captune.model.config import Storage
 from captune.results.run_folder import RunError
 from captune.tuner.run.locations import reading
@@ -65,7 +65,7 @@ class Winner:
             ProofError: over the budget, or the copy answers otherwise.
         """
         if format == "keras" and storage not in (None, "float32"):
-            raise UsageError(f"a Keras file holds float32; use format bundle for storage {storage}")
+            raise ArgumentError("storage", f"a Keras file holds float32; use format bundle for {storage}")
         from captune.tuner.run.settings import read
         from captune.tuner.training.runtime import import_keras
 
@@ -93,13 +93,13 @@ def refit_of(
     """See `Run.refit`."""
     for name, value, least in (("seeds", seeds, 1), ("gpus", gpus, 0)):
         if value is not None and value < least:
-            raise UsageError(f"{name} must be {least} or more, got {value}")
+            raise ArgumentError(name, f"{least} or more, got {value}")
     if address is not None:
         from captune.tuner.winner.refit_on_cluster import refit_on_cluster
 
         return refit_on_cluster(address, where, trial, seeds, cpus, gpus, say=say)
     if cpus is not None:
-        raise UsageError("cpus is for a node of a cluster; name one with address, or leave cpus out")
+        raise ArgumentError("cpus", "of a node of a cluster; name one by `address`, or leave it out")
     from captune.tuner.winner.own_process import in_own_process
     from captune.tuner.winner.refit_run import refit_run
 

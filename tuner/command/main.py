@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from captune.errors import Error
+from captune.errors import ArgumentError, Error
 from captune.tuner.command import classify, cluster, prepare, search, spaces, trials, winner
 from captune.tuner.command.console import exit_status, fail, fail_usage
 
@@ -24,6 +24,8 @@ def main() -> None:
         status = app(prog_name="captune", standalone_mode=False)
     except TyperException as error:
         fail_usage(error)
+    except ArgumentError as error:
+        fail(f"--{error.argument.replace('_', '-')}: {error.reason}")
     except (Error, OSError) as error:
         status = exit_status(error)
         if status is None:

@@ -25,7 +25,7 @@ def trials(
     sort: Annotated[str | None, typer.Option(help="a column; scores best first")] = None,
     where: Annotated[str | None, typer.Option(help="e.g. \"fate == 'complete' and mean_f1 > 0.8\"")] = None,
     columns: Annotated[str | None, typer.Option(help="names, separated by commas")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="rows at most")] = None,
+    limit: Annotated[int | None, typer.Option(help="rows at most")] = None,
     frontier: Annotated[bool, typer.Option("--frontier", help="only the best score for each size")] = False,
 ) -> None:
     """The table of trials, also while the search runs."""

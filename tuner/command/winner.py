@@ -53,9 +53,9 @@ def refit(
     context: typer.Context,
     run: RunPath,
     trial: Annotated[int | None, typer.Option(help="refit this one instead of the best")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="repeat with further seeds, to see how far the score moves")] = 1,
+    seeds: Annotated[int, typer.Option(help="repeat with further seeds, to see how far the score moves")] = 1,
     address: Address = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="that share each batch between them, all of one node")] = None,
+    gpus: Annotated[int | None, typer.Option(help="that share each batch between them, all of one node")] = None,
     cpus: Annotated[float | None, typer.Option(help="of a cluster's node; also the threads")] = None,
 ) -> None:
     """Trains the winner on train + validation, proves it on test, writes RUN/winner."""
