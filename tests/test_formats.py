@@ -1,0 +1,67 @@
+"""What version 0.1.0 wrote still opens: tests/formats/0.1.0 holds a prepared set, a finished run and its bundle."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Captune
+
+import captune as package
+from captune.data_prep.store import PreparedData
+from captune.tuner.winner.proof import Proof
+
+OLD = Path(__file__).parent / "formats" / "0.1.0"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A copy of it all, whose run knows where its data is."""
+    folder = tmp_path / "old"
+    shutil.copytree(OLD, folder)
+    settings = folder / "run" / "run.json"
+    settings.write_text(settings.read_text().replace("DATA", str(folder / "data")))
+    return folder
+
+
+def test_prepared_set_opens(old: Path) -> None:
+    data = PreparedData.open(old / "data")
+    assert data.manifest.counts == {"train": 32, "validation": 14, "test": 13}
+    assert data.captions[0] and data.tokens is not None
+
+
+def test_trials_are_those_of_then(captune: Captune, old: Path) -> None:
+    assert json.loads(captune("trials", old / "run", "--format", "json").out) == json.loads(
+        (old / "trials.json").read_text()
+    )
+
+
+def test_documents_are_read(old: Path) -> None:
+    run = package.open_run(old / "run")
+    assert (run.settings.trials, run.settings.budget, run.settings.halving.reduction) == (3, 100 * 2**20, 2)
+    assert run.summary.trials == {"complete": 3}
+    assert run.winner.proof == Proof.read(old / "run" / "winner" / "proof.json")
+    assert run.winner.proof.test.mean_f1 == pytest.approx(0.3590, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_bundle_answers_as_then(captune: Captune, old: Path) -> None:
+    scores = json.loads(captune("evaluate", old / "run" / "winner" / "bundle", old / "train.csv", "--json").out)
+    then = json.loads((old / "scores.json").read_text())
+    assert scores.keys() == then.keys()
+    assert scores["mean_f1"] == pytest.approx(then["mean_f1"], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_search_goes_on_and_its_winner_is_trained_again(captune: Captune, old: Path) -> None:
+    before = package.open_run(old / "run").records()
+    ran = captune("resume", old / "run", "--trials", 4)
+    assert ran.code == 0, ran.err
+    after = package.open_run(old / "run").records()
+    assert after[:3] == before and len(after) == 4
+    then = package.open_run(old / "run").winner.proof
+    shutil.rmtree(old / "run" / "winner")
+    ran = captune("refit", old / "run", "--trial", then.trial)
+    assert ran.code == 0, ran.err
+    assert package.open_run(old / "run").winner.proof.test.mean_f1 == pytest.approx(then.test.mean_f1, abs=1e-6)
