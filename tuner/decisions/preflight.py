@@ -60,7 +60,7 @@ def inspect(config: SearchConfig, feasible: FeasibleSpace) -> Preflight:
     for _ in range(DRAWS):
         with suppress(ValidationError):  # values that are impossible together
             drawn.append(feasible.size_of(feasible.bind(feasible.space.draw(random))))
-    least = feasible.smallest()
+    least = feasible.smallest
     assert least is not None  # checked before
     smallest = feasible.size_of(least)
     everywhere = [*drawn, smallest, *(size for _, size in first)]

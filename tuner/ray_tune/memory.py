@@ -61,7 +61,7 @@ def largest(config: SearchConfig, feasible: FeasibleSpace) -> TrialConfig:
     bytes; with the largest batch of all.
     """
     random = Random(config.seed)
-    least = feasible.smallest()  # where the budget is tight it may be all that fits
+    least = feasible.smallest  # where the budget is tight it may be all that fits
     found = [feasible.bind(feasible.space.base), *([] if least is None else [least])]
     for _ in range(_DRAWS):
         with suppress(ValidationError):  # values that are impossible together

@@ -5,12 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from captune.model.config import Flat, Modality, TrialConfig, complaint, flatten, replace, restrict, unflatten
+from captune.model.config import (
+    Flat,
+    ImageConfig,
+    Modality,
+    ModelConfig,
+    TextConfig,
+    TrialConfig,
+    complaint,
+    flatten,
+    replace,
+    restrict,
+    unflatten,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -255,7 +268,7 @@ class Space:
             for option in options[name]:
                 yield from drawn(tuple(others), {**values, name: option}, {**chosen, name: option})
 
-        return drawn(tuple(self.dimensions), flatten(self.base), {})
+        return drawn(tuple(self.dimensions), self._values, {})
 
     def parameters(self, config: TrialConfig) -> Flat:
         """The inverse of `suggest`: the values a trial must be given to draw `config`.
@@ -269,8 +282,12 @@ class Space:
             if _open(dimension, values) and dimension.holds(values[name])
         }
 
+    @cached_property
+    def _values(self) -> Flat:
+        return flatten(self.base)
+
     def _build(self, value_of: Callable[[str, Dimension], Scalar]) -> TrialConfig:
-        values = flatten(self.base)
+        values = self._values.copy()
         for name, dimension in self.dimensions.items():
             if _open(dimension, values):
                 values[name] = value_of(name, dimension)
@@ -297,20 +314,22 @@ def bind(config: TrialConfig, manifest: Manifest) -> TrialConfig:
     Raises:
         SpaceError: it reads pictures or captions that the data does not have.
     """
-    changes: dict[str, Any] = {"num_labels": len(manifest.label_ids)}
-    model = config.model
-    if model.image is not None:
+    image, text = config.model.image, config.model.text
+    if image is not None:
         if manifest.side is None:
             raise SpaceError("the data has no pictures; search it with --modality caption or --preset captions")
-        changes["image.side"] = manifest.side
-        if model.image.max_side >= manifest.side:  # the same network as without
-            changes["image.max_side"] = 0
-    if model.text is not None:
+        # With pictures no larger than that it is the same network as without.
+        max_side = image.max_side if image.max_side < manifest.side else 0
+        image = ImageConfig(**{**dict(image), "side": manifest.side, "max_side": max_side})
+    if text is not None:
         if manifest.vocabulary_size is None or manifest.max_tokens is None:
             raise SpaceError("the data has no captions; search it with --modality image")
-        changes["text.vocabulary_size"] = min(model.text.vocabulary_size, manifest.vocabulary_size)
-        changes["text.max_tokens"] = min(model.text.max_tokens, manifest.max_tokens)
-    return replace(config, changes)
+        words, tokens = manifest.vocabulary_size, manifest.max_tokens
+        sizes = {"vocabulary_size": min(text.vocabulary_size, words), "max_tokens": min(text.max_tokens, tokens)}
+        text = TextConfig(**{**dict(text), **sizes})
+    # Part by part: thousands of drawn configurations are bound before a search.
+    model = ModelConfig(**{**dict(config.model), "image": image, "text": text, "num_labels": len(manifest.label_ids)})
+    return TrialConfig(model=model, train=config.train)
 
 
 def _open(dimension: Dimension, values: Mapping[str, Any]) -> bool:
