@@ -68,7 +68,9 @@ class FeasibleSpace:
     def _may_fit(self, name: str, option: Scalar) -> bool:
         near = {} if self.smallest is None else self.space.parameters(self.smallest)
         # The smallest configuration with this option fits in most cases, and spares going through all.
-        return any(self._one_fits(name, {**beside, name: [option]}) for beside in ({k: [v] for k, v in near.items()}, {}))
+        return any(
+            self._one_fits(name, {**beside, name: [option]}) for beside in ({k: [v] for k, v in near.items()}, {})
+        )
 
     def _one_fits(self, name: str, options: Mapping[str, Sequence[Scalar]]) -> bool:
         ways = self._ways(options)
