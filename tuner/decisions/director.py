@@ -73,7 +73,7 @@ class Director:
         trials: feasible trials wanted, those that the study already holds included; None for no limit.
         records: of earlier searches of the run.
         threads: of each worker, for the record: sums of floats depend on them.
-        gpus: that a trial is given.
+        gpus: of a trial.
         room: how many trials may run at once, and on how many nodes; it may change while the search runs.
     """
 

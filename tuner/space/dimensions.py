@@ -135,7 +135,7 @@ class Number:
         if not self.whole and self.step is None:
             yield from {self.low: None, self.high: None}
             return
-        value, step = self.low, self.step or 1
+        step = self.step or 1
         for place in range(round((self.high - self.low) / step) + 1):
             value = self.low + step * place
             yield round(value) if self.whole else min(value, self.high)
@@ -215,11 +215,11 @@ class Space:
         Raises:
             SpaceError: an unknown name, a value that its field refuses, a condition on something undrawn.
         """
-        known = flatten(preset)
+        settings = flatten(preset)
         for group, names in (("fixed", fixed), ("space", dimensions)):
             for name in names:
-                if name not in known:
-                    raise SpaceError(f"unknown name; there are: {', '.join(known)}", group, name)
+                if name not in settings:
+                    raise SpaceError(f"unknown name; there are: {', '.join(settings)}", group, name)
                 if name in OF_THE_DATA:
                     raise SpaceError("it comes from the prepared data; leave it out", group, name)
         try:
@@ -257,18 +257,18 @@ class Space:
     def combinations(self, options: Mapping[str, Sequence[Scalar]]) -> Iterator[Flat]:
         """Every way to draw from these options of each dimension, as values of the dimensions that are then open."""
 
-        def drawn(names: tuple[str, ...], values: Flat, chosen: Flat) -> Iterator[Flat]:
+        def ways(names: list[str], values: Flat, way: Flat) -> Iterator[Flat]:
             if not names:
-                yield chosen
+                yield way
                 return
             name, *others = names
             if not _open(self.dimensions[name], values):
-                yield from drawn(tuple(others), values, chosen)
+                yield from ways(others, values, way)
                 return
             for option in options[name]:
-                yield from drawn(tuple(others), {**values, name: option}, {**chosen, name: option})
+                yield from ways(others, {**values, name: option}, {**way, name: option})
 
-        return drawn(tuple(self.dimensions), self._values, {})
+        return ways(list(self.dimensions), self._values, {})
 
     def parameters(self, config: TrialConfig) -> Flat:
         """The inverse of `suggest`: the values a trial must be given to draw `config`.
