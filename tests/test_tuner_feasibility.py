@@ -168,13 +168,13 @@ def fitting(feasible: FeasibleSpace) -> dict[str, tuple[list[Any], list[Any]]]:
     """Options of choices that can be drawn: those of some configuration inside the budget, and the others."""
     inside = [drawn for drawn, count in counted(feasible) if count <= feasible.budget.limit]
     offered = [drawn for drawn, _ in everything(feasible.space)]
-    found = {}
+    options: dict[str, tuple[list[Any], list[Any]]] = {}
     for name, dimension in feasible.space.dimensions.items():
         if isinstance(dimension, Choice):
             drawn = [option for option in dimension.options if any((name, option) in one.items() for one in offered)]
-            held = [option for option in drawn if any((name, option) in one.items() for one in inside)]
-            found[name] = (held, [option for option in drawn if option not in held])
-    return found
+            fit = [option for option in drawn if any((name, option) in one.items() for one in inside)]
+            options[name] = (fit, [option for option in drawn if option not in fit])
+    return options
 
 
 @st.composite
@@ -198,8 +198,8 @@ def test_every_option_of_no_configuration_inside_the_budget_is_named(feasible: F
 @example(feasible=reach_of(FROZEN_ELSEWHERE))
 def test_no_option_of_a_configuration_inside_the_budget_is_named(feasible: FeasibleSpace) -> None:
     never = feasible.never()
-    for name, (held, _) in fitting(feasible).items():
-        assert set(held).isdisjoint(never.get(name, [])), name
+    for name, (fit, _) in fitting(feasible).items():
+        assert set(fit).isdisjoint(never.get(name, [])), name
 
 
 def test_option_of_a_dimension_that_another_opens_is_tried_where_it_is_open() -> None:
