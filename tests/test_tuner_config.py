@@ -257,7 +257,7 @@ def test_command_line_wins_over_the_file(tmp_path: Path) -> None:
         "modality": "caption",
         "cpus_per_trial": 2.0,
     }
-    config = read(path, **overrides)  # type: ignore[arg-type]
+    config = read(path, **overrides)
     assert {name: getattr(config, name) for name in overrides} == overrides
 
 
@@ -338,7 +338,7 @@ def test_settings_survive_json(tmp_path: Path) -> None:
     import json
 
     overrides = {"trials": 3, "measure": "bundle", "storage": "int8", "objectives": ("mean_f1", "bytes")}
-    config = read(written(tmp_path, shipped_space("full")), **overrides)  # type: ignore[arg-type]
+    config = read(written(tmp_path, shipped_space("full")), **overrides)
     again = SearchConfig.model_validate(json.loads(json.dumps(config.model_dump())))
     assert again == config
     assert again.build_space() == config.build_space()

@@ -51,12 +51,12 @@ def finish(gate: Gate, admitted: Admitted, score: float = 0.5) -> None:
 
 def admit_all(gate: Gate) -> list[Admitted]:
     """Everything until the space is used up."""
-    found = []
+    admitted = []
     with pytest.raises(UsedUp):
         while True:
-            found.append(gate.admit())
-            finish(gate, found[-1])
-    return found
+            admitted.append(gate.admit())
+            finish(gate, admitted[-1])
+    return admitted
 
 
 class Run:
@@ -113,8 +113,8 @@ def test_refusal_is_a_record_with_its_bytes_and_reason_and_is_never_admitted(run
         assert record.reason is not None and "\n" not in record.reason
         assert show_bytes(counted) in record.reason and show_bytes(limit) in record.reason
         assert (record.epochs, record.mean_f1) == (0, None)
-        told = study.trials[record.number]
-        assert (told.state, told.values) == (TrialState.PRUNED, None)
+        trial = study.trials[record.number]
+        assert (trial.state, trial.values) == (TrialState.PRUNED, None)
     complete = {record.number: record for record in run.records if record.fate == "complete"}
     assert complete.keys() == {one.trial.number for one in admitted}
     for one in admitted:
@@ -151,8 +151,8 @@ def test_configuration_of_exactly_the_budget_is_admitted_and_one_byte_more_is_no
 
 
 @settings(max_examples=15)
-@given(seed=st.integers(0, 2**31 - 1), limit=st.integers(19 * KB, 60 * KB), told=st.sampled_from([*FATES, None]))
-def test_what_is_admitted_fits_and_is_none_that_was_admitted_before(seed: int, limit: int, told: Any) -> None:
+@given(seed=st.integers(0, 2**31 - 1), limit=st.integers(19 * KB, 60 * KB), fate=st.sampled_from([*FATES, None]))
+def test_what_is_admitted_fits_and_is_none_that_was_admitted_before(seed: int, limit: int, fate: Any) -> None:
     gate = Gate(optuna.create_study(direction="maximize"), feasible(WIDE, limit), seed=seed)
     seen = set()
     for _ in range(10):
@@ -160,8 +160,8 @@ def test_what_is_admitted_fits_and_is_none_that_was_admitted_before(seed: int, l
         assert size(admitted.config.model).weights_bytes <= limit
         assert admitted.config not in seen
         seen.add(admitted.config)
-        if told is not None:  # else they all run on
-            gate.tell(admitted.trial, told, best=0.5)
+        if fate is not None:  # else they all run on
+            gate.tell(admitted.trial, fate, best=0.5)
 
 
 def test_enqueued_preset_is_admitted_first() -> None:
@@ -206,10 +206,10 @@ def test_in_a_space_that_is_mostly_over_the_budget_a_third_of_an_even_filters_re
 ) -> None:
     """Five seeds, sixty admitted each; TPE that is not taught by its refusals never comes so far."""
     monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
-    found = importlib.import_module("gate")
-    gates = [found.through_gate(seed) for seed in range(5)]
-    filters = [found.drawn_evenly(seed) for seed in range(5)]
-    assert all(refused / (refused + found.WANTED) >= 0.6 for refused in filters), "most of the space does not fit"
+    benchmark = importlib.import_module("gate")
+    gates = [benchmark.through_gate(seed) for seed in range(5)]
+    filters = [benchmark.drawn_evenly(seed) for seed in range(5)]
+    assert all(refused / (refused + benchmark.WANTED) >= 0.6 for refused in filters), "most of the space does not fit"
     assert all(ours <= evenly / 3 for ours, evenly in zip(gates, filters, strict=True)), (gates, filters)
 
 
@@ -286,9 +286,9 @@ def test_lost_trial_that_is_handed_out_again_is_admitted_though_it_is_known(run:
     gate.tell(lost.trial, "lost")
     again = study.trials[lost.trial.number]
     study.enqueue_trial(again.params, user_attrs={"replaces": lost.trial.number, "tries": 2})
-    found = gate.admit()
-    assert (found.config, found.trial.user_attrs["replaces"]) == (lost.config, lost.trial.number)
-    finish(gate, found)
+    admitted = gate.admit()
+    assert (admitted.config, admitted.origin) == (lost.config, lost.trial.number)
+    finish(gate, admitted)
     assert lost.config not in {one.config for one in admit_all(gate)}
     # The space is used up, and still a lost trial comes back; by another gate too.
     study.enqueue_trial(again.params, user_attrs={"replaces": lost.trial.number, "tries": 3})
