@@ -73,6 +73,7 @@ print(json.dumps({key: actor["ActorClassName"] for key, actor in state.actors().
 KEEPING = """\
 import json, sys, tempfile
 from contextlib import nullcontext
+from captune.model.config import flatten
 from captune.tuner.command import main as cli
 folder, made = sys.argv.pop(1), tempfile.TemporaryDirectory
 def kept(*args, prefix=None, **named):
@@ -82,7 +83,8 @@ def kept(*args, prefix=None, **named):
     add = TuneController.add_trial
     def noted(self, trial):
         with open(folder + ".jsonl", "a") as file:
-            file.write(json.dumps(trial.config) + "\\n")
+            job = trial.config["assignment"].job
+            file.write(json.dumps({"origin": job.origin, "config": flatten(job.config)}) + "\\n")
         add(self, trial)
     TuneController.add_trial = noted
     return nullcontext(folder)
@@ -281,10 +283,10 @@ def test_search_runs_first_what_was_foretold(
     request: pytest.FixtureRequest, captune: Captune, data: PreparedData, captions_data: PreparedData, source: str
 ) -> None:
     from captune.tuner.decisions.preflight import inspect
-    from captune.tuner.run.settings import check, read_config
+    from captune.tuner.run.settings import RunSettings, check
 
     search = request.getfixturevalue(source)
-    settings = read_config(RunFolder(search.run))
+    settings = RunSettings.of(RunFolder(search.run)).search
     foretold = inspect(settings, check(settings, data if source == "searched" else captions_data)).first
     launched = [row for row in trials(captune, search.run) if row["fate"] != "over_budget"]
     assert [flatten(config) for config, _ in foretold] == [row["config"] for row in launched[:3]]

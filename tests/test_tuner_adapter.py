@@ -248,5 +248,5 @@ def test_ray_keeps_of_a_long_search_the_trials_that_run_alone(tmp_path: Path, ca
 
     create(run, config, captions_data)
     summary = run_search(run, config, captions_data, address=None, worker=Nothing, show=show, say=lambda _: None)
-    assert sum(summary["trials"].values()) == 30
-    assert alive[0] <= 3 * summary["slots"]  # with those whose end Ray is still busy with
+    assert sum(summary.trials.values()) == 30
+    assert alive[0] <= 3 * summary.slots  # with those whose end Ray is still busy with

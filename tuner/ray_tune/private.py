@@ -5,6 +5,7 @@ tests/test_private_ray_tune.py names every attribute that is met here.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from ray import cloudpickle
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.execution.tune_controller import TuneController
-from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.progress_reporter import ProgressReporter, TrialProgressCallback
 
 # Read by Ray Tune when a run begins.
 _ENVIRONMENT = {
@@ -38,6 +39,17 @@ class WorkerError(RayActorError):
         self.cause = cause
 
 
+class NoReporter(ProgressReporter):
+    """In place of the one that Ray Tune has in a notebook, which clears what the cell has shown."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        """Never."""
+        return False
+
+    def report(self, trials: list[Any], done: bool, *sys_info: Any) -> None:
+        """Nothing."""
+
+
 class Silence(TrialProgressCallback):
     """In place of the callback of Ray Tune that prints trials, and keeps all of them for it."""
 
@@ -58,6 +70,8 @@ def mended_tune() -> Iterator[None]:
     """
     answer, keep = RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    log = logging.getLogger("ray.tune")
+    level = log.level
 
     def answered(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
         known = isinstance(exception, RayActorError | RayTaskError) or not isinstance(exception, RayError)
@@ -68,10 +82,12 @@ def mended_tune() -> Iterator[None]:
 
     RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor = answered, kept
     os.environ |= _ENVIRONMENT
+    log.setLevel(logging.CRITICAL)  # it would list trials that did not end well: each is in the table, with its reason
     try:
         yield
     finally:
         RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor = answer, keep
+        log.setLevel(level)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -131,12 +131,15 @@ def largest_difference(shipped: NDArray[np.float32], expected: NDArray[np.float3
 
 def probabilities_in_fresh_process(artefact: Path, bundle: Path, data: PreparedData, split: str) -> NDArray[np.float32]:
     """What an exported file answers in a process that knows nothing but the file."""
+    import keras  # a proof is read without a framework
+
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "probabilities.npy"
         # -P: no module of the folder where someone works is taken for one of ours.
         command = [sys.executable, "-P", "-m", "captune.tuner.winner.predict"]
         command += map(str, (artefact, bundle, data.path, split, out))
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+        settings = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": keras.backend.backend()}
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **settings})
         if done.returncode != 0:
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
             raise ProofError(f"{artefact} cannot be loaded in a fresh process: {one_line(last[0])}")
