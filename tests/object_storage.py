@@ -106,10 +106,10 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def requests() -> Iterator[Requests]:
-    seen = Requests()
-    logging.getLogger("werkzeug").addHandler(seen)
-    yield seen
-    logging.getLogger("werkzeug").removeHandler(seen)
+    requests = Requests()
+    logging.getLogger("werkzeug").addHandler(requests)
+    yield requests
+    logging.getLogger("werkzeug").removeHandler(requests)
 
 
 @pytest.fixture
@@ -166,8 +166,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty place, once on each server and once on the disk."""
     if request.param == "file":
         return (tmp_path / "place").as_uri()
-    found: str = request.getfixturevalue(request.param)
-    return found
+    url: str = request.getfixturevalue(request.param)
+    return url
 
 
 def files_in(folder: Path) -> dict[str, bytes]:

@@ -43,8 +43,8 @@ COPY = """if True:
 def let_go() -> Iterator[None]:
     """The copies that a test has used in this process are in use no longer when it ends."""
     yield
-    while node_data._held:
-        node_data._held.popitem()[1].close()
+    while node_data._locks:
+        node_data._locks.popitem()[1].close()
 
 
 def copied(url: str, cache: Path, max_bytes: int) -> str:
@@ -63,7 +63,7 @@ def test_data_set_travels_there_and_back(url: str, data: PreparedData, tmp_path:
     inode = path.stat().st_ino
     assert local_copy(url, tmp_path / "cache", 1 << 30) == path
     assert path.stat().st_ino == inode
-    assert len(node_data._held) == 1
+    assert len(node_data._locks) == 1
 
 
 def test_same_data_set_is_not_uploaded_again_and_another_is_refused(
@@ -120,7 +120,7 @@ def test_damaged_data_set_is_refused_and_leaves_nothing(
             remote.write("manifest.json", replace(sets[0].manifest, files=files).to_json().encode())
     refusal(lambda: local_copy(url, tmp_path / "cache", 1 << 30))
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock"}
-    assert not node_data._held
+    assert not node_data._locks
 
 
 @pytest.mark.usefixtures("let_go")
@@ -144,7 +144,7 @@ def test_eight_processes_at_once_download_once(
         assert (err, Path(out.strip())) == ("", tmp_path / "cache" / sets[0].manifest.fingerprint)
     assert requests.count("GET", "examples.arrow") == 1
     assert requests.count("GET", "vocabulary.json") == 1
-    assert not list((tmp_path / "cache").glob("*.part"))
+    assert not list((tmp_path / "cache").glob(".captune-*"))
 
 
 def test_killed_download_is_begun_again_by_the_process_that_waits(
@@ -161,12 +161,12 @@ def test_killed_download_is_begun_again_by_the_process_that_waits(
         with pytest.raises(subprocess.TimeoutExpired):
             second.wait(2)
         assert not (tmp_path / "cache" / data.manifest.fingerprint).exists()
-        assert list((tmp_path / "cache").glob("*.part"))
+        assert list((tmp_path / "cache").glob(".captune-*"))
         first.send_signal(signal.SIGKILL)
         out, err = second.communicate(timeout=30)
         assert err == ""
         assert files_in(Path(out.strip())) == files_in(data.path)
-        assert not list((tmp_path / "cache").glob("*.part"))
+        assert not list((tmp_path / "cache").glob(".captune-*"))
     finally:
         for process in (first, second):
             if process is not None:
@@ -192,7 +192,7 @@ def test_what_was_used_longest_ago_makes_room(server: str, sets: list[PreparedDa
     assert there() == {0, 2}
     copied(urls[1], cache, room)
     assert there() == {1, 2}
-    assert sum(len(data) for data in files_in(cache).values()) <= room
+    assert sum(len(content) for name, content in files_in(cache).items() if not name.endswith(".lock")) <= room
 
 
 def test_copy_in_use_is_not_removed(server: str, sets: list[PreparedData], tmp_path: Path) -> None:

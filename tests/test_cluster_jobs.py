@@ -338,11 +338,11 @@ def test_server_that_is_away_for_a_while_is_waited_for_and_one_that_is_gone_is_a
 def test_interrupt_and_a_reader_that_is_gone_end_the_following_and_not_the_job(head: str) -> None:
     job = start(head, f"sleep 1; {SLOWLY}")
 
-    def gone(_: str) -> None:
+    def write(_: str) -> None:
         raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        follow(head, job, write=gone, say=print)
+        follow(head, job, write=write, say=print)
     timer = threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         timer.start()

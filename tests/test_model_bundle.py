@@ -400,8 +400,8 @@ def test_interrupted_save_leaves_nothing_that_loads_and_may_be_repeated(
     assert not (tmp_path / "x").exists()
     refused(tmp_path / "x")
     if step != "rename":
-        for left in tmp_path.iterdir():
-            refused(left)
+        for remains in tmp_path.iterdir():
+            refused(remains)
     monkeypatch.undo()
     saved.save(tmp_path / "x")
     assert Bundle.load(tmp_path / "x").label_ids == (1, 2, 13)
@@ -432,10 +432,10 @@ def test_missing_file_is_named(copy: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("kept", [0, 0.5, -1])
-def test_file_that_was_cut_short_is_found(copy: Path, name: str, kept: float) -> None:
+@pytest.mark.parametrize("share", [0, 0.5, -1])
+def test_file_that_was_cut_short_is_found(copy: Path, name: str, share: float) -> None:
     content = (copy / name).read_bytes()
-    (copy / name).write_bytes(content[: int(kept * len(content)) if kept >= 0 else -1])
+    (copy / name).write_bytes(content[: int(share * len(content)) if share >= 0 else -1])
     assert name in refused(copy)
 
 
@@ -467,10 +467,10 @@ def test_what_is_no_folder_or_not_there_is_no_bundle(tmp_path: Path) -> None:
 # Manifests that are whole but wrong
 
 
-@pytest.mark.parametrize("found", [1, 3, 0, None, "2", [2]])
-def test_other_format_is_refused_with_both_numbers_and_what_to_do(copy: Path, found: Any) -> None:
-    rewritten(copy, format=found)
-    assert f"format {found}, this captune reads format 2; use a matching version" in refused(copy)
+@pytest.mark.parametrize("number", [1, 3, 0, None, "2", [2]])
+def test_other_format_is_refused_with_both_numbers_and_what_to_do(copy: Path, number: Any) -> None:
+    rewritten(copy, format=number)
+    assert f"format {number}, this captune reads format 2; use a matching version" in refused(copy)
 
 
 def test_bundle_of_the_first_format_is_refused_by_its_format_though_all_else_differs_too(tmp_path: Path) -> None:

@@ -35,16 +35,16 @@ def test_scores_agree_with_scikit_learn(case: tuple[int, int, int]) -> None:
     from sklearn.metrics import f1_score
 
     truth, probabilities = drawn(*case)
-    given_labels = DecisionRule(0.5).decide(probabilities)
-    found = score(truth, probabilities, given_labels)
+    labels = DecisionRule(0.5).decide(probabilities)
+    scores = score(truth, probabilities, labels)
     # Two label sets that are both empty agree; scikit-learn scores them as it is told.
-    reference = {"y_true": np.column_stack([truth, truth * 0]), "y_pred": np.column_stack([given_labels, truth * 0])}
-    assert found.mean_f1 == pytest.approx(f1_score(**reference, average="samples", zero_division=1.0))
-    assert found.micro_f1 == pytest.approx(f1_score(**reference, average="micro", zero_division=0.0))
+    reference = {"y_true": np.column_stack([truth, truth * 0]), "y_pred": np.column_stack([labels, truth * 0])}
+    assert scores.mean_f1 == pytest.approx(f1_score(**reference, average="samples", zero_division=1.0))
+    assert scores.micro_f1 == pytest.approx(f1_score(**reference, average="micro", zero_division=0.0))
     per_label = f1_score(**reference, average=None, zero_division=0.0)[: truth.shape[1]]
-    assert found.per_label == pytest.approx(per_label)
-    assert found.macro_f1 == pytest.approx(per_label.mean())
-    assert found.examples == len(truth)
+    assert scores.per_label == pytest.approx(per_label)
+    assert scores.macro_f1 == pytest.approx(per_label.mean())
+    assert scores.examples == len(truth)
 
 
 @given(CASES)
@@ -79,8 +79,8 @@ def test_f1_of_an_example_is_that_of_its_label_sets() -> None:
 @pytest.mark.parametrize("kind", [np.uint8, np.int64, bool])
 def test_number_type_of_the_truth_does_not_matter(kind: type) -> None:
     truth, probabilities = drawn(3, 300, 4)
-    given_labels = DecisionRule(0.5).decide(probabilities)
-    assert score(truth.astype(kind), probabilities, given_labels) == score(truth, probabilities, given_labels)
+    labels = DecisionRule(0.5).decide(probabilities)
+    assert score(truth.astype(kind), probabilities, labels) == score(truth, probabilities, labels)
 
 
 def test_scores_do_not_overflow_small_integers() -> None:

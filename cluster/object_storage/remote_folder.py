@@ -113,7 +113,7 @@ class RemoteFolder:
 
         path = self._path(name)
 
-        def gone() -> None:
+        def delete() -> None:
             kind = self._files.get_file_info(path).type
             with suppress(FileNotFoundError):
                 if kind == fs.FileType.File:
@@ -121,7 +121,7 @@ class RemoteFolder:
                 elif kind == fs.FileType.Directory:
                     self._files.delete_dir(path)
 
-        self._again(gone)
+        self._again(delete)
 
     def list(self, name: str = "") -> dict[str, int]:
         """The files in the folder `name` and below, by their names in this place: bytes. Empty where there is none."""
@@ -245,12 +245,12 @@ def _copy(local: Path, stream: Any) -> None:
 
 
 @contextmanager
-def disk_faults(path: Path, done: str) -> Iterator[None]:
+def disk_faults(path: Path, verb: str) -> Iterator[None]:
     """Tells a fault of the local disk from one of the storage."""
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{path} cannot be {done}: {error.strerror or error}") from error
+        raise StorageError(f"{path} cannot be {verb}: {error.strerror or error}") from error
 
 
 @contextmanager
