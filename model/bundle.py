@@ -25,13 +25,12 @@ from captune.files import written_aside
 from captune.model.classifier import build
 from captune.model.config import ModelConfig, Storage
 from captune.model.image_encoder import normalisations
-from captune.model.layout import backbone_tensor
+from captune.model.layout import MANIFEST, backbone_tensor
 from captune.model.metrics import DecisionRule
 from captune.model.size import size
 from captune.model.storage import restore, store
 
 FORMAT = 2
-MANIFEST = "bundle.json"
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
 _LABEL_IDS, _LABEL_NAMES = TypeAdapter(tuple[StrictInt, ...]), TypeAdapter(tuple[StrictStr, ...])

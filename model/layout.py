@@ -21,6 +21,8 @@ STORAGES: dict[Storage, int] = {"float32": 4, "float16": 2, "int8": 1}
 """Bytes of one value of a matrix."""
 SCALE = ".scale"
 """Added to the name of an int8 tensor for the name of its scales."""
+MANIFEST = "bundle.json"
+"""The file that makes a folder a bundle, written last."""
 BACKBONE = "image_backbone"
 """Name of a named backbone in the network; its tensors are numbered, as Keras's names in it vary."""
 LEAST_VALUES_A_CHANNEL = 4

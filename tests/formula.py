@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from captune.errors import Error
 from captune.model.checkpoint import Checkpoint
 from captune.model.metrics import Epoch
 from captune.results.run_folder import RunFolder
@@ -160,13 +161,8 @@ def main(data: str, where: str, trials: int, address: str | None = None) -> Summ
 
 
 if __name__ == "__main__":
-    from captune.tuner.command.console import exit_status
-
     try:
         print(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]).model_dump_json())
-    except (ValueError, RuntimeError, OSError) as error:
-        status = exit_status(error)
-        if status is None:
-            raise
+    except (Error, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(status)
+        sys.exit(getattr(error, "exit_status", 1))

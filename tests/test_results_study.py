@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from captune.model.metrics import Epoch
 from captune.model.presets import CAPTIONS
-from captune.results.attributes import FATES, SCORED, VOID, epoch_attribute
+from captune.results.attributes import FATES, SCORED, epoch_attribute
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.records import Record, load_records
 from captune.results.run_folder import RunError, RunFolder
@@ -221,7 +221,7 @@ def test_draws_that_are_no_trials_are_no_records_and_shift_no_number(run: RunFol
     end(study, launch(study), "complete", best=0.5)
     for reason, state in (("impossible: x", TrialState.PRUNED), ("repeats an earlier trial", TrialState.FAIL)):
         trial = launch(study)
-        trial.set_user_attr(VOID, reason)
+        trial.set_user_attr("void", reason)
         study.tell(trial, state=state)
     end(study, launch(study), "stopped")
     assert [(found.number, found.fate) for found in load_records(run)] == [(0, "complete"), (3, "stopped")]

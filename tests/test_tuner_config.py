@@ -10,13 +10,13 @@ from captune.model.config import flatten
 from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, MiB
 from captune.tuner.space.config import (
-    ConfigError,
     SearchConfig,
     read_search,
     read_trial_config,
     shipped_space,
 )
 from captune.tuner.space.dimensions import Number
+from captune.tuner.space.yaml_file import ConfigError
 
 
 def read(path: Path | None, *, preset: str | None = None, **overrides: Any) -> SearchConfig:

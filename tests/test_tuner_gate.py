@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from captune.model.config import unflatten
 from captune.model.size import Contents, Measure, show_bytes, size
-from captune.results.attributes import FATES, VOID
+from captune.results.attributes import FATES
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.records import Record, load_records
 from captune.results.run_folder import RunFolder
@@ -252,7 +252,7 @@ def test_draw_that_repeats_a_trial_is_in_no_record_and_no_count(run: Run, impati
     study = run.open()
     gate = Gate(study, widths(6, 4), seed=0)
     admit_all(gate)
-    void = [trial for trial in study.trials if VOID in trial.user_attrs]
+    void = [trial for trial in study.trials if "void" in trial.user_attrs]
     assert len(void) >= impatient
     assert {trial.state for trial in void} == {TrialState.FAIL}
     shown = {record.number for record in run.records}
@@ -313,7 +313,7 @@ def test_continued_study_knows_what_it_admitted_and_draws_on_instead_of_anew(run
     rates = [one.config.train.learning_rate for one in (*before, *after)]
     assert len(set(rates)) == len(rates)
     # The same numbers once more would be repeats, set aside before new ones come.
-    assert not any(VOID in trial.user_attrs for trial in study.trials)
+    assert not any("void" in trial.user_attrs for trial in study.trials)
 
 
 def test_configurations_that_a_continued_study_admitted_count_as_start_up(run: Run) -> None:
@@ -338,7 +338,7 @@ def test_values_impossible_together_are_no_trial_and_tell_the_sampler_to_stay_aw
         assert image is not None and (image.backbone, image.weights) != ("compact", "imagenet")
         finish(gate, admitted)
     first = study.trials[0]
-    assert first.user_attrs[VOID].startswith("impossible: compact has no ImageNet weights")
+    assert first.user_attrs["void"].startswith("impossible: compact has no ImageNet weights")
     assert first.state == TrialState.PRUNED
     assert any(broken > 0 for broken in first.constraints.values())
     assert "over_budget" not in gate.fates
@@ -360,7 +360,7 @@ def test_whole_loop_works_with_refusals_impossible_values_and_trials_of_every_fa
         assert admitted.size.weights_bytes <= limit
         gate.tell(admitted.trial, fates[place % len(fates)], best=admitted.config.train.learning_rate)  # type: ignore[arg-type]
     assert isinstance(study.sampler, optuna.samplers.TPESampler)
-    assert gate.fates["over_budget"] > 0 and any(VOID in trial.user_attrs for trial in study.trials)
+    assert gate.fates["over_budget"] > 0 and any("void" in trial.user_attrs for trial in study.trials)
     assert sum(record.fate != "over_budget" for record in run.records) == 30
     best = study.best_trials
     assert best and all(trial.user_attrs["size"]["margin_bytes"] >= 0 for trial in best)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import captune
+from captune import errors
 from captune.errors import WorkError
 
-_ROOT = Path(captune.__file__).parent  # as it is installed: in a checkout a folder of links
+_ROOT = Path(errors.__file__).parent  # as it is installed: in a checkout a folder of links
 _FOLDERS = ("tuner", "results", "cluster", "model", "data_prep")
 _CODE = ("*.py", *(f"{folder}/**/*{kind}" for folder in _FOLDERS for kind in (".py", ".yaml")))
 _SHIPPED_BYTES = 10 * 2**20

@@ -71,7 +71,7 @@ class Adapter(FIFOScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Has Ray forget the trials that ended, and remembers the others, the way to their workers."""
         forget_ended(tune_controller)
-        self._trials = {known.trial_id: known for known in tune_controller.get_trials()}
+        self._trials = {other.trial_id: other for other in tune_controller.get_trials()}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """An epoch that is not the last."""

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from captune.model.config import ModelConfig, TrainConfig, flatten
 from captune.model.presets import PRESETS
-from captune.tuner.space.config import ConfigError, SearchConfig, search_settings
+from captune.tuner.space.config import SearchConfig, search_settings
 from captune.tuner.space.declarations import Declaration, declared
 from captune.tuner.space.dimensions import OF_THE_DATA
+from captune.tuner.space.yaml_file import ConfigError
 
 README = Path(__file__).with_name("README.md")
 _BEGIN, _END = "<!-- generated: make reference -->", "<!-- end of what is generated -->"

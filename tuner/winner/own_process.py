@@ -35,7 +35,7 @@ def in_own_process(work: Callable[..., T], *arguments: Any, say: Callable[[str],
     theirs.close()
     try:
         ours.send((work, arguments))
-        kind, content = _answer(ours, say)
+        kind, content = _result(ours, say)
     except (EOFError, ConnectionError):
         status = process.wait()
         killed = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -56,7 +56,7 @@ def in_own_process(work: Callable[..., T], *arguments: Any, say: Callable[[str],
     return result
 
 
-def _answer(pipe: Connection, say: Callable[[str], None]) -> tuple[str, Any]:
+def _result(pipe: Connection, say: Callable[[str], None]) -> tuple[str, Any]:
     while True:
         kind, content = pipe.recv()
         if kind != "said":
