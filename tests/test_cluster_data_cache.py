@@ -24,11 +24,17 @@ def sets(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Prepared
     return [prepare(drawn / "train.csv", None, out / str(seed), seed=seed) for seed in range(3)]
 
 
+@pytest.fixture
+def urls(server: str, sets: list[PreparedData], tmp_path: Path) -> list[str]:
+    """Where each of them is."""
+    places = [f"s3://bucket/{tmp_path.name}/{n}?endpoint_override={server}&scheme=http" for n in range(len(sets))]
+    for data, url in zip(sets, places, strict=True):
+        upload_data(data.path, url)
+    return places
+
+
 def size_of(data: PreparedData) -> int:
     return sum(path.stat().st_size for path in data.path.iterdir())
-
-
-# Data sets
 
 
 COPY = """if True:
@@ -173,10 +179,7 @@ def test_killed_download_is_begun_again_by_the_process_that_waits(
                 end(process)
 
 
-def test_what_was_used_longest_ago_makes_room(server: str, sets: list[PreparedData], tmp_path: Path) -> None:
-    urls = [f"s3://bucket/{tmp_path.name}/{n}?endpoint_override={server}&scheme=http" for n in range(3)]
-    for data, url in zip(sets, urls, strict=True):
-        upload_data(data.path, url)
+def test_what_was_used_longest_ago_makes_room(urls: list[str], sets: list[PreparedData], tmp_path: Path) -> None:
     cache, names, sizes = tmp_path / "cache", [d.manifest.fingerprint for d in sets], [size_of(d) for d in sets]
     room = max(sizes) * 2
     assert room < sum(sizes)
@@ -195,10 +198,7 @@ def test_what_was_used_longest_ago_makes_room(server: str, sets: list[PreparedDa
     assert sum(len(content) for name, content in files_in(cache).items() if not name.endswith(".lock")) <= room
 
 
-def test_copy_in_use_is_not_removed(server: str, sets: list[PreparedData], tmp_path: Path) -> None:
-    urls = [f"s3://bucket/{tmp_path.name}/{n}?endpoint_override={server}&scheme=http" for n in range(2)]
-    for data, url in zip(sets, urls, strict=False):
-        upload_data(data.path, url)
+def test_copy_in_use_is_not_removed(urls: list[str], sets: list[PreparedData], tmp_path: Path) -> None:
     cache, room = tmp_path / "cache", max(size_of(data) for data in sets) + 10
     user = python(COPY, urls[0], cache, room)
     try:
@@ -214,11 +214,8 @@ def test_copy_in_use_is_not_removed(server: str, sets: list[PreparedData], tmp_p
 
 
 def test_data_set_without_room_is_refused_before_anything_is_removed(
-    server: str, sets: list[PreparedData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    urls: list[str], sets: list[PreparedData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    urls = [f"s3://bucket/{tmp_path.name}/{n}?endpoint_override={server}&scheme=http" for n in range(2)]
-    for data, url in zip(sets, urls, strict=False):
-        upload_data(data.path, url)
     cache, size = tmp_path / "cache", size_of(sets[1])
     copied(urls[0], cache, 1 << 30)
     assert f"{size - 1:,}" in refusal(lambda: local_copy(urls[1], cache, size - 1))

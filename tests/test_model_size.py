@@ -1,7 +1,5 @@
 """Sizes: exact, from the configuration alone, and held against what Keras builds and what lands on disk."""
 
-import itertools
-import json
 import os
 import random
 import shutil
@@ -631,19 +629,3 @@ def test_words_of_real_captions_take_no_more_than_estimated() -> None:
     on_disk = len(vocabulary.to_json().encode())
     assert on_disk <= Contents.typical(18).vocabulary_bytes(len(vocabulary.words))
     assert on_disk <= Contents.of([1], ["one"], vocabulary.words).vocabulary_bytes(len(vocabulary.words)) < on_disk + 40
-
-
-def test_mib_and_mb_are_two_units() -> None:
-    assert (MiB, MB) == (1_048_576, 1_000_000)
-    for low, high in itertools.pairwise(["1kB", "1KiB", "1MB", "1MiB", "1GB", "1GiB"]):
-        assert parse_bytes(low) < parse_bytes(high)
-
-
-def test_sizing_needs_no_framework() -> None:
-    import subprocess
-    import sys
-
-    code = "import sys, json, captune.model.size; print(json.dumps(sorted(sys.modules)))"
-    modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
-    assert "captune.model.size" in modules
-    assert not {"keras", "tensorflow", "ray", "numpy"} & set(modules)

@@ -139,12 +139,13 @@ def test_every_setting_of_training_gives_finite_epochs(model: ModelConfig, setti
 # Divergence
 
 
-def test_nan_in_a_batch_gives_one_epoch_without_scores_and_ends() -> None:
+@pytest.mark.parametrize("label", [np.nan, -np.inf])
+def test_loss_that_is_not_finite_gives_one_epoch_without_scores_and_ends(label: float) -> None:
     train = task(64, 1)
-    train.labels[20, 0] = np.nan
+    train.labels[20, 0] = label
     epochs = fitted(train=train, epochs=5)
     assert len(epochs) == 1
-    assert math.isnan(epochs[0].loss) and math.isnan(epochs[0].mean_f1)
+    assert not math.isfinite(epochs[0].loss) and math.isnan(epochs[0].mean_f1)
     assert epochs[0].epoch == 1
     assert epochs[0].train_seconds > 0
 
@@ -161,14 +162,6 @@ def test_nan_ends_the_epoch_at_once() -> None:
     train.labels[0] = np.nan
     assert len(fitted(train=Watched(train.inputs, train.labels))) == 1
     assert 1 <= len(set(batches)) < 30  # what was fetched ahead, not all 60
-
-
-def test_infinite_loss_ends_the_trial_too() -> None:
-    train = task(64, 1)
-    train.labels[20, 0] = -np.inf
-    epochs = fitted(train=train, epochs=3)
-    assert len(epochs) == 1
-    assert not math.isfinite(epochs[0].loss) and math.isnan(epochs[0].mean_f1)
 
 
 def test_finite_loss_with_nan_probabilities_ends_the_trial_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,15 +266,6 @@ def test_evaluating_in_between_does_not_change_training() -> None:
     assert losses_of(True) == losses_of(False)
 
 
-def test_without_averaging_the_network_is_left_as_it_is() -> None:
-    learner = training()
-    learner.epoch(1)
-    before = learner.network.get_weights()
-    with learner.averaged():
-        inside = learner.network.get_weights()
-    assert all((a == b).all() for a, b in zip(before, inside, strict=True))
-
-
 # Prediction
 
 
@@ -293,15 +277,6 @@ def test_predictions_come_in_the_order_of_the_rows_whatever_the_batch() -> None:
     parts = predict(learner.network, Arrays(rows.inputs, rows.labels, 5))
     assert whole.shape == (37, LABELS)
     assert parts == pytest.approx(whole, abs=1e-6)
-
-
-def test_predicting_changes_no_weight() -> None:
-    from captune.model.training import predict
-
-    learner = training(BOTH)
-    before = learner.network.get_weights()
-    predict(learner.network, of(task(20, 2), BOTH))
-    assert all((a == b).all() for a, b in zip(before, learner.network.get_weights(), strict=True))
 
 
 def test_training_with_augmentation_trains_the_network_that_is_kept() -> None:
@@ -361,7 +336,7 @@ def test_predictions_before_storage_are_those_of_the_weights_as_they_are(storage
     assert learner.predict(rows) == pytest.approx(exact, abs=0.1)
 
 
-@pytest.mark.parametrize(("storage", "ema"), [("float16", 0.0), ("int8", 0.9)])
+@pytest.mark.parametrize(("storage", "ema"), [("float32", 0.0), ("float32", 0.9), ("float16", 0.0), ("int8", 0.9)])
 def test_training_goes_on_from_the_weights_before_storage(storage: Any, ema: float) -> None:
     rows = of(task(40, 2), BOTH)
 
@@ -389,19 +364,6 @@ def test_weights_are_put_back_after_an_error_in_a_batch() -> None:
     with pytest.raises(OSError, match="the disk is gone"):
         learner.predict(Broken(rows.inputs, rows.labels))
     assert bits(learner.network) == before
-
-
-@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
-def test_network_that_went_through_storage_is_not_changed_by_going_again(storage: Any) -> None:
-    from captune.model.training import put_through
-
-    network = training(as_stored(BOTH, storage)).network
-    before = bits(network)
-    put_through(network, storage)
-    once = bits(network)
-    put_through(network, storage)
-    assert bits(network) == once
-    assert (once == before) == (storage == "float32")
 
 
 def test_scores_of_a_trial_are_those_of_its_bundle(tmp_path: Path) -> None:
