@@ -174,6 +174,7 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
+@pytest.mark.cluster  # imports Ray, starts none of it
 def test_server_that_is_not_there_is_refused_in_seconds(captune: Captune) -> None:
     started = time.monotonic()
     refused(captune("submit", SERVER, *SEARCH), "no Ray job server can be reached", SERVER, "8265", code=1)

@@ -15,6 +15,15 @@ JOB_CLIENT_LOGGERS = (
 """What says on stderr what is sent with a job."""
 
 
+def import_ray() -> None:
+    """The first import of Ray, without what it says in a notebook that has no widgets."""
+    widgets = logging.getLogger("ray.widgets.util")
+    widgets.disabled = True
+    import ray  # noqa: F401
+
+    widgets.disabled = False
+
+
 @contextmanager
 def worker_faults_kept_from_stdout() -> Iterator[None]:
     """Ray prints what goes wrong in a cluster to stdout even without log_to_driver, and results are what stdout is for.

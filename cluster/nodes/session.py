@@ -13,6 +13,7 @@ from typing import Any
 from captune.cluster.nodes.address import AUTH_MODE, ClusterError, check_address
 from captune.cluster.nodes.ray_private import (
     draining_nodes,
+    import_ray,
     job_of_installed_code,
     read_token_mode_again,
     worker_faults_kept_from_stdout,
@@ -38,9 +39,9 @@ def session(address: str | None) -> Iterator[list[Node]]:
     Raises:
         ClusterError: the address cannot be joined; within ten seconds.
     """
-    import ray
-
     with _process_restored(), worker_faults_kept_from_stdout():
+        import ray
+
         os.environ.setdefault(_USAGE, "0")  # the report would reach for the network
         _open(address, {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True})
         try:
@@ -59,6 +60,7 @@ def _process_restored() -> Iterator[None]:
     environment = {name: os.environ.get(name) for name in names}
     log, handler = logging.getLogger("ray"), signal.getsignal(signal.SIGTERM)
     level = log.level
+    import_ray()
     try:
         yield
     finally:
@@ -120,5 +122,5 @@ def free() -> str:
     """What no one has taken of the cluster, in words."""
     import ray
 
-    left = ray.available_resources()
-    return f"{left.get('CPU', 0.0):g} CPUs and {left.get('GPU', 0.0):g} GPUs are free on {len(alive())} nodes"
+    unused = ray.available_resources()
+    return f"{unused.get('CPU', 0.0):g} CPUs and {unused.get('GPU', 0.0):g} GPUs are free on {len(alive())} nodes"

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.training.runtime import import_keras
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Classifier:
 
         return predict.labels(self.bundle, self.probabilities(captions, images))
 
+    @left_as_it_was()
     def probabilities(
         self, captions: Sequence[str] | None = None, images: Sequence[Picture] | None = None
     ) -> NDArray[np.float32]:
@@ -61,6 +63,7 @@ class Classifier:
 
         return predict.probabilities(self.bundle, captions, images)
 
+    @left_as_it_was()
     def evaluate(self, csv: str | Path, images: str | Path | None = None) -> dict[str, Any]:
         """Scores on the labelled rows of a CSV: mean_f1, micro_f1, macro_f1, map, per_label (F1 by id), examples.
 
@@ -72,6 +75,7 @@ class Classifier:
         rows = predict.read_rows(self.bundle, Path(csv), _path(images), need_labels=True)
         return predict.evaluate(self.bundle, *rows)
 
+    @left_as_it_was()
     def predict_file(self, csv: str | Path, images: str | Path | None = None, *, out: str | Path) -> int:
         """Writes ImageID,Labels for every row of a CSV to `out`, which must not exist; the number of rows.
 
@@ -88,6 +92,7 @@ class Classifier:
         return f"<captune classifier {self.path}: {len(self.labels)} labels from {' and '.join(self.reads)}>"
 
 
+@left_as_it_was()
 def load(path: str | Path, *, backend: str | None = None) -> Classifier:
     """The classifier in a bundle: RUN/winner/bundle, or what `Winner.export` wrote.
 

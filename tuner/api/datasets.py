@@ -9,6 +9,7 @@ from typing import Literal
 
 from captune.data_prep.store import PreparedData
 from captune.errors import ArgumentError
+from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.api.progress import bar
 from captune.tuner.run.locations import open_data, preparing
 
@@ -45,6 +46,7 @@ class DataSet:
         return f"<captune data set {self.where}: {counts}; {len(self.labels)} labels>"
 
 
+@left_as_it_was()
 def prepare(
     source: str | Path,
     images: str | Path | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from captune.errors import ArgumentError
 from captune.results.run_folder import RunError, RunFolder
+from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.api.datasets import DataSet, open_data_set
 from captune.tuner.api.progress import say, search_line, silent
 from captune.tuner.api.spaces import SearchSpace
@@ -52,6 +54,7 @@ class Run:
         with reading(self.where) as folder:
             return Summary.read(folder.summary)
 
+    @left_as_it_was()
     def records(self, *, frontier: bool = False) -> list[Record]:
         """Every trial as a value, in the order of their numbers.
 
@@ -65,6 +68,7 @@ class Run:
             records = load_records(folder)
             return unbeaten(records, RunSettings.of(folder).search.limit) if frontier else records
 
+    @left_as_it_was()
     def trials(
         self, *, where: str | None = None, sort: str | None = None, limit: int | None = None, frontier: bool = False
     ) -> pd.DataFrame:
@@ -90,6 +94,7 @@ class Run:
             raise RunError(f"the run has no trial {number}; `captune trials {self.where}` lists them")
         return record
 
+    @left_as_it_was()
     def resume(self, *, address: str | None = None, progress: bool = True, **settings: Any) -> Run:
         """Goes on with the search: unfinished trials first, from their checkpoints.
 
@@ -107,6 +112,7 @@ class Run:
             _drive(folder, mirror, address, check_overrides(settings), progress=progress)
         return self
 
+    @left_as_it_was()
     def replay(self, number: int, *, force: bool = False, progress: bool = True) -> Replay:
         """Trains a trial again as it was and compares epoch by epoch: on the same machine's CPU nothing differs.
 
@@ -121,6 +127,7 @@ class Run:
 
         return in_own_process(replay, self.where, number, force, say=say if progress else silent)
 
+    @left_as_it_was()
     def refit(
         self,
         *,
@@ -170,6 +177,7 @@ class Plan:
     warm_start: str | None
     report: tuple[str, ...]
 
+    @left_as_it_was()
     def start(self, *, address: str | None = None, progress: bool = True) -> Run:
         """Runs it, see `search`."""
         with searching(self.run, new=True) as (folder, mirror):
@@ -185,6 +193,7 @@ class Plan:
         return Run(self.run)
 
 
+@left_as_it_was()
 def plan(
     data: str | Path | DataSet,
     run: str | Path,
@@ -195,6 +204,7 @@ def plan(
     **settings: Any,
 ) -> Plan:
     """Checks a search and says what it is up against, without starting anything. Arguments and errors: see `search`."""
+    warnings.simplefilter("ignore")  # in a notebook without widgets, of the progress bars that Optuna imports
     from captune.tuner.decisions.preflight import inspect, lines
 
     if space is not None and config is not None:

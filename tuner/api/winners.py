@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from captune.errors import ArgumentError
 from captune.model.config import Storage
 from captune.results.run_folder import RunError
+from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.run.locations import reading
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Winner:
 
         return load(self.bundle)
 
+    @left_as_it_was()
     def export(
         self,
         to: str | Path,

@@ -5,6 +5,7 @@ tests/test_private_ray_tune.py names every attribute that is met here.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from ray import cloudpickle
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.execution.tune_controller import TuneController
-from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.progress_reporter import ProgressReporter, TrialProgressCallback
 
 from captune.tuner.training.runtime import environment
 
@@ -39,6 +40,17 @@ class WorkerError(RayActorError):
         self.cause = cause
 
 
+class NoReporter(ProgressReporter):
+    """In place of the one that Ray Tune has in a notebook, which clears what the cell has shown."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        """Never."""
+        return False
+
+    def report(self, trials: list[Any], done: bool, *sys_info: Any) -> None:
+        """Nothing."""
+
+
 class Silence(TrialProgressCallback):
     """In place of the callback of Ray Tune that prints trials, and keeps all of them for it."""
 
@@ -58,6 +70,8 @@ def mended_tune() -> Iterator[None]:
     that says in its last result that it is `worn`.
     """
     task_failed, cache_actor = RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor
+    log = logging.getLogger("ray.tune")
+    level = log.level
 
     def end_trial(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
         ends_run = isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError)
@@ -67,11 +81,13 @@ def mended_tune() -> Iterator[None]:
         return not trial.last_result.get("worn") and bool(cache_actor(self, trial))
 
     RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor = end_trial, cache_unless_worn
+    log.setLevel(logging.CRITICAL)  # it would list trials that did not end well: each is in the table, with its reason
     try:
         with environment(_ENVIRONMENT):
             yield
     finally:
         RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor = task_failed, cache_actor
+        log.setLevel(level)
 
 
 def forget_ended(controller: TuneController) -> None:

@@ -189,7 +189,7 @@ class _Search:
 
         from captune.tuner.decisions.director import SearchError
         from captune.tuner.ray_tune.adapter import ASSIGNMENT, Adapter
-        from captune.tuner.ray_tune.private import Silence, mended_tune
+        from captune.tuner.ray_tune.private import NoReporter, Silence, mended_tune
         from captune.tuner.ray_tune.worker import TrialWorker, WorkerLimits
         from captune.tuner.training.checkpoints import CheckpointCleaner, CheckpointPolicy, checkpoints_at
 
@@ -229,6 +229,7 @@ class _Search:
                     stop=adapter.stopper,
                     verbose=0,
                     callbacks=[Silence()],
+                    progress_reporter=NoReporter(),
                     failure_config=tune.FailureConfig(max_failures=0),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),

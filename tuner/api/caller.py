@@ -1,0 +1,28 @@
+"""The caller's process: what captune and the libraries under it change of it is changed back."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def left_as_it_was() -> Iterator[None]:
+    """Environment and warning filters are afterwards what they were before. Also a decorator.
+
+    TensorFlow, scikit-learn and others set variables and filters when they are imported. What is imported stays, so a
+    second call finds nothing to change back. Signal handlers and log levels are changed back where they are changed:
+    captune.cluster.nodes.session, captune.tuner.ray_tune.interrupt, captune.results.optuna_private.
+    """
+    environment = dict(os.environ)
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        for name, value in environment.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
