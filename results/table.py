@@ -159,15 +159,11 @@ def _markdown(table: pd.DataFrame) -> str:
         return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
 
     names = [str(name) for name in table]
-    rows = [
-        line(
-            [
-                f"{value:.0f}" if name in BYTES and value == value else _shown(name, value)
-                for name, value in zip(names, row, strict=True)
-            ]
-        )
-        for row in table.itertuples(index=False)
-    ]
+
+    def cell(name: str, value: Any) -> str:
+        return f"{value:.0f}" if name in BYTES and value == value else _shown(name, value)
+
+    rows = [line(list(map(cell, names, row))) for row in table.itertuples(index=False)]
     return "\n".join([line(names), line(["---"] * len(table.columns)), *rows]) + "\n"
 
 

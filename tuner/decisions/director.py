@@ -52,15 +52,6 @@ class Ended:
     score: float | None
 
 
-@dataclass(frozen=True)
-class TightMemory:
-    """A configuration ran out of memory in its share of a GPU: what is as large needs more, too."""
-
-    weights_bytes: int
-    batch_size: int
-    gpus: float
-
-
 @dataclass
 class Director:
     """Decides for one search.
@@ -97,7 +88,7 @@ class Director:
         self._reports = sum(record.epochs for record in self.records)
         self._streak = Streak(scored=self.best is not None)
         self._health = NodeHealth()
-        self._tight: list[TightMemory] = []
+        self._short_of_memory: list[Attempt] = []  # in their share of a GPU: what is as large needs more, too
         self._most_at_once = 1
         self._given_up = 0  # lost too often: counted as trials wanted, since a search must end
 
@@ -156,7 +147,11 @@ class Director:
         if not 0 < self.gpus < 1:
             return self.gpus
         size, batch = admitted.size.weights_bytes, admitted.config.train.batch_size
-        wider = [2 * t.gpus for t in self._tight if size >= t.weights_bytes and batch >= t.batch_size]
+        wider = [
+            2 * short.gpus
+            for short in self._short_of_memory
+            if size >= short.admitted.size.weights_bytes and batch >= short.admitted.config.train.batch_size
+        ]
         return min(1.0, max(self.gpus, TrialAttributes.of(admitted.trial).gpus or 0.0, *wider))
 
     def report(self, key: str, report: Report) -> bool:
@@ -199,8 +194,7 @@ class Director:
             if len(self._health.resting(now)) >= self.room.nodes:
                 self.fault = SearchError(f"no node can run trials: {end.reason}")
         if isinstance(end, Failed) and verdict.again is not None:
-            admitted = attempt.admitted
-            self._tight.append(TightMemory(admitted.size.weights_bytes, admitted.config.train.batch_size, attempt.gpus))
+            self._short_of_memory.append(attempt)
         if verdict.again is None and isinstance(end, NodeBroken | WorkerDied) and verdict.fate == "lost":
             self._given_up += 1
         return self._settle(key, verdict)

@@ -67,10 +67,10 @@ def _result(pipe: Connection, say: Callable[[str], None]) -> tuple[str, Any]:
 def _serve(pipe: Connection) -> None:
     try:
         work, arguments = pipe.recv()  # which imports the module of the work
-        answer = ("result", work(*arguments, say=lambda text: pipe.send(("said", text))))
+        outcome = ("result", work(*arguments, say=lambda text: pipe.send(("said", text))))
     except Error as error:
-        answer = ("error", error)
-    pipe.send(answer)
+        outcome = ("error", error)
+    pipe.send(outcome)
 
 
 if __name__ == "__main__":
