@@ -143,21 +143,21 @@ def read_csv(
     rows = csv_rows.rows(text, columns)
     next(rows)
     gathered = _Collector(path, on_bad, "line")
-    seen: dict[str, int] = {}
+    line_of: dict[str, int] = {}
     for line, fields in rows:
         image_id = fields[columns.image].strip() if columns.image < len(fields) else ""
         labels: tuple[int, ...] = ()
         reason = None
         if len(fields) != columns.count:
             reason = f"{len(fields)} fields where the header has {columns.count}"
-        elif not (reason := name_fault(image_id)) and image_id in seen:
-            reason = f"ImageID {image_id!r} stands on line {seen[image_id]} already"
+        elif not (reason := name_fault(image_id)) and image_id in line_of:
+            reason = f"ImageID {image_id!r} stands on line {line_of[image_id]} already"
         elif reason is None and columns.labels is not None:
             labels, reason = _labels(fields[columns.labels], need_labels, known_labels)
         if reason:
             gathered.fault(line, image_id, reason)
             continue
-        seen[image_id] = line
+        line_of[image_id] = line
         caption = fields[columns.caption] if columns.caption is not None else ""
         gathered.good(line, Example(image_id, labels, caption))
     return gathered.records(
@@ -248,7 +248,7 @@ def read_coco(
         texts: dict[int, list[str]] = {}
         for note in sorted(captions["annotations"], key=lambda note: note["id"]) if captions else ():
             texts.setdefault(note["image_id"], []).append(_plain(note["caption"]).strip())
-        seen: dict[str, int] = {}
+        place_of: dict[str, int] = {}
         for place, image in enumerate(instances["images"], start=1):
             image_id = _plain(image["file_name"])
             label_set = tuple(sorted(labels.get(image["id"], ())))
@@ -256,12 +256,12 @@ def read_coco(
                 gathered.bad.append(BadRow(place, image_id, "no label of the chosen categories"))
                 continue
             reason = name_fault(image_id)
-            if not reason and image_id in seen:
-                reason = f"file_name {image_id!r} is image {seen[image_id]} already"
+            if not reason and image_id in place_of:
+                reason = f"file_name {image_id!r} is image {place_of[image_id]} already"
             if reason:
                 gathered.fault(place, image_id, reason)
                 continue
-            seen[image_id] = place
+            place_of[image_id] = place
             own = texts.get(image["id"], [""])
             for caption in own if per_caption else own[:1]:
                 gathered.good(place, Example(image_id, label_set, caption))

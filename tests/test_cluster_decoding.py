@@ -23,7 +23,7 @@ from ray_nodes import Nodes
 import captune.data_prep.pixels
 from captune.cluster.nodes import decoding
 from captune.cluster.nodes.address import ClusterError
-from captune.cluster.nodes.decoding import Done, node_fault, pictures_per_task, ray_decoder
+from captune.cluster.nodes.decoding import Decoded, node_fault, pictures_per_task, ray_decoder
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData, prepare
 
@@ -133,7 +133,7 @@ def test_task_has_64_pictures_or_8_mib_of_pixels(side: int, pictures: int, monke
     assert pictures_per_task(side) == pictures
 
 
-def answer(**changes: Any) -> Done:
+def answer(**changes: Any) -> Decoded:
     """What a node tells that has decoded two pictures."""
     values: dict[str, Any] = {
         "reasons": [None, None],
@@ -141,7 +141,7 @@ def answer(**changes: Any) -> Done:
         "node": "here (1.2.3.4)",
         "pillow": PIL.__version__,
     }
-    return Done(pixels=np.zeros((2, 1, 1, 3), np.uint8), **{**values, **changes})
+    return Decoded(pixels=np.zeros((2, 1, 1, 3), np.uint8), **{**values, **changes})
 
 
 def test_picture_that_nobody_can_read_is_no_fault_of_the_node(raw: Path) -> None:
@@ -175,8 +175,8 @@ def test_cluster_makes_the_same_files_and_reports_every_picture(
     import ray
 
     counts: list[tuple[int, int]] = []
-    made = make(raw, tmp_path / "data", nodes.address, progress=lambda *pair: counts.append(pair))
-    assert content(made) == whole
+    data = make(raw, tmp_path / "data", nodes.address, progress=lambda *pair: counts.append(pair))
+    assert content(data) == whole
     assert counts == [(count, ROWS) for count in range(1, ROWS + 1)]
     assert [row.split(",")[0] for row in whole["bad_rows.csv"].decode().splitlines()[1:]] == [
         str(place + 2) for place in (MISSING, DAMAGED, FOLDER, EMPTY)
@@ -217,8 +217,8 @@ def test_cluster_goes_on_with_what_interrupted_threads_left(
 
     with pytest.raises(KeyboardInterrupt):
         make(raw, tmp_path / "data", progress=interrupt)
-    made = make(raw, tmp_path / "data", nodes.address, progress=lambda done, _total: counts.append(done))
-    assert content(made) == whole
+    data = make(raw, tmp_path / "data", nodes.address, progress=lambda done, _total: counts.append(done))
+    assert content(data) == whole
     assert counts[0] == max(1, (moment - 1) // BATCH * BATCH)
 
 
@@ -237,8 +237,8 @@ def test_threads_go_on_with_what_an_interrupted_cluster_left(
     with pytest.raises(KeyboardInterrupt):
         make(raw, tmp_path / "data", nodes.address, progress=interrupt)
     assert not ray.is_initialized()
-    made = make(raw, tmp_path / "data", progress=lambda done, _total: counts.append(done))
-    assert content(made) == whole
+    data = make(raw, tmp_path / "data", progress=lambda done, _total: counts.append(done))
+    assert content(data) == whole
     assert counts[0] == BATCH
 
 
@@ -275,8 +275,8 @@ prepare(
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert killed.returncode == -signal.SIGKILL, killed
     counts: list[int] = []
-    made = make(raw, tmp_path / "data", nodes.address, progress=lambda done, _total: counts.append(done))
-    assert content(made) == whole
+    data = make(raw, tmp_path / "data", nodes.address, progress=lambda done, _total: counts.append(done))
+    assert content(data) == whole
     assert counts[0] == 2 * BATCH
 
 
@@ -396,9 +396,9 @@ def test_node_that_does_not_see_the_pictures_is_named_in_seconds(
     with pytest.raises(ClusterError) as caught:
         make(raw, tmp_path / "data", nodes.address)
     assert time.monotonic() - started < 15
-    told = str(caught.value)
-    assert told.startswith(f"node {socket.gethostname()} (")
-    assert f"does not see {raw / 'images'}" in told and "without --address" in told and "\n" not in told
+    message = str(caught.value)
+    assert message.startswith(f"node {socket.gethostname()} (")
+    assert f"does not see {raw / 'images'}" in message and "without --address" in message and "\n" not in message
     assert content(make(raw, tmp_path / "data")) == whole
 
 

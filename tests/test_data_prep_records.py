@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -206,13 +204,6 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
                 read(Path(folder), data, on_bad="skip")
             except DataError as error:
                 assert "\n" not in str(error).replace(repr("\n"), "")
-
-
-def test_importing_records_loads_no_heavy_package() -> None:
-    heavy = ("numpy", "pandas", "nltk", "pyarrow", "sklearn")
-    code = f"import sys, captune.data_prep.records; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def coco(folder: Path) -> tuple[dict[str, list[dict[str, object]]], dict[str, list[dict[str, object]]]]:

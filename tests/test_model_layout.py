@@ -7,14 +7,14 @@ from functools import cache
 from typing import Any
 
 import pytest
+from networks import ENCODERS, random_config
 
 from captune.model.backbones import BACKBONES
-from captune.model.config import ImageConfig, ModelConfig, TextConfig
+from captune.model.config import ImageConfig
 from captune.model.layout import STORAGES, channel_axis, is_matrix, layout
 from captune.model.size import size
 
 NAMES: list[Any] = ["compact", *BACKBONES]
-ENCODERS: list[Any] = ["bilstm", "lstm", "gru", "convolution", "average"]
 Shape = tuple[int, ...]
 
 
@@ -117,41 +117,6 @@ def test_every_figure_of_a_backbone_is_that_of_keras(name: str) -> None:
 
 
 # Random networks
-
-
-def random_config(draw: random.Random, backbone: Any, storage: Any) -> ModelConfig:
-    """Small widths are drawn often: at 1 to 4 values a channel matrices turn into vectors."""
-    width = [1, 2, 3, 4, 5, draw.randint(6, 60)]
-    source, frozen = ("none", False) if backbone == "compact" else draw.choice([("none", False), ("imagenet", True)])
-    image = ImageConfig(
-        backbone=backbone,
-        weights=source,
-        frozen=frozen,
-        side=32,
-        pooling=draw.choice(["average", "max", "both"]),
-        units=draw.choice([0, *width]),
-        width=draw.randint(4, 12),
-        stages=draw.randint(1, 4),
-        blocks=draw.randint(1, 3),
-    )
-    text = TextConfig(
-        encoder=draw.choice(ENCODERS),
-        vocabulary_size=draw.choice([3, 4, 5, draw.randint(6, 3000)]),
-        embedding=draw.choice(width),
-        max_tokens=3,
-        units=draw.choice(width),
-        kernel=draw.randint(1, 5),
-        dense=draw.choice([0, *width]),
-    )
-    reads = draw.choice(["both", "both", "image", "caption"])
-    return ModelConfig(
-        image=image if reads != "caption" else None,
-        text=text if reads != "image" else None,
-        fusion=draw.choice(["concatenation", "gated"]),
-        head_units=draw.choice([0, *width]),
-        num_labels=draw.choice(width),
-        storage=storage,
-    )
 
 
 def part_of(path: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import random_config
 
 from captune.model.backbones import BACKBONES
 from captune.model.config import ImageConfig, ModelConfig, TextConfig, TrialConfig, flatten, replace
@@ -504,37 +505,10 @@ def test_network_of_every_backbone_is_sized_shipped_and_built_again_without_its_
 
 
 def _random_config(draw: random.Random, storage: Any) -> ModelConfig:
-    awkward = [0.0, 1e-7, 0.30000000000000004]  # numbers that pydantic and json write differently, or at length
-    image = ImageConfig(
-        side=draw.choice([32, 64]),
-        pooling=draw.choice(["average", "max", "both"]),
-        units=draw.choice([0, 1, 70]),
-        dropout=draw.choice(awkward),
-        width=draw.randint(4, 24),
-        stages=draw.randint(1, 4),
-        blocks=draw.randint(1, 3),
-    )
-    text = TextConfig(
-        encoder=draw.choice(["bilstm", "lstm", "gru", "convolution", "average"]),
-        vocabulary_size=draw.choice([3, 4, draw.randint(5, 2000)]),
-        max_tokens=draw.randint(1, 6),
-        embedding=draw.randint(1, 90),
-        units=draw.randint(1, 90),
-        kernel=draw.randint(1, 5),
-        dense=draw.choice([0, 1, 70]),
-        dropout=draw.choice(awkward),
-        embedding_dropout=draw.choice(awkward),
-    )
-    reads = draw.choice(["both", "both", "image", "caption"])
-    return ModelConfig(
-        image=image if reads != "caption" else None,
-        text=text if reads != "image" else None,
-        fusion=draw.choice(["concatenation", "gated"]),
-        head_units=draw.choice([0, 1, 60]),
-        head_dropout=draw.choice(awkward),
-        num_labels=draw.randint(1, 90),
-        storage=storage,
-    )
+    """With numbers that pydantic and json write differently, or at length."""
+    config = TrialConfig(model=random_config(draw, "compact", storage))
+    names = [name for name in flatten(config) if name.endswith("dropout")]
+    return replace(config, {name: draw.choice([0.0, 1e-7, 0.30000000000000004]) for name in names}).model
 
 
 @pytest.mark.slow
