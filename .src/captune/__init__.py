@@ -69,7 +69,10 @@ def __getattr__(name: str) -> Any:
         return version("captune")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'captune' has no attribute {name!r}")
-    return getattr(import_module(f"captune.tuner.api.{_HOME_OF[name]}"), name)
+    from captune.tuner.api.caller import left_as_it_was
+
+    with left_as_it_was():  # NumPy and others add warning filters
+        return getattr(import_module(f"captune.tuner.api.{_HOME_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

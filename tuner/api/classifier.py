@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Classifier:
-    """What `captune.load` gives."""
+    """What `captune.load` gives.
+
+    Example:
+        >>> classifier = captune.load("run/winner/bundle")
+        >>> classifier.reads, list(classifier.labels)
+        (('captions',), [1, 2, 3, 5, 6, 8])
+    """
 
     path: Path
     bundle: Bundle
@@ -40,7 +46,12 @@ class Classifier:
     def predict(
         self, captions: Sequence[str] | None = None, images: Sequence[Picture] | None = None
     ) -> list[tuple[int, ...]]:
-        """The ids of the labels of each example, at least one; `labels` names them. Arguments: see `probabilities`."""
+        """The ids of the labels of each example, at least one; `labels` names them. Arguments: see `probabilities`.
+
+        Example:
+            >>> captune.load("run/winner/bundle").predict(captions=["a red ball"])
+            [(2,)]
+        """
         from captune.tuner.winner import predict
 
         return predict.labels(self.bundle, self.probabilities(captions, images))
@@ -58,6 +69,10 @@ class Classifier:
 
         Raises:
             DataError: what it reads is missing, or a picture cannot be read.
+
+        Example:
+            >>> captune.load("run/winner/bundle").probabilities(captions=["a red ball", "two stars"]).shape
+            (2, 6)
         """
         from captune.tuner.winner import predict
 
@@ -69,6 +84,11 @@ class Classifier:
 
         Raises:
             DataError: a row cannot be used, with its line and value.
+
+        Example:
+            >>> scores = captune.load("run/winner/bundle").evaluate("train.csv")
+            >>> round(scores["mean_f1"], 2), scores["examples"]
+            (0.36, 59)
         """
         from captune.tuner.winner import predict
 
@@ -81,6 +101,10 @@ class Classifier:
 
         Raises:
             DataError: a row cannot be used, or `out` cannot be written.
+
+        Example:
+            >>> captune.load("run/winner/bundle").predict_file("train.csv", out="submission.csv")
+            59
         """
         from captune.tuner.winner import predict
 
@@ -101,6 +125,10 @@ def load(path: str | Path, *, backend: str | None = None) -> Classifier:
 
     Raises:
         BundleError: no bundle, or a file that is not as it was written.
+
+    Example:
+        >>> captune.load("run/winner/bundle")
+        <captune classifier run/winner/bundle: 6 labels from captions>
     """
     import_keras(backend)
     from captune.model.bundle import Bundle

@@ -20,6 +20,11 @@ class DataSet:
 
     where: its folder or its address (s3://, gs://). skipped: rows that were left out, each with its reason in
     bad_rows.csv beside it.
+
+    Example:
+        >>> data = captune.prepare("train.csv", out="data", split="60/20/20")
+        >>> data.counts, data.skipped
+        ({'train': 32, 'validation': 14, 'test': 13}, 0)
     """
 
     where: str
@@ -91,6 +96,10 @@ def prepare(
         ArgumentError: an argument cannot be used.
         DataError: an input cannot be used, with its file, line and value.
         StorageError, ClusterError: an address cannot be reached.
+
+    Example:
+        >>> captune.prepare("train.csv", out="halves", split="50/25/25")
+        <captune data set halves: 27 train, 16 validation, 16 test; 6 labels>
     """
     from captune.data_prep.captions import CaptionSettings
     from captune.data_prep.split import parse_shares

@@ -36,6 +36,11 @@ class Run:
 
     where: its folder or its address (s3://, gs://). The study in it is read anew each time, also while the search goes
     on elsewhere.
+
+    Example:
+        >>> run = captune.open_run("run")
+        >>> run.settings.trials, run.summary.trials
+        (3, {'complete': 3})
     """
 
     where: str
@@ -60,6 +65,10 @@ class Run:
 
         Args:
             frontier: only the best score for each size, smallest first.
+
+        Example:
+            >>> [record.fate for record in captune.open_run("run").records()]
+            ['complete', 'complete', 'complete']
         """
         from captune.results.frontier import frontier as unbeaten
         from captune.results.records import load_records
@@ -82,13 +91,25 @@ class Run:
 
         Raises:
             RunError: no run, an unknown column, or a query that cannot be read.
+
+        Example:
+            >>> captune.open_run("run").trials(where="epochs > 0", sort="mean_f1", limit=2)[["number", "epochs"]]
+               number  epochs
+            0       0       2
+            1       1       2
         """
         from captune.results.table import frame
 
         return frame(self.records(frontier=frontier), sort=sort, where=where, limit=limit)
 
     def trial(self, number: int) -> Record:
-        """One trial: configuration, curve, cost, fate. Raises RunError for a number that the run has not."""
+        """One trial: configuration, curve, cost, fate. Raises RunError for a number that the run has not.
+
+        Example:
+            >>> record = captune.open_run("run").trial(1)
+            >>> record.fate, record.weights_bytes, [round(epoch.mean_f1, 2) for epoch in record.curve]
+            ('complete', 1368, [0.38, 0.38])
+        """
         record = next((r for r in self.records() if r.number == number), None)
         if record is None:
             raise RunError(f"the run has no trial {number}; `captune trials {self.where}` lists them")
@@ -105,6 +126,10 @@ class Run:
 
         Raises:
             RunError, SearchError, ClusterError: as `captune.search` does.
+
+        Example:
+            >>> captune.open_run("run").resume(trials=10, time_limit="10m")  # doctest: +SKIP
+            <captune run run>
         """
         if unknown := settings.keys() - {"trials", "time_limit"}:
             raise ArgumentError(min(unknown), "fixed when the search began; a resume takes trials and time_limit")
@@ -121,6 +146,9 @@ class Run:
 
         Raises:
             RunError: no such trial, or it would not be the same and `force` is not given.
+
+        Example:
+            >>> captune.open_run("run").replay(1)  # doctest: +SKIP
         """
         from captune.tuner.winner.own_process import in_own_process
         from captune.tuner.winner.replay import replay
@@ -150,6 +178,10 @@ class Run:
         Raises:
             RunError: no trial qualifies, or the run was refitted before.
             ProofError: what was exported is not what was scored, or over the budget.
+
+        Example:
+            >>> captune.open_run("run").refit(seeds=3).proof.seeds  # doctest: +SKIP
+            (0.35898, 0.35129, 0.36304)
         """
         from captune.tuner.api.winners import Winner, refit_of
 
@@ -169,7 +201,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """A search that was checked and not begun. report: what it is up against, lines for a person."""
+    """A search that was checked and not begun. report: what it is up against, lines for a person.
+
+    Example:
+        >>> captune.plan("data", "new", "captions", trials=3).report[0]
+        'budget     100.00 MiB (104.86 MB) of weights'
+    """
 
     data: DataSet
     run: str
@@ -203,7 +240,14 @@ def plan(
     warm_start: str | Path | Run | None = None,
     **settings: Any,
 ) -> Plan:
-    """Checks a search and says what it is up against, without starting anything. Arguments and errors: see `search`."""
+    """Checks a search and says what it is up against, without starting anything. Arguments and errors: see `search`.
+
+    Example:
+        >>> planned = captune.plan("data", "new", "captions", time_limit="30m", budget="10MB")
+        >>> planned.config.time_limit, planned.config.budget
+        (1800.0, 10000000)
+        >>> run = planned.start()  # doctest: +SKIP
+    """
     warnings.simplefilter("ignore")  # in a notebook without widgets, of the progress bars that Optuna imports
     from captune.tuner.decisions.preflight import inspect, lines
 
@@ -263,6 +307,11 @@ def search(
         RunError: `run` holds something.
         SearchError: the trials cannot work.
         ClusterError, ResourceError: nowhere to run.
+
+    Example:
+        >>> run = captune.search("data", "new", "captions", trials=3)  # doctest: +SKIP
+        >>> run.summary.best.mean_f1  # doctest: +SKIP
+        0.3775510204081633
     """
     asked = plan(data, run, space, config=config, warm_start=warm_start, **settings)
     return asked.start(address=address, progress=progress)
@@ -273,6 +322,10 @@ def open_run(where: str | Path) -> Run:
 
     Raises:
         RunError, StorageError: there is none, or its address cannot be reached.
+
+    Example:
+        >>> captune.open_run("run").summary.best.number
+        0
     """
     with reading(str(where)) as folder:
         RunSettings.of(folder)

@@ -19,6 +19,11 @@ class SizeReport:
 
     refusal: why it does not fit, in one line; None where it does. would_fit: changes of one setting that would make it
     fit.
+
+    Example:
+        >>> report = captune.size("paper", budget="75MiB")
+        >>> report.fits, report.margin_bytes
+        (False, -26033928)
     """
 
     size: Size
@@ -71,9 +76,17 @@ def size(
         ConfigError: an unknown preset, a file that cannot be read, a value that cannot be.
 
     Example:
-        >>> report = size("paper")
+        >>> report = captune.size("paper")
         >>> report.size.parameters, report.size.weights_bytes, report.fits
         (26169282, 104677128, True)
+        >>> print(captune.size("paper", storage="float16"))
+        parameters     26,169,282 (26,116,162 trainable, 53,120 frozen)
+        image encoder  45.74 MiB (47.97 MB)
+        text encoder   4.42 MiB (4.63 MB)
+        head           0.01 MiB (0.01 MB)
+        weights        50.17 MiB (52.61 MB) as float16
+        bundle         50.31 MiB (52.76 MB) at most, with vocabulary and container
+        budget         100.00 MiB (104.86 MB) of weights: fits
     """
     given = check_overrides({"budget": budget, "measure": measure, "storage": storage})
     if config is not None:

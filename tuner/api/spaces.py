@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from captune.tuner.space.config import shipped_space
+from captune.tuner.api.caller import left_as_it_was
+from captune.tuner.space.config import read_search, shipped_space
 from captune.tuner.space.yaml_file import YamlFile
 
 When = Mapping[str, Any]
@@ -23,7 +24,7 @@ class Float:
         when: see When.
 
     Example:
-        >>> Float(1e-3, 1e-2, log=True)
+        >>> captune.Float(1e-3, 1e-2, log=True)
         Float(low=0.001, high=0.01, log=True, step=None, when=None)
     """
 
@@ -40,7 +41,12 @@ class Float:
 
 @dataclass(frozen=True)
 class Int:
-    """A whole number from `low` to `high`, both included. See Float."""
+    """A whole number from `low` to `high`, both included. See Float.
+
+    Example:
+        >>> captune.Int(1, 3, when={"text.encoder": "convolution"}).setting()
+        {'low': 1, 'high': 3, 'when': {'text.encoder': 'convolution'}}
+    """
 
     low: int
     high: int
@@ -58,7 +64,7 @@ class Choice:
     """One of `options`: texts, numbers, True or False. See Float for `when`.
 
     Example:
-        >>> Choice(["average", "convolution"]).setting()
+        >>> captune.Choice(["average", "convolution"]).setting()
         {'choices': ['average', 'convolution']}
     """
 
@@ -75,13 +81,19 @@ Dimension = Float | Int | Choice
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What `captune.space` makes. `dimensions` and `fixed` are as search.yaml has them."""
+    """What `captune.space` makes. `dimensions` and `fixed` are as search.yaml has them.
+
+    Example:
+        >>> captune.space("captions").dimensions["text.encoder"]
+        ['convolution', 'average']
+    """
 
     preset: str
     dimensions: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
+@left_as_it_was()
 def space(
     preset: str,
     dimensions: Mapping[str, Dimension | Sequence[Any]] | None = None,
@@ -101,7 +113,7 @@ def space(
         ConfigError: an unknown preset or name, or a value that its setting refuses; the name is in the message.
 
     Example:
-        >>> space("compact", {"train.learning_rate": Float(1e-3, 1e-2, log=True)}).dimensions
+        >>> captune.space("compact", {"train.learning_rate": captune.Float(1e-3, 1e-2, log=True)}).dimensions
         {'train.learning_rate': {'low': 0.001, 'high': 0.01, 'log': True}}
     """
     if dimensions is None and fixed is None:
@@ -111,19 +123,36 @@ def space(
         name: value.setting() if isinstance(value, Dimension) else list(value)
         for name, value in (dimensions or {}).items()
     }
-    return SearchSpace(preset, settings, dict(fixed or {}))
+    made = SearchSpace(preset, settings, dict(fixed or {}))
+    drawn = {"space": dict(made.dimensions), "fixed": dict(made.fixed), "trials": 1}
+    read_search(None, preset=preset, default_preset=preset, overrides=drawn)  # refuses what no search could take
+    return made
 
 
 def search_yaml(preset: str = "compact") -> str:
-    """A search.yaml to edit: what ships for a preset, as text. Raises ConfigError for an unknown preset."""
+    """A search.yaml to edit: what ships for a preset, as text. Raises ConfigError for an unknown preset.
+
+    Example:
+        >>> "preset: captions" in captune.search_yaml("captions")
+        True
+    """
     return shipped_space(preset)
 
 
+@left_as_it_was()
 def explain(name: str | None = None) -> str:
     """What a setting is: its unit, its range or choices, its default; or a list of all, a line each, for None.
 
     Raises:
         ConfigError: no such setting; the message names the closest ones.
+
+    Example:
+        >>> print(captune.explain("train.learning_rate"))
+        train.learning_rate: highest rate of the schedule
+          values   number, from 1e-07 to 1
+          default  0.001
+          presets  paper 0.0001, captions 0.004, compact 0.003, full 0.0003
+          set by   `fixed` in search.yaml for every trial, or `space` to search it
     """
     from captune.tuner.space.explain import explanation, listing
 

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Winner:
-    """What a refit left in a run. where: folder or address of the run."""
+    """What a refit left in a run. where: folder or address of the run.
+
+    Example:
+        >>> winner = captune.open_run("run").winner
+        >>> winner.bundle, winner.proof.trial, round(winner.proof.test.mean_f1, 3)
+        ('run/winner/bundle', 0, 0.359)
+    """
 
     where: str
 
@@ -65,6 +71,10 @@ class Winner:
         Raises:
             RunError: no winner yet, or `to` exists.
             ProofError: over the budget, or the copy answers otherwise.
+
+        Example:
+            >>> captune.open_run("run").winner.export("winner.keras", format="keras").bytes  # doctest: +SKIP
+            21532
         """
         if format == "keras" and storage not in (None, "float32"):
             raise ArgumentError("storage", f"a Keras file holds float32; use format bundle for {storage}")

@@ -38,8 +38,10 @@ def in_own_process(work: Callable[..., T], *arguments: Any, say: Callable[[str],
         kind, content = _result(ours, say)
     except (EOFError, ConnectionError):
         status = process.wait()
-        killed = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        raise WorkError(f"the process that did the work {killed}; out of memory is the usual reason") from None
+        ended = f"ended with status {status}; its reason is on stderr"
+        if status < 0:
+            ended = f"was killed by signal {-status}; out of memory is the usual reason"
+        raise WorkError(f"the process that did the work {ended}") from None
     except BaseException:
         process.send_signal(signal.SIGINT)
         raise
@@ -70,6 +72,9 @@ def _serve(pipe: Connection) -> None:
         outcome = ("result", work(*arguments, say=lambda text: pipe.send(("said", text))))
     except Error as error:
         outcome = ("error", error)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both processes, and the other passes it on
+        sys.exit(130)
     pipe.send(outcome)
 
 
