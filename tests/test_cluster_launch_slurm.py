@@ -124,10 +124,10 @@ def test_batch_script_is_bash(options: Slurm) -> None:
 def test_batch_script_asks_slurm_for_what_was_asked_before_its_first_command() -> None:
     text = slurm(replace(BATCH, nodes=3, gpus_per_node=4, cpus_per_task=32, time="2-00:00:00", partition="gpu"))
     lines = text.splitlines()
-    asked = [line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")]
-    assert set(asked) >= {"nodes=3", "gpus-per-node=4", "cpus-per-task=32", "time=2-00:00:00", "partition=gpu"}
-    assert set(asked) >= {"ntasks-per-node=1", "exclusive", "signal=B:TERM@120"}
-    assert not any(line.startswith("account") for line in asked)
+    requests = [line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")]
+    assert set(requests) >= {"nodes=3", "gpus-per-node=4", "cpus-per-task=32", "time=2-00:00:00", "partition=gpu"}
+    assert set(requests) >= {"ntasks-per-node=1", "exclusive", "signal=B:TERM@120"}
+    assert not any(line.startswith("account") for line in requests)
     first = next(at for at, line in enumerate(lines) if line and not line.startswith("#"))
     assert not any(line.startswith("#SBATCH") for line in lines[first:])
     assert lines[first] == "set -euo pipefail"

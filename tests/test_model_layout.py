@@ -99,20 +99,20 @@ def backbone_of(name: str) -> tuple[list[Variable], int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_figure_of_a_backbone_is_that_of_keras(name: str) -> None:
-    found, features = backbone_of(name)
-    shapes = [v.shape for v in found]
+    weights, features = backbone_of(name)
+    shapes = [v.shape for v in weights]
     matrices = [shape for shape in shapes if reduced(shape)]
     assert asdict(BACKBONES[name]) == {
         "parameters": sum(map(math.prod, shapes)),
-        "statistics": sum(math.prod(v.shape) for v in found if not v.trainable),
-        "tensors": len(found),
+        "statistics": sum(math.prod(v.shape) for v in weights if not v.trainable),
+        "tensors": len(weights),
         "features": features,
         "scaling": BACKBONES[name].scaling,  # compared with Keras's preprocess_input in test_model_classifier
         "matrices": len(matrices),
         "matrix_values": sum(map(math.prod, matrices)),
         "channels": sum(map(channels, matrices)),
         "shapes": sum(len("[" + ",".join(map(str, shape)) + "]") for shape in shapes),
-        "integers": sum(v.nbytes == 8 * math.prod(v.shape) for v in found),
+        "integers": sum(v.nbytes == 8 * math.prod(v.shape) for v in weights),
     }
 
 
@@ -172,7 +172,7 @@ def test_bytes_of_two_hundred_random_networks_are_those_of_keras_variables(monke
         return keras.Model(pixels, keras.ops.repeat(pixels[..., :1], backbone_of(config.backbone)[1], axis=-1))
 
     monkeypatch.setattr(image_encoder, "_named", weightless)
-    draw, storages, seen = random.Random(20), list(STORAGES), set()
+    draw, storages, kinds = random.Random(20), list(STORAGES), set()
     for n in range(200):
         config = random_config(draw, NAMES[n % len(NAMES)], storages[n // len(NAMES) % len(storages)])
         if n % 50 == 0:
@@ -183,21 +183,21 @@ def test_bytes_of_two_hundred_random_networks_are_those_of_keras_variables(monke
                 Variable(f"image_{v.path}", v.shape, v.nbytes, v.trainable and not config.image.frozen)
                 for v in backbone_of(config.image.backbone)[0]
             ]
-        found = size(config)
-        assert found.parameters == sum(math.prod(v.shape) for v in whole), config
-        assert found.frozen == sum(math.prod(v.shape) for v in whole if not v.trainable), config
+        totals = size(config)
+        assert totals.parameters == sum(math.prod(v.shape) for v in whole), config
+        assert totals.frozen == sum(math.prod(v.shape) for v in whole if not v.trainable), config
         parts = dict.fromkeys((part_of(v.path) for v in whole), 0)
         for v in whole:
             parts[part_of(v.path)] += stored_bytes(v.shape, v.nbytes, config.storage)
-        assert found.parts == parts, config
-        assert found.weights_bytes == sum(parts.values())
+        assert totals.parts == parts, config
+        assert totals.weights_bytes == sum(parts.values())
         if config.image is not None:
-            seen.add(("image", config.image.backbone, config.storage))
+            kinds.add(("image", config.image.backbone, config.storage))
         if config.text is not None:
-            seen.add(("text", config.text.encoder, config.storage))
+            kinds.add(("text", config.text.encoder, config.storage))
         if config.modality == "both":
-            seen.add(("fusion", config.fusion, config.storage))
-    assert len(seen) == (len(NAMES) + len(ENCODERS) + 2) * len(storages)
+            kinds.add(("fusion", config.fusion, config.storage))
+    assert len(kinds) == (len(NAMES) + len(ENCODERS) + 2) * len(storages)
 
 
 @pytest.mark.slow

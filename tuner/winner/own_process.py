@@ -65,17 +65,14 @@ def _result(pipe: Connection, say: Callable[[str], None]) -> tuple[str, Any]:
 
 
 def _serve(pipe: Connection) -> None:
-    work, arguments = pipe.recv()
     try:
-        result = work(*arguments, say=lambda text: pipe.send(("said", text)))
+        work, arguments = pipe.recv()  # which imports the module of the work
+        answer = ("result", work(*arguments, say=lambda text: pipe.send(("said", text))))
     except Error as error:
-        pipe.send(("error", error))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    else:
-        pipe.send(("result", result))
+        answer = ("error", error)
+    pipe.send(answer)
 
 
 if __name__ == "__main__":
-    with suppress(BrokenPipeError):  # nobody waits for it any more
+    with suppress(BrokenPipeError, KeyboardInterrupt):  # nobody waits for it any more
         _serve(Connection(int(sys.argv[1])))
