@@ -73,7 +73,7 @@ def _serve(pipe: Connection) -> None:
     except Error as error:
         outcome = ("error", error)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both processes, and the other passes it on
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent by the terminal, and by the other process
         sys.exit(130)
     pipe.send(outcome)
 
