@@ -537,7 +537,7 @@ def test_bundles_of_fifty_random_networks_are_just_below_their_predicted_bytes(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("storage", "reads"), zip(STORAGES, ["both", "image", "caption"], strict=True))
+@pytest.mark.parametrize(("storage", "reads"), list(zip(STORAGES, ["both", "image", "caption"], strict=True)))
 def test_smallest_network_with_the_longest_settings_is_below_its_predicted_bytes(
     tmp_path: Path, storage: Any, reads: str
 ) -> None:
