@@ -1,7 +1,5 @@
 """`import captune`: a light door, whose examples are true, and which leaves the caller's process as it was."""
 
-import doctest
-import importlib
 import os
 import shutil
 import subprocess
@@ -46,12 +44,6 @@ def test_every_name_is_there_and_no_other_is() -> None:
     assert set(captune.__all__) <= set(dir(captune))
     with pytest.raises(AttributeError, match="no attribute 'serch'"):
         _ = captune.serch
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in (PACKAGE / "tuner" / "api").glob("[!_]*.py")))
-def test_examples_are_true(name: str) -> None:
-    module = importlib.import_module(f"captune.tuner.api.{name}")
-    assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
 
 
 def test_size_is_that_of_the_paper() -> None:
