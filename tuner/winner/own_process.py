@@ -73,7 +73,9 @@ def _serve(pipe: Connection) -> None:
     except Error as error:
         pipe.send(("error", error))
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both processes, and the other passes it on
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # a terminal sends it to both processes, and the other passes it on
         sys.exit(130)
     else:
         pipe.send(("result", result))
