@@ -14,8 +14,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## The whole path on drawn data, into captune-demo/
 	$(BIN)/captune demo --out captune-demo
 
-test: $(READY)  ## All tests, three files at a time: many of them wait for processes
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: $(READY)  ## All tests, four files at a time: many of them wait for processes
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY)  ## Tests of what needs neither Keras nor Ray, in less than a minute
 	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile fast -m 'not slow and not cluster'

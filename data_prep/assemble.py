@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def write_pictures(
     target: Path,
     source: Path,
-    found: Records,
+    records: Records,
     images: Path,
     side: int,
     inputs: dict[str, str],
@@ -41,14 +41,14 @@ def write_pictures(
 
     inputs: what the set is made from; a killed run of the same inputs is gone on with.
     """
-    image_ids = list(dict.fromkeys(example.image_id for example in found.examples))
-    first_line = dict(zip(reversed([e.image_id for e in found.examples]), reversed(found.lines), strict=True))
+    image_ids = list(dict.fromkeys(example.image_id for example in records.examples))
+    first_line = dict(zip(reversed([e.image_id for e in records.examples]), reversed(records.lines), strict=True))
     faults: dict[str, str] = {}
 
     def on_fault(place: int, reason: str) -> None:
         image_id = image_ids[place]
         if on_bad == "error":
-            raise DataError(f"{source}, {found.unit} {first_line[image_id]}: {reason}; mend it or use --on-bad skip")
+            raise DataError(f"{source}, {records.unit} {first_line[image_id]}: {reason}; mend it or use --on-bad skip")
         faults[image_id] = reason
 
     paths = [image_path(images, image_id) for image_id in image_ids]
@@ -64,41 +64,41 @@ def write_pictures(
     )
     if len(faults) == len(image_ids):
         raise DataError(f"{images} has no usable picture of {source}; the first: {faults[image_ids[0]]}")
-    kept, lines, bad = [], [], list(found.bad)
-    for example, line in zip(found.examples, found.lines, strict=True):
+    examples, lines, bad = [], [], list(records.bad)
+    for example, line in zip(records.examples, records.lines, strict=True):
         if example.image_id in faults:
             bad.append(BadRow(line, example.image_id, faults[example.image_id]))
         else:
-            kept.append(example)
+            examples.append(example)
             lines.append(line)
     bad.sort(key=lambda row: row.line)
-    return replace(found, examples=tuple(kept), bad=tuple(bad), lines=tuple(lines)), digest
+    return replace(records, examples=tuple(examples), bad=tuple(bad), lines=tuple(lines)), digest
 
 
 def write_examples(
-    target: Path, found: Records, shares: Shares, seed: int, settings: CaptionSettings, pixels_digest: str
+    target: Path, records: Records, shares: Shares, seed: int, settings: CaptionSettings, pixels_digest: str
 ) -> Manifest:
     """Split, tokenize and write all but pictures. The manifest still lacks what prepare alone knows."""
     import pyarrow as pa
 
-    rows = [example.labels for example in found.examples]
-    labels = Labels.of(rows, found.label_names)
+    rows = [example.labels for example in records.examples]
+    labels = Labels.of(rows, records.label_names)
     hot = labels.multi_hot(rows)
     places: dict[str, int] = {}
-    for example in found.examples:
+    for example in records.examples:
         places.setdefault(example.image_id, len(places))
-    picture = np.array([places[example.image_id] for example in found.examples])
+    picture = np.array([places[example.image_id] for example in records.examples])
     assigned = split(hot, shares, seed, groups=picture)
     columns: dict[str, pa.Array] = {
-        "image_id": pa.array([example.image_id for example in found.examples], pa.string()),
+        "image_id": pa.array([example.image_id for example in records.examples], pa.string()),
         "split": pa.array(assigned),
         "picture": pa.array(picture),
-        "caption": pa.array([example.caption for example in found.examples], pa.string()),
+        "caption": pa.array([example.caption for example in records.examples], pa.string()),
         "labels": _fixed_lists(hot),
     }
     vocabulary, max_tokens = None, None
-    if found.has_captions:
-        tokenized = [tokenize(example.caption, settings) for example in found.examples]
+    if records.has_captions:
+        tokenized = [tokenize(example.caption, settings) for example in records.examples]
         train = [tokens for tokens, code in zip(tokenized, assigned, strict=True) if code == 0]
         vocabulary = count_words(train, settings)
         max_tokens = max(1, min(settings.max_tokens, max(map(len, train))))
@@ -109,7 +109,7 @@ def write_examples(
         writer.write_batch(batch)
 
     digest = hashlib.sha256(pixels_digest.encode())
-    digest.update(json.dumps([labels.ids, labels.names, found.has_captions]).encode())
+    digest.update(json.dumps([labels.ids, labels.names, records.has_captions]).encode())
     for column in columns.values():
         is_text = column.type == pa.string()
         digest.update(json.dumps(column.to_pylist()).encode() if is_text else column.buffers()[-1])

@@ -76,15 +76,15 @@ class Batches:
         """Batch index (0 to len - 1) of epoch number (0 or more). Raises IndexError beyond."""
         if not 0 <= index < len(self):
             raise IndexError(f"batch must be from 0 to {len(self) - 1}, got {index}")
-        chosen = self._order(number)[index * self.batch_size : (index + 1) * self.batch_size]
+        places = self._order(number)[index * self.batch_size : (index + 1) * self.batch_size]
         inputs: Inputs = {}
         if self._with_images and self._features is not None:
-            inputs["features"] = self._features[self.data.picture_of[self.rows[chosen]]]
+            inputs["features"] = self._features[self.data.picture_of[self.rows[places]]]
         elif self._with_images:
-            inputs["image"] = self.data.pixels(self.rows[chosen])
+            inputs["image"] = self.data.pixels(self.rows[places])
         if self._tokens is not None:
-            inputs["caption"] = self._tokens[chosen]
-        return inputs, self._labels[chosen]
+            inputs["caption"] = self._tokens[places]
+        return inputs, self._labels[places]
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """All batches of epoch number, in order."""
@@ -130,8 +130,8 @@ def _fit(tokens: NDArray[np.int32], max_tokens: int | None, vocabulary_size: int
     """Cut or pad (n, T) to (n, max_tokens); ids beyond the vocabulary become unknown."""
     width = tokens.shape[1] if max_tokens is None else max_tokens
     fitted = np.full((len(tokens), width), PADDING, np.int32)
-    kept = tokens[:, :width]
+    ids = tokens[:, :width]
     if vocabulary_size is not None:
-        kept = np.where(kept < vocabulary_size, kept, UNKNOWN)
-    fitted[:, : kept.shape[1]] = kept
+        ids = np.where(ids < vocabulary_size, ids, UNKNOWN)
+    fitted[:, : ids.shape[1]] = ids
     return fitted

@@ -160,8 +160,8 @@ class Vocabulary:
         """The same for captions that are tokenized already with these settings."""
         ids = np.full((len(tokenized), self.settings.max_tokens), PADDING, np.int32)
         for row, tokens in zip(ids, tokenized, strict=True):
-            kept = [self._ids.get(token, UNKNOWN) for token in tokens[: self.settings.max_tokens]]
-            row[: len(kept)] = kept
+            codes = [self._ids.get(token, UNKNOWN) for token in tokens[: self.settings.max_tokens]]
+            row[: len(codes)] = codes
         return ids
 
     def to_json(self) -> str:

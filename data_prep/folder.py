@@ -14,12 +14,12 @@ JOURNAL = "prepare.journal"  # how far a file has come that a killed run leaves 
 
 
 @contextlib.contextmanager
-def building(out: Path, own_files: frozenset[str], kept: frozenset[str] = frozenset()) -> Iterator[Path]:
+def building(out: Path, own_files: frozenset[str], half_done: frozenset[str] = frozenset()) -> Iterator[Path]:
     """Give a folder beside out to build in; it becomes out where the block ends without an error.
 
     own_files: the names that may stand in it. What a killed or interrupted run left is cleaned up, but for the names
-    in kept; a folder with any other file is never touched. The journal is not part of what was built. Two runs cannot
-    build the same out at once. Raises DataError where out or the folder aside is taken, or the disk refuses.
+    in half_done; a folder with any other file is never touched. The journal is not part of what was built. Two runs
+    cannot build the same out at once. Raises DataError where out or the folder aside is taken, or the disk refuses.
     """
     aside = out.parent / f".{out.name}.partial"
     check_free(out)
@@ -29,7 +29,7 @@ def building(out: Path, own_files: frozenset[str], kept: frozenset[str] = frozen
             raise DataError(f"{aside} is needed to build {out} but holds {foreign[0]!r}: move that away")
         with locked(aside / LOCK):
             try:
-                _empty(aside, kept | {LOCK})
+                _empty(aside, half_done | {LOCK})
                 yield aside
                 for path in aside.iterdir():
                     flush(path)
@@ -62,7 +62,7 @@ def check_free(out: Path) -> None:
         raise DataError(f"{out} holds files that are not a prepared data set: choose another --out")
 
 
-def _empty(folder: Path, kept: frozenset[str] = frozenset()) -> None:
+def _empty(folder: Path, names: frozenset[str] = frozenset()) -> None:
     for path in folder.iterdir():
-        if path.name not in kept:
+        if path.name not in names:
             path.unlink()

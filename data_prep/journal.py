@@ -45,11 +45,11 @@ class GrowingPixels:
         self._file = path.open("a+b")
         self._journal = journal.open("a+b")
         start, head = self._schema.serialize().to_pybytes(), _line(made_from)
-        end, told = self._recover(start, head)
-        for file, kept in ((self._file, end), (self._journal, told)):
-            file.truncate(kept)
-            file.seek(kept)
-        if not told:
+        end, length = self._recover(start, head)
+        for file, size in ((self._file, end), (self._journal, length)):
+            file.truncate(size)
+            file.seek(size)
+        if not length:
             self._file.write(start)
             self._journal.write(head)
 
@@ -61,8 +61,8 @@ class GrowingPixels:
         self._digest.update(pixels.data)
         self.done = done
         self.faults += faults
-        told = {"done": done, "end": self._file.tell(), "sha256": self._digest.hexdigest(), "faults": faults}
-        self._journal.write(_line(told))
+        entry = {"done": done, "end": self._file.tell(), "sha256": self._digest.hexdigest(), "faults": faults}
+        self._journal.write(_line(entry))
         self._journal.flush()
 
     def finish(self) -> str:
@@ -82,14 +82,14 @@ class GrowingPixels:
         self._file.seek(0)
         if not lines or lines[0] != head or self._file.read(len(start)) != start:
             return 0, 0
-        end, told = len(start), len(head)
+        end, length = len(start), len(head)
         for line in lines[1:]:
             entry = self._entry(line, end)
             if entry is None:
                 break
-            self.done, end, told = entry["done"], entry["end"], told + len(line)
+            self.done, end, length = entry["done"], entry["end"], length + len(line)
             self.faults += [(place, reason) for place, reason in entry["faults"]]
-        return end, told
+        return end, length
 
     def _entry(self, line: bytes, start: int) -> dict[str, Any] | None:
         """What line tells of the batch at byte start, None unless both are whole."""

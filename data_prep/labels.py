@@ -35,8 +35,8 @@ class Labels:
         from sklearn.preprocessing import MultiLabelBinarizer
 
         if unknown := {label for row in rows for label in row} - set(self.ids):
-            known = " ".join(map(str, self.ids))
-            raise DataError(f"label {min(unknown)} is unknown: known are {known}")
+            ids = " ".join(map(str, self.ids))
+            raise DataError(f"label {min(unknown)} is unknown: known are {ids}")
         if not rows:
             return np.zeros((0, len(self.ids)), np.uint8)
         matrix = MultiLabelBinarizer(classes=list(self.ids)).fit_transform(rows)

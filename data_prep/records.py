@@ -143,21 +143,21 @@ def read_csv(
     rows = csv_rows.rows(text, columns)
     next(rows)
     gathered = _Collector(path, on_bad, "line")
-    seen: dict[str, int] = {}
+    line_of: dict[str, int] = {}
     for line, fields in rows:
         image_id = fields[columns.image].strip() if columns.image < len(fields) else ""
         labels: tuple[int, ...] = ()
         reason = None
         if len(fields) != columns.count:
             reason = f"{len(fields)} fields where the header has {columns.count}"
-        elif not (reason := name_fault(image_id)) and image_id in seen:
-            reason = f"ImageID {image_id!r} stands on line {seen[image_id]} already"
+        elif not (reason := name_fault(image_id)) and image_id in line_of:
+            reason = f"ImageID {image_id!r} stands on line {line_of[image_id]} already"
         elif reason is None and columns.labels is not None:
             labels, reason = _labels(fields[columns.labels], need_labels, known_labels)
         if reason:
             gathered.fault(line, image_id, reason)
             continue
-        seen[image_id] = line
+        line_of[image_id] = line
         caption = fields[columns.caption] if columns.caption is not None else ""
         gathered.good(line, Example(image_id, labels, caption))
     return gathered.records(
@@ -210,8 +210,8 @@ def _labels(value: str, need_labels: bool, known_labels: frozenset[int] | None) 
         if not LABEL.fullmatch(word):
             return (), f"label {word!r} is not a whole number below 10**9"
         if known_labels is not None and int(word) not in known_labels:
-            known = " ".join(map(str, sorted(known_labels)))
-            return (), f"label {int(word)} is unknown, known are {known}"
+            numbers = " ".join(map(str, sorted(known_labels)))
+            return (), f"label {int(word)} is unknown, known are {numbers}"
     return tuple(sorted({int(word) for word in words})), None
 
 
@@ -238,33 +238,33 @@ def read_coco(
     gathered = _Collector(instances_path, on_bad, "image")
     try:
         names = {int(category["id"]): _plain(category["name"]) for category in instances["categories"]}
-        wanted = frozenset(names) if categories is None else categories
-        if unknown := wanted - names.keys():
+        chosen = frozenset(names) if categories is None else categories
+        if unknown := chosen - names.keys():
             raise DataError(f"{instances_path} has no category {min(unknown)}: choose among {sorted(names)}")
         labels: dict[int, set[int]] = {}
         for note in instances["annotations"]:
-            if note["category_id"] in wanted:
+            if note["category_id"] in chosen:
                 labels.setdefault(note["image_id"], set()).add(int(note["category_id"]))
         texts: dict[int, list[str]] = {}
         for note in sorted(captions["annotations"], key=lambda note: note["id"]) if captions else ():
             texts.setdefault(note["image_id"], []).append(_plain(note["caption"]).strip())
-        seen: dict[str, int] = {}
+        place_of: dict[str, int] = {}
         for place, image in enumerate(instances["images"], start=1):
             image_id = _plain(image["file_name"])
-            found = tuple(sorted(labels.get(image["id"], ())))
-            if not found:
+            label_set = tuple(sorted(labels.get(image["id"], ())))
+            if not label_set:
                 gathered.bad.append(BadRow(place, image_id, "no label of the chosen categories"))
                 continue
             reason = name_fault(image_id)
-            if not reason and image_id in seen:
-                reason = f"file_name {image_id!r} is image {seen[image_id]} already"
+            if not reason and image_id in place_of:
+                reason = f"file_name {image_id!r} is image {place_of[image_id]} already"
             if reason:
                 gathered.fault(place, image_id, reason)
                 continue
-            seen[image_id] = place
+            place_of[image_id] = place
             own = texts.get(image["id"], [""])
             for caption in own if per_caption else own[:1]:
-                gathered.good(place, Example(image_id, found, caption))
+                gathered.good(place, Example(image_id, label_set, caption))
     except DataError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -272,7 +272,7 @@ def read_coco(
     return gathered.records(
         has_labels=True,
         has_captions=captions is not None,
-        label_names={label: names[label] for label in sorted(wanted)},
+        label_names={label: names[label] for label in sorted(chosen)},
     )
 
 
@@ -290,11 +290,11 @@ def coco_files(path: Path) -> tuple[Path, Path | None]:
             raise DataError(f"{path} is not named instances*.json: name that file, or the folder it is in")
         beside = path.with_name("captions" + path.name.removeprefix("instances"))
         return path, beside if beside.is_file() else None
-    found = {kind: sorted(path.glob(f"{kind}*.json")) for kind in ("instances", "captions")}
-    if len(found["instances"]) != 1 or len(found["captions"]) > 1:
-        counts = " and ".join(f"{len(files)} {kind}*.json" for kind, files in found.items())
+    files = {kind: sorted(path.glob(f"{kind}*.json")) for kind in ("instances", "captions")}
+    if len(files["instances"]) != 1 or len(files["captions"]) > 1:
+        counts = " and ".join(f"{len(paths)} {kind}*.json" for kind, paths in files.items())
         raise DataError(f"{path} must hold one instances*.json and 0 or 1 captions*.json, it has {counts}")
-    return found["instances"][0], next(iter(found["captions"]), None)
+    return files["instances"][0], next(iter(files["captions"]), None)
 
 
 def _coco_json(path: Path, lists: tuple[str, ...]) -> dict[str, Any]:

@@ -61,11 +61,11 @@ def split(
     used = [place for place, share in enumerate(shares) if share > 0]
     if len(first) < len(used):
         raise DataError(f"{len(first)} pictures cannot fill {len(used)} splits: add rows, or take 0 for test")
-    wanted = np.array([shares[place] for place in used])
+    fractions = np.array([shares[place] for place in used])
     # The method walks through the rows of a label in order: shuffled, so that file order leaves no trace.
     order = np.random.default_rng(seed).permutation(len(first))
     folds = np.empty(len(first), np.int64)
-    folds[order] = IterativeStratification(united[order], wanted, np.random.RandomState(seed % 2**32))
+    folds[order] = IterativeStratification(united[order], fractions, np.random.RandomState(seed % 2**32))
     _fill_empty(folds, len(used), order)
     return np.array(used, np.uint8)[folds][member]
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from captune.data_prep import assemble, folder, records
+from captune.data_prep import assemble, folder
 from captune.data_prep.captions import CaptionSettings, Vocabulary
 from captune.data_prep.images import Pixels, check_side, image_path
 from captune.data_prep.manifest import BAD_ROWS, EXAMPLES, FILES, MANIFEST, PIXELS, VOCABULARY, Manifest
 from captune.data_prep.pixels import Decode, PixelFile, cores, in_threads
-from captune.data_prep.records import DataError, Example, OnBad
+from captune.data_prep.records import DataError, Example, OnBad, coco_files, read_coco, read_csv
 from captune.data_prep.split import SPLITS, Shares, check_shares
 
 if TYPE_CHECKING:
@@ -72,10 +72,10 @@ class PreparedData:
             raise DataError(f"{path / MANIFEST}: {error}; {_ANEW}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{path / MANIFEST} is damaged ({error!r}): {_ANEW}") from None
-        for name, size in manifest.files.items():
-            found = (path / name).stat().st_size if (path / name).is_file() else 0
-            if found != size:
-                raise DataError(f"{path / name} has {found} bytes, not {size}: {_ANEW}")
+        for name, expected in manifest.files.items():
+            size = (path / name).stat().st_size if (path / name).is_file() else 0
+            if size != expected:
+                raise DataError(f"{path / name} has {size} bytes, not {expected}: {_ANEW}")
         return cls(path, manifest)
 
     def __len__(self) -> int:
@@ -173,49 +173,49 @@ def prepare(
     if format == "coco":
         if known_labels is not None:
             raise DataError("known_labels goes with the format kaggle: use categories with coco")
-        found = records.read_coco(source, per_caption=per_caption, categories=categories, on_bad=on_bad)
+        records = read_coco(source, per_caption=per_caption, categories=categories, on_bad=on_bad)
     elif per_caption or categories is not None:
         raise DataError("per_caption and categories go with the format coco: use known_labels with kaggle")
     else:
-        found = records.read_csv(source, on_bad=on_bad, known_labels=known_labels)
-    if images is None and not found.has_captions:
+        records = read_csv(source, on_bad=on_bad, known_labels=known_labels)
+    if images is None and not records.has_captions:
         raise DataError(f"{source} has no captions: name the folder of its pictures, or add a column Caption")
     if images is not None and not images.is_dir():
         raise DataError(f"{images} is not a folder: name the folder of the pictures")
 
-    chosen = known_labels if categories is None else categories
+    label_ids = known_labels if categories is None else categories
     inputs = {
         "source": _source_digest(source, format),
         "format": format,
         "on-bad": on_bad,
         "split": "/".join(f"{100 * share:g}" for share in shares),
         "seed": str(seed),
-        "labels": "all" if chosen is None else " ".join(map(str, sorted(chosen))),
+        "labels": "all" if label_ids is None else " ".join(map(str, sorted(label_ids))),
         "per-caption": str(per_caption),
-        "captions": json.dumps(asdict(captions)) if found.has_captions else "none",
-        "pictures": "none" if images is None else _pictures_digest(images, found.examples),
+        "captions": json.dumps(asdict(captions)) if records.has_captions else "none",
+        "pictures": "none" if images is None else _pictures_digest(images, records.examples),
         "side": "none" if images is None else str(side),
     }
     if (out / MANIFEST).exists():
         return _reuse(out, inputs)
     half_done = frozenset() if images is None else frozenset({PIXELS, folder.JOURNAL})
-    with folder.building(out, FILES, kept=half_done) as target:
+    with folder.building(out, FILES, half_done=half_done) as target:
         # Pictures first: the split and the vocabulary are made of the examples whose pictures can be used.
         pixels_digest = ""
-        rows_read = len(found.examples) + len(found.bad)
+        rows_read = len(records.examples) + len(records.bad)
         if images is not None:
             decode = decode or in_threads(workers or cores())
-            found, pixels_digest = assemble.write_pictures(
-                target, source, found, images, side, inputs, on_bad, decode, progress
+            records, pixels_digest = assemble.write_pictures(
+                target, source, records, images, side, inputs, on_bad, decode, progress
             )
-        manifest = assemble.write_examples(target, found, shares, seed, captions, pixels_digest)
-        if found.bad:
-            assemble.write_bad_rows(target / BAD_ROWS, found.bad)
+        manifest = assemble.write_examples(target, records, shares, seed, captions, pixels_digest)
+        if records.bad:
+            assemble.write_bad_rows(target / BAD_ROWS, records.bad)
         files = {path.name: path.stat().st_size for path in target.iterdir() if path.name in FILES}
         manifest = replace(
             manifest,
             rows_read=rows_read,
-            rows_skipped=len(found.bad),
+            rows_skipped=len(records.bad),
             side=None if images is None else side,
             inputs=inputs,
             files=files,
@@ -230,15 +230,15 @@ def _reuse(out: Path, inputs: dict[str, str]) -> PreparedData:
     before = data.manifest.inputs
     changed = [name for name in inputs if inputs[name] != before.get(name)]
     if changed:
-        told = ", ".join(
+        differences = ", ".join(
             f"{name} ({before.get(name)}, now {inputs[name]})" if len(inputs[name]) < 32 else name for name in changed
         )
-        raise DataError(f"{out} was prepared with another {told}: choose another --out")
+        raise DataError(f"{out} was prepared with another {differences}: choose another --out")
     return data
 
 
 def _source_digest(source: Path, kind: Format) -> str:
-    files = [source] if kind == "kaggle" else [path for path in records.coco_files(source) if path]
+    files = [source] if kind == "kaggle" else [path for path in coco_files(source) if path]
     digest = hashlib.sha256()
     for path in files:
         digest.update(hashlib.sha256(path.read_bytes()).digest())

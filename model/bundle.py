@@ -25,13 +25,12 @@ from captune.files import written_aside
 from captune.model.classifier import build
 from captune.model.config import ModelConfig, Storage
 from captune.model.image_encoder import normalisations
-from captune.model.layout import backbone_tensor
+from captune.model.layout import MANIFEST, backbone_tensor
 from captune.model.metrics import DecisionRule
 from captune.model.size import size
 from captune.model.storage import restore, store
 
 FORMAT = 2
-MANIFEST = "bundle.json"
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
 _LABEL_IDS, _LABEL_NAMES = TypeAdapter(tuple[StrictInt, ...]), TypeAdapter(tuple[StrictStr, ...])
@@ -113,9 +112,9 @@ class Bundle:
         try:
             tensors = load_file(path / WEIGHTS)
             # Before anything is built: a file of a few bytes must not make a network of many.
-            found, needed = sum(tensor.nbytes for tensor in tensors.values()), size(config).weights_bytes
-            if found != needed:
-                raise ValueError(f"it holds {found} bytes of weights, the network needs {needed}")
+            total, expected = sum(tensor.nbytes for tensor in tensors.values()), size(config).weights_bytes
+            if total != expected:
+                raise ValueError(f"it holds {total} bytes of weights, the network needs {expected}")
             if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
                 raise ValueError(f"{broken[0]} holds what is no number")
             network = build(config, load_weights=False)
@@ -141,9 +140,9 @@ def _manifest(path: Path) -> dict[str, Any]:
             f"{path} is not a bundle (no readable {MANIFEST}); name a folder that refit or export made"
         ) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
+        version = manifest.get("format") if isinstance(manifest, dict) else None
         raise BundleError(
-            f"{path} has bundle format {found}, this captune reads format {FORMAT}; use a matching version"
+            f"{path} has bundle format {version}, this captune reads format {FORMAT}; use a matching version"
         )
     if not isinstance(manifest.get("sha256"), dict) or manifest["sha256"].get(MANIFEST) != _own_digest(manifest):
         raise BundleError(f"{path / MANIFEST} is not as it was written (SHA-256 differs); export it again")

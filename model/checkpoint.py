@@ -55,10 +55,10 @@ class Checkpoint:
                 header = json.loads((file.metadata() or {})["captune"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             reports = tuple(Epoch.read(report) for report in header["reports"])
-            found = cls(int(header["epoch"]), str(header["identity"]), arrays, reports)
+            checkpoint = cls(int(header["epoch"]), str(header["identity"]), arrays, reports)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError):
             return None
-        return found if found.identity == identity else None
+        return checkpoint if checkpoint.identity == identity else None
 
 
 def numbered(values: list[Array]) -> dict[str, Array]:

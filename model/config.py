@@ -7,6 +7,7 @@ tables and for Optuna; `unflatten` is its inverse. Numbers outside their range r
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -189,7 +190,7 @@ def unflatten(flat: Mapping[str, Any]) -> TrialConfig:
     """The configuration that `flatten` turned into `flat`; missing names take their defaults."""
     nested: dict[str, Any] = {"model": {}, "train": {}}
     for name, value in flat.items():
-        path = name.split(".") if name.startswith("train.") else ["model", *name.split(".")]
+        path = _path(name)
         node: Any = nested
         for step in path[:-1]:
             node = node.setdefault(step, {}) if isinstance(node, dict) else None
@@ -198,6 +199,11 @@ def unflatten(flat: Mapping[str, Any]) -> TrialConfig:
         else:  # a setting of an encoder that is absent is an unknown name
             nested["model"][name] = value
     return TrialConfig.model_validate(nested)
+
+
+@lru_cache(maxsize=1024)
+def _path(name: str) -> tuple[str, ...]:
+    return tuple(name.split(".")) if name.startswith("train.") else ("model", *name.split("."))
 
 
 def replace(config: TrialConfig, changes: Mapping[str, Any]) -> TrialConfig:

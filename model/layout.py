@@ -21,6 +21,8 @@ STORAGES: dict[Storage, int] = {"float32": 4, "float16": 2, "int8": 1}
 """Bytes of one value of a matrix."""
 SCALE = ".scale"
 """Added to the name of an int8 tensor for the name of its scales."""
+MANIFEST = "bundle.json"
+"""The file that makes a folder a bundle, written last."""
 BACKBONE = "image_backbone"
 """Name of a named backbone in the network; its tensors are numbered, as Keras's names in it vary."""
 LEAST_VALUES_A_CHANNEL = 4
@@ -111,8 +113,8 @@ def _tensor(name: str, *shape: int, frozen: bool = False) -> Tensors:
     )
 
 
-def _dense(name: str, given: int, units: int) -> list[Tensors]:
-    return [_tensor(f"{name}/kernel", given, units), _tensor(f"{name}/bias", units)]
+def _dense(name: str, inputs: int, units: int) -> list[Tensors]:
+    return [_tensor(f"{name}/kernel", inputs, units), _tensor(f"{name}/bias", units)]
 
 
 @lru_cache(maxsize=4096)
@@ -153,27 +155,27 @@ def _compact(config: ImageConfig) -> Iterator[Tensors]:
         for stage in range(1, config.stages + 1)
         for block in range(config.blocks)
     ]
-    for (_, given), (name, channels) in pairwise([("", 3), ("compact_stem", config.width), *blocks]):
-        yield _tensor(f"{name}_convolution/kernel", 3, 3, given, channels)
+    for (_, inputs), (name, channels) in pairwise([("", 3), ("compact_stem", config.width), *blocks]):
+        yield _tensor(f"{name}_convolution/kernel", 3, 3, inputs, channels)
         for vector in ("gamma", "beta", "moving_mean", "moving_variance"):
             yield _tensor(f"{name}_norm/{vector}", channels, frozen=vector.startswith("moving"))
 
 
 @lru_cache(maxsize=4096)
 def _text(config: TextConfig) -> Tensors:
-    given, units = config.embedding, config.units
-    tensors = [_tensor("text_embedding/embeddings", config.vocabulary_size, given)]
+    width, units = config.embedding, config.units
+    tensors = [_tensor("text_embedding/embeddings", config.vocabulary_size, width)]
     match config.encoder:
         case "bilstm":
             for direction in ("forward", "backward"):
-                tensors += _recurrent(f"text_bilstm/{direction}_lstm/lstm_cell", given, units, gates=4, biases=1)
+                tensors += _recurrent(f"text_bilstm/{direction}_lstm/lstm_cell", width, units, gates=4, biases=1)
         case "lstm":
-            tensors += _recurrent("text_lstm/lstm_cell", given, units, gates=4, biases=1)
+            tensors += _recurrent("text_lstm/lstm_cell", width, units, gates=4, biases=1)
         case "gru":  # Keras's GRU (reset after) keeps two biases
-            tensors += _recurrent("text_gru/gru_cell", given, units, gates=3, biases=2)
+            tensors += _recurrent("text_gru/gru_cell", width, units, gates=3, biases=2)
         case "convolution":
             tensors += [
-                _tensor("text_convolution/kernel", config.kernel, given, units),
+                _tensor("text_convolution/kernel", config.kernel, width, units),
                 _tensor("text_convolution/bias", units),
             ]
         case "average":
@@ -183,10 +185,10 @@ def _text(config: TextConfig) -> Tensors:
     return Tensors.sum("text encoder", tensors)
 
 
-def _recurrent(name: str, given: int, units: int, *, gates: int, biases: int) -> list[Tensors]:
+def _recurrent(name: str, inputs: int, units: int, *, gates: int, biases: int) -> list[Tensors]:
     width = gates * units
     return [
-        _tensor(f"{name}/kernel", given, width),
+        _tensor(f"{name}/kernel", inputs, width),
         _tensor(f"{name}/recurrent_kernel", units, width),
         _tensor(f"{name}/bias", *((biases, width) if biases > 1 else (width,))),
     ]

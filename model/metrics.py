@@ -30,9 +30,9 @@ class DecisionRule:
 
     def decide(self, probabilities: Floats) -> NDArray[np.bool_]:
         """(n, labels) probabilities to (n, labels) booleans with at least one True a row."""
-        given = probabilities >= self.threshold
-        given[np.arange(len(given)), probabilities.argmax(axis=1)] = True
-        return given
+        labels = probabilities >= self.threshold
+        labels[np.arange(len(labels)), probabilities.argmax(axis=1)] = True
+        return labels
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ class Epoch(Metrics, _Trained):
         return {kind: getattr(self, f"{kind}_seconds") for kind in KINDS}
 
 
-def f1_per_example(truth: Bits, given: Bits) -> NDArray[np.float64]:
-    """(n, labels) twice to (n,): 2 |truth & given| / (|truth| + |given|); 1 where both sets are empty."""
-    truth, given = truth.astype(bool), given.astype(bool)
-    return _f1((truth & given).sum(axis=1), truth.sum(axis=1) + given.sum(axis=1), empty=1.0)
+def f1_per_example(truth: Bits, labels: Bits) -> NDArray[np.float64]:
+    """(n, labels) twice to (n,): 2 |truth & labels| / (|truth| + |labels|); 1 where both sets are empty."""
+    truth, labels = truth.astype(bool), labels.astype(bool)
+    return _f1((truth & labels).sum(axis=1), truth.sum(axis=1) + labels.sum(axis=1), empty=1.0)
 
 
 def fit_rule(truth: Bits, probabilities: Floats) -> DecisionRule:
@@ -128,26 +128,26 @@ def cross_fitted(truth: Bits, probabilities: Floats) -> NDArray[np.bool_]:
     """
     if len(truth) < 2:
         return DecisionRule(0.5).decide(probabilities)
-    given = np.zeros(probabilities.shape, dtype=bool)
+    labels = np.zeros(probabilities.shape, dtype=bool)
     for half in (0, 1):
         rule = fit_rule(truth[1 - half :: 2], probabilities[1 - half :: 2])
-        given[half::2] = rule.decide(probabilities[half::2])
-    return given
+        labels[half::2] = rule.decide(probabilities[half::2])
+    return labels
 
 
-def score(truth: Bits, probabilities: Floats, given: Bits) -> Scores:
+def score(truth: Bits, probabilities: Floats, labels: Bits) -> Scores:
     """All scores of decided labels.
 
     Args:
         truth: (n, labels) 0 or 1, n at least 1.
         probabilities: (n, labels), for the average precision.
-        given: (n, labels) decided labels.
+        labels: (n, labels) decided labels.
     """
-    truth, given = truth.astype(bool), given.astype(bool)
-    hits, sizes = (truth & given).sum(axis=0), truth.sum(axis=0) + given.sum(axis=0)
+    truth, labels = truth.astype(bool), labels.astype(bool)
+    hits, sizes = (truth & labels).sum(axis=0), truth.sum(axis=0) + labels.sum(axis=0)
     per_label = _f1(hits, sizes, empty=0.0)
     return Scores(
-        mean_f1=float(f1_per_example(truth, given).mean()),
+        mean_f1=float(f1_per_example(truth, labels).mean()),
         micro_f1=float(_f1(hits.sum(), sizes.sum(), empty=0.0)),
         macro_f1=float(per_label.mean()),
         map=mean_average_precision(truth, probabilities),

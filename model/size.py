@@ -113,13 +113,13 @@ class Budget:
     def __str__(self) -> str:
         return f"{show_bytes(self.limit)} of {self.measure}"
 
-    def bytes_of(self, found: Sized) -> int:
+    def bytes_of(self, size: Sized) -> int:
         """The bytes that count."""
-        return found.weights_bytes if self.measure == "weights" else found.bundle_bytes
+        return size.weights_bytes if self.measure == "weights" else size.bundle_bytes
 
-    def holds(self, found: Sized) -> bool:
+    def holds(self, size: Sized) -> bool:
         """Whether they fit, the limit included."""
-        return self.bytes_of(found) <= self.limit
+        return self.bytes_of(size) <= self.limit
 
 
 def size(config: ModelConfig, contents: Contents | None = None) -> Size:
@@ -176,13 +176,13 @@ def show_bytes(count: int) -> str:
     return f"{count / MiB:.2f} MiB ({count / MB:.2f} MB)"
 
 
-def refusal(found: Size, budget: Budget) -> str | None:
+def refusal(size: Size, budget: Budget) -> str | None:
     """Why a network is over the budget, by parts; None where it fits."""
-    if budget.holds(found):
+    if budget.holds(size):
         return None
-    count = budget.bytes_of(found)
-    parts = ", ".join(f"{part} {share / MiB:.2f}" for part, share in found.parts.items())
-    what = f"{found.storage} weights" if budget.measure == "weights" else f"bundle with {found.storage} weights"
+    count = budget.bytes_of(size)
+    parts = ", ".join(f"{part} {share / MiB:.2f}" for part, share in size.parts.items())
+    what = f"{size.storage} weights" if budget.measure == "weights" else f"bundle with {size.storage} weights"
     return (
         f"needs {show_bytes(count)} of {what}, the budget is {show_bytes(budget.limit)}, "
         f"over by {show_bytes(count - budget.limit)} (MiB by part: {parts})"

@@ -196,12 +196,12 @@ class Training:
         if self._storage == "float32":
             yield
             return
-        kept = network.get_weights()
+        weights = network.get_weights()
         put_through(network, self._storage)
         try:
             yield
         finally:
-            network.set_weights(kept)
+            network.set_weights(weights)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -221,14 +221,14 @@ class Training:
             return
         # Keras's own SwapEMAWeights swaps by adding and subtracting, which changes the last bits of both.
         weights = self._trained.trainable_variables
-        kept = [keras.ops.copy(weight.value) for weight in weights]
+        values = [keras.ops.copy(weight.value) for weight in weights]
         optimizer.finalize_variable_values(weights)
         for weight in weights:  # arrays of their own: JAX takes those of a network's weights along when it predicts
             weight.assign(keras.ops.copy(weight.value))
         try:
             yield
         finally:
-            for weight, value in zip(weights, kept, strict=True):
+            for weight, value in zip(weights, values, strict=True):
                 weight.assign(value)
 
 
@@ -242,13 +242,13 @@ def fit(
         truth: labels of the validation examples, (n, num_labels) of 0 and 1, in the order of `validation`.
         after: epochs that `training` has behind it already.
     """
-    told = 0.0
+    counted = 0.0
     for number in range(after + 1, epochs + 1):
         started, before = time.monotonic(), training.compile_seconds
         loss = training.epoch(number)
         trained = time.monotonic()
-        compiled, told = training.compile_seconds - told, training.compile_seconds
-        seconds = {"train_seconds": trained - started - (told - before), "compile_seconds": compiled}
+        compiled, counted = training.compile_seconds - counted, training.compile_seconds
+        seconds = {"train_seconds": trained - started - (counted - before), "compile_seconds": compiled}
         if not math.isfinite(loss):
             yield _diverged(number, loss, seconds)
             return
@@ -256,8 +256,8 @@ def fit(
         if not np.isfinite(probabilities).all():
             yield _diverged(number, loss, seconds)
             return
-        given = metrics.cross_fitted(truth, probabilities)
-        scores = metrics.score(truth, probabilities, given)
+        labels = metrics.cross_fitted(truth, probabilities)
+        scores = metrics.score(truth, probabilities, labels)
         yield Epoch(
             epoch=number,
             loss=loss,
@@ -265,7 +265,7 @@ def fit(
             threshold=metrics.fit_rule(truth, probabilities).threshold,
             **seconds,
             evaluate_seconds=time.monotonic() - trained,
-            standard_error=float(metrics.f1_per_example(truth, given).std() / math.sqrt(len(truth))),
+            standard_error=float(metrics.f1_per_example(truth, labels).std() / math.sqrt(len(truth))),
         )
 
 
@@ -336,10 +336,10 @@ def _twin(config: ModelConfig, *, bfloat16: bool) -> keras.Model:
 
 def _after_backbone(network: keras.Model, output: str) -> keras.Model:
     """The part of a network that reads features of pictures instead of pictures, with its weights."""
-    given = {FEATURES: network.get_layer(DROPOUT).input} | {x.name: x for x in network.inputs if x.name != "image"}
-    after = keras.Model(list(given.values()), network.get_layer(output).output)
-    inputs = {name: keras.Input(x.shape[1:], dtype=x.dtype, name=name) for name, x in given.items()}
-    return keras.Model(inputs, after(list(inputs.values())))
+    inputs = {FEATURES: network.get_layer(DROPOUT).input} | {x.name: x for x in network.inputs if x.name != "image"}
+    after = keras.Model(list(inputs.values()), network.get_layer(output).output)
+    anew = {name: keras.Input(x.shape[1:], dtype=x.dtype, name=name) for name, x in inputs.items()}
+    return keras.Model(anew, after(list(anew.values())))
 
 
 def _with_augmentation(network: keras.Model, config: TrialConfig, seed: int) -> keras.Model:

@@ -23,8 +23,6 @@ SCORED: tuple[Fate, ...] = ("complete", "stopped")
 """Fates that leave a score which may win."""
 HALVED = "halving"
 """With what the reason begins of a trial that halving stopped."""
-VOID = "void"
-"""Marks a draw of the sampler that is no trial, see `TrialAttributes.void`."""
 _EPOCH = "epoch:"
 
 
@@ -100,6 +98,11 @@ class TrialAttributes:
 @cache
 def _reader() -> TypeAdapter[TrialAttributes]:
     return TypeAdapter(TrialAttributes)
+
+
+def origin_of(trial: optuna.trial.BaseTrial | optuna.trial.FrozenTrial) -> int:
+    """Number of a trial's first attempt: its own, unless it continues a lost trial."""
+    return int(trial.user_attrs.get("replaces", trial.number))
 
 
 def epoch_attribute(epoch: Epoch, order: int) -> tuple[str, dict[str, Any]]:

@@ -16,14 +16,14 @@ def frontier(records: Sequence[Record], budget: Budget) -> list[Record]:
         records: all trials of a run.
         budget: says which bytes count; trials over it are left out.
     """
-    kept: list[Record] = []
+    unbeaten: list[Record] = []
     for record in sorted(
         (r for r in records if qualifies(r, budget)),
         key=lambda r: (budget.bytes_of(r), -(r.mean_f1 or 0.0), r.number),
     ):
-        if not kept or (record.mean_f1 or 0.0) > (kept[-1].mean_f1 or 0.0):
-            kept.append(record)
-    return kept
+        if not unbeaten or (record.mean_f1 or 0.0) > (unbeaten[-1].mean_f1 or 0.0):
+            unbeaten.append(record)
+    return unbeaten
 
 
 def qualifies(record: Record, budget: Budget) -> bool:

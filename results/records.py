@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from captune.model.metrics import KINDS, METRICS, Epoch
-from captune.results.attributes import TrialAttributes, TrialSize, epochs_of
+from captune.results.attributes import TrialAttributes, TrialSize, epochs_of, origin_of
 from captune.results.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def load_records(run: RunFolder) -> list[Record]:
 
 def records_of(study: optuna.Study) -> list[Record]:
     """All trials of a run's study, in the order of their numbers."""
-    known = ((trial, TrialAttributes.of(trial)) for trial in study.get_trials(deepcopy=False))
-    return [_record(trial, attributes) for trial, attributes in known if attributes.void is None]
+    trials = ((trial, TrialAttributes.of(trial)) for trial in study.get_trials(deepcopy=False))
+    return [_record(trial, attributes) for trial, attributes in trials if attributes.void is None]
 
 
 def _record(trial: optuna.trial.FrozenTrial, attributes: TrialAttributes) -> Record:
@@ -111,7 +111,7 @@ def _record(trial: optuna.trial.FrozenTrial, attributes: TrialAttributes) -> Rec
         reason=attributes.reason,
         seed=attributes.seed,
         threads=attributes.threads,
-        origin=trial.number if attributes.replaces is None else attributes.replaces,
+        origin=origin_of(trial),
         config=attributes.config or {},
         curve=tuple(reports),
         order={epoch.epoch: order for epoch, order in reports.items()},

@@ -82,9 +82,9 @@ class RunFolder:
         Raises:
             RunError: another process writes here.
         """
-        with ExitStack() as held:
+        with ExitStack() as stack:
             try:
-                held.enter_context(locked(self.lock))
+                stack.enter_context(locked(self.lock))
             except LockedError as error:
                 raise RunError(
                     f"{self} is being written by another process ({error.holder or 'starting'}); wait for it or end it"

@@ -107,5 +107,5 @@ def trained_share(records: Iterable[Record]) -> float | None:
     """Of the time for which trials held a slot, the share that went into training and evaluation; None without any."""
     # A trial that went on has the epochs of the attempt before in its curve, but not their time.
     ran = [record for record in records if record.curve and record.seconds and record.origin == record.number]
-    held = sum(record.seconds or 0.0 for record in ran)
-    return round(sum(r.spent["train"] + r.spent["evaluate"] for r in ran) / held, 4) if held else None
+    total = sum(record.seconds or 0.0 for record in ran)
+    return round(sum(r.spent["train"] + r.spent["evaluate"] for r in ran) / total, 4) if total else None

@@ -57,10 +57,10 @@ def frame(
         if "@" in where or "__" in where:
             raise RunError(f"--where takes columns and constants only, got {where!r}")
         try:
-            kept = table.eval(where, engine="python")
-            if not (isinstance(kept, pd.Series) and kept.dtype == "bool"):  # pandas would take numbers for row labels
+            mask = table.eval(where, engine="python")
+            if not (isinstance(mask, pd.Series) and mask.dtype == "bool"):  # pandas would take numbers for row labels
                 raise ValueError("neither true nor false for each trial")
-            table = table[kept]
+            table = table[mask]
         except Exception as error:  # pandas raises a different class for each way of being wrong
             raise RunError(
                 f"--where {where!r} cannot be evaluated ({one_line(error, 200)}); "
@@ -87,8 +87,7 @@ def render(
     JSON is a list of objects with the keys of `Record.row`; `columns` then names keys of these.
     """
     if format == "json":
-        chosen = frame(records, sort=sort, where=where, limit=limit).index
-        rows = [records[i].row() for i in chosen]
+        rows = [records[i].row() for i in frame(records, sort=sort, where=where, limit=limit).index]
         if columns is not None:
             _check_columns(columns, list(_empty_row()))
             rows = [{name: row[name] for name in columns} for row in rows]
@@ -160,22 +159,18 @@ def _markdown(table: pd.DataFrame) -> str:
         return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
 
     names = [str(name) for name in table]
-    rows = [
-        line(
-            [
-                f"{value:.0f}" if name in BYTES and value == value else _shown(name, value)
-                for name, value in zip(names, row, strict=True)
-            ]
-        )
-        for row in table.itertuples(index=False)
-    ]
+
+    def cell(name: str, value: Any) -> str:
+        return f"{value:.0f}" if name in BYTES and value == value else _shown(name, value)
+
+    rows = [line(list(map(cell, names, row))) for row in table.itertuples(index=False)]
     return "\n".join([line(names), line(["---"] * len(table.columns)), *rows]) + "\n"
 
 
-def _check_columns(names: Sequence[str], known: Sequence[str]) -> None:
+def _check_columns(names: Sequence[str], columns: Sequence[str]) -> None:
     for name in names:
-        if name not in known:
-            raise RunError(f"no column {name}; there are: {', '.join(known)}")
+        if name not in columns:
+            raise RunError(f"no column {name}; there are: {', '.join(columns)}")
     if len(set(names)) < len(names):
         raise RunError(f"each column can be named once, got {', '.join(names)}")
 

@@ -112,6 +112,16 @@ class Ran:
         return self.stdout.decode()
 
 
+def refused(ran: Ran, *words: str, code: int = 2) -> None:
+    """One line, saying all the words; nothing on stdout, no traceback."""
+    lines = ran.err.splitlines()
+    assert ran.code == code, ran
+    assert len(lines) == 1 and lines[0].startswith("error: "), ran.err
+    assert ran.out == "", ran
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
 Captune = Callable[..., Ran]
 
 

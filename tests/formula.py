@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from captune.errors import Error
 from captune.model.checkpoint import Checkpoint
 from captune.model.metrics import Epoch
 from captune.results.run_folder import RunFolder
@@ -96,36 +97,36 @@ def worker() -> type:
     from captune.tuner.ray_tune.worker import TrialWorker
     from captune.tuner.training.job import Job
 
-    told = plan()  # here, as a worker on another node has that node's variables
+    orders = plan()  # here, as a worker on another node has that node's variables
 
     class FormulaTrialWorker(TrialWorker):
         def settle(self, threads: int, backend: str, gpus: float) -> None:
-            if told.get("broken"):
+            if orders.get("broken"):
                 raise RuntimeError("no driver for this device")
-            if "cut_off" in told:
+            if "cut_off" in orders:
                 from captune.cluster.nodes.cut_off import end_without_head
 
-                end_without_head(self._node, told["cut_off"])
+                end_without_head(self._node, orders["cut_off"])
 
         def epochs_of(self, job: Job, checkpoints: CheckpointWriter) -> Iterator[Epoch]:
-            fault = told["faults"].get(str(job.origin))
-            done = checkpoints.resume()
+            fault = orders["faults"].get(str(job.origin))
+            checkpoint = checkpoints.resume()
             identity = job.identity(self.data.manifest.fingerprint)
-            if done is not None:
-                yield from done.reports_after(job.reported)
-            state = {"state": np.zeros(told.get("checkpoint_bytes", 8), np.uint8)}
-            for epoch in range((done.epoch if done else 0) + 1, EPOCHS + 1):
-                time.sleep(told["seconds"])
+            if checkpoint is not None:
+                yield from checkpoint.reports_after(job.reported)
+            state = {"state": np.zeros(orders.get("checkpoint_bytes", 8), np.uint8)}
+            for epoch in range((checkpoint.epoch if checkpoint else 0) + 1, EPOCHS + 1):
+                time.sleep(orders["seconds"])
                 value = score(identity, epoch)
                 report = {"loss": 1 / epoch, "mean_f1": value} | (
-                    go_wrong(fault, told["log"]) if fault and epoch == 2 else {}
+                    go_wrong(fault, orders["log"]) if fault and epoch == 2 else {}
                 )
-                if told["log"]:
-                    with Path(told["log"]).open("a") as file:
+                if orders["log"]:
+                    with Path(orders["log"]).open("a") as file:
                         file.write(f"{job.origin} {epoch}\n")
                 reported = Epoch(
                     epoch=epoch, micro_f1=value, macro_f1=value, map=value, threshold=0.5,
-                    train_seconds=told["seconds"], evaluate_seconds=0.0, **report,
+                    train_seconds=orders["seconds"], evaluate_seconds=0.0, **report,
                 )  # fmt: skip
                 yield reported
                 checkpoints.checkpoint(reported, partial(Checkpoint, arrays=state))
@@ -160,13 +161,8 @@ def main(data: str, where: str, trials: int, address: str | None = None) -> Summ
 
 
 if __name__ == "__main__":
-    from captune.tuner.command.console import exit_status
-
     try:
         print(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]).model_dump_json())
-    except (ValueError, RuntimeError, OSError) as error:
-        status = exit_status(error)
-        if status is None:
-            raise
+    except (Error, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(status)
+        sys.exit(getattr(error, "exit_status", 1))

@@ -37,7 +37,7 @@ class Requests(logging.Handler):
 
 
 class Proxy:
-    """Stands before a server: passes on, or stops in the middle of an answer, or hangs up in it, or is not there."""
+    """Stands before a server (host:port): passes on, stops in the middle of an answer, hangs up, or is not there."""
 
     def __init__(self, server: str) -> None:
         self._server = server
@@ -45,12 +45,20 @@ class Proxy:
         self.cut_after: int | None = None  # once
         self.down = False
         self.stalled = threading.Event()
+        self._connections: list[socket.socket] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def cut(self) -> None:
+        """Hangs up on all."""
+        while self._connections:
+            with suppress(OSError):
+                self._connections.pop().shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._socket.close()
+        self.cut()
 
     def _accept(self) -> None:
         while True:
@@ -63,6 +71,7 @@ class Proxy:
                 continue
             host, _, port = self._server.partition(":")
             server = socket.create_connection((host, int(port)))
+            self._connections += [client, server]
             threading.Thread(target=self._pass, args=(client, server, False), daemon=True).start()
             threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
 
@@ -106,10 +115,10 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def requests() -> Iterator[Requests]:
-    seen = Requests()
-    logging.getLogger("werkzeug").addHandler(seen)
-    yield seen
-    logging.getLogger("werkzeug").removeHandler(seen)
+    requests = Requests()
+    logging.getLogger("werkzeug").addHandler(requests)
+    yield requests
+    logging.getLogger("werkzeug").removeHandler(requests)
 
 
 @pytest.fixture
@@ -166,8 +175,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty place, once on each server and once on the disk."""
     if request.param == "file":
         return (tmp_path / "place").as_uri()
-    found: str = request.getfixturevalue(request.param)
-    return found
+    url: str = request.getfixturevalue(request.param)
+    return url
 
 
 def files_in(folder: Path) -> dict[str, bytes]:

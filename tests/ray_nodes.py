@@ -125,11 +125,11 @@ def _answers(server: str) -> bool:
     return True
 
 
-def end_processes(named: str) -> None:
+def end_processes(folder: str) -> None:
     """Those whose command names a folder."""
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
-            if entry.name.isdigit() and named.encode() in (entry / "cmdline").read_bytes():
+            if entry.name.isdigit() and folder.encode() in (entry / "cmdline").read_bytes():
                 os.kill(int(entry.name), signal.SIGKILL)
 
 

@@ -23,7 +23,7 @@ from ray_nodes import Nodes
 import captune.data_prep.pixels
 from captune.cluster.nodes import decoding
 from captune.cluster.nodes.address import ClusterError
-from captune.cluster.nodes.decoding import Done, node_fault, pictures_per_task, ray_decoder
+from captune.cluster.nodes.decoding import Decoded, node_fault, pictures_per_task, ray_decoder
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData, prepare
 
@@ -115,13 +115,13 @@ def content(data: PreparedData) -> dict[str, bytes]:
 def workers_of(node: Any) -> list[int]:
     """Processes of a node that decode at this moment."""
     raylet = node.all_processes["raylet"][0].process.pid
-    found = []
+    workers = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError, ValueError):
             parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
             if parent == raylet and (entry / "cmdline").read_bytes().startswith(b"ray::_decode"):
-                found.append(int(entry.name))
-    return found
+                workers.append(int(entry.name))
+    return workers
 
 
 @pytest.mark.parametrize(
@@ -133,27 +133,32 @@ def test_task_has_64_pictures_or_8_mib_of_pixels(side: int, pictures: int, monke
     assert pictures_per_task(side) == pictures
 
 
-def done(**changes: Any) -> Done:
+def answer(**changes: Any) -> Decoded:
     """What a node tells that has decoded two pictures."""
-    told: dict[str, Any] = {"reasons": [None, None], "unread": [], "node": "here (1.2.3.4)", "pillow": PIL.__version__}
-    return Done(pixels=np.zeros((2, 1, 1, 3), np.uint8), **{**told, **changes})
+    values: dict[str, Any] = {
+        "reasons": [None, None],
+        "unread": [],
+        "node": "here (1.2.3.4)",
+        "pillow": PIL.__version__,
+    }
+    return Decoded(pixels=np.zeros((2, 1, 1, 3), np.uint8), **{**values, **changes})
 
 
 def test_picture_that_nobody_can_read_is_no_fault_of_the_node(raw: Path) -> None:
     pictures = [raw / "images" / "a b" / name for name in ("0.png", f"{MISSING}.png")]
-    assert node_fault(done(unread=[1]), pictures, raw / "images") is None
-    assert node_fault(done(), pictures, raw / "images") is None
+    assert node_fault(answer(unread=[1]), pictures, raw / "images") is None
+    assert node_fault(answer(), pictures, raw / "images") is None
 
 
 def test_picture_that_only_the_node_cannot_read_is_its_fault(raw: Path) -> None:
     pictures = [raw / "images" / "a b" / name for name in (f"{MISSING}.png", "0.png")]
-    fault = node_fault(done(unread=[0, 1]), pictures, Path("raw/images"))
+    fault = node_fault(answer(unread=[0, 1]), pictures, Path("raw/images"))
     assert fault and fault.startswith(f"does not see {raw / 'images'}: it cannot read 0.png")
     assert "shared path" in fault and "\n" not in fault
 
 
 def test_node_with_another_pillow_is_told(raw: Path) -> None:
-    fault = node_fault(done(pillow="1.1.7"), [raw, raw], raw)
+    fault = node_fault(answer(pillow="1.1.7"), [raw, raw], raw)
     assert fault and "1.1.7" in fault and PIL.__version__ in fault
 
 
@@ -169,10 +174,10 @@ def test_cluster_makes_the_same_files_and_reports_every_picture(
 ) -> None:
     import ray
 
-    seen: list[tuple[int, int]] = []
-    made = make(raw, tmp_path / "data", nodes.address, progress=lambda *counts: seen.append(counts))
-    assert content(made) == whole
-    assert seen == [(count, ROWS) for count in range(1, ROWS + 1)]
+    counts: list[tuple[int, int]] = []
+    data = make(raw, tmp_path / "data", nodes.address, progress=lambda *pair: counts.append(pair))
+    assert content(data) == whole
+    assert counts == [(count, ROWS) for count in range(1, ROWS + 1)]
     assert [row.split(",")[0] for row in whole["bad_rows.csv"].decode().splitlines()[1:]] == [
         str(place + 2) for place in (MISSING, DAMAGED, FOLDER, EMPTY)
     ]
@@ -181,12 +186,12 @@ def test_cluster_makes_the_same_files_and_reports_every_picture(
 
 @starts_ray
 def test_first_bad_picture_ends_it_with_the_same_words(raw: Path, tmp_path: Path, nodes: Nodes) -> None:
-    told = []
+    messages = []
     for address in (None, nodes.address):
         with pytest.raises(DataError) as caught:
             make(raw, tmp_path / str(address), address, on_bad="error")
-        told.append(str(caught.value))
-    assert told[0] == told[1] and f"picture raw/images/a b/{MISSING}.png does not exist" in told[0]
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1] and f"picture raw/images/a b/{MISSING}.png does not exist" in messages[0]
 
 
 @starts_ray
@@ -212,8 +217,8 @@ def test_cluster_goes_on_with_what_interrupted_threads_left(
 
     with pytest.raises(KeyboardInterrupt):
         make(raw, tmp_path / "data", progress=interrupt)
-    made = make(raw, tmp_path / "data", nodes.address, progress=lambda done, _total: counts.append(done))
-    assert content(made) == whole
+    data = make(raw, tmp_path / "data", nodes.address, progress=lambda done, _total: counts.append(done))
+    assert content(data) == whole
     assert counts[0] == max(1, (moment - 1) // BATCH * BATCH)
 
 
@@ -232,8 +237,8 @@ def test_threads_go_on_with_what_an_interrupted_cluster_left(
     with pytest.raises(KeyboardInterrupt):
         make(raw, tmp_path / "data", nodes.address, progress=interrupt)
     assert not ray.is_initialized()
-    made = make(raw, tmp_path / "data", progress=lambda done, _total: counts.append(done))
-    assert content(made) == whole
+    data = make(raw, tmp_path / "data", progress=lambda done, _total: counts.append(done))
+    assert content(data) == whole
     assert counts[0] == BATCH
 
 
@@ -270,8 +275,8 @@ prepare(
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert killed.returncode == -signal.SIGKILL, killed
     counts: list[int] = []
-    made = make(raw, tmp_path / "data", nodes.address, progress=lambda done, _total: counts.append(done))
-    assert content(made) == whole
+    data = make(raw, tmp_path / "data", nodes.address, progress=lambda done, _total: counts.append(done))
+    assert content(data) == whole
     assert counts[0] == 2 * BATCH
 
 
@@ -391,9 +396,9 @@ def test_node_that_does_not_see_the_pictures_is_named_in_seconds(
     with pytest.raises(ClusterError) as caught:
         make(raw, tmp_path / "data", nodes.address)
     assert time.monotonic() - started < 15
-    told = str(caught.value)
-    assert told.startswith(f"node {socket.gethostname()} (")
-    assert f"does not see {raw / 'images'}" in told and "without --address" in told and "\n" not in told
+    message = str(caught.value)
+    assert message.startswith(f"node {socket.gethostname()} (")
+    assert f"does not see {raw / 'images'}" in message and "without --address" in message and "\n" not in message
     assert content(make(raw, tmp_path / "data")) == whole
 
 

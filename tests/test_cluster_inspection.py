@@ -36,7 +36,7 @@ def tool(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
-def told(requirements: NodeRequirements) -> str:
+def complaint_of_this_process(requirements: NodeRequirements) -> str:
     """What a node says that is this process."""
     Path(requirements.folder).mkdir(exist_ok=True)
     (Path(requirements.folder) / "mark.tmp").touch()
@@ -44,13 +44,13 @@ def told(requirements: NodeRequirements) -> str:
 
 
 def test_node_that_has_everything_has_no_complaint_and_leaves_no_file(requirements: NodeRequirements) -> None:
-    assert told(requirements) == ""
+    assert complaint_of_this_process(requirements) == ""
     assert [path.name for path in Path(requirements.folder).iterdir()] == ["mark.tmp"]
 
 
 def test_differing_versions_are_all_named_and_come_before_everything_else(requirements: NodeRequirements) -> None:
-    wanted = versions() | {"Python": "3.8", "keras": "2.0"}
-    complaint = told(replace(requirements, versions=wanted, data="/nowhere"))
+    others = versions() | {"Python": "3.8", "keras": "2.0"}
+    complaint = complaint_of_this_process(replace(requirements, versions=others, data="/nowhere"))
     here = versions()
     assert f"Python {here['Python']} instead of 3.8" in complaint
     assert f"keras {here['keras']} instead of 2.0" in complaint
@@ -70,20 +70,20 @@ def test_package_that_the_node_lacks_is_called_absent(
 
     monkeypatch.setattr(inspection, "version", version)
     assert versions()["keras"] == "absent"
-    assert "has keras absent instead of" in told(requirements)
+    assert "has keras absent instead of" in complaint_of_this_process(requirements)
 
 
 def test_package_that_the_driver_lacks_too_is_no_complaint(requirements: NodeRequirements) -> None:
     assert "captune" in versions()
     without = {name: number for name, number in versions().items() if name != "captune"}
-    assert told(replace(requirements, versions=without)) == ""
+    assert complaint_of_this_process(replace(requirements, versions=without)) == ""
 
 
 def test_versions_are_those_of_python_and_of_what_computes() -> None:
-    found = versions()
-    assert set(found) == {"Python", "captune", "ray", "keras", "numpy"}
-    assert found["Python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert all(found.values())
+    numbers = versions()
+    assert set(numbers) == {"Python", "captune", "ray", "keras", "numpy"}
+    assert numbers["Python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert all(numbers.values())
 
 
 @pytest.mark.parametrize(
@@ -93,12 +93,12 @@ def test_data_that_is_not_there_is_said_with_the_path_and_the_way_out(
     requirements: NodeRequirements, tmp_path: Path, path: str, word: str
 ) -> None:
     there = path.format(tmp_path)
-    complaint = told(replace(requirements, data=there))
+    complaint = complaint_of_this_process(replace(requirements, data=there))
     assert word in complaint and there in complaint and "on a path that all nodes see" in complaint
 
 
 def test_another_data_set_under_the_same_path_is_told_apart(requirements: NodeRequirements) -> None:
-    complaint = told(replace(requirements, fingerprint="0" * 64))
+    complaint = complaint_of_this_process(replace(requirements, fingerprint="0" * 64))
     assert complaint.startswith(f"another data set is in {requirements.data}")
 
 
@@ -170,7 +170,7 @@ def test_memory_that_a_machine_does_not_tell_is_zero(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("script", "found"),
+    ("script", "sizes"),
     [
         ("echo '16384, 1024'; echo '16384, 0'", (32768 * MiB, 1024 * MiB)),
         ("echo '[N/A], [N/A]'", (0, 0)),
@@ -180,9 +180,9 @@ def test_memory_that_a_machine_does_not_tell_is_zero(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_gpu_memory_is_the_sum_of_what_nvidia_smi_tells(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, found: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, sizes: tuple[int, int]
 ) -> None:
     tool(monkeypatch, tmp_path, script)
-    total, taken, *gpu = memory_of_node()
-    assert tuple(gpu) == found
-    assert 0 < taken < total
+    total, used, *gpu = memory_of_node()
+    assert tuple(gpu) == sizes
+    assert 0 < used < total

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import venv
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from object_storage import Proxy
 from ray_nodes import ROOT, TOKEN, one_line_of, ray_head, until, without_ray
 
 from captune.cluster.jobs import server as module
@@ -247,56 +248,13 @@ def test_ray_address_of_the_environment_does_not_lead_elsewhere(head: str, monke
 SLOWLY = "for i in 1 2 3 4 5 6; do echo zeile $i ü; sleep 0.5; done; printf 'no end'"
 
 
-class Wire:
-    """A proxy before a server, that can be cut."""
-
-    def __init__(self, address: str) -> None:
-        self._to = ("127.0.0.1", int(address.rpartition(":")[2]))
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
-        self._open: list[socket.socket] = []
-        self.dead = False
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                near = self._listening.accept()[0]
-                if self.dead:
-                    near.close()
-                    continue
-                far = socket.create_connection(self._to)
-                self._open += [near, far]
-                for source, target in ((near, far), (far, near)):
-                    threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
-
-    @staticmethod
-    def _pump(source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while piece := source.recv(65536):
-                target.sendall(piece)
-        with suppress(OSError):
-            target.shutdown(socket.SHUT_RDWR)
-
-    def cut(self) -> None:
-        while self._open:
-            with suppress(OSError):
-                self._open.pop().shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self.dead = True
-        self._listening.close()
-        self.cut()
-
-
 @pytest.fixture
-def wire(head: str) -> Iterator[Wire]:
-    wire = Wire(head)
-    yield wire
-    wire.close()
+def wire(head: str) -> Iterator[Proxy]:
+    with closing(Proxy(head.removeprefix("http://"))) as proxy:
+        yield proxy
 
 
-def test_log_that_is_cut_again_and_again_is_shown_once(head: str, wire: Wire) -> None:
+def test_log_that_is_cut_again_and_again_is_shown_once(head: str, wire: Proxy) -> None:
     pieces: list[str] = []
 
     def write(piece: str) -> None:
@@ -304,33 +262,33 @@ def test_log_that_is_cut_again_and_again_is_shown_once(head: str, wire: Wire) ->
         wire.cut()
 
     job = start(head, SLOWLY)
-    assert follow(wire.address, job, write=write, say=print) == 0
+    assert follow(f"http://{wire.address}", job, write=write, say=print) == 0
     assert len(pieces) > 2
     assert "".join(pieces) == module.Server(head).log(job)
     assert pieces[-1].endswith("no end")
 
 
 def test_server_that_is_away_for_a_while_is_waited_for_and_one_that_is_gone_is_an_error(
-    head: str, wire: Wire, monkeypatch: pytest.MonkeyPatch
+    head: str, wire: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_PAUSES", (0.5, 0.5, 1, 1))
     lines: list[str] = []
 
     def write(_: str) -> None:
-        wire.dead = True
+        wire.down = True
         wire.cut()
 
     def say(line: str) -> None:
         lines.append(line)
         if len(lines) == 2:
-            wire.dead = False
+            wire.down = False
 
     slow = start(head, SLOWLY)
-    assert follow(wire.address, slow, write=lambda piece: None if lines else write(piece), say=say) == 0
+    assert follow(f"http://{wire.address}", slow, write=lambda piece: None if lines else write(piece), say=say) == 0
     assert len(lines) == 2 and all("trying again" in line and "\n" not in line for line in lines)
     endless = start(head, "echo begun; sleep 600")
     try:
-        refused(lambda: follow(wire.address, endless, write=write, say=lambda _: None), wire.address)
+        refused(lambda: follow(f"http://{wire.address}", endless, write=write, say=lambda _: None), wire.address)
     finally:
         ray_job("stop", head, "--no-wait", endless)
 
@@ -338,11 +296,11 @@ def test_server_that_is_away_for_a_while_is_waited_for_and_one_that_is_gone_is_a
 def test_interrupt_and_a_reader_that_is_gone_end_the_following_and_not_the_job(head: str) -> None:
     job = start(head, f"sleep 1; {SLOWLY}")
 
-    def gone(_: str) -> None:
+    def write(_: str) -> None:
         raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        follow(head, job, write=gone, say=print)
+        follow(head, job, write=write, say=print)
     timer = threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         timer.start()

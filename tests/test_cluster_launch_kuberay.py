@@ -106,13 +106,13 @@ def _strict(schema: Any) -> Any:
         return [_strict(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {
+    strict = {
         name: {key: _strict(each) for key, each in value.items()} if name == "properties" else _strict(value)
         for name, value in schema.items()
     }
     if "properties" in schema and "additionalProperties" not in schema:
-        found["additionalProperties"] = bool(schema.get("x-kubernetes-preserve-unknown-fields"))
-    return found
+        strict["additionalProperties"] = bool(schema.get("x-kubernetes-preserve-unknown-fields"))
+    return strict
 
 
 def test_strict_definition_refuses_what_an_api_server_would_drop() -> None:
@@ -168,7 +168,7 @@ def test_entrypoint_survives_the_shells_of_submitter_and_head(data: str, run: st
         return
     text = kuberay(options)
     entrypoint = yaml.safe_load(text)["spec"]["entrypoint"]
-    wanted = ["captune", "search", data, "--run", run, "--address", "auto"]
-    wanted += ["--gpus-per-trial", "1", "--cpus-per-trial", "4", "--config", option]
-    assert words(shlex.join(words(entrypoint))) == wanted  # `ray job submit` joins what its shell split
+    expected = ["captune", "search", data, "--run", run, "--address", "auto"]
+    expected += ["--gpus-per-trial", "1", "--cpus-per-trial", "4", "--config", option]
+    assert words(shlex.join(words(entrypoint))) == expected  # `ray job submit` joins what its shell split
     assert header(text) == len(comments(kuberay(JOB)))

@@ -31,15 +31,15 @@ def test_file_says_what_it_is_how_it_was_made_and_how_it_is_started_watched_and_
 )
 def test_command_in_the_file_names_every_option_that_is_not_a_default(text: str, options: Any) -> None:
     words = shlex.split(text.splitlines()[1].partition(": ")[2])
-    named = dict(zip(words[4::2], words[5::2], strict=True))
+    written = dict(zip(words[4::2], words[5::2], strict=True))
     for option in fields(options):
         value = getattr(options, option.name)
-        shown = named.pop("--" + option.name.replace("_", "-"), None)
-        if shown is None:
+        text = written.pop("--" + option.name.replace("_", "-"), None)
+        if text is None:
             assert value in (option.default, version("ray"))
         else:
-            assert shown == (",".join(value) if isinstance(value, tuple) else str(value))
-    assert not named
+            assert text == (",".join(value) if isinstance(value, tuple) else str(value))
+    assert not written
 
 
 @pytest.mark.parametrize(("make", "options"), [(ray_up, LOCAL), (kuberay, FULL_JOB), (slurm, BATCH)])
@@ -68,7 +68,7 @@ def test_value_of_more_than_one_line_is_refused(base: Any, option: str, text: st
 
 
 @pytest.mark.parametrize(
-    ("base", "changes", "named"),
+    ("base", "changes", "name"),
     [
         (LOCAL, {"provider": "azure"}, "--provider"),
         (LOCAL, {"head_host": None}, "--head-host"),
@@ -144,9 +144,9 @@ def test_value_of_more_than_one_line_is_refused(base: Any, option: str, text: st
     ],
 )
 def test_options_that_cannot_work_are_refused_in_one_line_that_names_them(
-    base: Any, changes: Mapping[str, Any], named: str
+    base: Any, changes: Mapping[str, Any], name: str
 ) -> None:
     with pytest.raises(TemplateError) as caught:
         replace(base, **changes)
-    assert named in str(caught.value)
+    assert name in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -66,9 +66,12 @@ def test_token_itself_is_in_no_file(tmp_path: Path) -> None:
 
 
 def test_versions_are_pinned_to_those_installed_here() -> None:
-    for options, wanted in ((AWS, f"captune[gpu]=={version('captune')}"), (LOCAL, f"captune=={version('captune')}")):
+    for options, requirement in (
+        (AWS, f"captune[gpu]=={version('captune')}"),
+        (LOCAL, f"captune=={version('captune')}"),
+    ):
         words = shlex.split(yaml.safe_load(ray_up(options))["setup_commands"][2])
-        assert words[-2:] == [wanted, f"ray[default,tune]=={version('ray')}"]
+        assert words[-2:] == [requirement, f"ray[default,tune]=={version('ray')}"]
     assert yaml.safe_load(kuberay(JOB))["spec"]["rayClusterSpec"]["rayVersion"] == version("ray")
 
 
@@ -84,8 +87,8 @@ def test_setup_commands_hand_pip_the_requirement_as_it_was_given(tmp_path: Path,
     for command in config["setup_commands"]:
         # Ray hands commands to a shell like this.
         subprocess.run(["bash", "-c", f"true && ({command})"], check=True, env=home(tmp_path), cwd=tmp_path)
-    found = (tmp_path / "given").read_text().split("\0")[:-1]
-    assert found == ["-m", "pip", "install", "--quiet", captune, f"ray[default,tune]=={version('ray')}"]
+    arguments = (tmp_path / "given").read_text().split("\0")[:-1]
+    assert arguments == ["-m", "pip", "install", "--quiet", captune, f"ray[default,tune]=={version('ray')}"]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".ray", "captune-env", "given"]
     assert stat.S_IMODE((tmp_path / ".ray/auth_token").stat().st_mode) == 0o600
 
@@ -106,11 +109,11 @@ def test_no_value_changes_the_rest_of_the_file_of_ray_up(captune: str, token: st
     except TemplateError:
         return
     text = ray_up(options)
-    found, plain = yaml.safe_load(text), yaml.safe_load(ray_up(LOCAL))
-    assert found["auth"]["ssh_private_key"] == key
-    assert found["file_mounts"] == {"~/.ray/auth_token": token}
-    assert shlex.split(found["setup_commands"][2])[5] == captune
-    for config in (found, plain):
-        del config["auth"]["ssh_private_key"], config["file_mounts"], config["setup_commands"][2]
-    assert found == plain
+    config, plain = yaml.safe_load(text), yaml.safe_load(ray_up(LOCAL))
+    assert config["auth"]["ssh_private_key"] == key
+    assert config["file_mounts"] == {"~/.ray/auth_token": token}
+    assert shlex.split(config["setup_commands"][2])[5] == captune
+    for content in (config, plain):
+        del content["auth"]["ssh_private_key"], content["file_mounts"], content["setup_commands"][2]
+    assert config == plain
     assert header(text) == len(comments(ray_up(LOCAL)))

@@ -124,10 +124,10 @@ def test_batch_script_is_bash(options: Slurm) -> None:
 def test_batch_script_asks_slurm_for_what_was_asked_before_its_first_command() -> None:
     text = slurm(replace(BATCH, nodes=3, gpus_per_node=4, cpus_per_task=32, time="2-00:00:00", partition="gpu"))
     lines = text.splitlines()
-    asked = [line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")]
-    assert set(asked) >= {"nodes=3", "gpus-per-node=4", "cpus-per-task=32", "time=2-00:00:00", "partition=gpu"}
-    assert set(asked) >= {"ntasks-per-node=1", "exclusive", "signal=B:TERM@120"}
-    assert not any(line.startswith("account") for line in asked)
+    requests = [line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")]
+    assert set(requests) >= {"nodes=3", "gpus-per-node=4", "cpus-per-task=32", "time=2-00:00:00", "partition=gpu"}
+    assert set(requests) >= {"ntasks-per-node=1", "exclusive", "signal=B:TERM@120"}
+    assert not any(line.startswith("account") for line in requests)
     first = next(at for at, line in enumerate(lines) if line and not line.startswith("#"))
     assert not any(line.startswith("#SBATCH") for line in lines[first:])
     assert lines[first] == "set -euo pipefail"
@@ -248,12 +248,14 @@ def test_no_value_changes_the_rest_of_the_batch_script(data: str, run: str, opti
     names = ("search=", "resume=", "record=", "again=")
     assignments = "\n".join(line for line in text.splitlines() if line.startswith(names))
     script = f'{assignments}\nprintf "%s\\0" "${{search[@]}}" "$record" "${{resume[@]}}" "$again"'
-    found = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True).stdout.split("\0")[:-1]
+    arguments = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True).stdout.split("\0")[
+        :-1
+    ]
     search = ["captune", "search", data, "--run", run, "--address", "auto"]
     search += ["--gpus-per-trial", "1", "--cpus-per-trial", "4", "--config", option]
     resume = ["captune", "resume", run, "--address", "auto"]
-    assert found[:-1] == [*search, f"{run.rstrip('/')}/run.json", *resume]
-    assert words(found[-1]) == resume
+    assert arguments[:-1] == [*search, f"{run.rstrip('/')}/run.json", *resume]
+    assert words(arguments[-1]) == resume
 
 
 REAL_SEARCH = f"""#!{sys.executable}
@@ -300,10 +302,10 @@ def test_real_symmetric_run_takes_what_the_batch_script_says_and_ends_with_the_s
     finally:
         process.kill()
     assert process.returncode == 0, out
-    found = json.loads((desk.folder / "notes").read_text())
-    assert found["words"][:4] == ["search", "data", "--run", "runs/one"]
-    assert found["resources"]["CPU"] == 1
-    assert found["resources"]["node:10.9.8.7"] == 1
+    note = json.loads((desk.folder / "notes").read_text())
+    assert note["words"][:4] == ["search", "data", "--run", "runs/one"]
+    assert note["resources"]["CPU"] == 1
+    assert note["resources"]["node:10.9.8.7"] == 1
     assert not Path(f"/tmp/captune-{desk.number}").exists()
     assert not list(desk.folder.glob(".captune-*"))
 

@@ -76,18 +76,18 @@ class Sides:
 
     def processes(self, name: str, *words: str) -> set[int]:
         """Those of a side whose command has one of the words."""
-        found = set()
+        processes = set()
         for number in _ip("netns", "pids", name).split():
             with suppress(OSError):
                 command = Path(f"/proc/{number}/cmdline").read_text()
                 if not words or any(word in command for word in words):
-                    found.add(int(number))
-        return found
+                    processes.add(int(number))
+        return processes
 
     def close(self) -> None:
         for name in (self.head, self.far):
-            while left := self.processes(name):
-                for number in left:
+            while processes := self.processes(name):
+                for number in processes:
                     with suppress(ProcessLookupError):
                         os.kill(number, 9)
                 time.sleep(0.1)
@@ -105,13 +105,13 @@ def sides(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sides]:
         pytest.skip("network namespaces need root, ip and nsenter")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     try:
-        found = Sides()
+        sides = Sides()
     except subprocess.CalledProcessError as error:
         pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
     try:
-        yield found
+        yield sides
     finally:
-        found.close()
+        sides.close()
 
 
 def test_node_that_is_cut_off_ends_its_trial_before_another_goes_on_with_it(

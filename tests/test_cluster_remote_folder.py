@@ -16,6 +16,7 @@ from captune.cluster.object_storage import addresses
 from captune.cluster.object_storage import remote_folder as storage
 from captune.cluster.object_storage.addresses import StorageError, is_url, join
 from captune.cluster.object_storage.remote_folder import RemoteFolder
+from captune.files import is_leftover
 
 # Addresses
 
@@ -39,7 +40,7 @@ def test_joined_address_is_the_folder_of_that_name(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "reason"),
     [
         ("/a/path", "s3://"),
         ("s3://", "names no bucket"),
@@ -52,8 +53,8 @@ def test_joined_address_is_the_folder_of_that_name(url: str) -> None:
         ("s3://b//k", "/ once"),
     ],
 )
-def test_what_is_no_address_is_refused_before_anything_is_connected(bad: str, told: str) -> None:
-    assert told in refusal(lambda: RemoteFolder(bad), 0.5)
+def test_what_is_no_address_is_refused_before_anything_is_connected(bad: str, reason: str) -> None:
+    assert reason in refusal(lambda: RemoteFolder(bad), 0.5)
 
 
 @pytest.mark.parametrize("address", ["s3://id:hush@b/k", "s3://hush@b/k", "gs://id:hush@b/k"])
@@ -211,7 +212,7 @@ def test_killed_download_leaves_nothing_that_looks_whole(s3: str, server: str, p
         process.send_signal(signal.SIGKILL)
         end(process)
         assert not (tmp_path / "target").exists()
-        assert all(path.name.endswith(".aside") for path in tmp_path.iterdir() if path.name != "place")
+        assert all(is_leftover(path) for path in tmp_path.iterdir() if path.name != "place")
 
 
 def test_killed_upload_leaves_what_was_there_before(url: str, tmp_path: Path) -> None:
@@ -324,8 +325,8 @@ def test_service_of_the_environment_is_used(server: str, tmp_path: Path, monkeyp
 
 
 def test_wrong_credentials_are_told(server: str, s3: str) -> None:
-    known = RemoteFolder(s3)
-    known.write("x", b"1")
+    place = RemoteFolder(s3)
+    place.write("x", b"1")
 
     def enforce(after: bytes) -> None:
         plain = {"Content-Type": "text/plain"}
@@ -333,10 +334,10 @@ def test_wrong_credentials_are_told(server: str, s3: str) -> None:
 
     enforce(b"0")
     try:
-        for remote in (known, RemoteFolder(f"{s3}&region=us-west-2")):
+        for remote in (place, RemoteFolder(f"{s3}&region=us-west-2")):
             for action in (lambda p=remote: p.read("x"), lambda p=remote: p.write("x", b""), lambda p=remote: p.list()):
                 message = refusal(action, 2)
                 assert "AWS_ACCESS_KEY_ID" in message and "secret" not in message
     finally:
         enforce(b"inf")
-    assert known.read("x") == b"1"
+    assert place.read("x") == b"1"

@@ -24,9 +24,9 @@ def nodes() -> Iterator[Nodes]:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a node's process has no path to the tests
-    with Nodes() as found:
-        found.add(cpus=1, gpus=2)
-        yield found
+    with Nodes() as nodes:
+        nodes.add(cpus=1, gpus=2)
+        yield nodes
 
 
 def add(one: int, other: int, *, say: Callable[[str], None]) -> int:
@@ -61,36 +61,36 @@ class Holder:
 
 
 def test_result_and_what_was_said_come_back(nodes: Nodes) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     with session(nodes.address):
-        assert run_on_node(add, 1, 2, request=Request(1, 2), say=said.append) == 3
-    assert said[0].startswith("on node ") and said[1:] == ["adding in 2 GPUs"]
+        assert run_on_node(add, 1, 2, request=Request(1, 2), say=messages.append) == 3
+    assert messages[0].startswith("on node ") and messages[1:] == ["adding in 2 GPUs"]
 
 
 def test_error_comes_back_as_it_was_raised(nodes: Nodes) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     with session(nodes.address), pytest.raises(RunError, match=r"^there is no run$"):
-        run_on_node(refuse, request=Request(1, 0), say=said.append)
-    assert said[-1] == "about to refuse"
+        run_on_node(refuse, request=Request(1, 0), say=messages.append)
+    assert messages[-1] == "about to refuse"
 
 
 def test_lost_work_is_begun_again(nodes: Nodes, tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     with session(nodes.address):
-        assert run_on_node(die, str(tmp_path / "marker"), request=Request(1, 0), say=said.append) == "done"
-    assert said.count("about to die") == 2
-    assert any(text.startswith("attempt 1 of 3 was lost with its node or process") for text in said)
+        assert run_on_node(die, str(tmp_path / "marker"), request=Request(1, 0), say=messages.append) == "done"
+    assert messages.count("about to die") == 2
+    assert any(text.startswith("attempt 1 of 3 was lost with its node or process") for text in messages)
 
 
 def test_work_that_is_lost_each_time_is_given_up(nodes: Nodes) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     with session(nodes.address), pytest.raises(ClusterError, match="lost 3 times"):
-        run_on_node(always_die, request=Request(1, 0), say=said.append)
+        run_on_node(always_die, request=Request(1, 0), say=messages.append)
 
 
 def test_work_that_waits_says_for_what(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("captune.cluster.nodes.remote_task._WAIT_SECONDS", 1.0)
-    said: list[str] = []
+    messages: list[str] = []
     with session(nodes.address):
         import ray
 
@@ -98,7 +98,7 @@ def test_work_that_waits_says_for_what(nodes: Nodes, monkeypatch: pytest.MonkeyP
         ray.get(holder.holds.remote())
         later = threading.Timer(3.0, ray.kill, [holder])
         later.start()
-        assert run_on_node(add, 1, 2, request=Request(1, 1), say=said.append) == 3
+        assert run_on_node(add, 1, 2, request=Request(1, 1), say=messages.append) == 3
         later.join()
-    assert said[0].startswith("waiting for room: 1 CPUs and 1 GPUs; ")
-    assert said[-1] == "adding in 1 GPUs"
+    assert messages[0].startswith("waiting for room: 1 CPUs and 1 GPUs; ")
+    assert messages[-1] == "adding in 1 GPUs"

@@ -17,25 +17,25 @@ REQUESTS = st.tuples(CPUS, GPUS).filter(lambda pair: sum(pair) > 0).map(lambda p
 
 def fitting(nodes: list[Node], request: Request) -> int:
     """Counted one trial at a time: each takes its CPUs from a node and its GPUs from single devices of that node."""
-    found = 0
+    count = 0
     for node in nodes:
         free, devices = round(node.cpus * 100), [100] * int(node.gpus)
         cpus, gpus = round(request.cpus * 100), round(request.gpus * 100)
         while free >= cpus:
             if gpus > 100:
-                whole = [place for place, left in enumerate(devices) if left == 100][: gpus // 100]
+                whole = [place for place, share in enumerate(devices) if share == 100][: gpus // 100]
                 if len(whole) < gpus // 100:
                     break
                 for place in whole:
                     devices[place] = 0
             elif gpus:
-                place = next((place for place, left in enumerate(devices) if left >= gpus), None)
+                place = next((place for place, share in enumerate(devices) if share >= gpus), None)
                 if place is None:
                     break
                 devices[place] -= gpus
             free -= cpus
-            found += 1
-    return found
+            count += 1
+    return count
 
 
 @given(NODES, REQUESTS)

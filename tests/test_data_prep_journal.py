@@ -120,11 +120,11 @@ def whole(raw: Path, tmp_path: Path) -> dict[str, bytes]:
 def test_killed_run_goes_on_with_what_is_left(
     raw: Path, out: Path, whole: dict[str, bytes], decoded: list[str]
 ) -> None:
-    seen: list[tuple[int, int]] = []
-    data = make(raw, out, progress=lambda done, total: seen.append((done, total)))
+    counts: list[tuple[int, int]] = []
+    data = make(raw, out, progress=lambda done, total: counts.append((done, total)))
     before = KILLED_AT // BATCH * BATCH
     assert sorted(decoded) == sorted(f"{place}.png" for place in range(before, ROWS))
-    assert seen == [(done, ROWS) for done in range(before, ROWS + 1)]
+    assert counts == [(done, ROWS) for done in range(before, ROWS + 1)]
     assert content(out) == whole
     assert data.manifest.rows_skipped == len(BAD)
     assert sorted(path.name for path in out.parent.iterdir()) == ["data", "whole"]

@@ -194,8 +194,8 @@ def test_coco_with_all_captions_keeps_pictures_once_and_together(raw: Path) -> N
     images = [{"id": place, "file_name": f"{place}.png"} for place in range(ROWS)]
     notes = [{"image_id": place, "category_id": 1 + place % 2} for place in range(ROWS)]
     texts = [{"id": k, "image_id": k % ROWS, "caption": f"word{k}"} for k in range(3 * ROWS)]
-    names = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    (raw / "instances.json").write_text(json.dumps({"images": images, "annotations": notes, "categories": names}))
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    (raw / "instances.json").write_text(json.dumps({"images": images, "annotations": notes, "categories": categories}))
     (raw / "captions.json").write_text(json.dumps({"annotations": texts}))
     data = prepare(raw, raw / "images", raw.parent / "data", format="coco", per_caption=True, side=8)
     assert len(data) == 3 * ROWS
@@ -206,13 +206,13 @@ def test_coco_with_all_captions_keeps_pictures_once_and_together(raw: Path) -> N
     for name in ("train", "validation", "test"):
         for row in data.rows(name):
             splits[data.image_ids[row]].add(name)
-    assert all(len(found) == 1 for found in splits.values())
+    assert all(len(names) == 1 for names in splits.values())
 
 
 def test_progress_counts_every_picture(raw: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    make(raw, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(place + 1, ROWS) for place in range(ROWS)]
+    counts: list[tuple[int, int]] = []
+    make(raw, progress=lambda done, total: counts.append((done, total)))
+    assert counts == [(place + 1, ROWS) for place in range(ROWS)]
 
 
 def test_folder_that_is_not_ours_is_left_alone(raw: Path) -> None:
@@ -330,7 +330,7 @@ def test_file_of_the_right_size_with_wrong_bytes_is_refused(raw: Path, name: str
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("version", 1, "format version 1"),
         ("counts", {"train": 3}, "counts"),
@@ -341,16 +341,16 @@ def test_file_of_the_right_size_with_wrong_bytes_is_refused(raw: Path, name: str
         ("side", 9, "side 9"),
     ],
 )
-def test_manifest_that_says_something_else_is_refused(raw: Path, key: str, value: object, told: str) -> None:
+def test_manifest_that_says_something_else_is_refused(raw: Path, key: str, value: object, message: str) -> None:
     path = make(raw).path / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     with pytest.raises(DataError) as caught:
         PreparedData.open(path.parent)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"side": 0}, "side"),
         ({"shares": (0.5, 0.5, 0.5)}, "sum to 100"),
@@ -361,10 +361,12 @@ def test_manifest_that_says_something_else_is_refused(raw: Path, key: str, value
         ({"known_labels": frozenset({1, 3})}, "label 13 is unknown"),
     ],
 )
-def test_wrong_settings_are_refused_before_anything_is_written(raw: Path, wrong: dict[str, object], told: str) -> None:
+def test_wrong_settings_are_refused_before_anything_is_written(
+    raw: Path, wrong: dict[str, object], message: str
+) -> None:
     with pytest.raises(DataError) as caught:
         make(raw, **wrong)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert leftovers(raw) == []
 
 
@@ -378,9 +380,12 @@ def test_importing_any_module_loads_no_heavy_package() -> None:
         f"captune.data_prep.{path.stem}" for path in Path(captune.data_prep.pixels.__file__).parent.glob("[!_]*.py")
     ]
     heavy = ("pandas", "nltk", "pyarrow", "sklearn", "iterstrat", "keras", "ray")
-    code = f"import sys, {', '.join(modules)}; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    code = (
+        "import sys, captune.data_prep.records; print('numpy' in sys.modules)\n"
+        f"import {', '.join(modules)}; print([name for name in {heavy} if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n[]\n"
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="CAPTUNE_TEST_DATA names no folder")

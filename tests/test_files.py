@@ -143,6 +143,17 @@ def test_lock_of_another_process_is_refused_with_its_holder_or_waited_for(tmp_pa
         assert other.exitcode == 0
 
 
+def test_shared_lock_is_shared_and_keeps_others_out_until_the_last_one_ends(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with locked(path, shared=True):
+        with locked(path, shared=True), pytest.raises(LockedError), locked(path):
+            pass
+        with pytest.raises(LockedError), locked(path):
+            pass
+    with locked(path), pytest.raises(LockedError), locked(path, shared=True):
+        pass
+
+
 def test_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("old")
     (tmp_path / "lock").symlink_to(tmp_path / "mine")

@@ -34,16 +34,16 @@ def test_no_change_asked_for_changes_nothing() -> None:
 
 def test_pictures_are_untouched_outside_training() -> None:
     images = noise()
-    found = changed(images, training=False, **ALL)
-    assert (found == images).all()
-    assert found.dtype == np.float32
+    pictures = changed(images, training=False, **ALL)
+    assert (pictures == images).all()
+    assert pictures.dtype == np.float32
 
 
 def test_flip_mirrors_left_and_right_exactly_and_about_every_other_picture() -> None:
     images = noise(200)
-    found = changed(images, flip=True)
-    same = (found == images).all(axis=(1, 2, 3))
-    mirrored = (np.abs(found - images[:, :, ::-1].astype(np.float32)) < 1e-2).all(axis=(1, 2, 3))
+    pictures = changed(images, flip=True)
+    same = (pictures == images).all(axis=(1, 2, 3))
+    mirrored = (np.abs(pictures - images[:, :, ::-1].astype(np.float32)) < 1e-2).all(axis=(1, 2, 3))
     assert (same ^ mirrored).all()
     # Outside 60 to 140 of 200 fair draws: less than one seed in ten million.
     assert 60 < mirrored.sum() < 140
@@ -74,14 +74,14 @@ def test_each_call_draws_anew() -> None:
 @pytest.mark.parametrize("name", ["rotation", "shift", "shear", "zoom"])
 def test_each_picture_of_a_batch_is_changed_in_its_own_way(name: str) -> None:
     images = np.repeat(noise(1), 6, axis=0)
-    found = changed(images, **{name: ALL[name]})
-    assert len(np.unique(found.reshape(6, -1), axis=0)) == 6
+    pictures = changed(images, **{name: ALL[name]})
+    assert len(np.unique(pictures.reshape(6, -1), axis=0)) == 6
 
 
 def test_values_stay_from_0_to_255() -> None:
     images = np.where(noise(32) > 127, 255, 0).astype(np.uint8)
-    found = changed(images, **ALL)
-    assert found.min() >= -1e-3 and found.max() <= 255 + 1e-3
+    pictures = changed(images, **ALL)
+    assert pictures.min() >= -1e-3 and pictures.max() <= 255 + 1e-3
 
 
 @pytest.mark.parametrize("value", [0, 7, 255])
@@ -113,9 +113,9 @@ def test_shift_moves_by_at_most_its_share_of_the_side_along_each_axis() -> None:
 
 def test_rotation_leaves_the_distance_to_the_centre() -> None:
     images = np.repeat(blob(30, 19, 39), 50, axis=0)
-    found = centres(changed(images, rotation=180)) - 19
-    assert np.linalg.norm(found, axis=1) == pytest.approx(11, abs=0.3)
-    assert found[:, 0].min() < 0 < found[:, 0].max()
+    pictures = centres(changed(images, rotation=180)) - 19
+    assert np.linalg.norm(pictures, axis=1) == pytest.approx(11, abs=0.3)
+    assert pictures[:, 0].min() < 0 < pictures[:, 0].max()
 
 
 def test_rotation_stays_within_its_degrees() -> None:
@@ -135,9 +135,9 @@ def test_zoom_scales_each_axis_about_the_centre_within_its_limits() -> None:
 
 
 def test_shape_is_kept_and_values_become_floats() -> None:
-    found = changed(noise(3), **ALL)
-    assert found.shape == (3, SIDE, SIDE, 3)
-    assert found.dtype == np.float32
+    pictures = changed(noise(3), **ALL)
+    assert pictures.shape == (3, SIDE, SIDE, 3)
+    assert pictures.dtype == np.float32
 
 
 @pytest.mark.parametrize("name", [*ALL, "all"])

@@ -16,11 +16,12 @@ from captune.model.metrics import Epoch
 ARRAYS = {"00000": np.arange(6, dtype=np.float32).reshape(2, 3), "00001": np.array(7, np.uint32)}
 
 
-def same(found: Checkpoint | None, expected: Checkpoint) -> bool:
+def same(checkpoint: Checkpoint | None, expected: Checkpoint) -> bool:
     return (
-        found is not None
-        and (found.epoch, found.identity, found.reports) == (expected.epoch, expected.identity, expected.reports)
-        and {n: (a.dtype, a.shape, a.tobytes()) for n, a in found.arrays.items()}
+        checkpoint is not None
+        and (checkpoint.epoch, checkpoint.identity, checkpoint.reports)
+        == (expected.epoch, expected.identity, expected.reports)
+        and {n: (a.dtype, a.shape, a.tobytes()) for n, a in checkpoint.arrays.items()}
         == {n: (a.dtype, a.shape, a.tobytes()) for n, a in expected.arrays.items()}
     )
 
@@ -76,6 +77,6 @@ def test_failure_to_write_leaves_the_one_before_and_no_part(tmp_path: Path, monk
 def test_arrays_keep_their_order_beyond_nine(tmp_path: Path) -> None:
     values: list[Any] = [np.full((2, 2), place).T for place in range(12)]
     Checkpoint(1, "mine", numbered(values)).write(tmp_path / "last")
-    found = Checkpoint.read(tmp_path / "last", "mine")
-    assert found is not None
-    assert [found.arrays[name][0, 0] for name in sorted(found.arrays)] == list(range(12))
+    checkpoint = Checkpoint.read(tmp_path / "last", "mine")
+    assert checkpoint is not None
+    assert [checkpoint.arrays[name][0, 0] for name in sorted(checkpoint.arrays)] == list(range(12))

@@ -63,8 +63,8 @@ def test_network_reads_what_it_is_configured_to_and_gives_probabilities(config: 
     shapes = {"image": ("uint8", (None, 32, 32, 3)), "caption": ("int32", (None, 6))}
     assert all((x.dtype, x.shape) == shapes[x.name] for x in network.inputs)
     assert network.output.shape == (None, 7)
-    found = probabilities(network)
-    assert ((found > 0) & (found < 1)).all()
+    values = probabilities(network)
+    assert ((values > 0) & (values < 1)).all()
 
 
 def test_layer_logits_is_what_the_sigmoid_is_taken_of() -> None:
@@ -100,15 +100,15 @@ def test_captions_cut_to_the_longest_of_their_batch_give_the_same(encoder: Any) 
     from captune.model.text_encoder import Cut
 
     network = built(ModelConfig(text=text(encoder, kernel=2), num_labels=7))
-    given = keras.Input((6,), dtype="int32")
-    cut = Cut()(given)
-    both = keras.Model(given, [cut, network({"caption": cut})])
+    whole = keras.Input((6,), dtype="int32")
+    cut = Cut()(whole)
+    both = keras.Model(whole, [cut, network({"caption": cut})])
     for longest in (0, 1, 4, 6):
         tokens = TOKENS.copy()
         tokens[:, longest:] = 0
-        kept, found = both.predict_on_batch(tokens)
-        assert kept.shape == (len(TOKENS), max(1, int((tokens != 0).sum(axis=1).max())))
-        assert found == pytest.approx(network.predict_on_batch({"caption": tokens}), abs=1e-6)
+        short, values = both.predict_on_batch(tokens)
+        assert short.shape == (len(TOKENS), max(1, int((tokens != 0).sum(axis=1).max())))
+        assert values == pytest.approx(network.predict_on_batch({"caption": tokens}), abs=1e-6)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -128,9 +128,9 @@ def test_empty_caption_gives_finite_probabilities_and_gradients(encoder: Any) ->
 
     network = built(ModelConfig(text=text(encoder), num_labels=7))
     with tf.GradientTape() as tape:
-        found = network({"caption": np.zeros((2, 6), np.int32)}, training=True)
-        loss = tf.reduce_sum(found)
-    assert np.isfinite(np.array(found)).all()
+        values = network({"caption": np.zeros((2, 6), np.int32)}, training=True)
+        loss = tf.reduce_sum(values)
+    assert np.isfinite(np.array(values)).all()
     for gradient in tape.gradient(loss, network.trainable_variables):
         assert np.isfinite(np.array(tf.convert_to_tensor(gradient))).all()
 
@@ -203,8 +203,8 @@ def mobile_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def backbone_of(network: Any) -> Any:
     import keras
 
-    (found,) = (layer for layer in network.layers if isinstance(layer, keras.Model))
-    return found
+    (backbone,) = (layer for layer in network.layers if isinstance(layer, keras.Model))
+    return backbone
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -217,11 +217,11 @@ def test_weights_of_the_file_are_those_of_the_backbone(mobile_weights: Path, fro
     network = built(ModelConfig(image=image))
     reference = keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(32, 32, 3))
     reference.load_weights(mobile_weights)
-    for loaded, wanted in zip(backbone_of(network).get_weights(), reference.get_weights(), strict=True):
-        assert (loaded == wanted).all()
-    found = size(ModelConfig(image=image))
-    assert found.parameters == network.count_params()
-    assert found.trainable == sum(int(np.prod(weight.shape)) for weight in network.trainable_weights)
+    for loaded, expected in zip(backbone_of(network).get_weights(), reference.get_weights(), strict=True):
+        assert (loaded == expected).all()
+    totals = size(ModelConfig(image=image))
+    assert totals.parameters == network.count_params()
+    assert totals.trainable == sum(int(np.prod(weight.shape)) for weight in network.trainable_weights)
     assert bool(backbone_of(network).trainable_weights) is not frozen
 
 

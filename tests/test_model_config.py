@@ -140,7 +140,7 @@ def test_setting_of_an_absent_encoder_is_refused(name: str) -> None:
 
 def _bounds() -> list[tuple[str, Any]]:
     """Every numeric field's dotted name with a value just outside each of its bounds."""
-    found: list[tuple[str, Any]] = []
+    bounds: list[tuple[str, Any]] = []
     for prefix, kind in {
         "image.": ImageConfig,
         "text.": TextConfig,
@@ -153,8 +153,8 @@ def _bounds() -> list[tuple[str, Any]]:
                 for side, step in (("ge", -1), ("le", 1), ("lt", 0)):
                     limit = getattr(bound, side, None)
                     if limit is not None:
-                        found.append((prefix + name, limit + step * (1 if field.annotation is int else 1e-6)))
-    return found
+                        bounds.append((prefix + name, limit + step * (1 if field.annotation is int else 1e-6)))
+    return bounds
 
 
 @pytest.mark.parametrize(("name", "value"), _bounds())
@@ -223,16 +223,16 @@ def test_settings_cannot_be_changed_in_place() -> None:
 
 @pytest.mark.parametrize(("modality", "image", "text"), [("both", 1, 1), ("image", 1, 0), ("caption", 0, 1)])
 def test_restrict_keeps_the_encoders_of_the_modality(modality: Any, image: int, text: int) -> None:
-    found = restrict(BOTH, modality)
-    assert found.modality == modality
-    assert (found.image is BOTH.image) == bool(image)
-    assert (found.text is BOTH.text) == bool(text)
+    config = restrict(BOTH, modality)
+    assert config.modality == modality
+    assert (config.image is BOTH.image) == bool(image)
+    assert (config.text is BOTH.text) == bool(text)
 
 
-@pytest.mark.parametrize(("has", "wanted"), [("image", "caption"), ("image", "both"), ("caption", "image")])
-def test_restrict_names_what_the_model_reads_instead(has: Any, wanted: Any) -> None:
-    with pytest.raises(ValueError, match=f"modality {wanted} was asked for, but this model reads {has}"):
-        restrict(restrict(BOTH, has), wanted)
+@pytest.mark.parametrize(("has", "modality"), [("image", "caption"), ("image", "both"), ("caption", "image")])
+def test_restrict_names_what_the_model_reads_instead(has: Any, modality: Any) -> None:
+    with pytest.raises(ValueError, match=f"modality {modality} was asked for, but this model reads {has}"):
+        restrict(restrict(BOTH, has), modality)
 
 
 @pytest.mark.parametrize("changes", [{"flip": True}, {"rotation": 1}, {"shift": 0.1}, {"shear": 1}, {"zoom": 0.1}])

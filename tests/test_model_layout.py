@@ -7,14 +7,14 @@ from functools import cache
 from typing import Any
 
 import pytest
+from networks import ENCODERS, random_config
 
 from captune.model.backbones import BACKBONES
-from captune.model.config import ImageConfig, ModelConfig, TextConfig
+from captune.model.config import ImageConfig
 from captune.model.layout import STORAGES, channel_axis, is_matrix, layout
 from captune.model.size import size
 
 NAMES: list[Any] = ["compact", *BACKBONES]
-ENCODERS: list[Any] = ["bilstm", "lstm", "gru", "convolution", "average"]
 Shape = tuple[int, ...]
 
 
@@ -99,59 +99,24 @@ def backbone_of(name: str) -> tuple[list[Variable], int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_figure_of_a_backbone_is_that_of_keras(name: str) -> None:
-    found, features = backbone_of(name)
-    shapes = [v.shape for v in found]
+    weights, features = backbone_of(name)
+    shapes = [v.shape for v in weights]
     matrices = [shape for shape in shapes if reduced(shape)]
     assert asdict(BACKBONES[name]) == {
         "parameters": sum(map(math.prod, shapes)),
-        "statistics": sum(math.prod(v.shape) for v in found if not v.trainable),
-        "tensors": len(found),
+        "statistics": sum(math.prod(v.shape) for v in weights if not v.trainable),
+        "tensors": len(weights),
         "features": features,
         "scaling": BACKBONES[name].scaling,  # compared with Keras's preprocess_input in test_model_classifier
         "matrices": len(matrices),
         "matrix_values": sum(map(math.prod, matrices)),
         "channels": sum(map(channels, matrices)),
         "shapes": sum(len("[" + ",".join(map(str, shape)) + "]") for shape in shapes),
-        "integers": sum(v.nbytes == 8 * math.prod(v.shape) for v in found),
+        "integers": sum(v.nbytes == 8 * math.prod(v.shape) for v in weights),
     }
 
 
 # Random networks
-
-
-def random_config(draw: random.Random, backbone: Any, storage: Any) -> ModelConfig:
-    """Small widths are drawn often: at 1 to 4 values a channel matrices turn into vectors."""
-    width = [1, 2, 3, 4, 5, draw.randint(6, 60)]
-    source, frozen = ("none", False) if backbone == "compact" else draw.choice([("none", False), ("imagenet", True)])
-    image = ImageConfig(
-        backbone=backbone,
-        weights=source,
-        frozen=frozen,
-        side=32,
-        pooling=draw.choice(["average", "max", "both"]),
-        units=draw.choice([0, *width]),
-        width=draw.randint(4, 12),
-        stages=draw.randint(1, 4),
-        blocks=draw.randint(1, 3),
-    )
-    text = TextConfig(
-        encoder=draw.choice(ENCODERS),
-        vocabulary_size=draw.choice([3, 4, 5, draw.randint(6, 3000)]),
-        embedding=draw.choice(width),
-        max_tokens=3,
-        units=draw.choice(width),
-        kernel=draw.randint(1, 5),
-        dense=draw.choice([0, *width]),
-    )
-    reads = draw.choice(["both", "both", "image", "caption"])
-    return ModelConfig(
-        image=image if reads != "caption" else None,
-        text=text if reads != "image" else None,
-        fusion=draw.choice(["concatenation", "gated"]),
-        head_units=draw.choice([0, *width]),
-        num_labels=draw.choice(width),
-        storage=storage,
-    )
 
 
 def part_of(path: str) -> str:
@@ -172,7 +137,7 @@ def test_bytes_of_two_hundred_random_networks_are_those_of_keras_variables(monke
         return keras.Model(pixels, keras.ops.repeat(pixels[..., :1], backbone_of(config.backbone)[1], axis=-1))
 
     monkeypatch.setattr(image_encoder, "_named", weightless)
-    draw, storages, seen = random.Random(20), list(STORAGES), set()
+    draw, storages, kinds = random.Random(20), list(STORAGES), set()
     for n in range(200):
         config = random_config(draw, NAMES[n % len(NAMES)], storages[n // len(NAMES) % len(storages)])
         if n % 50 == 0:
@@ -183,21 +148,21 @@ def test_bytes_of_two_hundred_random_networks_are_those_of_keras_variables(monke
                 Variable(f"image_{v.path}", v.shape, v.nbytes, v.trainable and not config.image.frozen)
                 for v in backbone_of(config.image.backbone)[0]
             ]
-        found = size(config)
-        assert found.parameters == sum(math.prod(v.shape) for v in whole), config
-        assert found.frozen == sum(math.prod(v.shape) for v in whole if not v.trainable), config
+        totals = size(config)
+        assert totals.parameters == sum(math.prod(v.shape) for v in whole), config
+        assert totals.frozen == sum(math.prod(v.shape) for v in whole if not v.trainable), config
         parts = dict.fromkeys((part_of(v.path) for v in whole), 0)
         for v in whole:
             parts[part_of(v.path)] += stored_bytes(v.shape, v.nbytes, config.storage)
-        assert found.parts == parts, config
-        assert found.weights_bytes == sum(parts.values())
+        assert totals.parts == parts, config
+        assert totals.weights_bytes == sum(parts.values())
         if config.image is not None:
-            seen.add(("image", config.image.backbone, config.storage))
+            kinds.add(("image", config.image.backbone, config.storage))
         if config.text is not None:
-            seen.add(("text", config.text.encoder, config.storage))
+            kinds.add(("text", config.text.encoder, config.storage))
         if config.modality == "both":
-            seen.add(("fusion", config.fusion, config.storage))
-    assert len(seen) == (len(NAMES) + len(ENCODERS) + 2) * len(storages)
+            kinds.add(("fusion", config.fusion, config.storage))
+    assert len(kinds) == (len(NAMES) + len(ENCODERS) + 2) * len(storages)
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ def value(targets: Any, logits: Any, **settings: Any) -> NDArray[np.float32]:
 
     from captune.model.losses import make_loss
 
-    found = make_loss(TrainConfig(**settings), COUNTS)(targets, keras.ops.convert_to_tensor(logits))
-    return np.asarray(keras.ops.convert_to_numpy(found))
+    losses = make_loss(TrainConfig(**settings), COUNTS)(targets, keras.ops.convert_to_tensor(logits))
+    return np.asarray(keras.ops.convert_to_numpy(losses))
 
 
 def entropy(targets: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -72,17 +72,17 @@ def test_loss_and_gradient_stay_finite_for_large_logits(loss: Any, size: float) 
     targets = np.array([[0, 1, 0, 1]], np.float32)
     logits = tf.Variable(np.array([[size, size, -size, -size]], np.float32))
     with tf.GradientTape() as tape:
-        found = make_loss(TrainConfig(loss=loss), COUNTS)(targets, logits)
-    assert np.isfinite(found.numpy()).all()
-    assert np.isfinite(tape.gradient(found, logits).numpy()).all()
+        losses = make_loss(TrainConfig(loss=loss), COUNTS)(targets, logits)
+    assert np.isfinite(losses.numpy()).all()
+    assert np.isfinite(tape.gradient(losses, logits).numpy()).all()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_nan_logit_is_not_hidden(loss: Any) -> None:
     logits = LOGITS.copy()
     logits[2, 1] = np.nan
-    found = value(TARGETS, logits, loss=loss)
-    assert np.isnan(found).tolist() == [False, False, True, False, False, False]
+    losses = value(TARGETS, logits, loss=loss)
+    assert np.isnan(losses).tolist() == [False, False, True, False, False, False]
 
 
 @pytest.mark.parametrize("loss", LOSSES)

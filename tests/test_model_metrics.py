@@ -35,16 +35,16 @@ def test_scores_agree_with_scikit_learn(case: tuple[int, int, int]) -> None:
     from sklearn.metrics import f1_score
 
     truth, probabilities = drawn(*case)
-    given_labels = DecisionRule(0.5).decide(probabilities)
-    found = score(truth, probabilities, given_labels)
+    labels = DecisionRule(0.5).decide(probabilities)
+    scores = score(truth, probabilities, labels)
     # Two label sets that are both empty agree; scikit-learn scores them as it is told.
-    reference = {"y_true": np.column_stack([truth, truth * 0]), "y_pred": np.column_stack([given_labels, truth * 0])}
-    assert found.mean_f1 == pytest.approx(f1_score(**reference, average="samples", zero_division=1.0))
-    assert found.micro_f1 == pytest.approx(f1_score(**reference, average="micro", zero_division=0.0))
+    reference = {"y_true": np.column_stack([truth, truth * 0]), "y_pred": np.column_stack([labels, truth * 0])}
+    assert scores.mean_f1 == pytest.approx(f1_score(**reference, average="samples", zero_division=1.0))
+    assert scores.micro_f1 == pytest.approx(f1_score(**reference, average="micro", zero_division=0.0))
     per_label = f1_score(**reference, average=None, zero_division=0.0)[: truth.shape[1]]
-    assert found.per_label == pytest.approx(per_label)
-    assert found.macro_f1 == pytest.approx(per_label.mean())
-    assert found.examples == len(truth)
+    assert scores.per_label == pytest.approx(per_label)
+    assert scores.macro_f1 == pytest.approx(per_label.mean())
+    assert scores.examples == len(truth)
 
 
 @given(CASES)
@@ -72,21 +72,21 @@ def test_order_of_examples_changes_no_score(case: tuple[int, int, int]) -> None:
 
 def test_f1_of_an_example_is_that_of_its_label_sets() -> None:
     truth = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0], [1, 1, 1]])
-    found = np.array([[1, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]])
-    assert f1_per_example(truth, found).tolist() == pytest.approx([1, 2 / 3, 0, 1, 0, 0])
+    labels = np.array([[1, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]])
+    assert f1_per_example(truth, labels).tolist() == pytest.approx([1, 2 / 3, 0, 1, 0, 0])
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int64, bool])
 def test_number_type_of_the_truth_does_not_matter(kind: type) -> None:
     truth, probabilities = drawn(3, 300, 4)
-    given_labels = DecisionRule(0.5).decide(probabilities)
-    assert score(truth.astype(kind), probabilities, given_labels) == score(truth, probabilities, given_labels)
+    labels = DecisionRule(0.5).decide(probabilities)
+    assert score(truth.astype(kind), probabilities, labels) == score(truth, probabilities, labels)
 
 
 def test_scores_do_not_overflow_small_integers() -> None:
     truth = np.ones((700, 3), np.uint8)
-    found = score(truth, truth.astype(np.float32), truth)
-    assert (found.mean_f1, found.micro_f1, found.macro_f1, found.map) == (1, 1, 1, 1)
+    scores = score(truth, truth.astype(np.float32), truth)
+    assert (scores.mean_f1, scores.micro_f1, scores.macro_f1, scores.map) == (1, 1, 1, 1)
 
 
 @given(CASES, st.floats(0, 1))
@@ -136,8 +136,8 @@ def test_fitted_rule_is_the_best_with_its_neighbours_on_the_grid(case: tuple[int
     means = [mean(float(threshold)) for threshold in THRESHOLDS]
     rule = fit_rule(truth, probabilities)
     assert rule.threshold in THRESHOLDS
-    found = int(np.flatnonzero(rule.threshold == THRESHOLDS)[0])
-    assert around(found) == pytest.approx(max(around(place) for place in range(len(THRESHOLDS))))
+    best = int(np.flatnonzero(rule.threshold == THRESHOLDS)[0])
+    assert around(best) == pytest.approx(max(around(place) for place in range(len(THRESHOLDS))))
 
 
 def test_threshold_that_is_right_by_chance_does_not_beat_a_plateau() -> None:
@@ -170,11 +170,11 @@ def opposed() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
 
 def test_each_half_is_decided_by_the_other_halfs_rule() -> None:
     truth, probabilities = opposed()
-    found = cross_fitted(truth, probabilities)
-    assert (found[0::2] == fit_rule(truth[1::2], probabilities[1::2]).decide(probabilities[0::2])).all()
-    assert (found[1::2] == fit_rule(truth[0::2], probabilities[0::2]).decide(probabilities[1::2])).all()
-    assert found[0].tolist() == [True, False, False]  # 0.3 is below the odd rows' threshold
-    assert found[1].tolist() == [True, True, True]
+    labels = cross_fitted(truth, probabilities)
+    assert (labels[0::2] == fit_rule(truth[1::2], probabilities[1::2]).decide(probabilities[0::2])).all()
+    assert (labels[1::2] == fit_rule(truth[0::2], probabilities[0::2]).decide(probabilities[1::2])).all()
+    assert labels[0].tolist() == [True, False, False]  # 0.3 is below the odd rows' threshold
+    assert labels[1].tolist() == [True, True, True]
 
 
 def test_cross_fitted_score_is_below_the_optimistic_one_where_the_halves_disagree() -> None:
@@ -204,15 +204,15 @@ def test_own_half_has_no_say_in_its_rule(case: tuple[int, int, int], half: int) 
 def test_single_example_is_scored_at_a_half() -> None:
     truth, probabilities = np.array([[1, 0]]), np.array([[0.6, 0.55]])
     assert cross_fitted(truth, probabilities).tolist() == [[True, True]]
-    found = score(truth, probabilities, cross_fitted(truth, probabilities))
-    assert found.mean_f1 == pytest.approx(2 / 3)
-    assert found.map == 1
+    scores = score(truth, probabilities, cross_fitted(truth, probabilities))
+    assert scores.mean_f1 == pytest.approx(2 / 3)
+    assert scores.map == 1
 
 
 def test_examples_without_any_label_give_finite_scores() -> None:
     truth, probabilities = np.zeros((4, 3), np.uint8), np.full((4, 3), 0.2, np.float32)
-    found = score(truth, probabilities, cross_fitted(truth, probabilities))
-    assert (found.mean_f1, found.micro_f1, found.macro_f1, found.map) == (0, 0, 0, 0)
+    scores = score(truth, probabilities, cross_fitted(truth, probabilities))
+    assert (scores.mean_f1, scores.micro_f1, scores.macro_f1, scores.map) == (0, 0, 0, 0)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 1000))

@@ -61,24 +61,24 @@ def test_constant_rate_stays() -> None:
 
 
 def test_cosine_falls_from_the_rate_to_zero_at_the_last_step() -> None:
-    found = rates(50, schedule="cosine")
-    assert found[0] == pytest.approx(0.01)
-    assert found[25] == pytest.approx(0.005)
-    assert found[-1] == pytest.approx(0, abs=1e-8)
-    assert (np.diff(found) < 0).all()
+    steps = rates(50, schedule="cosine")
+    assert steps[0] == pytest.approx(0.01)
+    assert steps[25] == pytest.approx(0.005)
+    assert steps[-1] == pytest.approx(0, abs=1e-8)
+    assert (np.diff(steps) < 0).all()
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_warm_up_rises_from_zero_to_the_rate_in_its_share_of_the_steps(schedule: Any) -> None:
-    found = rates(50, schedule=schedule, warmup=0.2)
-    assert found[0] == pytest.approx(0, abs=1e-8)
-    assert found[10] == pytest.approx(0.01, rel=1e-5)
-    assert (np.diff(found[:11]) > 0).all()
-    assert found.max() <= 0.01 * (1 + 1e-6)
-    assert found[-1] == pytest.approx(0.01 if schedule == "constant" else 0, abs=1e-8)
+    steps = rates(50, schedule=schedule, warmup=0.2)
+    assert steps[0] == pytest.approx(0, abs=1e-8)
+    assert steps[10] == pytest.approx(0.01, rel=1e-5)
+    assert (np.diff(steps[:11]) > 0).all()
+    assert steps.max() <= 0.01 * (1 + 1e-6)
+    assert steps[-1] == pytest.approx(0.01 if schedule == "constant" else 0, abs=1e-8)
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
 def test_run_of_a_single_step_has_a_finite_rate(warmup: float) -> None:
-    found = rates(1, schedule="cosine", warmup=warmup)
-    assert np.isfinite(found).all() and found.max() <= 0.01 * (1 + 1e-6)
+    steps = rates(1, schedule="cosine", warmup=warmup)
+    assert np.isfinite(steps).all() and steps.max() <= 0.01 * (1 + 1e-6)

@@ -69,13 +69,13 @@ def same(one: dict[str, Array], other: dict[str, Array]) -> bool:
 @example(np.array([[127.0, 1e-30], [63.5, -1e-30], [0.5, 0.0], [-1.5, -0.0]], np.float32))
 def test_int8_is_within_half_a_step_and_a_step_is_a_127th_of_the_largest_value(values: Array) -> None:
     scale = store("x", values, "int8")["x.scale"].astype(np.float64)
-    there, back = by_channel(values).astype(np.float64), by_channel(through(values, "int8")).astype(np.float64)
-    largest = np.abs(there).max(axis=0)
-    kept = largest > TINIEST_STORED
-    assert (back[:, ~kept] == 0).all() or (largest[~kept] > 0.999 * TINIEST_STORED).all()
+    before, after = by_channel(values).astype(np.float64), by_channel(through(values, "int8")).astype(np.float64)
+    largest = np.abs(before).max(axis=0)
+    stored = largest > TINIEST_STORED
+    assert (after[:, ~stored] == 0).all() or (largest[~stored] > 0.999 * TINIEST_STORED).all()
     # Beside the half step: one rounding of the quotient, of 127 at most.
-    assert (np.abs(there - back) <= (0.5 + 1e-5) * scale)[:, kept].all()
-    ratio = scale[kept] * 127 / largest[kept]
+    assert (np.abs(before - after) <= (0.5 + 1e-5) * scale)[:, stored].all()
+    ratio = scale[stored] * 127 / largest[stored]
     assert ((ratio > 1 - 1e-6) & (ratio < (1 + 2**-15) * (1 + 1e-6))).all()
 
 

@@ -62,11 +62,11 @@ def fitted(
 
     train = train or task(64, 1)
     config = TrialConfig(model=model, train=TrainConfig(**{"epochs": 2, "learning_rate": 0.02, **settings}))
-    held_out = task(40, 2)
+    validation = task(40, 2)
     counts = train.labels.sum(axis=0).astype(int).tolist()
-    truth = held_out.labels.astype(np.uint8)
-    begun = Training(config, of(train, model), counts, seed=seed, bfloat16=bfloat16)
-    return list(fit(begun, config.train.epochs, of(held_out, model), truth))
+    truth = validation.labels.astype(np.uint8)
+    learner = Training(config, of(train, model), counts, seed=seed, bfloat16=bfloat16)
+    return list(fit(learner, config.train.epochs, of(validation, model), truth))
 
 
 def training(model: ModelConfig = CAPTION, rows: int = 64, bfloat16: bool = False, **settings: Any) -> Any:
@@ -83,28 +83,28 @@ def without_seconds(epochs: Sequence[metrics.Epoch]) -> list[tuple[float, ...]]:
 
 
 def test_network_learns_what_is_to_be_learnt() -> None:
-    found = fitted(train=task(256, 1), epochs=8)
+    epochs = fitted(train=task(256, 1), epochs=8)
     truth = task(40, 2).labels.astype(np.uint8)
     always = np.zeros_like(truth)
     always[:, truth.sum(axis=0).argmax()] = 1
     baseline = float(metrics.f1_per_example(truth, always).mean())
-    assert found[-1].mean_f1 > baseline
-    assert found[-1].map > truth.mean(axis=0).mean()  # what probabilities at random come to
-    assert found[-1].loss < found[0].loss / 2
-    assert [epoch.epoch for epoch in found] == list(range(1, 9))
-    assert all(epoch.train_seconds > 0 and epoch.evaluate_seconds > 0 for epoch in found)
-    assert all(0.05 <= epoch.threshold <= 0.95 for epoch in found)
+    assert epochs[-1].mean_f1 > baseline
+    assert epochs[-1].map > truth.mean(axis=0).mean()  # what probabilities at random come to
+    assert epochs[-1].loss < epochs[0].loss / 2
+    assert [epoch.epoch for epoch in epochs] == list(range(1, 9))
+    assert all(epoch.train_seconds > 0 and epoch.evaluate_seconds > 0 for epoch in epochs)
+    assert all(0.05 <= epoch.threshold <= 0.95 for epoch in epochs)
 
 
 def test_epochs_go_on_after_those_that_training_has_behind_it() -> None:
     from captune.model.training import fit
 
-    held_out, settings = task(40, 2), {"epochs": 3, "learning_rate": 0.02}
-    found = training(CAPTION, **settings)
-    found.epoch(1)
-    rest = list(fit(found, 3, of(held_out, CAPTION), held_out.labels.astype(np.uint8), after=1))
+    validation, settings = task(40, 2), {"epochs": 3, "learning_rate": 0.02}
+    learner = training(CAPTION, **settings)
+    learner.epoch(1)
+    rest = list(fit(learner, 3, of(validation, CAPTION), validation.labels.astype(np.uint8), after=1))
     assert without_seconds(rest) == without_seconds(fitted(**settings))[1:]
-    assert list(fit(found, 3, of(held_out, CAPTION), held_out.labels.astype(np.uint8), after=3)) == []
+    assert list(fit(learner, 3, of(validation, CAPTION), validation.labels.astype(np.uint8), after=3)) == []
 
 
 SETTINGS = {"augment": AugmentConfig(rotation=20, flip=True), "ema": 0.9}
@@ -131,44 +131,37 @@ def test_same_seed_gives_the_same_epochs_twice_in_one_process_and_another_seed_o
     ],
 )
 def test_every_setting_of_training_gives_finite_epochs(model: ModelConfig, settings: Any) -> None:
-    found = fitted(model, **{"epochs": 2, **settings})
-    assert len(found) == settings.get("epochs", 2)
-    assert all(math.isfinite(value) for epoch in without_seconds(found) for value in epoch)
+    epochs = fitted(model, **{"epochs": 2, **settings})
+    assert len(epochs) == settings.get("epochs", 2)
+    assert all(math.isfinite(value) for epoch in without_seconds(epochs) for value in epoch)
 
 
 # Divergence
 
 
-def test_nan_in_a_batch_gives_one_epoch_without_scores_and_ends() -> None:
+@pytest.mark.parametrize("label", [np.nan, -np.inf])
+def test_loss_that_is_not_finite_gives_one_epoch_without_scores_and_ends(label: float) -> None:
     train = task(64, 1)
-    train.labels[20, 0] = np.nan
-    found = fitted(train=train, epochs=5)
-    assert len(found) == 1
-    assert math.isnan(found[0].loss) and math.isnan(found[0].mean_f1)
-    assert found[0].epoch == 1
-    assert found[0].train_seconds > 0
+    train.labels[20, 0] = label
+    epochs = fitted(train=train, epochs=5)
+    assert len(epochs) == 1
+    assert not math.isfinite(epochs[0].loss) and math.isnan(epochs[0].mean_f1)
+    assert epochs[0].epoch == 1
+    assert epochs[0].train_seconds > 0
 
 
 def test_nan_ends_the_epoch_at_once() -> None:
-    seen: list[int] = []
+    batches: list[int] = []
 
     class Watched(Arrays):
         def batch(self, number: int, index: int) -> Any:
-            seen.append(index)
+            batches.append(index)
             return super().batch(number, index)
 
     train = task(16 * 60, 1)
     train.labels[0] = np.nan
     assert len(fitted(train=Watched(train.inputs, train.labels))) == 1
-    assert 1 <= len(set(seen)) < 30  # what was fetched ahead, not all 60
-
-
-def test_infinite_loss_ends_the_trial_too() -> None:
-    train = task(64, 1)
-    train.labels[20, 0] = -np.inf
-    found = fitted(train=train, epochs=3)
-    assert len(found) == 1
-    assert not math.isfinite(found[0].loss) and math.isnan(found[0].mean_f1)
+    assert 1 <= len(set(batches)) < 30  # what was fetched ahead, not all 60
 
 
 def test_finite_loss_with_nan_probabilities_ends_the_trial_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,15 +173,15 @@ def test_finite_loss_with_nan_probabilities_ends_the_trial_too(monkeypatch: pyte
         return 0.5
 
     monkeypatch.setattr(Training, "epoch", last_step_overflows)
-    found = fitted(epochs=3)
-    assert len(found) == 1
-    assert (found[0].loss, math.isnan(found[0].mean_f1), math.isnan(found[0].threshold)) == (0.5, True, True)
+    epochs = fitted(epochs=3)
+    assert len(epochs) == 1
+    assert (epochs[0].loss, math.isnan(epochs[0].mean_f1), math.isnan(epochs[0].threshold)) == (0.5, True, True)
 
 
 def test_absurd_learning_rate_never_raises_and_ends_at_the_first_epoch_without_scores() -> None:
-    found = fitted(BOTH, epochs=6, learning_rate=1.0, optimizer="adamw", weight_decay=1.0)
-    assert all(math.isfinite(epoch.mean_f1) for epoch in found[:-1])
-    assert len(found) == 6 or not math.isfinite(found[-1].mean_f1)
+    epochs = fitted(BOTH, epochs=6, learning_rate=1.0, optimizer="adamw", weight_decay=1.0)
+    assert all(math.isfinite(epoch.mean_f1) for epoch in epochs[:-1])
+    assert len(epochs) == 6 or not math.isfinite(epochs[-1].mean_f1)
 
 
 def test_error_in_a_batch_reaches_the_caller_soon() -> None:
@@ -209,77 +202,68 @@ def test_error_in_a_batch_reaches_the_caller_soon() -> None:
 
 
 def test_averaged_weights_are_in_place_inside_and_gone_to_the_last_bit_outside() -> None:
-    found = training(BOTH, ema=0.9)
-    found.epoch(1)
-    before = [np.array(weight) for weight in found.network.weights]
-    with found.averaged():
-        inside = [np.array(weight) for weight in found.network.weights]
-    after = [np.array(weight) for weight in found.network.weights]
+    learner = training(BOTH, ema=0.9)
+    learner.epoch(1)
+    before = [np.array(weight) for weight in learner.network.weights]
+    with learner.averaged():
+        inside = [np.array(weight) for weight in learner.network.weights]
+    after = [np.array(weight) for weight in learner.network.weights]
     assert any((a != b).any() for a, b in zip(before, inside, strict=True))
     assert all((a == b).all() for a, b in zip(before, after, strict=True))
-    with found.averaged():
-        again = [np.array(weight) for weight in found.network.weights]
+    with learner.averaged():
+        again = [np.array(weight) for weight in learner.network.weights]
     assert all((a == b).all() for a, b in zip(inside, again, strict=True))
 
 
 def test_averaged_weights_are_put_back_after_an_error() -> None:
-    found = training(ema=0.9)
-    found.epoch(1)
-    before = found.network.get_weights()
-    with pytest.raises(KeyError), found.averaged():
+    learner = training(ema=0.9)
+    learner.epoch(1)
+    before = learner.network.get_weights()
+    with pytest.raises(KeyError), learner.averaged():
         raise KeyError
-    assert all((a == b).all() for a, b in zip(before, found.network.get_weights(), strict=True))
+    assert all((a == b).all() for a, b in zip(before, learner.network.get_weights(), strict=True))
 
 
 def test_averaged_weights_are_the_exponential_mean_of_the_steps() -> None:
     import keras
 
-    found = training(ema=0.75)
+    learner = training(ema=0.75)
     steps: list[list[NDArray[Any]]] = []
-    keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: steps.append(found.network.get_weights()))
+    keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: steps.append(learner.network.get_weights()))
     source = task(64, 1)
     for index in range(4):
         inputs, labels = of(source, CAPTION).batch(1, index)
-        found._trained.train_on_batch(inputs, labels)
+        learner._trained.train_on_batch(inputs, labels)
         keep.on_train_batch_end(index)
     mean = steps[0]
     for weights in steps[1:]:
         mean = [0.75 * a + 0.25 * b for a, b in zip(mean, weights, strict=True)]
-    with found.averaged():
-        for a, b in zip(found.network.get_weights(), mean, strict=True):
+    with learner.averaged():
+        for a, b in zip(learner.network.get_weights(), mean, strict=True):
             assert a == pytest.approx(b, abs=1e-5)
 
 
 def test_predictions_are_those_of_the_averaged_weights() -> None:
     from captune.model.training import predict
 
-    found, rows = training(ema=0.9), of(task(40, 2), CAPTION)
-    found.epoch(1)
-    with found.averaged():
-        inside = predict(found.network, rows)
-    assert (found.predict(rows) == inside).all()
-    assert (predict(found.network, rows) != inside).any()
+    learner, rows = training(ema=0.9), of(task(40, 2), CAPTION)
+    learner.epoch(1)
+    with learner.averaged():
+        inside = predict(learner.network, rows)
+    assert (learner.predict(rows) == inside).all()
+    assert (predict(learner.network, rows) != inside).any()
 
 
 def test_evaluating_in_between_does_not_change_training() -> None:
-    def losses(evaluate: bool) -> list[float]:
-        found, rows, seen = training(ema=0.9, epochs=3), of(task(40, 2), CAPTION), []
+    def losses_of(evaluate: bool) -> list[float]:
+        learner, rows, losses = training(ema=0.9, epochs=3), of(task(40, 2), CAPTION), []
         for number in (1, 2, 3):
-            seen.append(found.epoch(number))
+            losses.append(learner.epoch(number))
             if evaluate:
-                found.predict(rows)
-        return seen
+                learner.predict(rows)
+        return losses
 
-    assert losses(True) == losses(False)
-
-
-def test_without_averaging_the_network_is_left_as_it_is() -> None:
-    found = training()
-    found.epoch(1)
-    before = found.network.get_weights()
-    with found.averaged():
-        inside = found.network.get_weights()
-    assert all((a == b).all() for a, b in zip(before, inside, strict=True))
+    assert losses_of(True) == losses_of(False)
 
 
 # Prediction
@@ -288,28 +272,19 @@ def test_without_averaging_the_network_is_left_as_it_is() -> None:
 def test_predictions_come_in_the_order_of_the_rows_whatever_the_batch() -> None:
     from captune.model.training import predict
 
-    found, rows = training(BOTH), of(task(37, 2), BOTH)
-    whole = predict(found.network, Arrays(rows.inputs, rows.labels, 37))
-    parts = predict(found.network, Arrays(rows.inputs, rows.labels, 5))
+    learner, rows = training(BOTH), of(task(37, 2), BOTH)
+    whole = predict(learner.network, Arrays(rows.inputs, rows.labels, 37))
+    parts = predict(learner.network, Arrays(rows.inputs, rows.labels, 5))
     assert whole.shape == (37, LABELS)
     assert parts == pytest.approx(whole, abs=1e-6)
 
 
-def test_predicting_changes_no_weight() -> None:
-    from captune.model.training import predict
-
-    found = training(BOTH)
-    before = found.network.get_weights()
-    predict(found.network, of(task(20, 2), BOTH))
-    assert all((a == b).all() for a, b in zip(before, found.network.get_weights(), strict=True))
-
-
 def test_training_with_augmentation_trains_the_network_that_is_kept() -> None:
-    found = training(BOTH, augment=AugmentConfig(flip=True))
-    before = found.network.get_weights()
-    found.epoch(1)
-    assert all((a != b).any() for a, b in zip(before, found.network.get_weights(), strict=True))
-    assert "affine" not in " ".join(layer.name for layer in found.network.layers)
+    learner = training(BOTH, augment=AugmentConfig(flip=True))
+    before = learner.network.get_weights()
+    learner.epoch(1)
+    assert all((a != b).any() for a, b in zip(before, learner.network.get_weights(), strict=True))
+    assert "affine" not in " ".join(layer.name for layer in learner.network.layers)
 
 
 # Predictions by the weights that are shipped
@@ -323,14 +298,14 @@ def bits(network: Any) -> list[bytes]:
     return [values.tobytes() for values in network.get_weights()]
 
 
-def from_bundle(found: Any, model: ModelConfig, folder: Path) -> Any:
+def from_bundle(learner: Any, model: ModelConfig, folder: Path) -> Any:
     """The network of a training after it was shipped: the averaged weights, where there are any."""
     from captune.model.bundle import Bundle
 
     labels = tuple(range(LABELS))
     vocabulary = '{"words": [], "settings": {}}' if model.text is not None else None
-    with found.averaged():
-        Bundle(found.network, model, metrics.DecisionRule(0.5), labels, tuple(map(str, labels)), vocabulary).save(
+    with learner.averaged():
+        Bundle(learner.network, model, metrics.DecisionRule(0.5), labels, tuple(map(str, labels)), vocabulary).save(
             folder / "bundle"
         )
     return Bundle.load(folder / "bundle").network
@@ -341,39 +316,39 @@ def test_predictions_are_those_of_the_bundle_to_the_bit(tmp_path: Path, storage:
     from captune.model.training import predict
 
     model = as_stored(BOTH, storage)
-    found, rows = training(model, ema=ema), of(task(40, 2), BOTH)
-    found.epoch(1)
-    given = found.predict(rows)
-    assert (predict(from_bundle(found, model, tmp_path), rows) == given).all()
-    assert (found.predict(rows) == given).all()
+    learner, rows = training(model, ema=ema), of(task(40, 2), BOTH)
+    learner.epoch(1)
+    expected = learner.predict(rows)
+    assert (predict(from_bundle(learner, model, tmp_path), rows) == expected).all()
+    assert (learner.predict(rows) == expected).all()
 
 
 @pytest.mark.parametrize(("storage", "ema"), [("float16", 0.9), ("int8", 0.0)])
 def test_predictions_before_storage_are_those_of_the_weights_as_they_are(storage: Any, ema: float) -> None:
     from captune.model.training import predict
 
-    found, rows = training(as_stored(BOTH, storage), ema=ema), of(task(40, 2), BOTH)
-    found.epoch(1)
-    with found.averaged():
-        exact = predict(found.network, rows)
-    assert (found.predict(rows, stored=False) == exact).all()
-    assert (found.predict(rows) != exact).any()
-    assert found.predict(rows) == pytest.approx(exact, abs=0.1)
+    learner, rows = training(as_stored(BOTH, storage), ema=ema), of(task(40, 2), BOTH)
+    learner.epoch(1)
+    with learner.averaged():
+        exact = predict(learner.network, rows)
+    assert (learner.predict(rows, stored=False) == exact).all()
+    assert (learner.predict(rows) != exact).any()
+    assert learner.predict(rows) == pytest.approx(exact, abs=0.1)
 
 
-@pytest.mark.parametrize(("storage", "ema"), [("float16", 0.0), ("int8", 0.9)])
+@pytest.mark.parametrize(("storage", "ema"), [("float32", 0.0), ("float32", 0.9), ("float16", 0.0), ("int8", 0.9)])
 def test_training_goes_on_from_the_weights_before_storage(storage: Any, ema: float) -> None:
     rows = of(task(40, 2), BOTH)
 
-    def trained(kept_as: Any) -> tuple[list[float], list[bytes]]:
-        found, losses = training(as_stored(BOTH, kept_as), ema=ema, epochs=3), []
+    def trained(storage: Any) -> tuple[list[float], list[bytes]]:
+        learner, losses = training(as_stored(BOTH, storage), ema=ema, epochs=3), []
         for number in (1, 2, 3):
-            losses.append(found.epoch(number))
-            before = bits(found.network)
-            found.predict(rows)
-            found.predict(rows, stored=False)
-            assert bits(found.network) == before
-        return losses, bits(found.network)
+            losses.append(learner.epoch(number))
+            before = bits(learner.network)
+            learner.predict(rows)
+            learner.predict(rows, stored=False)
+            assert bits(learner.network) == before
+        return losses, bits(learner.network)
 
     assert trained(storage) == trained("float32")
 
@@ -383,25 +358,12 @@ def test_weights_are_put_back_after_an_error_in_a_batch() -> None:
         def batch(self, number: int, index: int) -> Any:
             raise OSError("the disk is gone")
 
-    found, rows = training(as_stored(BOTH, "int8"), ema=0.9), task(40, 2)
-    found.epoch(1)
-    before = bits(found.network)
+    learner, rows = training(as_stored(BOTH, "int8"), ema=0.9), task(40, 2)
+    learner.epoch(1)
+    before = bits(learner.network)
     with pytest.raises(OSError, match="the disk is gone"):
-        found.predict(Broken(rows.inputs, rows.labels))
-    assert bits(found.network) == before
-
-
-@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
-def test_network_that_went_through_storage_is_not_changed_by_going_again(storage: Any) -> None:
-    from captune.model.training import put_through
-
-    network = training(as_stored(BOTH, storage)).network
-    before = bits(network)
-    put_through(network, storage)
-    once = bits(network)
-    put_through(network, storage)
-    assert bits(network) == once
-    assert (once == before) == (storage == "float32")
+        learner.predict(Broken(rows.inputs, rows.labels))
+    assert bits(learner.network) == before
 
 
 def test_scores_of_a_trial_are_those_of_its_bundle(tmp_path: Path) -> None:
@@ -410,18 +372,18 @@ def test_scores_of_a_trial_are_those_of_its_bundle(tmp_path: Path) -> None:
 
     model, settings = as_stored(BOTH, "int8"), {"epochs": 2, "learning_rate": 0.02, "ema": 0.5}
     scored = fitted(model, **settings)[-1]
-    found, rows, truth = training(model, **settings), of(task(40, 2), model), task(40, 2).labels.astype(np.uint8)
+    learner, rows, truth = training(model, **settings), of(task(40, 2), model), task(40, 2).labels.astype(np.uint8)
     for number in (1, 2):
-        found.epoch(number)
+        learner.epoch(number)
 
     def scores(probabilities: NDArray[np.float32]) -> tuple[float, ...]:
-        told = metrics.score(truth, probabilities, metrics.cross_fitted(truth, probabilities))
+        totals = metrics.score(truth, probabilities, metrics.cross_fitted(truth, probabilities))
         rule = metrics.fit_rule(truth, probabilities)
-        return told.mean_f1, told.micro_f1, told.macro_f1, told.map, rule.threshold
+        return totals.mean_f1, totals.micro_f1, totals.macro_f1, totals.map, rule.threshold
 
-    shipped = scores(predict(from_bundle(found, model, tmp_path), rows))
+    shipped = scores(predict(from_bundle(learner, model, tmp_path), rows))
     assert shipped == (scored.mean_f1, scored.micro_f1, scored.macro_f1, scored.map, scored.threshold)
-    assert shipped != scores(found.predict(rows, stored=False))
+    assert shipped != scores(learner.predict(rows, stored=False))
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
@@ -436,9 +398,9 @@ def test_nan_in_one_weight_ends_the_trial_whatever_the_storage(storage: Any, mon
         return 0.5
 
     monkeypatch.setattr(Training, "epoch", one_weight_breaks)
-    found = fitted(as_stored(CAPTION, storage), epochs=3)
-    assert len(found) == 1
-    assert math.isnan(found[0].mean_f1)
+    epochs = fitted(as_stored(CAPTION, storage), epochs=3)
+    assert len(epochs) == 1
+    assert math.isnan(epochs[0].mean_f1)
 
 
 @pytest.mark.parametrize("encoder", ["convolution", "bilstm"])
@@ -456,29 +418,29 @@ def test_what_was_trained_in_bfloat16_is_scored_and_shipped_in_float32() -> None
     from captune.model.classifier import build
     from captune.model.training import predict
 
-    held_out = of(task(40, 2), BOTH)
-    begun = training(BOTH, bfloat16=True, ema=0.9)
-    begun.epoch(1)
-    found = begun.predict(held_out)
+    validation = of(task(40, 2), BOTH)
+    learner = training(BOTH, bfloat16=True, ema=0.9)
+    learner.epoch(1)
+    scored = learner.predict(validation)
     fresh = build(BOTH)
-    with begun.averaged():
-        fresh.set_weights(begun.network.get_weights())
-    assert all(variable.dtype == "float32" for variable in begun.network.weights)
-    assert np.array_equal(predict(fresh, held_out), found)
+    with learner.averaged():
+        fresh.set_weights(learner.network.get_weights())
+    assert all(variable.dtype == "float32" for variable in learner.network.weights)
+    assert np.array_equal(predict(fresh, validation), scored)
 
 
 def test_training_in_bfloat16_goes_on_from_a_checkpoint_as_if_never_stopped() -> None:
-    held_out = of(task(40, 2), DROPPING)
+    validation = of(task(40, 2), DROPPING)
     settings = {"ema": 0.9, "augment": AugmentConfig(rotation=20), "bfloat16": True}
     through = training(DROPPING, **settings)
     through.epoch(1)
-    kept = through.checkpoint(1, "same")
+    checkpoint = through.checkpoint(1, "same")
     through.epoch(2)
-    expected = through.predict(held_out)
+    expected = through.predict(validation)
     resumed = training(DROPPING, **settings)
-    resumed.restore(kept)
+    resumed.restore(checkpoint)
     resumed.epoch(2)
-    assert np.array_equal(resumed.predict(held_out), expected)
+    assert np.array_equal(resumed.predict(validation), expected)
 
 
 def test_batches_are_read_ahead_in_order_and_untuned() -> None:

@@ -36,24 +36,11 @@ def shown(record: Record) -> str:
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "17",
-        "diverged",
-        "0.6125",
-        "123456",
-        "234567",
-        "-34567",
-        "machine-1",
-        "loss nan in epoch 3",
-        "0.35",
-        "0.00123",
-        "convolution",
-    ],
-)
-def test_trial_is_shown_with_fate_cost_curve_and_settings(words: str) -> None:
-    assert words in shown(RECORD)
+def test_trial_is_shown_with_fate_cost_curve_and_settings() -> None:
+    text = shown(RECORD)
+    for words in ("17", "diverged", "0.6125", "123456", "234567", "-34567", "machine-1", "loss nan in epoch 3", "0.35"):
+        assert words in text, words
+    assert "0.00123" in text and "convolution" in text
 
 
 def test_every_epoch_and_every_setting_has_a_line() -> None:
@@ -70,19 +57,7 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(text: str) -> None:
 
 
 def test_trial_that_never_ran_is_shown_without_a_curve() -> None:
-    record = replace(
-        RECORD,
-        fate="over_budget",
-        mean_f1=None,
-        best_epoch=None,
-        epochs=0,
-        curve=(),
-        order={},
-        node=None,
-        seconds=None,
-        config={},
-    )
-    text = shown(record)
+    text = shown(record(17, fate="over_budget", epochs=0, node=None, seconds=None))
     assert "over_budget" in text
     assert "None" not in text
 
@@ -101,6 +76,6 @@ def test_trial_that_never_ran_is_shown_without_a_curve() -> None:
     ],
 )
 def test_nan_and_infinity_become_null_and_nothing_else_changes(value: Any, expected: Any) -> None:
-    found = report.without_nan(value)
-    assert found == expected
-    json.dumps(found, allow_nan=False)
+    content = report.without_nan(value)
+    assert content == expected
+    json.dumps(content, allow_nan=False)

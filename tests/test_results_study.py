@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from captune.model.metrics import Epoch
 from captune.model.presets import CAPTIONS
-from captune.results.attributes import FATES, SCORED, VOID, epoch_attribute
+from captune.results.attributes import FATES, SCORED, epoch_attribute
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.records import Record, load_records
 from captune.results.run_folder import RunError, RunFolder
@@ -77,8 +77,8 @@ def end(study: optuna.Study, trial: optuna.Trial, fate: str, reason: str | None 
 
 
 def only(run: RunFolder) -> Record:
-    (found,) = load_records(run)
-    return found
+    (record,) = load_records(run)
+    return record
 
 
 def test_complete_trial_is_read_back_as_it_was_written(run: RunFolder) -> None:
@@ -87,42 +87,27 @@ def test_complete_trial_is_read_back_as_it_was_written(run: RunFolder) -> None:
     curve = (epoch(1, 0.5), epoch(2, 0.7))
     report(trial, *curve)
     end(study, trial, "complete", best=0.7)
-    found = only(run)
-    assert found.curve == curve
-    assert (found.number, found.fate, found.mean_f1, found.best_epoch, found.epochs) == (0, "complete", 0.7, 2, 2)
-    assert (found.weights_bytes, found.bundle_bytes, found.margin_bytes) == (1000, 1300, 4000)
-    assert (found.node, found.reason, found.seed, found.threads) == ("machine-1", None, 77, 2)
-    assert (found.origin, found.order) == (0, {1: 40, 2: 41})
-    assert found.config == {"train.learning_rate": 0.001, "image": None}
-    assert found.seconds is not None and 0 <= found.seconds < 60
+    record = only(run)
+    assert record.curve == curve
+    assert (record.number, record.fate, record.mean_f1, record.best_epoch, record.epochs) == (0, "complete", 0.7, 2, 2)
+    assert (record.weights_bytes, record.bundle_bytes, record.margin_bytes) == (1000, 1300, 4000)
+    assert (record.node, record.reason, record.seed, record.threads) == ("machine-1", None, 77, 2)
+    assert (record.origin, record.order) == (0, {1: 40, 2: 41})
+    assert record.config == {"train.learning_rate": 0.001, "image": None}
+    assert record.seconds is not None and 0 <= record.seconds < 60
 
 
 def test_score_is_that_of_the_best_epoch_not_of_the_last(run: RunFolder) -> None:
     study = new_study(run)
     trial = launch(study)
-    report(trial, epoch(1, 0.5), epoch(2, 0.9), epoch(3, 0.6))
-    end(study, trial, "stopped", "halving at epoch 3")
-    found = only(run)
-    assert (found.mean_f1, found.best_epoch, found.epochs) == (0.9, 2, 3)
-    assert found.best == epoch(2, 0.9)
-    row = found.row()
+    report(trial, epoch(1, 0.0), epoch(2, 0.9), epoch(3, 0.9), *(epoch(number, 0.6) for number in range(4, 13)))
+    end(study, trial, "stopped", "halving at epoch 12")
+    record = only(run)
+    assert (record.mean_f1, record.best_epoch, record.epochs) == (0.9, 2, 12), "of equally good ones the first"
+    assert [each.epoch for each in record.curve] == list(range(1, 13))
+    assert record.best == epoch(2, 0.9)
+    row = record.row()
     assert (row["mean_f1"], row["micro_f1"], row["macro_f1"], row["map"]) == (0.9, 0.8, 0.7, 0.45)
-
-
-def test_of_equally_good_epochs_the_first_is_the_best(run: RunFolder) -> None:
-    study = new_study(run)
-    trial = launch(study)
-    report(trial, epoch(1, 0.5), epoch(2, 0.5))
-    end(study, trial, "complete", best=0.5)
-    assert only(run).best_epoch == 1
-
-
-def test_epochs_beyond_nine_keep_their_order(run: RunFolder) -> None:
-    study = new_study(run)
-    trial = launch(study)
-    report(trial, *(epoch(number, number / 20) for number in range(1, 13)))
-    end(study, trial, "complete", best=0.6)
-    assert [each.epoch for each in only(run).curve] == list(range(1, 13))
 
 
 @pytest.mark.parametrize("fate", FATES)
@@ -132,9 +117,9 @@ def test_every_fate_is_read_with_its_reason(run: RunFolder, fate: str) -> None:
     if fate in SCORED:
         report(trial, epoch(1, 0.5))
     end(study, trial, fate, "because", best=0.5)
-    found = only(run)
-    assert (found.fate, found.reason) == (fate, "because")
-    assert (found.mean_f1 is None) == (fate not in SCORED)
+    record = only(run)
+    assert (record.fate, record.reason) == (fate, "because")
+    assert (record.mean_f1 is None) == (fate not in SCORED)
 
 
 def test_refused_trial_never_ran(run: RunFolder) -> None:
@@ -142,9 +127,9 @@ def test_refused_trial_never_ran(run: RunFolder) -> None:
     trial = study.ask()
     trial.set_user_attr("size", {"weights_bytes": 10**9, "bundle_bytes": 10**9 + 300, "margin_bytes": -(10**8)})
     end(study, trial, "over_budget", "needs more")
-    found = only(run)
-    assert found.row()["margin_bytes"] == -(10**8)
-    assert (found.epochs, found.node, found.seed, found.best, found.config) == (0, None, None, None, {})
+    record = only(run)
+    assert record.row()["margin_bytes"] == -(10**8)
+    assert (record.epochs, record.node, record.seed, record.best, record.config) == (0, None, None, None, {})
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -154,18 +139,10 @@ def test_diverged_epoch_is_kept_without_a_score(run: RunFolder, loss: float) -> 
     lost = Epoch(2, loss, math.nan, math.nan, math.nan, math.nan, math.nan, 1.0, 0.0)
     report(trial, epoch(1, 0.4), lost)
     end(study, trial, "diverged", "loss nan in epoch 2")
-    found = only(run)
-    assert (found.mean_f1, found.best_epoch, found.epochs) == (0.4, 1, 2)
-    assert math.isnan(found.curve[1].mean_f1) and math.isnan(found.curve[1].loss)
-    assert found.curve[1].train_seconds == 1.0
-
-
-def test_trial_that_diverged_at_once_has_no_score(run: RunFolder) -> None:
-    study = new_study(run)
-    trial = launch(study)
-    report(trial, Epoch(1, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, 1.0, 0.0))
-    end(study, trial, "diverged")
-    assert (only(run).mean_f1, only(run).best) == (None, None)
+    record = only(run)
+    assert (record.mean_f1, record.best_epoch, record.epochs) == (0.4, 1, 2)
+    assert math.isnan(record.curve[1].mean_f1) and math.isnan(record.curve[1].loss)
+    assert record.curve[1].train_seconds == 1.0
 
 
 def test_journal_holds_no_nan(run: RunFolder) -> None:
@@ -173,32 +150,23 @@ def test_journal_holds_no_nan(run: RunFolder) -> None:
     trial = launch(study)
     report(trial, Epoch(1, math.inf, math.nan, math.nan, math.nan, math.nan, math.nan, 1.0, 0.0))
     end(study, trial, "diverged")
-
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} in the journal")
-
+    assert (only(run).mean_f1, only(run).best) == (None, None)
     for line in run.journal.read_text().splitlines():
-        json.loads(line, parse_constant=refuse)
-
-
-def test_epoch_of_a_score_of_zero_is_kept() -> None:
-    name, value = epoch_attribute(epoch(3, 0.0), 17)
-    assert name == "epoch:3"
-    assert value == asdict(epoch(3, 0.0)) | {"order": 17}
+        json.loads(line, parse_constant=pytest.fail)
 
 
 def test_running_trial_shows_the_epochs_that_it_has(run: RunFolder) -> None:
     report(launch(new_study(run)), epoch(1, 0.3))
-    found = only(run)
-    assert (found.fate, found.mean_f1, found.epochs, found.seconds) == ("running", 0.3, 1, None)
+    record = only(run)
+    assert (record.fate, record.mean_f1, record.epochs, record.seconds) == ("running", 0.3, 1, None)
 
 
 def test_enqueued_trial_waits_and_has_no_size_yet(run: RunFolder) -> None:
     new_study(run).enqueue_trial({"train.learning_rate": 0.001})
-    found = only(run)
-    assert found.fate == "waiting"
-    assert (found.weights_bytes, found.bundle_bytes, found.margin_bytes) == (0, 0, 0)
-    row = found.row()
+    record = only(run)
+    assert record.fate == "waiting"
+    assert (record.weights_bytes, record.bundle_bytes, record.margin_bytes) == (0, 0, 0)
+    row = record.row()
     assert (row["weights_bytes"], row["bundle_bytes"], row["margin_bytes"]) == (None, None, None)
 
 
@@ -213,7 +181,7 @@ def test_attempt_that_continues_a_lost_trial_names_the_first(run: RunFolder) -> 
     study = new_study(run)
     end(study, launch(study), "lost", "its worker died")
     study.enqueue_trial({}, user_attrs={"replaces": 0, "tries": 2})
-    assert [(found.number, found.origin) for found in load_records(run)] == [(0, 0), (1, 0)]
+    assert [(record.number, record.origin) for record in load_records(run)] == [(0, 0), (1, 0)]
 
 
 def test_draws_that_are_no_trials_are_no_records_and_shift_no_number(run: RunFolder) -> None:
@@ -221,10 +189,10 @@ def test_draws_that_are_no_trials_are_no_records_and_shift_no_number(run: RunFol
     end(study, launch(study), "complete", best=0.5)
     for reason, state in (("impossible: x", TrialState.PRUNED), ("repeats an earlier trial", TrialState.FAIL)):
         trial = launch(study)
-        trial.set_user_attr(VOID, reason)
+        trial.set_user_attr("void", reason)
         study.tell(trial, state=state)
     end(study, launch(study), "stopped")
-    assert [(found.number, found.fate) for found in load_records(run)] == [(0, "complete"), (3, "stopped")]
+    assert [(record.number, record.fate) for record in load_records(run)] == [(0, "complete"), (3, "stopped")]
 
 
 def test_study_of_two_objectives_is_read_as_any_other(run: RunFolder) -> None:
@@ -236,8 +204,8 @@ def test_study_of_two_objectives_is_read_as_any_other(run: RunFolder) -> None:
         trial.set_user_attr(*epoch_attribute(each, each.epoch))
     trial.set_user_attr("fate", "complete")
     study.tell(trial, [0.7, 1000])
-    found = only(run)
-    assert (found.fate, found.mean_f1, found.best_epoch, found.weights_bytes) == ("complete", 0.7, 2, 1000)
+    record = only(run)
+    assert (record.fate, record.mean_f1, record.best_epoch, record.weights_bytes) == ("complete", 0.7, 2, 1000)
 
 
 def test_records_stand_in_the_order_of_their_numbers(run: RunFolder) -> None:
@@ -245,7 +213,7 @@ def test_records_stand_in_the_order_of_their_numbers(run: RunFolder) -> None:
     trials = [launch(study) for _ in range(5)]
     for trial in reversed(trials):
         end(study, trial, "failed", "x")
-    assert [found.number for found in load_records(run)] == [0, 1, 2, 3, 4]
+    assert [record.number for record in load_records(run)] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("tail", ['{"op_code":', '{"op_code":8,"worker_id":"a"', "\x00\x00\x00", "{"])
@@ -267,7 +235,7 @@ def test_search_goes_on_after_a_half_written_last_line(run: RunFolder) -> None:
         file.write('{"op_code":8,"worker')
     again = new_study(run)
     end(again, launch(again), "failed", "y")
-    assert [found.reason for found in load_records(run)] == ["x", "y"]
+    assert [record.reason for record in load_records(run)] == ["x", "y"]
 
 
 def test_every_cut_of_the_journal_is_readable_and_only_ever_grows(run: RunFolder) -> None:
@@ -276,13 +244,11 @@ def test_every_cut_of_the_journal_is_readable_and_only_ever_grows(run: RunFolder
         trial = launch(study)
         report(trial, epoch(1, 0.5))
         end(study, trial, "complete", best=0.5)
-    content, seen = run.journal.read_bytes(), 0
+    content, counts = run.journal.read_bytes(), []
     for length in range(0, len(content), 37):
         run.journal.write_bytes(content[:length])
-        found = len(load_records(run))
-        assert found >= seen
-        seen = found
-    assert seen == 2
+        counts.append(len(load_records(run)))
+    assert counts == sorted(counts) and counts[-1] == 2
 
 
 def test_reading_changes_no_file(run: RunFolder) -> None:
@@ -303,21 +269,18 @@ def test_reader_in_another_process_sees_a_search_that_writes_on(run: RunFolder) 
         "from captune.results.run_folder import RunFolder;"
         "print([(r.fate, r.mean_f1) for r in load_records(RunFolder(Path(sys.argv[1])))])"
     )
-    found = subprocess.run([sys.executable, "-c", code, run.path], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[('running', 0.5)]"
-    assert found.stderr == ""
+    reader = subprocess.run([sys.executable, "-c", code, run.path], capture_output=True, text=True, check=True)
+    assert reader.stdout.strip() == "[('running', 0.5)]"
+    assert reader.stderr == ""
     launch(study)
     assert len(load_records(run)) == 2
 
 
 def test_run_before_its_first_trial_has_no_records(run: RunFolder) -> None:
     assert load_records(run) == []
-    new_study(run)
-    assert load_records(run) == []
-
-
-def test_empty_journal_has_no_records(run: RunFolder) -> None:
     run.journal.touch()
+    assert load_records(run) == []
+    new_study(run)
     assert load_records(run) == []
 
 
@@ -325,21 +288,14 @@ def test_empty_journal_has_no_records(run: RunFolder) -> None:
 def test_folder_without_a_readable_run_json_holds_no_run(tmp_path: Path, content: Any) -> None:
     if content is not None:
         (tmp_path / "run.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(RunError, match="holds no run") as caught:
-        load_records(RunFolder(tmp_path))
-    assert "\n" not in str(caught.value)
+    refused(lambda: load_records(RunFolder(tmp_path)), "holds no run", error=RunError)
 
 
-def test_missing_folder_holds_no_run_and_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="holds no run"):
-        load_records(RunFolder(tmp_path / "nowhere"))
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_file_instead_of_a_folder_holds_no_run(tmp_path: Path) -> None:
+def test_missing_folder_holds_no_run_and_is_not_made_nor_does_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RunError, match="holds no run"):
-        load_records(RunFolder(tmp_path / "file"))
+    for name in ("nowhere", "file"):
+        refused(partial(load_records, RunFolder(tmp_path / name)), "holds no run", error=RunError)
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,16 @@
 """The winner and the frontier: the best scores that fit, decided the same way every time."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import permutations
 from math import nan
 from typing import Any
 
 import pytest
+from builders import epoch
+from builders import record as a_record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captune.model.metrics import Epoch
 from captune.model.size import Budget
 from captune.results.attributes import FATES, SCORED
 from captune.results.frontier import frontier
@@ -24,40 +24,17 @@ OF_BUNDLE = Budget(LIMIT, "bundle")
 
 
 def record(
-    number: int,
-    mean_f1: float | None,
-    weights_bytes: int = 500,
-    fate: str = "complete",
-    *,
-    bundle_bytes: int | None = None,
+    number: int, mean_f1: float | None, weights_bytes: int = 500, fate: str = "complete", **sizes: int
 ) -> Record:
-    return Record(
-        number=number,
-        fate=fate,
-        mean_f1=mean_f1,
-        best_epoch=None if mean_f1 is None else 1,
-        epochs=1,
-        weights_bytes=weights_bytes,
-        bundle_bytes=weights_bytes + 300 if bundle_bytes is None else bundle_bytes,
-        margin_bytes=LIMIT - weights_bytes,
-        seconds=1.0,
-        node="n",
-        reason=None,
-        seed=0,
-        threads=1,
-        origin=number,
-        config={},
-        curve=(),
-        order={},
+    return a_record(
+        number, mean_f1, fate, **{"weights_bytes": weights_bytes, "bundle_bytes": weights_bytes + 300, **sizes}
     )
 
 
 def trained(*scores: float, standard_error: float) -> Record:
     """A trial with these scores, one an epoch."""
-    curve = tuple(Epoch(n, 0.1, f1, 0, 0, 0, 0.5, 1, 1, standard_error) for n, f1 in enumerate(scores, 1))
-    best = max((e for e in curve if e.mean_f1 == e.mean_f1), key=lambda e: e.mean_f1, default=None)
-    values = {"mean_f1": best.mean_f1 if best else None, "best_epoch": best.epoch if best else None}
-    return replace(record(0, None), **values, curve=curve, epochs=len(curve))
+    curve = tuple(epoch(number, score, standard_error=standard_error) for number, score in enumerate(scores, 1))
+    return a_record(0, curve=curve)
 
 
 def test_last_epoch_within_a_standard_error_of_the_best_is_kept() -> None:
@@ -78,17 +55,20 @@ def test_trial_without_a_scored_epoch_has_none_to_keep() -> None:
         epoch_to_keep(trained(nan, standard_error=0.01))
 
 
-def test_best_score_wins_in_any_order() -> None:
-    for records in permutations([record(0, 0.2), record(1, 0.9), record(2, 0.5)]):
-        assert choose(records, BUDGET).number == 1
-
-
-def test_better_trial_over_the_budget_does_not_win() -> None:
-    assert choose([record(0, 0.5), record(1, 0.9, LIMIT + 1)], BUDGET).number == 0
-
-
-def test_trial_of_exactly_the_budget_wins() -> None:
-    assert choose([record(0, 0.5), record(1, 0.9, LIMIT)], BUDGET).number == 1
+@pytest.mark.parametrize(
+    ("records", "winner"),
+    [
+        ([record(0, 0.2), record(1, 0.9), record(2, 0.5)], 1),
+        ([record(0, 0.5), record(1, 0.9, LIMIT + 1)], 0),
+        ([record(0, 0.5), record(1, 0.9, LIMIT)], 1),
+        ([record(0, 0.7, 600), record(1, 0.7, 400), record(2, 0.7, 400), record(3, 0.6, 1)], 1),
+        ([record(0, 0.0)], 0),
+    ],
+    ids=["best score", "better over the budget", "exactly the budget", "equal: smaller, then earlier", "score of zero"],
+)
+def test_best_score_inside_the_budget_wins_in_any_order(records: list[Record], winner: int) -> None:
+    for order in permutations(records):
+        assert choose(order, BUDGET).number == winner
 
 
 def test_under_a_budget_of_the_bundle_the_bundle_counts() -> None:
@@ -107,11 +87,6 @@ def test_of_equal_scores_the_smaller_by_what_counts_wins() -> None:
     assert choose(records, OF_BUNDLE).number == 1
 
 
-def test_of_equal_scores_the_smaller_wins_then_the_earlier() -> None:
-    for records in permutations([record(0, 0.7, 600), record(1, 0.7, 400), record(2, 0.7, 400), record(3, 0.6, 1)]):
-        assert choose(records, BUDGET).number == 1
-
-
 @pytest.mark.parametrize("fate", sorted({*FATES, "running", "waiting"} - {"complete", "stopped"}))
 def test_only_complete_and_stopped_trials_win(fate: str) -> None:
     assert choose([record(0, 0.1, fate="stopped"), record(1, 0.9, fate=fate)], BUDGET).number == 0
@@ -119,22 +94,13 @@ def test_only_complete_and_stopped_trials_win(fate: str) -> None:
         choose([record(1, 0.9, fate=fate)], BUDGET)
 
 
-@pytest.mark.parametrize("unfit", [record(0, None), record(0, 0.9, LIMIT + 1)])
-def test_none_that_qualifies_says_so_with_the_number_of_trials(unfit: Record) -> None:
-    with pytest.raises(RunError, match=r"no trial .* \(1 trials\)"):
-        choose([unfit], BUDGET)
+@pytest.mark.parametrize("records", [[], [record(0, None)], [record(0, 0.9, LIMIT + 1)]])
+def test_none_that_qualifies_says_so_with_the_number_of_trials(records: list[Record]) -> None:
+    with pytest.raises(RunError, match=rf"no trial .* \({len(records)} trials\)"):
+        choose(records, BUDGET)
 
 
-def test_empty_run_has_no_winner() -> None:
-    with pytest.raises(RunError, match=r"\(0 trials\)"):
-        choose([], BUDGET)
-
-
-def test_score_of_zero_may_win() -> None:
-    assert choose([record(0, 0.0)], BUDGET).number == 0
-
-
-def test_chosen_number_wins_over_a_better_score() -> None:
+def test_number_asked_for_wins_over_a_better_score() -> None:
     assert choose([record(0, 0.2), record(7, 0.9)], BUDGET, number=0).number == 0
 
 
@@ -144,16 +110,16 @@ def test_unknown_number_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "words"),
+    ("unfit", "words"),
     [
         (record(0, 0.9, 2**20), "1.00 MiB"),
         (record(0, None, fate="failed"), "fate failed"),
         (record(0, None), "mean F1 None"),
     ],
 )
-def test_chosen_number_that_does_not_qualify_says_why(chosen: Record, words: Any) -> None:
+def test_number_asked_for_that_does_not_qualify_says_why(unfit: Record, words: Any) -> None:
     with pytest.raises(RunError, match=words) as caught:
-        choose([chosen, record(1, 0.5)], BUDGET, number=0)
+        choose([unfit, record(1, 0.5)], BUDGET, number=0)
     assert "trial 0 cannot win" in str(caught.value)
 
 
@@ -182,24 +148,19 @@ def test_frontier_is_what_no_other_scored_trial_inside_the_budget_beats(drawn: A
         record(number, mean_f1, weights, fate, bundle_bytes=bundle)
         for number, (mean_f1, weights, bundle, fate) in enumerate(drawn)
     ]
-    inside = [
-        r
-        for r in records
-        if r.fate in ("complete", "stopped")
-        and r.mean_f1 is not None
-        and (r.weights_bytes if budget is BUDGET else r.bundle_bytes) <= LIMIT
-    ]
+    scored = [r for r in records if r.fate in ("complete", "stopped") and r.mean_f1 is not None]
+    inside = [r for r in scored if (r.weights_bytes if budget is BUDGET else r.bundle_bytes) <= LIMIT]
     expected = {r.number for r in inside if not beaten(r, inside, budget)}
     shuffled = list(records)
     order.shuffle(shuffled)
-    found = frontier(shuffled, budget)
-    assert {r.number for r in found} == expected
-    sizes = [budget.bytes_of(r) for r in found]
-    best = [r.mean_f1 for r in found]
+    unbeaten = frontier(shuffled, budget)
+    assert {r.number for r in unbeaten} == expected
+    sizes = [budget.bytes_of(r) for r in unbeaten]
+    best = [r.mean_f1 for r in unbeaten]
     assert sizes == sorted(set(sizes)), "smallest first, one of each size"
     assert best == sorted(set(best), key=float), "each better than the one before"
     if inside:
-        assert found[-1] == choose(records, budget), "the frontier ends with the winner"
+        assert unbeaten[-1] == choose(records, budget), "the frontier ends with the winner"
 
 
 def test_frontier_depends_on_which_bytes_count() -> None:

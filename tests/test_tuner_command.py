@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Captune, Ran
+from conftest import Captune, refused
 
 from captune.data_prep.store import PreparedData
 from captune.model.config import ModelConfig, replace
@@ -18,16 +18,6 @@ from captune.model.size import Size, show_bytes, size
 from captune.results.attributes import epoch_attribute
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.run_folder import RunFolder
-
-
-def refused(ran: Ran, *words: str) -> None:
-    """One line, saying all the words; nothing on stdout, no traceback."""
-    lines = ran.err.splitlines()
-    assert ran.code == 2, ran
-    assert len(lines) == 1 and lines[0].startswith("error: "), ran.err
-    assert ran.out == "", ran
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 def rewrite(raw: Path, line: int, new: str) -> None:
@@ -49,21 +39,9 @@ def png_header(width: int, height: int) -> bytes:
 
 CSV_FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "missing": (lambda raw: (raw / "train.csv").unlink(), ("train.csv", "does not exist")),
-    "empty": (lambda raw: (raw / "train.csv").write_text(""), ("train.csv", "empty")),
-    "header alone": (lambda raw: (raw / "train.csv").write_text("ImageID,Labels,Caption\n"), ("no usable row",)),
     "no column Labels": (lambda raw: rewrite(raw, 1, "ImageID,Caption"), ("line 1", "Labels", "ImageID")),
-    "no column ImageID": (lambda raw: rewrite(raw, 1, "Image,Labels,Caption"), ("line 1", "ImageID")),
-    "doubled column": (lambda raw: rewrite(raw, 1, "ImageID,Labels,Labels"), ("line 1", "Labels")),
-    "row without labels": (lambda raw: rewrite(raw, 3, "scene_00001.jpg,,a box"), ("line 3", "label")),
     "label of words": (lambda raw: rewrite(raw, 3, "scene_00001.jpg,box,a box"), ("line 3", "box")),
-    "negative label": (lambda raw: rewrite(raw, 3, "scene_00001.jpg,-1,a box"), ("line 3", "-1")),
-    "too few fields": (lambda raw: rewrite(raw, 3, "scene_00001.jpg"), ("line 3",)),
-    "ImageID twice": (lambda raw: rewrite(raw, 4, "scene_00001.jpg,1,a box"), ("line 4", "scene_00001.jpg")),
-    "empty ImageID": (lambda raw: rewrite(raw, 3, ",1,a box"), ("line 3", "ImageID")),
     "ImageID that leaves the folder": (lambda raw: rewrite(raw, 3, "../secret.jpg,1,a box"), ("line 3", "..")),
-    "ImageID that leaves it inside": (lambda raw: rewrite(raw, 3, "a/../../b.jpg,1,a box"), ("line 3", "..")),
-    "absolute ImageID": (lambda raw: rewrite(raw, 3, "/etc/passwd,1,a box"), ("line 3", "absolute")),
-    "absolute ImageID of Windows": (lambda raw: rewrite(raw, 3, "C:/x.jpg,1,a box"), ("line 3", "absolute")),
     "not UTF-8": (
         lambda raw: (raw / "train.csv").write_bytes(b"ImageID,Labels,Caption\na.jpg,1,caf\xe9\n"),
         ("UTF-8",),
@@ -272,16 +250,8 @@ NO_SIZES = {
     # text: what the line says besides it
     "100": "100MiB",
     "100 mb": "100MiB",
-    "100Mio": "100MiB",
-    "10EB": "10MB (10**6",
     "NaN": "a number and a unit",
-    "infMiB": "a number and a unit",
-    "1e3MiB": "a number and a unit",
-    "": "a number and a unit",
-    "0": "0MiB",
     "0MiB": "above 0",
-    "0.4B": "above 0",
-    "-5MiB": "above 0",
     "2000000000GiB": "below 1 EiB",
 }
 
@@ -297,9 +267,9 @@ def test_dry_run_tells_what_a_search_would_do_and_makes_nothing(
     ran = captune("search", data.path, "--run", tmp_path / "run", "--config", search_yaml, "--dry-run")
     assert ran.code == 0, ran
     assert ran.err == ""
-    told = dict(line.split(maxsplit=1) for line in ran.out.splitlines() if not line.startswith("runs"))
-    assert told["budget"] == "100.00 MiB (104.86 MB) of weights"
-    assert told["fits"].startswith("100.0% of ")
+    report = dict(line.split(maxsplit=1) for line in ran.out.splitlines() if not line.startswith("runs"))
+    assert report["budget"] == "100.00 MiB (104.86 MB) of weights"
+    assert report["fits"].startswith("100.0% of ")
     first = [line for line in ran.out.splitlines() if line.startswith("runs")]
     assert [line.split()[1] for line in first] == ["1.", "2.", "3."]
     for line in first:
@@ -369,9 +339,9 @@ def test_storage_of_the_command_line_wins_over_the_space(
     assert drawn.code == fixed.code == 0, fixed
     assert "storage float" in drawn.out
     assert "storage" not in fixed.out
-    told = next(line for line in fixed.out.splitlines() if line.startswith("sizes"))
+    report = next(line for line in fixed.out.splitlines() if line.startswith("sizes"))
     least = size(smallest_model(data).model_copy(update={"storage": "int8"}))
-    assert f"smallest {show_bytes(least.weights_bytes)}" in told
+    assert f"smallest {show_bytes(least.weights_bytes)}" in report
 
 
 @pytest.mark.slow
@@ -614,9 +584,6 @@ def test_export_refuses_before_refit_and_unknown_formats(captune: Captune, run: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--preset", "papers"], ("papers", "compact")),
-        (["--measure", "file"], ("--measure", "'weights', 'bundle'", "file")),
-        (["--storage", "int4"], ("--storage", "'float32', 'float16', 'int8'", "int4")),
         (["--config", "none.yaml"], ("none.yaml",)),
         (["--config", "none.yaml", "--preset", "paper"], ("--preset", "--config")),
     ],
@@ -675,18 +642,18 @@ def test_size_over_the_budget_gives_programs_the_margin_and_what_would_fit(captu
 def test_each_change_that_would_fit_does_and_one_step_less_does_not(
     captune: Captune, tmp_path: Path, measure: str
 ) -> None:
-    held = ("--budget", "100MB", "--measure", measure)
-    changes = json.loads(captune("size", "--preset", "paper", *held, "--json").out)["would_fit"]
+    budget = ("--budget", "100MB", "--measure", measure)
+    changes = json.loads(captune("size", "--preset", "paper", *budget, "--json").out)["would_fit"]
     assert {"storage", "image.backbone", "text.embedding"} <= {change.partition(":")[0] for change in changes}
     config = tmp_path / "trial.yaml"
     for change in changes:
         name, _, value = change.removesuffix(" or less").partition(": ")
         weights = "image.weights: none\n" if name == "image.backbone" else ""
         config.write_text(f"preset: paper\n{weights}{name}: {value}\n")
-        assert captune("size", "--config", config, *held).code == 0, change
+        assert captune("size", "--config", config, *budget).code == 0, change
         if change.endswith("or less"):
             config.write_text(f"preset: paper\n{name}: {int(value) + 1}\n")
-            assert captune("size", "--config", config, *held).code == 1, change
+            assert captune("size", "--config", config, *budget).code == 1, change
 
 
 @pytest.mark.parametrize(("storage", "matrix_bytes"), [("float32", 4), ("float16", 2), ("int8", 1)])
@@ -704,7 +671,7 @@ def test_size_counts_the_storage_that_is_asked_for(captune: Captune, storage: st
 def test_space_prints_a_search_yaml_that_search_takes_for_the_preset_itself(
     captune: Captune, data: PreparedData, tmp_path: Path, preset: str
 ) -> None:
-    def told(*options: object) -> list[str]:
+    def report(*options: object) -> list[str]:
         ran = captune("search", data.path, "--run", tmp_path / "run", *options, "--trials", 1, "--dry-run")
         assert ran.code == 0, ran
         return [line for line in ran.out.splitlines() if not line.startswith("disk")]  # how much is free changes
@@ -712,7 +679,7 @@ def test_space_prints_a_search_yaml_that_search_takes_for_the_preset_itself(
     printed = captune("space", "--preset", preset)
     assert printed.code == 0
     (tmp_path / "search.yaml").write_text(printed.out)
-    assert told("--config", tmp_path / "search.yaml") == told("--preset", preset)
+    assert report("--config", tmp_path / "search.yaml") == report("--preset", preset)
 
 
 def test_space_of_an_unknown_preset_is_refused(captune: Captune) -> None:
@@ -727,19 +694,10 @@ def test_demo_refuses_a_folder_that_holds_something(captune: Captune, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["serch"],
-        ["prepare"],
-        ["search", "x"],
-        ["trials"],
-        ["trials", "x", "--bogus"],
-        ["prepare", "x", "--out", "y", "--side", "big"],
-    ],
-    ids=" ".join,
+    "line", ["serch", "prepare", "search x", "trials", "trials x --bogus", "prepare x --out y --side big"]
 )
-def test_wrong_usage_ends_in_one_line_that_names_the_help(captune: Captune, arguments: list[str]) -> None:
-    refused(captune(*arguments), "captune", "--help")
+def test_wrong_usage_ends_in_one_line_that_names_the_help(captune: Captune, line: str) -> None:
+    refused(captune(*line.split()), "captune", "--help")
 
 
 def test_a_bug_keeps_its_traceback(captune: Captune, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Captune, Ran
+from conftest import Captune, refused
 
 from captune.cluster.jobs import server as jobs
 from captune.cluster.jobs import submit as sending
@@ -18,16 +18,6 @@ from captune.tuner.command.cluster import follow_job, is_server
 
 SERVER = "http://127.0.0.1:1"
 SEARCH = ("search", "/data", "--run", "/run", "--trials", "3")
-
-
-def refused(ran: Ran, *words: str, code: int = 2) -> None:
-    """One line, saying all the words; nothing on stdout."""
-    lines = ran.err.splitlines()
-    assert ran.code == code, ran
-    assert len(lines) == 1 and lines[0].startswith("error: "), ran.err
-    assert ran.out == "", ran
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 @pytest.fixture
@@ -184,6 +174,7 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
+@pytest.mark.cluster  # imports Ray, starts none of it
 def test_server_that_is_not_there_is_refused_in_seconds(captune: Captune) -> None:
     started = time.monotonic()
     refused(captune("submit", SERVER, *SEARCH), "no Ray job server can be reached", SERVER, "8265", code=1)

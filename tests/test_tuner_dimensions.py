@@ -70,7 +70,7 @@ def around(
     return Space.around(PRESETS[preset], fixed=fixed, dimensions=parsed, modality=modality)
 
 
-def asked(seed: int = 0, enqueued: Flat | None = None) -> optuna.Trial:
+def trial_of(seed: int = 0, enqueued: Flat | None = None) -> optuna.Trial:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     if enqueued is not None:
         study.enqueue_trial(enqueued)
@@ -81,7 +81,7 @@ def asked(seed: int = 0, enqueued: Flat | None = None) -> optuna.Trial:
 def test_trial_0_is_the_preset_bound_to_the_data(preset: str) -> None:
     space, data = shipped(preset), manifest()
     expected = bind(space.base, data)
-    drawn = bind(space.suggest(asked(1, space.parameters(expected))), data)
+    drawn = bind(space.suggest(trial_of(1, space.parameters(expected))), data)
     assert drawn == expected
 
 
@@ -98,13 +98,13 @@ def test_every_open_dimension_of_a_shipped_space_can_draw_its_preset(preset: str
 @given(seed=SEEDS)
 def test_parameters_are_the_inverse_of_suggest(preset: str, seed: int) -> None:
     space = shipped(preset)
-    trial = asked(seed)
+    trial = trial_of(seed)
     try:
         config = space.suggest(trial)
     except ValidationError:
         return  # impossible together: there is no configuration to bring back
     assert space.parameters(config) == pytest.approx(trial.params)
-    assert space.suggest(asked(seed + 1, space.parameters(config))) == config
+    assert space.suggest(trial_of(seed + 1, space.parameters(config))) == config
 
 
 def conditional() -> Space:
@@ -179,6 +179,8 @@ def test_values_impossible_together_are_refused_at_their_place() -> None:
     space = around({"image.backbone": ["compact", "ResNet50"], "image.weights": ["none", "imagenet"]})
     with pytest.raises(ValidationError, match="ImageNet"):
         space.at({"image.backbone": "compact", "image.weights": "imagenet"})
+    with pytest.raises(ValidationError, match="ImageNet"):
+        space.suggest(trial_of(0, {"image.backbone": "compact", "image.weights": "imagenet"}))
     assert space.at({"image.backbone": "ResNet50", "image.weights": "imagenet"}).model.image is not None
 
 
@@ -217,28 +219,6 @@ def test_what_comes_from_the_data_is_no_dimension(name: str) -> None:
     assert caught.value.location == ("space", name)
 
 
-@few
-@given(seed=SEEDS)
-def test_only_open_dimensions_are_drawn(seed: int) -> None:
-    space = around(
-        {
-            "text.encoder": ["convolution", "average", "gru"],
-            "text.kernel": {"low": 1, "high": 3, "when": {"text.encoder": "convolution"}},
-            "text.units": {"low": 8, "high": 64, "when": {"text.encoder": ["convolution", "gru"]}},
-            "text.dense": {"choices": [0, 16], "when": {"text.encoder": "convolution", "text.kernel": [2, 3]}},
-        }
-    )
-    trial = asked(seed)
-    config = space.suggest(trial)
-    drawn, base = trial.params, flatten(space.base)
-    assert ("text.kernel" in drawn) == (drawn["text.encoder"] == "convolution")
-    assert ("text.units" in drawn) == (drawn["text.encoder"] != "average")
-    assert ("text.dense" in drawn) == (drawn.get("text.kernel") in (2, 3))
-    assert {n: v for n, v in flatten(config).items() if n not in drawn} == {
-        n: v for n, v in base.items() if n not in drawn
-    }
-
-
 def test_condition_on_something_fixed_holds_or_not() -> None:
     dimension = {"text.kernel": {"low": 1, "high": 3, "when": {"text.encoder": "gru"}}}
     assert "text.kernel" not in around(dimension).parameters(PRESETS["compact"])
@@ -255,16 +235,17 @@ def test_whole_range_draws_whole_numbers_that_it_holds(
 ) -> None:
     step = None if log else step
     number = Number(low, low + width * (step or 1), log, step)
-    value = number.suggest(asked(seed), "x")
-    assert isinstance(value, int)
-    assert number.holds(value)
+    for value in (number.suggest(trial_of(seed), "x"), number.draw(Random(seed))):
+        assert isinstance(value, int)
+        assert number.holds(value)
 
 
 @few
 @given(low=st.floats(1e-6, 1), width=st.floats(0, 10), log=st.booleans(), seed=SEEDS)
 def test_range_draws_numbers_that_it_holds(low: float, width: float, log: bool, seed: int) -> None:
     number = Number(low, low + width, log)
-    assert number.holds(number.suggest(asked(seed), "x"))
+    assert number.holds(number.suggest(trial_of(seed), "x"))
+    assert number.holds(number.draw(Random(seed)))
 
 
 @few
@@ -273,7 +254,7 @@ def test_fractional_steps_end_inside_the_range(low: int, steps: int, size: float
     number = Number(round(low * size, 2), round((low + steps) * size, 2), step=size)
     random = Random(seed)
     assert all(map(number.holds, (number.draw(random) for _ in range(20))))
-    assert number.holds(number.suggest(asked(seed), "x"))
+    assert number.holds(number.suggest(trial_of(seed), "x"))
 
 
 def test_whole_ends_with_a_fractional_step_make_a_fractional_range() -> None:
@@ -283,29 +264,6 @@ def test_whole_ends_with_a_fractional_step_make_a_fractional_range() -> None:
     assert {number.draw(random) for _ in range(100)} == halves
     assert {number.suggest(study.ask(), "x") for _ in range(100)} == halves
     assert Number(1, 3, step=1.0).whole
-
-
-@few
-@given(
-    low=st.integers(1, 50), width=st.integers(0, 50), log=st.booleans(), step=st.none() | st.integers(1, 7), seed=SEEDS
-)
-def test_draw_without_a_study_gives_whole_numbers_that_the_range_holds(
-    low: int, width: int, log: bool, step: int | None, seed: int
-) -> None:
-    step = None if log else step
-    number = Number(low, low + width * (step or 1), log, step)
-    value = number.draw(Random(seed))
-    assert isinstance(value, int)
-    assert number.holds(value)
-
-
-@few
-@given(low=st.floats(1e-6, 1), width=st.floats(0, 10), log=st.booleans(), seed=SEEDS)
-def test_draw_without_a_study_gives_numbers_that_the_range_holds(
-    low: float, width: float, log: bool, seed: int
-) -> None:
-    number = Number(low, low + width, log)
-    assert number.holds(number.draw(Random(seed)))
 
 
 @pytest.mark.parametrize(
@@ -353,13 +311,13 @@ def test_number_off_the_steps_outside_the_range_or_not_a_number_cannot_be_drawn(
 def test_value_of_the_preset_that_the_space_cannot_draw_is_left_to_the_sampler() -> None:
     space = around({"head_units": [0, 64], "text.units": {"low": 8, "high": 64}})  # the preset: 256 and 384
     assert space.parameters(space.base) == {}
-    assert space.suggest(asked(3, space.parameters(space.base))).model.head_units in (0, 64)
+    assert space.suggest(trial_of(3, space.parameters(space.base))).model.head_units in (0, 64)
 
 
 @pytest.mark.parametrize("modality", ["both", "image", "caption"])
 def test_modality_restricts_network_and_dimensions(modality: Modality) -> None:
     space = shipped("compact", modality)
-    config = space.suggest(asked())
+    config = space.suggest(trial_of())
     assert config.model.modality == modality
     groups = {name.split(".")[0] for name in space.dimensions}
     assert ("image" in groups) == (modality != "caption")
@@ -387,12 +345,6 @@ def test_modality_that_the_preset_cannot_read_is_refused() -> None:
         around({}, preset="captions", modality="both")
 
 
-def test_values_impossible_together_are_refused_when_drawn() -> None:
-    space = around({"image.backbone": ["compact", "ResNet50"], "image.weights": ["none", "imagenet"]})
-    with pytest.raises(ValidationError, match="ImageNet"):
-        space.suggest(asked(0, {"image.backbone": "compact", "image.weights": "imagenet"}))
-
-
 def test_fixed_values_impossible_together_are_refused_at_once() -> None:
     with pytest.raises(SpaceError, match="ImageNet") as caught:
         around({}, **{"image.weights": "imagenet"})
@@ -414,7 +366,7 @@ def test_bind_cuts_to_the_data_but_never_enlarges() -> None:
 @few
 @given(seed=SEEDS)
 def test_binding_twice_changes_nothing(seed: int) -> None:
-    once = bind(shipped("compact").suggest(asked(seed)), manifest())
+    once = bind(shipped("compact").suggest(trial_of(seed)), manifest())
     assert bind(once, manifest()) == once
 
 

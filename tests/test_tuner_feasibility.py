@@ -147,7 +147,7 @@ FROZEN_ELSEWHERE = space_of(
 @example(space=HEAD_OR_DENSE, measure="weights")
 def test_smallest_configuration_is_the_smallest_of_all(space: Space, measure: Measure) -> None:
     feasible = reach_of(space, measure=measure)
-    least = feasible.smallest()
+    least = feasible.smallest
     assert least is not None
     assert space.at(space.parameters(least)) == least, "one that can be drawn"
     assert feasible.budget.bytes_of(feasible.size_of(least)) == min(count for _, count in counted(feasible))
@@ -158,7 +158,7 @@ def test_narrow_layer_is_smaller_than_none_where_it_spares_what_follows(name: st
     """Among widths from 0, neither end is the smallest."""
     space = space_of({name: {"low": 0, "high": 512, "step": 4}}, **{"head_units": 512, "image.width": 64} | {name: 512})
     feasible = reach_of(space)
-    least = feasible.smallest()
+    least = feasible.smallest
     assert least is not None
     assert flatten(least)[name] == 4
     assert feasible.size_of(least).weights_bytes == min(count for _, count in counted(feasible))
@@ -168,13 +168,13 @@ def fitting(feasible: FeasibleSpace) -> dict[str, tuple[list[Any], list[Any]]]:
     """Options of choices that can be drawn: those of some configuration inside the budget, and the others."""
     inside = [drawn for drawn, count in counted(feasible) if count <= feasible.budget.limit]
     offered = [drawn for drawn, _ in everything(feasible.space)]
-    found = {}
+    options: dict[str, tuple[list[Any], list[Any]]] = {}
     for name, dimension in feasible.space.dimensions.items():
         if isinstance(dimension, Choice):
             drawn = [option for option in dimension.options if any((name, option) in one.items() for one in offered)]
-            held = [option for option in drawn if any((name, option) in one.items() for one in inside)]
-            found[name] = (held, [option for option in drawn if option not in held])
-    return found
+            fit = [option for option in drawn if any((name, option) in one.items() for one in inside)]
+            options[name] = (fit, [option for option in drawn if option not in fit])
+    return options
 
 
 @st.composite
@@ -198,8 +198,8 @@ def test_every_option_of_no_configuration_inside_the_budget_is_named(feasible: F
 @example(feasible=reach_of(FROZEN_ELSEWHERE))
 def test_no_option_of_a_configuration_inside_the_budget_is_named(feasible: FeasibleSpace) -> None:
     never = feasible.never()
-    for name, (held, _) in fitting(feasible).items():
-        assert set(held).isdisjoint(never.get(name, [])), name
+    for name, (fit, _) in fitting(feasible).items():
+        assert set(fit).isdisjoint(never.get(name, [])), name
 
 
 def test_option_of_a_dimension_that_another_opens_is_tried_where_it_is_open() -> None:
@@ -220,11 +220,11 @@ def test_space_too_wide_to_go_through_is_refused_nothing_and_its_smallest_is_loo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     space = space_of({"text.embedding": [8, 64], "text.dense": [0, 16], "fusion": ["gated", "concatenation"]})
-    exact = reach_of(space).smallest()
+    exact = reach_of(space).smallest
     monkeypatch.setattr("captune.tuner.space.feasibility.MOST", 1)
     feasible = reach_of(space, 10)
     assert feasible.complaint() is None and feasible.never() == {}
-    assert exact is not None and feasible.smallest() is not None
+    assert exact is not None and feasible.smallest is not None
     monkeypatch.setattr("captune.tuner.space.feasibility.MOST", 4)
     feasible = reach_of(space, 10)
     assert feasible.complaint() is not None and feasible.never().keys() == space.dimensions.keys()
@@ -232,7 +232,7 @@ def test_space_too_wide_to_go_through_is_refused_nothing_and_its_smallest_is_loo
 
 def test_space_of_cached_features_beside_a_preset_that_augments_is_possible_without() -> None:
     feasible = reach_of(space_of({"train.cached_features": [True, False]}))
-    least = feasible.smallest()
+    least = feasible.smallest
     assert least is not None and not least.train.cached_features
     assert feasible.never() == {"train.cached_features": [True]}
 
@@ -243,7 +243,7 @@ def test_space_of_cached_features_beside_a_preset_that_augments_is_possible_with
 @gone_through
 @given(space=spaces(), measure=st.sampled_from(MEASURES), short=st.integers(1, 10**6))
 def test_complaint_names_the_smallest_size_and_changes_that_fit(space: Space, measure: Measure, short: int) -> None:
-    least = reach_of(space, measure=measure).smallest()
+    least = reach_of(space, measure=measure).smallest
     assert least is not None
     count = Budget(10**9, measure).bytes_of(size(least.model, CONTENTS))
     assert reach_of(space, count, measure).complaint() is None, "something fits, the limit included"
@@ -267,7 +267,7 @@ def test_complaint_under_a_budget_that_no_single_change_reaches_asks_for_several
 
 def test_space_in_which_all_is_impossible_says_so() -> None:
     feasible = reach_of(space_of({"image.weights": ["imagenet"]}))  # the compact backbone has none
-    assert feasible.smallest() is None
+    assert feasible.smallest is None
     assert feasible.complaint() == "no configuration of the space is possible; widen its choices"
     assert feasible.never() == {"image.weights": ["imagenet"]}
 
@@ -279,7 +279,7 @@ def test_sizes_and_preset_are_those_of_the_configuration_on_its_data(data: Prepa
     config = read_search(None, preset="compact", default_preset="compact", overrides={"trials": 1})
     space = config.build_space()
     feasible = FeasibleSpace(space, partial(bind, manifest=data.manifest), config.limit, contents_of(data))
-    least = feasible.smallest()
+    least = feasible.smallest
     assert least is not None and least.model.text is not None
     assert least.model.text.vocabulary_size == data.manifest.vocabulary_size
     assert least.model.num_labels == len(data.manifest.label_ids)

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from captune.model.config import unflatten
 from captune.model.size import Contents, Measure, show_bytes, size
-from captune.results.attributes import FATES, VOID
+from captune.results.attributes import FATES
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.records import Record, load_records
 from captune.results.run_folder import RunFolder
@@ -51,12 +51,12 @@ def finish(gate: Gate, admitted: Admitted, score: float = 0.5) -> None:
 
 def admit_all(gate: Gate) -> list[Admitted]:
     """Everything until the space is used up."""
-    found = []
+    admitted = []
     with pytest.raises(UsedUp):
         while True:
-            found.append(gate.admit())
-            finish(gate, found[-1])
-    return found
+            admitted.append(gate.admit())
+            finish(gate, admitted[-1])
+    return admitted
 
 
 class Run:
@@ -113,8 +113,8 @@ def test_refusal_is_a_record_with_its_bytes_and_reason_and_is_never_admitted(run
         assert record.reason is not None and "\n" not in record.reason
         assert show_bytes(counted) in record.reason and show_bytes(limit) in record.reason
         assert (record.epochs, record.mean_f1) == (0, None)
-        told = study.trials[record.number]
-        assert (told.state, told.values) == (TrialState.PRUNED, None)
+        trial = study.trials[record.number]
+        assert (trial.state, trial.values) == (TrialState.PRUNED, None)
     complete = {record.number: record for record in run.records if record.fate == "complete"}
     assert complete.keys() == {one.trial.number for one in admitted}
     for one in admitted:
@@ -151,8 +151,8 @@ def test_configuration_of_exactly_the_budget_is_admitted_and_one_byte_more_is_no
 
 
 @settings(max_examples=15)
-@given(seed=st.integers(0, 2**31 - 1), limit=st.integers(19 * KB, 60 * KB), told=st.sampled_from([*FATES, None]))
-def test_what_is_admitted_fits_and_is_none_that_was_admitted_before(seed: int, limit: int, told: Any) -> None:
+@given(seed=st.integers(0, 2**31 - 1), limit=st.integers(19 * KB, 60 * KB), fate=st.sampled_from([*FATES, None]))
+def test_what_is_admitted_fits_and_is_none_that_was_admitted_before(seed: int, limit: int, fate: Any) -> None:
     gate = Gate(optuna.create_study(direction="maximize"), feasible(WIDE, limit), seed=seed)
     seen = set()
     for _ in range(10):
@@ -160,8 +160,8 @@ def test_what_is_admitted_fits_and_is_none_that_was_admitted_before(seed: int, l
         assert size(admitted.config.model).weights_bytes <= limit
         assert admitted.config not in seen
         seen.add(admitted.config)
-        if told is not None:  # else they all run on
-            gate.tell(admitted.trial, told, best=0.5)
+        if fate is not None:  # else they all run on
+            gate.tell(admitted.trial, fate, best=0.5)
 
 
 def test_enqueued_preset_is_admitted_first() -> None:
@@ -206,10 +206,10 @@ def test_in_a_space_that_is_mostly_over_the_budget_a_third_of_an_even_filters_re
 ) -> None:
     """Five seeds, sixty admitted each; TPE that is not taught by its refusals never comes so far."""
     monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
-    found = importlib.import_module("gate")
-    gates = [found.through_gate(seed) for seed in range(5)]
-    filters = [found.drawn_evenly(seed) for seed in range(5)]
-    assert all(refused / (refused + found.WANTED) >= 0.6 for refused in filters), "most of the space does not fit"
+    benchmark = importlib.import_module("gate")
+    gates = [benchmark.through_gate(seed) for seed in range(5)]
+    filters = [benchmark.drawn_evenly(seed) for seed in range(5)]
+    assert all(refused / (refused + benchmark.WANTED) >= 0.6 for refused in filters), "most of the space does not fit"
     assert all(ours <= evenly / 3 for ours, evenly in zip(gates, filters, strict=True)), (gates, filters)
 
 
@@ -252,7 +252,7 @@ def test_draw_that_repeats_a_trial_is_in_no_record_and_no_count(run: Run, impati
     study = run.open()
     gate = Gate(study, widths(6, 4), seed=0)
     admit_all(gate)
-    void = [trial for trial in study.trials if VOID in trial.user_attrs]
+    void = [trial for trial in study.trials if "void" in trial.user_attrs]
     assert len(void) >= impatient
     assert {trial.state for trial in void} == {TrialState.FAIL}
     shown = {record.number for record in run.records}
@@ -286,9 +286,9 @@ def test_lost_trial_that_is_handed_out_again_is_admitted_though_it_is_known(run:
     gate.tell(lost.trial, "lost")
     again = study.trials[lost.trial.number]
     study.enqueue_trial(again.params, user_attrs={"replaces": lost.trial.number, "tries": 2})
-    found = gate.admit()
-    assert (found.config, found.trial.user_attrs["replaces"]) == (lost.config, lost.trial.number)
-    finish(gate, found)
+    admitted = gate.admit()
+    assert (admitted.config, admitted.origin) == (lost.config, lost.trial.number)
+    finish(gate, admitted)
     assert lost.config not in {one.config for one in admit_all(gate)}
     # The space is used up, and still a lost trial comes back; by another gate too.
     study.enqueue_trial(again.params, user_attrs={"replaces": lost.trial.number, "tries": 3})
@@ -313,7 +313,7 @@ def test_continued_study_knows_what_it_admitted_and_draws_on_instead_of_anew(run
     rates = [one.config.train.learning_rate for one in (*before, *after)]
     assert len(set(rates)) == len(rates)
     # The same numbers once more would be repeats, set aside before new ones come.
-    assert not any(VOID in trial.user_attrs for trial in study.trials)
+    assert not any("void" in trial.user_attrs for trial in study.trials)
 
 
 def test_configurations_that_a_continued_study_admitted_count_as_start_up(run: Run) -> None:
@@ -338,7 +338,7 @@ def test_values_impossible_together_are_no_trial_and_tell_the_sampler_to_stay_aw
         assert image is not None and (image.backbone, image.weights) != ("compact", "imagenet")
         finish(gate, admitted)
     first = study.trials[0]
-    assert first.user_attrs[VOID].startswith("impossible: compact has no ImageNet weights")
+    assert first.user_attrs["void"].startswith("impossible: compact has no ImageNet weights")
     assert first.state == TrialState.PRUNED
     assert any(broken > 0 for broken in first.constraints.values())
     assert "over_budget" not in gate.fates
@@ -360,7 +360,7 @@ def test_whole_loop_works_with_refusals_impossible_values_and_trials_of_every_fa
         assert admitted.size.weights_bytes <= limit
         gate.tell(admitted.trial, fates[place % len(fates)], best=admitted.config.train.learning_rate)  # type: ignore[arg-type]
     assert isinstance(study.sampler, optuna.samplers.TPESampler)
-    assert gate.fates["over_budget"] > 0 and any(VOID in trial.user_attrs for trial in study.trials)
+    assert gate.fates["over_budget"] > 0 and any("void" in trial.user_attrs for trial in study.trials)
     assert sum(record.fate != "over_budget" for record in run.records) == 30
     best = study.best_trials
     assert best and all(trial.user_attrs["size"]["margin_bytes"] >= 0 for trial in best)

@@ -1,13 +1,13 @@
 """Asynchronous successive halving against the plainest model of it."""
 
-import dataclasses
 import math
 from typing import Any
 
+from builders import epoch as report
+from builders import record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captune.model.metrics import Epoch
 from captune.results.records import Record
 from captune.tuner.decisions.halving import Rungs
 from captune.tuner.space.config import HalvingConfig
@@ -57,12 +57,6 @@ def test_nan_leaves_no_mark_on_a_rung(scores: list[float]) -> None:
 
 
 @few
-@given(score=SCORES, grace=st.integers(1, 10))
-def test_first_at_a_rung_goes_on(score: float, grace: int) -> None:
-    assert Rungs(HalvingConfig(grace=grace)).goes_on(0, grace, score)
-
-
-@few
 @given(scores=st.lists(SCORES, max_size=20), grace=st.integers(2, 10))
 def test_every_trial_is_given_its_grace(scores: list[float], grace: int) -> None:
     rungs = Rungs(HalvingConfig(grace=grace))
@@ -90,11 +84,6 @@ def test_of_falling_scores_only_the_first_goes_on(scores: list[float], reduction
     assert went_on == [True] + [False] * (len(scores) - 1)
 
 
-def test_equal_scores_all_go_on() -> None:
-    rungs = Rungs(HalvingConfig(grace=1, reduction=4))
-    assert all(rungs.goes_on(trial, 1, 0.5) for trial in range(9))
-
-
 def test_rungs_are_apart_by_the_reduction() -> None:
     rungs = Rungs(HalvingConfig(grace=2, reduction=3))
     for epoch in range(1, 60):
@@ -103,44 +92,25 @@ def test_rungs_are_apart_by_the_reduction() -> None:
     assert cut == [2, 6, 18, 54]
 
 
-def test_scores_of_one_rung_say_nothing_at_another() -> None:
-    rungs = Rungs(HalvingConfig(grace=1, reduction=2))
-    assert rungs.goes_on(0, 1, 0.9)
-    assert rungs.goes_on(1, 2, 0.1)
-
-
-def test_two_searches_share_no_rungs() -> None:
-    Rungs(HalvingConfig(grace=1)).goes_on(0, 1, 1.0)
-    assert Rungs(HalvingConfig(grace=1)).goes_on(1, 1, 0.0)
-
-
 @few
 @given(scores=st.lists(SCORES, min_size=1, max_size=20, unique=True), again=st.data())
 def test_trial_that_comes_to_a_rung_again_hears_the_same_and_counts_once(scores: list[float], again: Any) -> None:
     once, twice = Rungs(HalvingConfig(reduction=2)), Rungs(HalvingConfig(reduction=2))
-    told: dict[int, bool] = {}
+    decisions: dict[int, bool] = {}
     for trial, score in enumerate(scores):
-        told[trial] = once.goes_on(trial, 1, score)
-        assert twice.goes_on(trial, 1, score) is told[trial]
+        decisions[trial] = once.goes_on(trial, 1, score)
+        assert twice.goes_on(trial, 1, score) is decisions[trial]
         back = again.draw(st.integers(0, trial))
         # Trained again elsewhere its score may be another; what was decided stays.
-        assert twice.goes_on(back, 1, again.draw(SCORES)) is told[back]
+        assert twice.goes_on(back, 1, again.draw(SCORES)) is decisions[back]
 
 
 # From records
 
 
-def record(number: int, curve: dict[int, float], order: dict[int, int], **changes: Any) -> Record:
-    epochs = tuple(
-        Epoch(epoch, 0.1, score, score, score, score, 0.5, train_seconds=2.0, evaluate_seconds=1.0)
-        for epoch, score in sorted(curve.items())
-    )
-    plain = Record(
-        number=number, fate="running", mean_f1=None, best_epoch=None, epochs=len(epochs), weights_bytes=1,
-        bundle_bytes=1, margin_bytes=0, seconds=None, node=None, reason=None, seed=1, threads=1, origin=number,
-        config={"train.epochs": 9}, curve=epochs, order=order,
-    )  # fmt: skip
-    return dataclasses.replace(plain, **changes)
+def running(number: int, curve: dict[int, float], order: dict[int, int], **changes: Any) -> Record:
+    epochs = tuple(report(place, score) for place, score in sorted(curve.items()))
+    return record(number, fate="running", curve=epochs, order=order, **changes)
 
 
 @few
@@ -163,7 +133,10 @@ def test_rungs_from_records_decide_as_those_that_saw_the_reports_come(data: Any,
     records = []
     for trial in curves:
         first = {epoch: score for epoch, score in curves[trial].items() if epoch <= cut}
-        records += [record(trial, first, orders[trial]), record(10 + trial, curves[trial], orders[trial], origin=trial)]
+        records += [
+            running(trial, first, orders[trial]),
+            running(10 + trial, curves[trial], orders[trial], origin=trial),
+        ]
     again = Rungs.of(config, data.draw(st.permutations(records)))
     for trial, curve in curves.items():
         for epoch, score in curve.items():

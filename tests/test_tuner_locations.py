@@ -30,8 +30,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     yield tmp_path / "cache"
-    while node_data._held:
-        node_data._held.popitem()[1].close()
+    while node_data._locks:
+        node_data._locks.popitem()[1].close()
 
 
 def left_behind(tmp_path: Path) -> list[str]:

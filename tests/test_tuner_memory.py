@@ -83,7 +83,7 @@ def test_largest_is_within_the_budget() -> None:
 
 def test_largest_is_found_where_the_preset_and_most_draws_are_over_the_budget() -> None:
     dimensions = {"text.embedding": {"low": 8, "high": 1024}, "text.units": {"low": 8, "high": 1024}}
-    smallest = feasible(dimensions).smallest()
+    smallest = feasible(dimensions).smallest
     assert smallest is not None
     limit = feasible(dimensions).size_of(smallest).weights_bytes
     assert largest(CONFIG, feasible(dimensions, limit)) == smallest  # one of a million

@@ -49,19 +49,19 @@ def by_python(overrides: dict[str, Any]) -> SearchConfig:
 def test_setting_is_the_same_by_every_door(
     captune: Captune, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    asked: list[SearchConfig] = []
+    configs: list[SearchConfig] = []
 
     def check(settings: SearchConfig, _data: PreparedData) -> None:
-        asked.append(settings)
+        configs.append(settings)
         raise SystemExit
 
     monkeypatch.setattr("captune.tuner.api.runs.check", check)
-    given = {"trials": "1", name: WRITTEN[name]}
-    python = by_python(dict(given))
-    assert by_python(check_overrides(given)) == python
+    overrides = {"trials": "1", name: WRITTEN[name]}
+    python = by_python(dict(overrides))
+    assert by_python(check_overrides(overrides)) == python
     assert python != by_python({"trials": "1"})
 
-    options = [word for key, text in given.items() for word in (SETTINGS[key].flag, text)]
+    options = [word for key, text in overrides.items() for word in (SETTINGS[key].flag, text)]
     captune("search", data.path, "--run", tmp_path / "run", *options)
 
     preset = "preset: compact\n" if name != "preset" else ""
@@ -71,11 +71,10 @@ def test_setting_is_the_same_by_every_door(
     path.write_text(f"{preset}{'' if name == 'trials' else 'trials: 1'}\n{line}")
     captune("search", data.path, "--run", tmp_path / "run", "--config", path)
 
-    by_option, by_file = asked
+    by_option, by_file = configs
     assert by_option == python
-    assert by_file.model_dump(exclude={"space", "fixed", "halving"}) == python.model_dump(
-        exclude={"space", "fixed", "halving"}
-    )
+    tables = {"space", "fixed", "halving"}
+    assert by_file.model_dump(exclude=tables) == python.model_dump(exclude=tables)
     if group:
         assert getattr(getattr(by_file, group), key, None) == getattr(getattr(python, group), key, None)
         assert by_file.fixed.get(key) == python.fixed.get(key)

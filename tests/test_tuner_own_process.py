@@ -1,4 +1,4 @@
-"""Work in a process of its own: what comes back, and how it ends when killed, wrong, or interrupted."""
+"""Work in a process of its own: what comes back of it, and how it ends when it is killed, wrong or interrupted."""
 
 import os
 import signal

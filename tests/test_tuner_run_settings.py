@@ -10,8 +10,9 @@ from builders import refused
 from captune.data_prep.store import PreparedData
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.settings import RunSettings, check, create, read, remember
-from captune.tuner.space.config import ConfigError, SearchConfig, read_search
+from captune.tuner.space.config import SearchConfig, read_search
 from captune.tuner.space.feasibility import BudgetError
+from captune.tuner.space.yaml_file import ConfigError
 
 
 def settings(preset: str = "compact", **overrides: Any) -> SearchConfig:

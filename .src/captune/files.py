@@ -72,7 +72,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[None]:
     """Holds the kernel's lock on a file, which is made where there is none; a process that ends gives it back.
 
     The file stays: a lock on a file that is no longer there would lock out no one. A file system without locks is as if
@@ -80,6 +80,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
 
     Args:
         wait: until another process gives it back.
+        shared: with all who share it, against those who do not.
 
     Raises:
         LockedError: another process holds it, and `wait` is False.
@@ -87,14 +88,15 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise LockedError(path, file.read().strip()) from None
         except OSError:
             pass
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+        if not shared:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n")
+            file.flush()
         yield
 
 

@@ -71,19 +71,19 @@ class _Once:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._met = self._shown = 0
+        self._received = self._written = 0
 
     def from_start(self, text: str = "") -> None:
         """The log begins again, with this text."""
-        self._met = 0
+        self._received = 0
         self.add(text)
 
     def add(self, text: str) -> None:
         """The log goes on."""
-        fresh = text[max(0, self._shown - self._met) :]
-        self._met += len(text)
+        fresh = text[max(0, self._written - self._received) :]
+        self._received += len(text)
         if fresh:
-            self._shown = self._met
+            self._written = self._received
             self._write(fresh)
 
 

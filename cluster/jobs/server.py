@@ -126,12 +126,12 @@ def _no_other_address(address: str) -> Iterator[None]:
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
     """What a call returns or raises, or TimeoutError: Ray's client knows no time limit."""
-    done: list[T] = []
+    results: list[T] = []
     failed: list[BaseException] = []
 
     def work() -> None:
         try:
-            done.append(call())
+            results.append(call())
         except BaseException as error:
             failed.append(error)
 
@@ -140,9 +140,9 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     thread.join(seconds)
     if failed:
         raise failed[0]
-    if not done:
+    if not results:
         raise TimeoutError(f"no answer in {seconds:.0f} s")
-    return done[0]
+    return results[0]
 
 
 @contextmanager

@@ -27,23 +27,23 @@ def check_address(address: str) -> None:
     Raises:
         ClusterError: within ten seconds: no address, no head, one with another Ray or token, or not of this machine.
     """
-    meant = os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
-    if "://" in meant:
+    target = os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
+    if "://" in target:
         raise ClusterError(
-            f"{meant} is no address to join: a search runs on a node of the cluster, which is joined by `auto` or the "
+            f"{target} is no address to join: a search runs on a node of the cluster, which is joined by `auto` or the "
             "head's host:port; `captune submit http://head:8265` sends it there"
         )
-    host, _, port = meant.rpartition(":")
-    if meant != "auto" and not (host and port.isdecimal() and 0 < int(port) < 2**16):
-        raise ClusterError(f"an address to join is auto or host:port, got {meant!r}; a head's port is 6379 by default")
+    host, _, port = target.rpartition(":")
+    if target != "auto" and not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ClusterError(f"an address to join is auto or host:port, got {target!r}; a head's port is 6379 by default")
     try:
-        head = ray_private.head_at(meant)
+        head = ray_private.head_at(target)
     except ConnectionError:
         raise ClusterError(
             "no node of a Ray cluster runs on this machine; start one with `ray start --head`, or with "
             "`ray start --address=HEAD:6379` to be part of one, or leave --address out"
         ) from None
-    name = head if meant == "auto" else meant
+    name = head if target == "auto" else target
     if not _is_tls() and not _requires_token(head, name):
         # A token that Ray finds here, of another cluster or of a local one, would be asked of the workers too. They
         # have none, and what they answer would be refused without a word.
@@ -53,7 +53,7 @@ def check_address(address: str) -> None:
                 f"nodes answer would be refused; set {AUTH_MODE}=disabled"
             )
         os.environ[AUTH_MODE] = "disabled"
-    elif meant == "auto":
+    elif target == "auto":
         ray_private.use_token_that_is_here()
     until = time.monotonic() + _HOME_SECONDS
     while not members(head, ray_private.nodes_of_this_machine(), name):

@@ -70,7 +70,7 @@ def ray_decoder(address: str, images: Path) -> Decode:
 
 
 @dataclass(frozen=True)
-class Done:
+class Decoded:
     """What a task made of its pictures, and where."""
 
     pixels: Pixels
@@ -80,7 +80,7 @@ class Done:
     pillow: str
 
 
-def _decode(pictures: list[str], side: int) -> Done:
+def _decode(pictures: list[str], side: int) -> Decoded:
     """A task. Runs on a node."""
     import ray
 
@@ -88,7 +88,7 @@ def _decode(pictures: list[str], side: int) -> Done:
     reasons = decode_into(pixels, [Path(picture) for picture in pictures], side)
     unread = [row for row, reason in enumerate(reasons) if reason and not os.access(pictures[row], os.R_OK)]
     node = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
-    return Done(pixels, reasons, unread, node, PIL.__version__)
+    return Decoded(pixels, reasons, unread, node, PIL.__version__)
 
 
 def _parts(batch: range, size: int) -> Iterator[range]:
@@ -123,10 +123,10 @@ def _in_order(tasks: Iterable[list[Path]], side: int, images: Path) -> Generator
             if not flight:
                 return
             result, pictures = flight.popleft()
-            done = _awaited(result)
-            if fault := node_fault(done, pictures, images):
-                raise ClusterError(f"node {done.node} {fault}, or prepare without --address")
-            yield done.pixels, list(map(_as_named, pictures, done.reasons))
+            answer = _awaited(result)
+            if fault := node_fault(answer, pictures, images):
+                raise ClusterError(f"node {answer.node} {fault}, or prepare without --address")
+            yield answer.pixels, list(map(_as_named, pictures, answer.reasons))
     finally:
         for result, _ in flight:
             ray.cancel(result)
@@ -139,7 +139,7 @@ def _cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 0))
 
 
-def _awaited(result: Any) -> Done:
+def _awaited(result: Any) -> Decoded:
     """A task's result, once it is there. Raises ClusterError when a node cannot run it, or Ray gives it up."""
     import ray
 
@@ -164,13 +164,14 @@ def _awaited(result: Any) -> Done:
         raise ClusterError(f"the cluster could not decode some pictures: {reason}; prepare again") from error
 
 
-def node_fault(done: Done, pictures: Sequence[Path], images: Path) -> str | None:
-    """How a node differs from this machine, told from what it has made of pictures of the folder images; else None."""
-    if done.pillow != PIL.__version__:
+def node_fault(answer: Decoded, pictures: Sequence[Path], images: Path) -> str | None:
+    """How a node differs from this machine, told from what it has made of pictures of the folder; else None."""
+    if answer.pillow != PIL.__version__:
         return (
-            f"decodes with Pillow {done.pillow}, this machine with {PIL.__version__}: install the same version on both"
+            f"decodes with Pillow {answer.pillow}, this machine with {PIL.__version__}: "
+            "install the same version on both"
         )
-    for row in done.unread:
+    for row in answer.unread:
         # An empty mount point is a folder, too, so whether a picture is missing is for this machine to say.
         if os.access(pictures[row], os.R_OK):
             return (

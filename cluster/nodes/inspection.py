@@ -104,11 +104,11 @@ def check_nodes(nodes: Sequence[Node], requirements: NodeRequirements) -> list[s
 
 def how_nodes_are(nodes: Sequence[Node]) -> list[dict[str, Any]]:
     """One row a node: what it has and what is taken of it (CPUs, GPUs, bytes of memory), and trials at work."""
-    left, leaving, at_work = free_resources(), draining(), nodes_of_actors(_TRIAL_ACTOR)
+    unused, leaving, at_work = free_resources(), draining(), nodes_of_actors(_TRIAL_ACTOR)
     memory = on_each_node(nodes, memory_of_node)
     rows = []
     for node in nodes:
-        free, answer = left.get(node.id, {}), memory[node]
+        free, answer = unused.get(node.id, {}), memory[node]
         sizes = answer if isinstance(answer, tuple) else (0, 0, 0, 0)
         rows.append(
             {
@@ -138,8 +138,8 @@ def memory_of_node() -> tuple[int, int, int, int]:
         total = available = 0
     query = ["nvidia-smi", "--query-gpu=memory.total,memory.used", "--format=csv,noheader,nounits"]
     try:
-        shown = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
-        sizes = [[2**20 * int(number) for number in line.split(",")] for line in shown.splitlines()]
+        table = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
+        sizes = [[2**20 * int(number) for number in line.split(",")] for line in table.splitlines()]
     except (OSError, subprocess.SubprocessError, ValueError):
         sizes = []
     return total, total - available, sum(size for size, _ in sizes), sum(used for _, used in sizes)
@@ -174,9 +174,9 @@ def complaint_of_node(requirements: NodeRequirements, mark: str) -> str:
     """
     here = versions()
     differing = [
-        f"{name} {here.get(name, 'absent')} instead of {wanted}"
-        for name, wanted in requirements.versions.items()
-        if here.get(name) != wanted
+        f"{name} {here.get(name, 'absent')} instead of {expected}"
+        for name, expected in requirements.versions.items()
+        if here.get(name) != expected
     ]
     if differing:
         return f"has {', '.join(differing)}; install the same versions on all nodes"

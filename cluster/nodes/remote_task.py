@@ -39,18 +39,18 @@ def run_on_node(work: Callable[..., T], *arguments: Any, request: Request, say: 
     task = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=0, max_calls=1)(_run_and_report)
     for attempt in range(1, ATTEMPTS + 1):
         messages = task.remote(work, arguments)
-        began = False
+        started = False
         try:
             while True:
                 if not ray.wait([messages], timeout=_WAIT_SECONDS)[0]:
-                    if not began:
+                    if not started:
                         say(f"waiting for room: {request}; {free()}")
                     continue
                 kind, content = ray.get(next(messages))
                 if kind == "result":
                     result: T = content
                     return result
-                began = True
+                started = True
                 say(content)
         except RayTaskError as error:
             raise error.cause from None

@@ -122,5 +122,5 @@ def free() -> str:
     """What no one has taken of the cluster, in words."""
     import ray
 
-    left = ray.available_resources()
-    return f"{left.get('CPU', 0.0):g} CPUs and {left.get('GPU', 0.0):g} GPUs are free on {len(alive())} nodes"
+    unused = ray.available_resources()
+    return f"{unused.get('CPU', 0.0):g} CPUs and {unused.get('GPU', 0.0):g} GPUs are free on {len(alive())} nodes"

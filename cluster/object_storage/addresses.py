@@ -60,10 +60,10 @@ def check(url: str) -> None:
         raise StorageError(f"{shown(url)} names no bucket: write {parts.scheme}://bucket/folder")
     if parts.fragment or "//" in parts.path:
         raise StorageError(f"{shown(url)} is no address: write # as %23, and / once")
-    known = _OPTIONS[parts.scheme]
-    if unknown := {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - known:
-        options = f"those of {parts.scheme}:// are {', '.join(sorted(known))}" if known else "file:// has none"
-        raise StorageError(f"{shown(url)} has an unknown option {min(unknown)!r}: {options}")
+    options = _OPTIONS[parts.scheme]
+    if foreign := {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - options:
+        choices = f"those of {parts.scheme}:// are {', '.join(sorted(options))}" if options else "file:// has none"
+        raise StorageError(f"{shown(url)} has an unknown option {min(foreign)!r}: {choices}")
 
 
 def shown(url: str) -> str:

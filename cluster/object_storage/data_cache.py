@@ -1,33 +1,31 @@
 """Prepared data sets in object storage, and their copies on a node's own disk.
 
 CACHE/FINGERPRINT/        a data set, whole
-CACHE/FINGERPRINT.lock    held shared by each process that uses it; its time is that of the last use
+CACHE/FINGERPRINT.lock    shared by each process that uses it; its time is that of the last use
 CACHE/download.lock       held by the one process that downloads or removes
-CACHE/*.part              what a killed process left; the next one to download removes it
+CACHE/.captune-*.tmp      what a killed process left; the next one to download removes it
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from captune.cluster.object_storage.addresses import StorageError
 from captune.cluster.object_storage.remote_folder import RemoteFolder
+from captune.files import LockedError, locked, remove_leftovers, written_aside
 
 if TYPE_CHECKING:
     from captune.data_prep.manifest import Manifest
 
-_DOWNLOADING, _PART = "download.lock", ".part"
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
-_held: dict[Path, IO[str]] = {}  # locks of what this process uses, until it ends in whatever way
+_locks: dict[Path, ExitStack] = {}  # of the copies that this process uses, until it ends in whatever way
 
 
 def local_copy(url: str, cache: Path, max_bytes: int) -> Path:
@@ -52,22 +50,20 @@ def local_copy(url: str, cache: Path, max_bytes: int) -> Path:
     target = cache / manifest.fingerprint
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as unless_whole:
-            # Held from before the look on: whoever wants to remove the set needs this lock alone.
-            lock = unless_whole.enter_context(_lock_of(target).open("a"))
-            fcntl.flock(lock, fcntl.LOCK_SH)
+        with ExitStack() as lock:
+            # From before the look on: whoever wants to remove the set needs this lock alone.
+            lock.enter_context(locked(_lock_of(target), shared=True, wait=True))
             if not _whole(target, manifest):
                 # A lock of its own, as those who use the set never give theirs back.
-                with _locked(cache / _DOWNLOADING, fcntl.LOCK_EX):
+                with locked(cache / "download.lock", wait=True):
                     if not _whole(target, manifest):
                         _make_room(target, sum(manifest.files.values()) + len(text), max_bytes)
                         _download(remote, manifest, text, target)
             os.utime(_lock_of(target))
-            unless_whole.pop_all()
+            if target not in _locks:
+                _locks[target] = lock.pop_all()
     except OSError as error:
         raise StorageError(f"{cache} cannot hold {remote}: {error.strerror or error}") from error
-    if _held.setdefault(target, lock) is not lock:
-        lock.close()
     return target
 
 
@@ -140,24 +136,21 @@ def _whole(folder: Path, manifest: Manifest) -> bool:
 
 
 def _download(remote: RemoteFolder, manifest: Manifest, text: bytes, target: Path) -> None:
-    """Into a folder aside, renamed when it has been opened."""
+    """Whole, or not at all: it appears when it has been opened."""
     from captune.data_prep.manifest import MANIFEST
     from captune.data_prep.records import DataError
     from captune.data_prep.store import PreparedData
 
-    part = target.with_name(target.name + _PART)
-    part.mkdir()
     try:
-        for name in sorted(manifest.files):
-            remote.download(name, part / name)
-        (part / MANIFEST).write_bytes(text)
-        PreparedData.open(part)
-        _remove(target)  # one that is there is not whole
-        part.rename(target)
+        with written_aside(target) as aside:
+            aside.mkdir()
+            for name in sorted(manifest.files):
+                remote.download(name, aside / name)
+            (aside / MANIFEST).write_bytes(text)
+            PreparedData.open(aside)
+            _remove(target)  # one that is there is not whole
     except DataError as error:
         raise StorageError(f"{remote} is damaged: {error}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _make_room(target: Path, size: int, max_bytes: int) -> None:
@@ -167,8 +160,7 @@ def _make_room(target: Path, size: int, max_bytes: int) -> None:
         StorageError: they do not fit.
     """
     cache = target.parent
-    for part in cache.glob(f"*{_PART}"):
-        shutil.rmtree(part)
+    remove_leftovers(cache)
     others = [copy for copy in _copies(cache) if copy.path != target]
     used, free = sum(copy.size for copy in others), shutil.disk_usage(cache).free
     with ExitStack() as locks:
@@ -176,8 +168,9 @@ def _make_room(target: Path, size: int, max_bytes: int) -> None:
         for copy in sorted(others, key=lambda copy: copy.last_used):
             if used + size <= max_bytes and size <= free:
                 break
-            with suppress(BlockingIOError):  # it is in use
-                locks.enter_context(_locked(_lock_of(copy.path), fcntl.LOCK_EX | fcntl.LOCK_NB))
+            with suppress(LockedError):  # it is in use
+                locks.enter_context(locked(_lock_of(copy.path)))
+                os.utime(_lock_of(copy.path), (copy.last_used, copy.last_used))  # locking is no use
                 leaving.append(copy.path)
                 used, free = used - copy.size, free + copy.size
         if used + size > max_bytes:
@@ -206,20 +199,14 @@ def _copies(cache: Path) -> list[_Copy]:
 
 
 def _remove(folder: Path) -> None:
-    """Renamed first: half of a data set must not pass for a whole one. Readers that have it mapped keep it."""
+    """The manifest first: half of a data set must not pass for a whole one. Readers that have it mapped keep it."""
+    from captune.data_prep.manifest import MANIFEST
+
     if folder.exists():
-        leaving = folder.with_name(f"{folder.name}.old{_PART}")
-        folder.rename(leaving)
-        shutil.rmtree(leaving)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(folder)
 
 
 def _lock_of(copy: Path) -> Path:
     # Beside the folder, and never removed: a lock on a file that is no longer there would lock out no one.
     return copy.with_name(f"{copy.name}.lock")
-
-
-@contextmanager
-def _locked(path: Path, how: int) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, how)
-        yield

@@ -22,8 +22,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from captune.cluster.object_storage.addresses import StorageError
-from captune.cluster.object_storage.remote_folder import ASIDE, RemoteFolder, cleared, disk_faults
+from captune.cluster.object_storage.remote_folder import RemoteFolder, disk_faults
 from captune.errors import one_line
+from captune.files import written_aside
 
 PIECE_BYTES = 1 << 20  # of the journal: the piece that still grows is sent again with each change
 _OWNER, _JOURNAL, _SETTINGS = "owner.json", "study.journal", "run.json"
@@ -214,9 +215,10 @@ def fetch_run(url: str, folder: Path, *, leave: frozenset[str] = frozenset()) ->
     remote = RemoteFolder(url)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} is there already: name a folder that is not")
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}{ASIDE}")
-    with disk_faults(folder, "written"), cleared(aside):
-        aside.mkdir(parents=True)
+    with disk_faults(folder, "written"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with disk_faults(folder, "written"), written_aside(folder) as aside:
+        aside.mkdir()
         owner = _owner(remote)
         if owner is None or (settings := remote.read(_SETTINGS)) is None:
             raise StorageError(f"{remote} holds no run (no {_SETTINGS}); name the address of one")
@@ -229,7 +231,6 @@ def fetch_run(url: str, folder: Path, *, leave: frozenset[str] = frozenset()) ->
                     if remote.exists(name):  # else the search has removed it since
                         raise
         _fetch_journal(remote, owner["id"], aside / _JOURNAL)
-        aside.replace(folder)
 
 
 @dataclass

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,11 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from captune.cluster.object_storage.addresses import StorageError, check, connected, join, passing, reason, root, shown
+from captune.files import written_aside
 
 if TYPE_CHECKING:
     from pyarrow import fs
 
-ASIDE = ".aside"  # ending of a file or folder that is not yet whole
+_ASIDE = ".aside"  # ending of a file in the storage that is not yet whole
 _BLOCK = 8 << 20
 _WAITS = (0.3, 1.0)  # seconds before the second and third try
 _T = TypeVar("_T")
@@ -94,9 +93,9 @@ class RemoteFolder:
         kind = self._again(lambda: self._files.get_file_info(self._path(name))).type
         if kind == fs.FileType.NotFound:
             raise StorageError(f"{shown(join(self.url, name))} is not there: name one that is")
-        aside = local.with_name(f".{local.name}.{uuid.uuid4().hex[:8]}{ASIDE}")
-        with disk_faults(local, "written"), cleared(aside):
+        with disk_faults(local, "written"):
             local.parent.mkdir(parents=True, exist_ok=True)
+        with disk_faults(local, "written"), written_aside(local) as aside:
             if kind == fs.FileType.File:
                 self._fetch(name, aside)
             else:
@@ -105,7 +104,6 @@ class RemoteFolder:
                     target = aside / PurePosixPath(path).relative_to(name)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     self._fetch(path, target)
-            aside.replace(local)
 
     def remove(self, name: str) -> None:
         """Removes a file, or a folder with all in it; nothing happens where there is none."""
@@ -113,7 +111,7 @@ class RemoteFolder:
 
         path = self._path(name)
 
-        def gone() -> None:
+        def delete() -> None:
             kind = self._files.get_file_info(path).type
             with suppress(FileNotFoundError):
                 if kind == fs.FileType.File:
@@ -121,7 +119,7 @@ class RemoteFolder:
                 elif kind == fs.FileType.Directory:
                     self._files.delete_dir(path)
 
-        self._again(gone)
+        self._again(delete)
 
     def list(self, name: str = "") -> dict[str, int]:
         """The files in the folder `name` and below, by their names in this place: bytes. Empty where there is none."""
@@ -158,14 +156,14 @@ class RemoteFolder:
             info.path[prefix:].strip("/"): info.size if info.type == fs.FileType.File else None
             for info in self._again(lambda: self._files.get_file_info(selector))
         }
-        return {name: size for name, size in sorted(entries.items()) if not name.endswith(ASIDE)}
+        return {name: size for name, size in sorted(entries.items()) if not name.endswith(_ASIDE)}
 
     def _store(self, name: str, fill: Callable[[Any], object]) -> None:
         """Only where files are files is one written aside: an object appears when its stream is closed."""
         path, aside = self._path(name), ""
         if urlsplit(self.url).scheme == "file":
             self._files.create_dir(path.rpartition("/")[0], recursive=True)
-            aside = f"{path}.{uuid.uuid4().hex[:8]}{ASIDE}"
+            aside = f"{path}.{uuid.uuid4().hex[:8]}{_ASIDE}"
         with _stream(self._files, aside or path) as stream:
             fill(stream)
         if aside:
@@ -179,8 +177,6 @@ class RemoteFolder:
             with self._again(lambda: self._files.open_input_file(path)) as source, target.open("wb") as out:
                 while block := self._again(lambda: source.read_at(_BLOCK, out.tell())):
                     out.write(block)
-                out.flush()
-                os.fsync(out.fileno())
 
         def whole() -> None:
             with disk_faults(target, "written"):
@@ -245,22 +241,9 @@ def _copy(local: Path, stream: Any) -> None:
 
 
 @contextmanager
-def disk_faults(path: Path, done: str) -> Iterator[None]:
+def disk_faults(path: Path, verb: str) -> Iterator[None]:
     """Tells a fault of the local disk from one of the storage."""
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{path} cannot be {done}: {error.strerror or error}") from error
-
-
-@contextmanager
-def cleared(aside: Path) -> Iterator[None]:
-    """Removes at the end what did not become whole and stands aside still."""
-    try:
-        yield
-    finally:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
+        raise StorageError(f"{path} cannot be {verb}: {error.strerror or error}") from error

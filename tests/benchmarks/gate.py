@@ -25,7 +25,7 @@ from captune.tuner.decisions.sampler import tpe
 from captune.tuner.space.config import read_search
 from captune.tuner.space.feasibility import FeasibleSpace
 
-SEEDS, WANTED, GIVE_UP = range(5), 60, 3000
+SEEDS, FITTING, GIVE_UP = range(5), 60, 3000
 BUDGET = Budget(32 * MiB)
 
 
@@ -43,7 +43,7 @@ def score(config: TrialConfig, weights: int) -> float:
 def through_gate(seed: int) -> int:
     study = optuna.create_study(direction="maximize")
     gate = Gate(study, reach_of(BUDGET), seed=seed)
-    for _ in range(WANTED):
+    for _ in range(FITTING):
         admitted = gate.admit()
         gate.tell(admitted.trial, "complete", best=score(admitted.config, admitted.size.weights_bytes))
     return gate.fates["over_budget"]
@@ -52,7 +52,7 @@ def through_gate(seed: int) -> int:
 def drawn_evenly(seed: int) -> int:
     reach, random = reach_of(BUDGET), Random(seed)
     fitting = refused = 0
-    while fitting < WANTED:
+    while fitting < FITTING:
         if BUDGET.holds(reach.size_of(reach.space.draw(random))):
             fitting += 1
         else:
@@ -67,17 +67,17 @@ def told_as_failed(seed: int) -> str:
         direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
     )
     fitting = refused = 0
-    while fitting < WANTED and refused < GIVE_UP:
+    while fitting < FITTING and refused < GIVE_UP:
         trial = study.ask()
         config = reach.space.suggest(trial)
-        found = reach.size_of(config)
-        if BUDGET.holds(found):
+        total = reach.size_of(config)
+        if BUDGET.holds(total):
             fitting += 1
-            study.tell(trial, score(config, found.weights_bytes))
+            study.tell(trial, score(config, total.weights_bytes))
         else:
             refused += 1
             study.tell(trial, state=TrialState.FAIL)
-    return f"{refused}" if fitting == WANTED else f"stuck at {fitting} of {WANTED} after {refused}"
+    return f"{refused}" if fitting == FITTING else f"stuck at {fitting} of {FITTING} after {refused}"
 
 
 def rate(preset: str, measure: Measure, count: int = 10_000) -> float:

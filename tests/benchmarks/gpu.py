@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import subprocess
 import sys
@@ -27,7 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from captune.model.config import TrialConfig, replace, restrict
+from captune.errors import one_line
+from captune.model.config import AugmentConfig, TrialConfig, replace, restrict
 from captune.model.presets import PAPER, PRESETS
 from captune.tuner.training import runtime
 
@@ -37,7 +37,7 @@ PICTURES = 64 if SMALL else 2048
 LARGEST, SHARED = (16, 8) if SMALL else (256, 64)  # batch of the parts and of input; that of trials side by side
 STEPS = 3 if SMALL else 48
 AT_LEAST = 0.3 if SMALL else 1.5  # seconds of each measurement
-NO_AUGMENTATION = dict.fromkeys(("rotation", "shift", "shear", "zoom"), 0.0) | {"flip": False}
+NETWORKS = {"both": "whole network", "image": "pictures alone", "caption": "captions alone"}
 
 
 @dataclass(frozen=True)
@@ -51,39 +51,31 @@ class Case:
 
     @property
     def name(self) -> str:
-        return ", ".join(
-            [
-                {"both": "whole network", "image": "pictures alone", "caption": "captions alone"}[self.parts],
-                self.precision,
-                *([] if self.augmented or self.parts == "caption" else ["no augmentation"]),
-            ]
-        )
+        plain = "" if self.augmented or self.parts == "caption" else ", no augmentation"
+        return f"{NETWORKS[self.parts]}, {self.precision}{plain}"
+
+    def __str__(self) -> str:
+        return f"{self.name}, batch {self.batch}"
 
     def config(self) -> TrialConfig:
         small = {"image.side": 64, "text.encoder": "bilstm", "text.embedding": 32, "text.units": 32}
         config = replace(PRESETS["compact"], small) if SMALL else replace(PAPER, {"image.weights": "none"})
-        augment = PAPER.train.augment.model_dump() if self.augmented else NO_AUGMENTATION
-        config = replace(
-            config, {"train.batch_size": self.batch} | {f"train.augment.{k}": v for k, v in augment.items()}
+        augment = PAPER.train.augment if self.augmented else AugmentConfig()
+        return TrialConfig(
+            model=restrict(config.model, self.parts),  # type: ignore[arg-type]
+            train=config.train.model_copy(update={"batch_size": self.batch, "augment": augment}),
         )
-        return config.model_copy(update={"model": restrict(config.model, self.parts)})  # type: ignore[arg-type]
 
 
-CASES = (
+CASES = (  # in the order of what they tell: those at the end are left out first
     [Case(8), Case(16), Case(16, "float32"), Case(16, parts="caption")]
     if SMALL
     else [
-        Case(256),
-        Case(32),
-        Case(SHARED),
-        Case(256, parts="caption"),
-        Case(32, parts="caption"),
-        Case(128),
-        Case(256, augmented=False),
-        Case(128, "float32"),
-        Case(512),
+        *(Case(batch) for batch in (256, 32, SHARED)),
+        *(Case(batch, parts="caption") for batch in (256, 32)),
+        *(Case(128), Case(256, augmented=False), Case(128, "float32"), Case(512)),
     ]
-)  # in the order of what they tell: those at the end are left out first
+)
 
 
 class Drawn:
@@ -118,12 +110,16 @@ class Drawn:
         return inputs, self.labels[rows]
 
 
-def training_of(case: Case, steps: int) -> Any:
+def training_of(case: Case, steps: int = STEPS) -> Any:
     from captune.model.training import Training
 
     source = Drawn(case, steps)
     counts = source.labels.sum(axis=0).astype(int).tolist()
     return Training(case.config(), source, counts, seed=0, bfloat16=case.precision == "bfloat16")
+
+
+def values_of(*groups: list[Any]) -> list[list[Any]]:
+    return [[variable.value for variable in group] for group in groups]
 
 
 def seconds_each(call: Callable[[], Any]) -> float:
@@ -148,66 +144,90 @@ class Step:
     def __init__(self, case: Case, pool: ThreadPoolExecutor) -> None:
         import jax
 
-        self.case = case
-        training = training_of(case, STEPS)
-        network = training._trained
+        self.case, self.calls = case, 0
+        network = training_of(case)._trained
         groups = (network.trainable_variables, network.non_trainable_variables, network.optimizer.variables)
-        self.state = tuple([v.value for v in group] for group in (*groups, network.metrics_variables))
+        self.state = tuple(values_of(*groups, network.metrics_variables))
         source = Drawn(case, STEPS)
         self.batches = [jax.device_put(source.batch(1, index)) for index in range(2)]
         lowered = jax.jit(network.train_step, donate_argnums=0).lower(self.state, self.batches[0])
         self.compiled: Future[Any] = pool.submit(lowered.compile)
-        self.calls = 0
 
     def __call__(self) -> Any:
         self.calls += 1
         logs, self.state = self.compiled.result()(self.state, self.batches[self.calls % 2])
         return logs
 
+    def row(self) -> dict[str, Any]:
+        seconds = seconds_each(self)
+        program = self.compiled.result()
+        memory, cost = program.memory_analysis(), program.cost_analysis() or {}
+        self.state = self.batches = ()  # frees the device's memory for the next
+        return {
+            **rate(f"step, {self.case.name}", self.case.batch, seconds),
+            "GiB": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 2**30,
+            "GB_moved": cost.get("bytes accessed", 0.0) / 1e9,
+        }
 
-def flops_a_picture() -> float:
-    """Of a training step, three times those of the forward pass of one picture as XLA counts them."""
+
+def rate(what: str, batch: int, seconds: float) -> dict[str, Any]:
+    return {"kind": "rate", "what": what, "batch": batch, "milliseconds": 1e3 * seconds, "rate": batch / seconds}
+
+
+def count_flops() -> None:
+    """Prints those of a training step: three times those of the forward pass of one picture, as XLA counts them.
+
+    For a process of its own that sees no GPU: there XLA counts no convolution that cuDNN computes.
+    """
+    runtime.settle(os.cpu_count() or 1, "jax")
     import jax
 
     network = training_of(Case(1), 1).network
-    groups = (network.trainable_variables, network.non_trainable_variables)
-    weights = [[variable.value for variable in group] for group in groups]
-    inputs, _ = Drawn(Case(1), 1).batch(1, 0)
-    lowered = jax.jit(network.stateless_call).lower(*weights, inputs)
-    analysis = lowered.cost_analysis() or lowered.compile().cost_analysis() or {}  # before compiling: on CPUs alone
-    return 3 * float(analysis.get("flops", math.nan))
+    weights = values_of(network.trainable_variables, network.non_trainable_variables)
+    lowered = jax.jit(network.stateless_call).lower(*weights, Drawn(Case(1), 1).batch(1, 0)[0])
+    print(3 * float(lowered.cost_analysis()["flops"]))
 
 
-def limits() -> Iterator[dict[str, Any]]:
-    """What the device does at most, each measured: products of matrices, copies, transfers to it, gathers before."""
+def flops_a_picture() -> float:
+    """What `count_flops` prints; NaN where it cannot be counted."""
+    command, environment = [sys.executable, __file__, "--flops"], os.environ | {"JAX_PLATFORMS": "cpu"}
+    counted = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    return float("nan") if counted.returncode else float(counted.stdout)
+
+
+def limits(work: float) -> Iterator[dict[str, Any]]:
+    """What the device does at most, each measured: products of matrices, copies, transfers to it, gathers before.
+
+    Args:
+        work: operations of a training step for one picture.
+    """
     import jax
     import jax.numpy as jnp
+
+    def limit(what: str, value: object, nominal: float | None = None) -> dict[str, Any]:
+        return {"kind": "limit", "what": what, "value": value, "nominal": nominal}
 
     side = 512 if SMALL else 8192
     matrix = jax.random.normal(jax.random.key(0), (side, side), jnp.bfloat16)
     product = jax.jit(lambda x: x @ x)
-    rate = 2 * side**3 / seconds_each(lambda: product(matrix))
+    flops = 2 * side**3 / seconds_each(lambda: product(matrix))
     name = jax.devices()[0].device_kind
     nominal = next((flops for part, flops in NOMINAL.items() if part in name), None)
-    work = flops_a_picture()
-    yield {"what": "device", "value": name, "nominal_flops": nominal}
-    yield {"what": "GFLOP a picture, training (3 x forward)", "value": work / 1e9}
-    yield {"what": "TFLOP/s, product of bfloat16 matrices", "value": rate / 1e12, "nominal": nominal and nominal / 1e12}
-    yield {"what": "pictures/s that arithmetic allows", "value": rate / work, "nominal": nominal and nominal / work}
+    yield limit("device", name)
+    yield limit("GFLOP a picture, training (3 x forward)", work / 1e9)
+    yield limit("TFLOP/s, product of bfloat16 matrices", flops / 1e12, nominal and nominal / 1e12)
+    yield limit("pictures/s that arithmetic allows", flops / work, nominal and nominal / work)
     values = jnp.ones(2**22 if SMALL else 2**28, jnp.float32)
     copy = jax.jit(lambda x: x + 1)
     moved = 2 * values.nbytes / seconds_each(lambda: copy(values))
-    yield {"what": "GB/s, copy on the device (read + written)", "value": moved / 1e9}
+    yield limit("GB/s, copy on the device (read + written)", moved / 1e9)
     source = Drawn(Case(LARGEST), 2)
     batch = source.batch(1, 0)
-    yield {
-        "what": f"pictures/s, batches of {LARGEST} gathered on the host",
-        "value": LARGEST / seconds_each(lambda: (source.batch(1, 0), 0)[1]),
-    }
-    yield {
-        "what": f"pictures/s, batches of {LARGEST} sent to the device",
-        "value": LARGEST / seconds_each(lambda: jax.device_put(batch)),
-    }
+    for verb, call in (
+        ("gathered on the host", lambda: (source.batch(1, 0), 0)[1]),
+        ("sent to the device", lambda: jax.device_put(batch)),
+    ):
+        yield limit(f"pictures/s, batches of {LARGEST} {verb}", LARGEST / seconds_each(call))
 
 
 def augmentation() -> dict[str, Any]:
@@ -219,10 +239,9 @@ def augmentation() -> dict[str, Any]:
     layer = RandomAffine(PAPER.train.augment, seed=0)
     pictures = jax.device_put(Drawn(Case(LARGEST), 1).batch(1, 0)[0]["image"])
     layer(pictures, training=True)
-    state = [variable.value for variable in layer.non_trainable_variables]
+    [state] = values_of(layer.non_trainable_variables)
     changed = jax.jit(lambda state, pictures: layer.stateless_call([], state, pictures, training=True)[0])
-    seconds = seconds_each(lambda: changed(state, pictures))
-    return {"what": "augmentation alone", "batch": LARGEST, "milliseconds": 1e3 * seconds, "rate": LARGEST / seconds}
+    return rate("augmentation alone", LARGEST, seconds_each(lambda: changed(state, pictures)))
 
 
 def sweep(until: float) -> None:
@@ -233,71 +252,46 @@ def sweep(until: float) -> None:
 
     say({"kind": "versions", "jax": jax.__version__, "keras": keras.__version__, "numpy": np.__version__})
     started = time.monotonic()
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(5) as pool:
+        work = pool.submit(flops_a_picture)
         steps: list[Step] = []
         for case in CASES:
             if time.monotonic() > started + 0.45 * (until - started):
-                say({"kind": "left out", "what": f"{case.name}, batch {case.batch}"})
+                left_out(case)
                 continue
             steps.append(Step(case, pool))
             print(f"{case} lowered after {time.monotonic() - started:.0f} s", file=sys.stderr)
-        waited = [step for step in steps if arrived(step, until - 45)]
+        ready = []
         for step in steps:
-            if step not in waited:
-                say({"kind": "left out", "what": f"{step.case.name}, batch {step.case.batch}: not compiled in time"})
-        say({"kind": "compiled", "steps": len(waited), "seconds": time.monotonic() - started})
-        for row in limits():
-            say({"kind": "limit"} | row)
-        say({"kind": "rate"} | augmentation())
-        for step in waited:
             with reported(step.case):
-                seconds = seconds_each(step)
-                memory, cost = step.compiled.result().memory_analysis(), step.compiled.result().cost_analysis() or {}
-                say(
-                    {
-                        "kind": "rate",
-                        "what": f"step, {step.case.name}",
-                        "batch": step.case.batch,
-                        "milliseconds": 1e3 * seconds,
-                        "rate": step.case.batch / seconds,
-                        "GiB": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 2**30,
-                        "GB_moved": cost.get("bytes accessed", 0.0) / 1e9,
-                    }
-                )
-            step.state = step.batches = ()  # frees the device's memory for the next
+                step.compiled.result(timeout=max(0.0, until - 45 - time.monotonic()))
+                ready.append(step)
+        say({"kind": "compiled", "steps": len(ready), "seconds": time.monotonic() - started})
+        for row in (*limits(work.result()), augmentation()):
+            say(row)
+        for step in ready:
+            with reported(step.case):
+                say(step.row())
         for case in [case for case in CASES[:2] if time.monotonic() < until - 20]:
             with reported(case):
-                say(
-                    {"kind": "rate", "what": f"epoch, {case.name}", "batch": case.batch}
-                    | epochs(training_of(case, STEPS), 2)
-                )
+                say(epochs(training_of(case), 2))
         # A program that is still being compiled cannot be stopped otherwise.
         sys.stdout.flush()
         os._exit(0)
 
 
-def arrived(step: Step, until: float) -> bool:
-    """Whether a step is compiled by then."""
-    try:
-        step.compiled.result(timeout=max(0.0, until - time.monotonic()))
-    except TimeoutError:
-        return False
-    except Exception as error:
-        print(f"{step.case}: {str(error)[:500]}", file=sys.stderr)
-        return False
-    return True
-
-
 @contextlib.contextmanager
 def reported(case: Case) -> Iterator[None]:
-    """One case that fails, for want of memory say, does not end the others."""
+    """One case that fails, for want of memory or of time say, does not end the others."""
     try:
         yield
+    except TimeoutError:
+        left_out(f"{case}: not compiled in time")
     except Exception as error:
-        say({"kind": "left out", "what": f"{case.name}, batch {case.batch}: {' '.join(str(error).split())[:200]}"})
+        left_out(f"{case}: {one_line(error, 200)}")
 
 
-def epochs(training: Any, count: int) -> dict[str, float]:
+def epochs(training: Any, count: int) -> dict[str, Any]:
     """Rate of `count` epochs after one that compiles."""
     first = time.perf_counter()
     training.epoch(1)
@@ -305,8 +299,8 @@ def epochs(training: Any, count: int) -> dict[str, float]:
     for number in range(2, 2 + count):
         training.epoch(number)
     seconds = (time.perf_counter() - started) / count / len(training._train)
-    batch = training._train.case.batch
-    return {"milliseconds": 1e3 * seconds, "rate": batch / seconds, "first": started - first}
+    case = training._train.case
+    return rate(f"epoch, {case.name}", case.batch, seconds) | {"first": started - first}
 
 
 def trial(share: float) -> None:
@@ -315,10 +309,11 @@ def trial(share: float) -> None:
     import jax
     import jax.numpy as jnp
 
-    training = training_of(Case(SHARED), STEPS)
+    training = training_of(Case(SHARED))
     training.epoch(1)
     stats = jax.local_devices()[0].memory_stats() or {}
-    row = {"share": share, "fence": runtime.fence(share), "limit": stats.get("bytes_limit"), "peak": None}
+    row = {"kind": "fence", "share": share, "fence": runtime.fence(share)}
+    row |= {"limit": stats.get("bytes_limit"), "peak": None}
     if not SMALL and row["limit"]:
         row["peak"] = runtime.gpu_peak()
 
@@ -341,72 +336,62 @@ class Trial:
     """A process of its own that is a trial."""
 
     def __init__(self, share: float) -> None:
-        command = [sys.executable, __file__, "--trial", str(share)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.share = share
+        self.process, self.share = child("--trial", share), share
 
-    def told(self) -> dict[str, Any]:
+    def row(self) -> dict[str, Any]:
+        """The next one that it prints."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"a trial on {self.share:g} of the GPU ended with status {self.process.wait()}")
         return dict(json.loads(line))
 
-    def ask(self, count: int) -> None:
+    def train(self, epochs: int) -> None:
         assert self.process.stdin is not None
-        print(count, file=self.process.stdin, flush=True)
+        print(epochs, file=self.process.stdin, flush=True)
 
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
 
 
-def side_by_side() -> Iterator[dict[str, Any]]:
-    """Two trials on half of the GPU each, the first one alone and then both."""
-    trials = [Trial(0.5), Trial(0.5)]
+def trials_on(*shares: float) -> Iterator[dict[str, Any]]:
+    """Trials on shares of the GPU; of two the rate of the first alone and of both together."""
+    trials = [Trial(share) for share in shares]
     count = 1 if SMALL else 6
     try:
+        yield from (each.row() for each in trials)
+        if len(trials) < 2:
+            return
+        trials[0].train(count)
+        alone = trials[0].row()["rate"]
         for each in trials:
-            yield {"kind": "fence"} | each.told()
-        trials[0].ask(count)
-        alone = trials[0].told()["rate"]
-        for each in trials:
-            each.ask(count)
-        both = sum(each.told()["rate"] for each in trials)
+            each.train(count)
+        both = sum(each.row()["rate"] for each in trials)
         yield {"kind": "together", "batch": SHARED, "alone": alone, "both": both, "ratio": both / alone}
     finally:
         for each in trials:
             each.end()
 
 
-def quarter() -> Iterator[dict[str, Any]]:
-    """A trial on a quarter of the GPU."""
-    one = Trial(0.25)
-    try:
-        yield {"kind": "fence"} | one.told()
-    finally:
-        one.end()
+def child(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def say(row: dict[str, Any]) -> None:
     print(json.dumps(row), flush=True)
 
 
+def left_out(what: object) -> None:
+    say({"kind": "left out", "what": str(what)})
+
+
 def table(titles: list[str], rows: list[list[Any]]) -> None:
     """Markdown."""
     for cells in (titles, ["---"] * len(titles), *rows):
-        print(
-            "| "
-            + " | ".join(
-                f"{cell:,.4g}"
-                if isinstance(cell, float) and cell < 100
-                else f"{cell:,.0f}"
-                if isinstance(cell, float)
-                else str(cell)
-                for cell in cells
-            )
-            + " |"
-        )
+        numbers = {place: f"{c:,.4g}" if c < 100 else f"{c:,.0f}" for place, c in enumerate(cells) if type(c) is float}
+        print("| " + " | ".join(numbers.get(place, str(cell)) for place, cell in enumerate(cells)) + " |")
     print(flush=True)
 
 
@@ -414,48 +399,43 @@ def main(seconds: float) -> None:
     started = time.monotonic()
     rows: list[dict[str, Any]] = []
 
+    def take(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+
     def of(kind: str) -> list[dict[str, Any]]:
         return [row for row in rows if row["kind"] == kind]
 
     with tempfile.TemporaryDirectory(prefix="captune-bench-") as folder:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)  # trials take over what the sweep compiled
-        until = started + 0.7 * seconds
-        child = subprocess.Popen([sys.executable, __file__, "--sweep", str(until)], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        for line in child.stdout:
-            rows.append(json.loads(line))
-            print(line.strip(), file=sys.stderr, flush=True)
-        if child.wait():
-            rows.append({"kind": "left out", "what": f"the sweep ended with status {child.returncode}"})
-        for part, needs in ((side_by_side, 60), (quarter, 30)):
+        process = child("--sweep", started + 0.7 * seconds)
+        for line in process.stdout or ():
+            take(json.loads(line))
+        if process.wait():
+            take({"kind": "left out", "what": f"the sweep ended with status {process.returncode}"})
+        for shares, needs in (((0.5, 0.5), 60), ((0.25,), 30)):
             left = seconds - (time.monotonic() - started)
-            if left < needs and not SMALL:
-                rows.append({"kind": "left out", "what": f"{part.__name__}: {left:.0f} s are left"})
-                continue
             try:
-                for row in part():
-                    rows.append(row)
-                    print(json.dumps(row), file=sys.stderr, flush=True)
+                if left < needs and not SMALL:
+                    raise RuntimeError(f"trials on {shares} of the GPU: {left:.0f} s are left")
+                for row in trials_on(*shares):
+                    take(row)
             except RuntimeError as error:
-                rows.append({"kind": "left out", "what": str(error)})
+                take({"kind": "left out", "what": str(error)})
 
-    table(["limit", "measured", "nominal"], [[r["what"], r["value"], r.get("nominal") or ""] for r in of("limit")])
+    table(["limit", "measured", "nominal"], [[r["what"], r["value"], r["nominal"] or ""] for r in of("limit")])
+    columns = ("what", "batch", "milliseconds", "rate", "GiB", "GB_moved")
     table(
         ["what", "batch", "ms a step", "pictures/s", "GiB", "GB moved"],
-        [
-            [r["what"], r["batch"], r["milliseconds"], r["rate"], r.get("GiB", ""), r.get("GB_moved", "")]
-            for r in of("rate")
-        ],
+        [[r.get(column, "") for column in columns] for r in of("rate")],
     )
-    gib = 2**30
     table(
         ["share of the GPU", "fence GiB", "limit GiB", "peak of training GiB", "half of it fits", "1 GiB more fits"],
         [
             [
                 r["share"],
-                *(r[k] / gib if r[k] else "none" for k in ("fence", "limit", "peak")),
-                r.get("within", ""),
-                r.get("beyond", ""),
+                *(r[k] / 2**30 if r[k] else "none" for k in ("fence", "limit", "peak")),
+                *(r.get(k, "") for k in ("within", "beyond")),
             ]
             for r in of("fence")
         ],
@@ -471,6 +451,8 @@ def main(seconds: float) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
+        case ["--flops"]:
+            count_flops()
         case ["--sweep", until]:
             sweep(float(until))
         case ["--trial", share]:

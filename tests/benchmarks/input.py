@@ -90,27 +90,27 @@ def rates(data: PreparedData) -> None:
     ]
     # In turns, and the best of each: what else the machine does then hits both.
     rounds = [[rate(batches_of(epoch)) for batches_of in sources] for epoch in range(ROUNDS)]
-    numpy, batched = (max(found) for found in zip(*rounds, strict=True))
+    numpy, batched = (max(speed) for speed in zip(*rounds, strict=True))
     flow = keras_generator(pixels)
     next(flow)
     keras = rate(islice(flow, 10))
     print(f"{PICTURES:,} pictures of {SIDE} x {SIDE} pixels, batches of {BATCH}, one core")
     print(f"{'input':28} {'pictures/s':>11}  Batches to it")
-    for name, found in (("Keras ImageDataGenerator", keras), ("NumPy gather", numpy), ("Batches", batched)):
-        print(f"{name:28} {found:11,.0f}  {batched / found:10,.2f}")
+    for name, speed in (("Keras ImageDataGenerator", keras), ("NumPy gather", numpy), ("Batches", batched)):
+        print(f"{name:28} {speed:11,.0f}  {batched / speed:10,.2f}")
 
 
 def mapped(process: int) -> dict[str, int]:
     """Bytes of a process's mappings of the pixel file, by the names of /proc/PID/smaps."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     inside = False
     for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
         name, *values = line.split()
         if not name.endswith(":"):
             inside = line.endswith(f"/{PIXELS}")
         elif inside and values[-1] == "kB":
-            found[name[:-1]] = found.get(name[:-1], 0) + 1024 * int(values[0])
-    return found
+            sizes[name[:-1]] = sizes.get(name[:-1], 0) + 1024 * int(values[0])
+    return sizes
 
 
 def read_all(path: Path) -> None:
@@ -134,9 +134,9 @@ def memory(data: PreparedData) -> None:
     print(f"{READERS} processes that have read all {size / MiB:.0f} MiB of {PIXELS}, MiB of its mapping in each")
     print(f"{'process':>7} {'resident':>9} {'private':>8} {'proportional':>13}")
     for number, reader in enumerate(readers):
-        found = mapped(reader.pid)
-        private = found["Private_Clean"] + found["Private_Dirty"]
-        print(f"{number:7} {found['Rss'] / MiB:9.1f} {private / MiB:8.1f} {found['Pss'] / MiB:13.1f}")
+        sizes = mapped(reader.pid)
+        private = sizes["Private_Clean"] + sizes["Private_Dirty"]
+        print(f"{number:7} {sizes['Rss'] / MiB:9.1f} {private / MiB:8.1f} {sizes['Pss'] / MiB:13.1f}")
     for reader in readers:
         reader.communicate()
 

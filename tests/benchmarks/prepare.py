@@ -69,11 +69,11 @@ def main() -> None:
         run(warm, "out")  # the first run of a process imports what later ones find
         draw(folder, count)
         size = sum(path.stat().st_size for path in (folder / "images").iterdir()) / count
-        scratch, made = run(folder, "scratch")
+        scratch, fingerprint = run(folder, "scratch")
         killed = subprocess.run([sys.executable, __file__, KILLED, folder, str(count // 2)], check=False)
         assert killed.returncode == -signal.SIGKILL
-        rest, made_again = run(folder, "killed")
-        assert made_again == made
+        rest, resumed = run(folder, "killed")
+        assert resumed == fingerprint
     print(f"{count:,} JPEGs of {size / 1000:.1f} KB, side {SIDE}, {cores()} cores")
     print(f"{'prepare':24} {'seconds':>8} {'pictures/s':>11}")
     print(f"{'from scratch':24} {scratch:8.2f} {count / scratch:11,.0f}")

@@ -78,19 +78,19 @@ def domains() -> dict[str, Any]:
 
     from captune.tuner.space.dimensions import Choice
 
-    found = {}
+    domains = {}
     for name, dimension in settings(1).build_space().dimensions.items():
         if isinstance(dimension, Choice):
-            found[name] = tune.choice(list(dimension.options))
+            domains[name] = tune.choice(list(dimension.options))
         elif dimension.whole and dimension.step:
-            found[name] = tune.qrandint(int(dimension.low), int(dimension.high), int(dimension.step))
+            domains[name] = tune.qrandint(int(dimension.low), int(dimension.high), int(dimension.step))
         elif dimension.whole:
-            found[name] = tune.randint(int(dimension.low), int(dimension.high) + 1)
+            domains[name] = tune.randint(int(dimension.low), int(dimension.high) + 1)
         elif dimension.step:
-            found[name] = tune.quniform(dimension.low, dimension.high, dimension.step)
+            domains[name] = tune.quniform(dimension.low, dimension.high, dimension.step)
         else:
-            found[name] = (tune.loguniform if dimension.log else tune.uniform)(dimension.low, dimension.high)
-    return found
+            domains[name] = (tune.loguniform if dimension.log else tune.uniform)(dimension.low, dimension.high)
+    return domains
 
 
 def with_ray(folder: Path, trials: int) -> list[Mark]:
@@ -149,8 +149,8 @@ def with_ray(folder: Path, trials: int) -> list[Mark]:
 def apart(*arguments: str) -> list[list[Mark]]:
     """What this file finds with these arguments in a process of its own."""
     out = subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=subprocess.PIPE).stdout
-    found: list[list[Mark]] = json.loads(out.decode().splitlines()[-1])
-    return found
+    marks: list[list[Mark]] = json.loads(out.decode().splitlines()[-1])
+    return marks
 
 
 def per_trial(marks: list[Mark]) -> float:
@@ -187,9 +187,9 @@ def main(trials: int, searches: int) -> None:
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    if given and given[0] in ("captune", "ray"):
-        side, where, place, size, times = given
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in ("captune", "ray"):
+        side, where, place, size, times = arguments
         found = [
             with_captune(where, Path(f"{place}-{turn}"), int(size))
             if side == "captune"
@@ -198,4 +198,4 @@ if __name__ == "__main__":
         ]
         print(json.dumps(found))
     else:
-        main(int(given[0]) if given else 10_000, int(given[1]) if len(given) > 1 else 10)
+        main(int(arguments[0]) if arguments else 10_000, int(arguments[1]) if len(arguments) > 1 else 10)

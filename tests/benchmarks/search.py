@@ -30,9 +30,9 @@ def arrays(data: str) -> tuple[Any, Any, Any, Any]:
 
     prepared = PreparedData.open(data)
     assert prepared.tokens is not None
-    train, held_out = prepared.rows("train"), prepared.rows("validation")
+    train, validation = prepared.rows("train"), prepared.rows("validation")
     tokens, labels = prepared.tokens[:, :TOKENS], prepared.labels
-    return tokens[train], labels[train], tokens[held_out], labels[held_out]
+    return tokens[train], labels[train], tokens[validation], labels[validation]
 
 
 def network(values: dict[str, Any], labels: int) -> Any:
@@ -67,24 +67,24 @@ def network(values: dict[str, Any], labels: int) -> Any:
     return model
 
 
-def fit(values: dict[str, Any], held: tuple[Any, Any, Any, Any], report: Callable[[int, float], None]) -> None:
+def fit(values: dict[str, Any], data: tuple[Any, Any, Any, Any], report: Callable[[int, float], None]) -> None:
     """Trains one configuration; `report` takes each epoch's mean F1 at a threshold of 0.5."""
     import keras
     import numpy as np
 
     from captune.model.metrics import f1_per_example
 
-    tokens, labels, held_out, truth = held
+    tokens, targets, inputs, truth = data
 
     class Report(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            given = np.asarray(self.model.predict(held_out, verbose=0)) >= 0.5
-            report(epoch, float(f1_per_example(truth, given).mean()))
+            labels = np.asarray(self.model.predict(inputs, verbose=0)) >= 0.5
+            report(epoch, float(f1_per_example(truth, labels).mean()))
 
-    model = network(values, labels.shape[1])
+    model = network(values, targets.shape[1])
     model.fit(
-        tokens, labels, batch_size=values["batch_size"], epochs=EPOCHS, verbose=0,
-        validation_data=(held_out, truth), callbacks=[Report()],
+        tokens, targets, batch_size=values["batch_size"], epochs=EPOCHS, verbose=0,
+        validation_data=(inputs, truth), callbacks=[Report()],
     )  # fmt: skip
 
 
@@ -96,13 +96,13 @@ def with_ray(data: str, seconds: float, out: str) -> None:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    def train(config: dict[str, Any], held: Any, log: str) -> None:
+    def train(config: dict[str, Any], examples: Any, log: str) -> None:
         def report(epoch: int, score: float) -> None:
             with Path(log).open("a") as file:
                 file.write(f"{score}\n")
             tune.report({"mean_f1": score})
 
-        fit(config, held, report)
+        fit(config, examples, report)
 
     space = {
         "encoder": tune.choice(["convolution", "average"]),
@@ -120,7 +120,7 @@ def with_ray(data: str, seconds: float, out: str) -> None:
     }
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     tune.Tuner(
-        tune.with_resources(tune.with_parameters(partial(train, log=out), held=arrays(data)), {"cpu": 1}),
+        tune.with_resources(tune.with_parameters(partial(train, log=out), examples=arrays(data)), {"cpu": 1}),
         param_space=space,
         tune_config=tune.TuneConfig(
             metric="mean_f1", mode="max", num_samples=-1, time_budget_s=seconds,
@@ -130,10 +130,10 @@ def with_ray(data: str, seconds: float, out: str) -> None:
     ).fit()  # fmt: skip
 
 
-def with_optuna(data: str, seconds: float, out: str) -> None:
+def with_optuna(path: str, seconds: float, out: str) -> None:
     import optuna
 
-    held = arrays(data)
+    data = arrays(path)
 
     def objective(trial: optuna.Trial) -> float:
         best = 0.0
@@ -161,7 +161,7 @@ def with_optuna(data: str, seconds: float, out: str) -> None:
             "loss": trial.suggest_categorical("loss", ["binary_crossentropy", "focal"]),
             "gamma": trial.suggest_float("gamma", 1.0, 3.0, step=0.5),
         }
-        fit(values, held, report)
+        fit(values, data, report)
         return best
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -218,8 +218,8 @@ def main(seconds: float, data: str | None) -> None:
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    if len(given) == 4:
-        {"ray": with_ray, "optuna": with_optuna}[given[2]](given[1], float(given[0]), given[3])
+    arguments = sys.argv[1:]
+    if len(arguments) == 4:
+        {"ray": with_ray, "optuna": with_optuna}[arguments[2]](arguments[1], float(arguments[0]), arguments[3])
     else:
-        main(float(given[0]) if given else 300.0, given[1] if len(given) > 1 else None)
+        main(float(arguments[0]) if arguments else 300.0, arguments[1] if len(arguments) > 1 else None)

@@ -78,8 +78,8 @@ def main(count: int) -> int:
         started = time.perf_counter()
         network = build(config, load_weights=False)
         building += time.perf_counter() - started
-        found = size(config)
-        wrong += (found.parameters, found.frozen) != (
+        total = size(config)
+        wrong += (total.parameters, total.frozen) != (
             network.count_params(),
             sum(math.prod(weight.shape) for weight in network.non_trainable_weights),
         )

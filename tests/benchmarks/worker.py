@@ -62,8 +62,8 @@ def overhead(data: PreparedData, folder: Path, trials: int) -> list[float]:
     config = settings(trials=trials, fixed={"train.epochs": 1}, cpus_per_trial=os.cpu_count())
     create(run, config, data)
     run_search(run, config, data, address=None, show=lambda _: None, say=lambda _: None, worker=nothing())
-    known = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run)).get_trials(deepcopy=False)
-    ends = sorted(trial.datetime_complete.timestamp() for trial in known if trial.datetime_complete is not None)
+    finished = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run)).get_trials(deepcopy=False)
+    ends = sorted(trial.datetime_complete.timestamp() for trial in finished if trial.datetime_complete is not None)
     return [1000 * (later - sooner) for sooner, later in pairwise(ends)]
 
 
@@ -74,13 +74,13 @@ def memory(data: PreparedData, trials: int) -> list[float]:
     from captune.tuner.training.trial import train_trial
 
     settle(1)
-    space, random, found = settings().build_space(), Random(0), []
+    space, random, sizes = settings().build_space(), Random(0), []
     for number in range(trials):
         config = bind(replace(space.draw(random), {"train.epochs": 1}), data.manifest)
         for _ in train_trial(Job(config, number, number), data):
             pass
-        found.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20)
-    return found
+        sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20)
+    return sizes
 
 
 def main(trials: int) -> None:

@@ -10,7 +10,7 @@ import typer
 from captune.cluster.object_storage.addresses import is_url
 
 
-class Where(str):
+class Location(str):
     """A folder as a person names it: a path, or an address of object storage such as s3://bucket/folder."""
 
     @property
@@ -20,7 +20,7 @@ class Where(str):
 
 
 RunPath = Annotated[
-    Where, typer.Argument(parser=Where, metavar="RUN", help="a run that `search` made: its folder or its address")
+    Location, typer.Argument(parser=Location, metavar="RUN", help="a run that `search` made: its folder or its address")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 Address = Annotated[

@@ -11,12 +11,6 @@ from captune.tuner.command.arguments import AsJson, BundlePath, Pictures
 from captune.tuner.command.console import fail, print_json
 
 
-def add_verbs(app: typer.Typer) -> None:
-    """Adds them to the command."""
-    for verb in (evaluate, predict):
-        app.command()(verb)
-
-
 def evaluate(
     bundle: BundlePath,
     csv: Annotated[Path, typer.Argument(help="CSV with Labels")],

@@ -15,7 +15,7 @@ from captune.cluster.launch.options import Options, declarations
 from captune.cluster.launch.ray_up import RayUp, ray_up
 from captune.cluster.launch.slurm import Slurm, slurm
 from captune.tuner.api.progress import say
-from captune.tuner.command.arguments import Where
+from captune.tuner.command.arguments import AsJson, Location
 from captune.tuner.command.console import fail, print_json
 
 Server = Annotated[str, typer.Argument(help="Ray's job server, e.g. http://head:8265")]
@@ -23,16 +23,9 @@ Server = Annotated[str, typer.Argument(help="Ray's job server, e.g. http://head:
 cluster = typer.Typer(no_args_is_help=True, help="Clusters: launch files, and how the nodes are.")
 template = typer.Typer(no_args_is_help=True, help="Prints a file that starts a cluster.")
 cluster.add_typer(template, name="template")
-PASSING = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 _FILES = {"--config": "search.yaml"}  # options whose local file is sent along, and its name there
 _JOINING = ("search", "resume", "refit")
-
-
-def add_verbs(app: typer.Typer) -> None:
-    """Adds submit and cluster to the command."""
-    app.command(context_settings=PASSING)(submit)
-    app.add_typer(cluster, name="cluster")
 
 
 def submit(context: typer.Context, server: Server) -> None:
@@ -51,13 +44,13 @@ def send(server: str, arguments: list[str], parent: Any) -> str:
     from captune.cluster.jobs.submit import submit as send_job
 
     verb, *rest = arguments
-    known = parent.command.commands
-    if verb not in known or verb in ("submit", "cluster"):
+    verbs = parent.command.commands
+    if verb not in verbs or verb in ("submit", "cluster"):
         fail(f"{verb} cannot be sent to a cluster; send search, resume, refit or another verb that works on data")
-    with known[verb].make_context(verb, list(rest), parent=parent) as context:
+    with verbs[verb].make_context(verb, list(rest), parent=parent) as context:
         for name, value in context.params.items():
-            is_remote = isinstance(value, Where | Path) and f"--{name}" not in _FILES
-            if is_remote and Where(value).is_relative:
+            is_remote = isinstance(value, Location | Path) and f"--{name}" not in _FILES
+            if is_remote and Location(value).is_relative:
                 fail(f"{value} is relative, and the job has a working folder of its own; name it from / on")
     return send_job(server, arguments, files=_FILES, joins=verb in _JOINING, say=say)
 
@@ -83,7 +76,7 @@ def follow_job(server: str, job: str) -> None:
 @cluster.command()
 def status(
     address: Annotated[str, typer.Option(help="a running Ray cluster: auto or host:port")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON document on stdout")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Nodes, what is taken of them, trials, and memory."""
     from captune.cluster.nodes.inspection import how_nodes_are

@@ -6,18 +6,10 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from captune.errors import Error
 from captune.tuner.api.progress import say
 
 if TYPE_CHECKING:
     from typer.exceptions import TyperException
-
-
-def exit_status(error: Exception) -> int | None:
-    """2 for what a person has to mend, 1 for work that failed, None for a bug."""
-    if isinstance(error, Error):
-        return error.exit_status
-    return 1 if isinstance(error, OSError) else None  # a full disk, a folder that may not be written
 
 
 def print_table(content: Any) -> None:

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from captune.errors import ArgumentError, Error
+from captune.errors import ArgumentError, Error, WorkError
 from captune.tuner.command import classify, cluster, prepare, search, spaces, trials, winner
-from captune.tuner.command.console import exit_status, fail, fail_usage
+from captune.tuner.command.console import fail, fail_usage
+from captune.tuner.command.options import settings_verb
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,11 +27,10 @@ def main() -> None:
         fail_usage(error)
     except ArgumentError as error:
         fail(f"--{error.argument.replace('_', '-')}: {error.reason}")
-    except (Error, OSError) as error:
-        status = exit_status(error)
-        if status is None:
-            raise  # a bug: its traceback is what helps
-        fail(str(error), status=status)
+    except Error as error:
+        fail(str(error), error.exit_status)
+    except OSError as error:  # a full disk, a folder that may not be written
+        fail(str(error), WorkError.exit_status)
     raise SystemExit(status)
 
 
@@ -48,5 +48,23 @@ def root(
         raise typer.Exit(2)
 
 
-for module in (prepare, spaces, search, trials, winner, classify, cluster):
-    module.add_verbs(app)
+# In the order of the help.
+app.command()(prepare.demo)
+app.command()(prepare.prepare)
+settings_verb(app, only=("preset", "budget", "measure", "storage"))(spaces.size)
+settings_verb(app, only=("preset",))(spaces.space)
+app.command()(spaces.explain)
+settings_verb(app)(search.search)
+settings_verb(app, only=("trials", "time_limit"))(search.resume)
+for verb in (
+    trials.trials,
+    trials.show,
+    winner.replay,
+    winner.refit,
+    winner.export,
+    classify.evaluate,
+    classify.predict,
+):
+    app.command()(verb)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(cluster.submit)
+app.add_typer(cluster.cluster, name="cluster")

@@ -52,14 +52,14 @@ def _with_options(verb: Callable[..., None], only: Collection[str] | None) -> Ca
     from captune.tuner.space.config import search_settings
 
     settings = {setting.name.replace(".", "_"): setting for setting in search_settings().values() if setting.listed}
-    chosen = {key: setting for key, setting in settings.items() if only is None or setting.name in only}
+    settings = {key: setting for key, setting in settings.items() if only is None or setting.name in only}
 
-    def call(**values: Any) -> None:
-        given = {setting.name: values.pop(key) for key, setting in chosen.items()}
-        verb(**values, settings={name: value for name, value in given.items() if value is not None})
+    def call(**arguments: Any) -> None:
+        values = {setting.name: arguments.pop(key) for key, setting in settings.items()}
+        verb(**arguments, settings={name: value for name, value in values.items() if value is not None})
 
     own = [p for p in inspect.signature(verb, eval_str=True).parameters.values() if p.name != "settings"]
-    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own] + [_parameter(*item) for item in chosen.items()]
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own] + [_parameter(*item) for item in settings.items()]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call

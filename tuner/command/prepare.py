@@ -7,14 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from captune.tuner.command.arguments import Where
+from captune.tuner.command.arguments import Location
 from captune.tuner.command.console import fail
-
-
-def add_verbs(app: typer.Typer) -> None:
-    """Adds them to the command."""
-    for verb in (demo, prepare):
-        app.command()(verb)
 
 
 def demo(out: Annotated[Path, typer.Option(help="folder to make")] = Path("captune-demo")) -> None:
@@ -28,8 +22,10 @@ def prepare(
     csv: Annotated[Path, typer.Argument(help="CSV (ImageID,Labels,Caption), or COCO annotations with --format coco")],
     images: Annotated[Path | None, typer.Argument(help="folder of the pictures; leave out for captions alone")] = None,
     out: Annotated[
-        Where,
-        typer.Option(parser=Where, metavar="DATA", help="folder of the prepared data set, or an address: s3://, gs://"),
+        Location,
+        typer.Option(
+            parser=Location, metavar="DATA", help="folder of the prepared data set, or an address: s3://, gs://"
+        ),
     ] = ...,  # type: ignore[assignment]
     format: Annotated[Literal["kaggle", "coco"], typer.Option(help="of the input")] = "kaggle",  # noqa: A002
     side: Annotated[int, typer.Option(help="pixels a side that pictures are decoded to, 8 to 1024")] = 224,

@@ -9,37 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from captune.tuner.api.progress import say
-from captune.tuner.command.arguments import Address, RunPath, Where
+from captune.tuner.command.arguments import Address, Location, RunPath
 from captune.tuner.command.cluster import follow_job, is_server, send
 from captune.tuner.command.console import fail
-from captune.tuner.command.options import settings_verb
 
 if TYPE_CHECKING:
     from captune.tuner.api.runs import Run
-
-
-def add_verbs(app: typer.Typer) -> None:
-    """Adds them to the command."""
-    settings_verb(app)(search)
-    settings_verb(app, only=("trials", "time_limit"))(resume)
 
 
 def search(
     context: typer.Context,
     settings: dict[str, Any],
     data: Annotated[
-        Where,
-        typer.Argument(parser=Where, metavar="DATA", help="a data set that `prepare` made: its folder or its address"),
+        Location,
+        typer.Argument(
+            parser=Location, metavar="DATA", help="a data set that `prepare` made: its folder or its address"
+        ),
     ],
     run: Annotated[
-        Where,
-        typer.Option(parser=Where, metavar="RUN", help="folder or address of the run; nothing may be there yet"),
+        Location,
+        typer.Option(parser=Location, metavar="RUN", help="folder or address of the run; nothing may be there yet"),
     ] = ...,  # type: ignore[assignment]
     config: Annotated[Path | None, typer.Option(help="search.yaml; `captune space` prints one")] = None,
     address: Address = None,
     warm_start: Annotated[
-        Where | None,
-        typer.Option(parser=Where, metavar="RUN", help="a run of the same space and data to learn from first"),
+        Location | None,
+        typer.Option(parser=Location, metavar="RUN", help="a run of the same space and data to learn from first"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, start nothing")] = False,
 ) -> None:

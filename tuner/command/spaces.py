@@ -10,14 +10,6 @@ import typer
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import AsJson
 from captune.tuner.command.console import fail, print_json
-from captune.tuner.command.options import settings_verb
-
-
-def add_verbs(app: typer.Typer) -> None:
-    """Adds them to the command."""
-    settings_verb(app, only=("preset", "budget", "measure", "storage"))(size)
-    settings_verb(app, only=("preset",))(space)
-    app.command()(explain)
 
 
 def size(
@@ -32,22 +24,12 @@ def size(
         fail("--preset and --config exclude each other; a config file may name its preset")
     report = size_of(config=config, **settings)
     if as_json:
-        size = report.size
+        size, budget = report.size, report.budget
+        counts = ("parameters", "trainable", "frozen", "weights_bytes", "bundle_bytes", "storage")
         print_json(
-            {
-                "parameters": size.parameters,
-                "trainable": size.trainable,
-                "frozen": size.frozen,
-                "weights_bytes": size.weights_bytes,
-                "bundle_bytes": size.bundle_bytes,
-                "storage": size.storage,
-                "budget_bytes": report.budget.limit,
-                "measure": report.budget.measure,
-                "margin_bytes": report.margin_bytes,
-                "fits": report.fits,
-                "would_fit": list(report.would_fit),
-                "parts": size.parts,
-            }
+            {name: getattr(size, name) for name in counts}
+            | {"budget_bytes": budget.limit, "measure": budget.measure, "margin_bytes": report.margin_bytes}
+            | {"fits": report.fits, "would_fit": list(report.would_fit), "parts": size.parts}
         )
     else:
         print(report)

@@ -11,12 +11,6 @@ from captune.tuner.command.arguments import AsJson, RunPath
 from captune.tuner.command.console import fail, print_json, print_table
 
 
-def add_verbs(app: typer.Typer) -> None:
-    """Adds them to the command."""
-    for verb in (trials, show):
-        app.command()(verb)
-
-
 def trials(
     run: RunPath,
     format: Annotated[  # noqa: A002
@@ -33,11 +27,11 @@ def trials(
     from captune.tuner.api.runs import Run
 
     records = Run(run).records(frontier=frontier)
-    chosen = [name.strip() for name in columns.split(",")] if columns else None
+    names = [name.strip() for name in columns.split(",")] if columns else None
     if format == "table":
-        print_table(table.terminal(records, columns=chosen, sort=sort, where=where, limit=limit))
+        print_table(table.terminal(records, columns=names, sort=sort, where=where, limit=limit))
         return
-    content = table.render(records, format, columns=chosen, sort=sort, where=where, limit=limit)
+    content = table.render(records, format, columns=names, sort=sort, where=where, limit=limit)
     if format == "parquet" and sys.stdout.isatty():
         fail("Parquet is not for a terminal; send it to a file: captune trials RUN --format parquet > trials.parquet")
     sys.stdout.buffer.write(content)

@@ -14,12 +14,6 @@ from captune.tuner.command.cluster import follow_job, is_server, send
 from captune.tuner.command.console import print_json
 
 
-def add_verbs(app: typer.Typer) -> None:
-    """Adds them to the command."""
-    for verb in (replay, refit, export):
-        app.command()(verb)
-
-
 def replay(
     run: RunPath,
     trial: Annotated[int, typer.Argument(help="its number")],
@@ -31,18 +25,13 @@ def replay(
     from captune.tuner.api.runs import Run
 
     replayed = Run(run).replay(trial, force=force)
-    rows = [
-        {"epoch": epoch.epoch, "old": epoch.old, "new": epoch.new, "difference": epoch.difference}
-        for epoch in replayed.epochs
-    ]
+    fields = ("epoch", "old", "new", "difference")
+    rows = [{name: getattr(epoch, name) for name in fields} for epoch in replayed.epochs]
     if as_json:
-        whole = {
-            "trial": replayed.trial,
-            "epochs": rows,
-            "largest_difference": replayed.largest_difference,
-            "differences": list(replayed.differences),
-        }
-        print_json(without_nan(whole))
+        largest, differences = replayed.largest_difference, list(replayed.differences)
+        print_json(
+            without_nan({"trial": trial, "epochs": rows, "largest_difference": largest, "differences": differences})
+        )
         return
     for row in rows:
         print("epoch {epoch}: mean F1 {old:.6f}, again {new:.6f}, difference {difference:.1e}".format(**row))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import count
-from typing import Any
 
 import optuna
 
 from captune.model.metrics import Epoch
-from captune.results.attributes import epoch_attribute
+from captune.results.attributes import TrialAttributes, epoch_attribute, epochs_of, origin_of
 from captune.tuner.decisions.fates import Course
 from captune.tuner.decisions.gate import Admitted
 
@@ -19,7 +17,7 @@ from captune.tuner.decisions.gate import Admitted
 class Attempt:
     """One attempt, with its trial in the study.
 
-    gpus: that it was given. started: second of the clock. stopped_at: see Course.
+    gpus: that it runs on. started: second of the clock. stopped_at: see Course.
     """
 
     study: optuna.Study
@@ -49,31 +47,30 @@ class Attempt:
     @property
     def course(self) -> Course:
         """How far it has come."""
-        tries = self.trial.user_attrs.get("tries", 1)
+        tries = TrialAttributes.of(self.trial).tries or 1
         return Course(self.last, self.best, self.gpus, tries, self.stopped_at, self.overdue)
 
-    def keep(self, epoch: Epoch, order: int) -> None:
+    def write(self, epoch: Epoch, order: int) -> None:
         """Writes a report. order: its place among all of the run."""
         self.last = epoch
-        self._write(*epoch_attribute(epoch, order), epoch.epoch, epoch.mean_f1)
+        self._write(epoch, order)
 
     def take_over(self, before: float = math.inf) -> None:
         """Writes the reports of earlier attempts of the trial, of epochs before `before`, as its own."""
-        for epoch, report in reports_of(self.study, self.origin).items():
-            if epoch < before:
-                self._write(f"epoch:{epoch}", report, epoch, report.get("mean_f1", math.nan))
+        for epoch, order in reports_of(self.study, self.origin).items():
+            if epoch.epoch < before:
+                self._write(epoch, order)
 
-    def _write(self, name: str, report: dict[str, Any], epoch: int, score: float) -> None:
-        self.trial.set_user_attr(name, report)
-        if math.isfinite(score):
+    def _write(self, epoch: Epoch, order: int) -> None:
+        self.trial.set_user_attr(*epoch_attribute(epoch, order))
+        if math.isfinite(epoch.mean_f1):
             if len(self.study.directions) == 1:  # Optuna takes no intermediate values of several objectives
-                self.trial.report(score, epoch)
-            self.best = max(self.best or 0.0, score)
+                self.trial.report(epoch.mean_f1, epoch.epoch)
+            self.best = max(self.best or 0.0, epoch.mean_f1)
 
 
-def reports_of(study: optuna.Study, origin: int) -> dict[int, dict[str, Any]]:
-    """Reports of all attempts of a trial by epoch, as far as none is missing. origin: number of the first attempt."""
-    attempts = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("replaces", t.number) == origin]
-    attributes = {name: value for trial in attempts for name, value in trial.user_attrs.items()}
-    last = next(epoch for epoch in count(0) if f"epoch:{epoch + 1}" not in attributes)
-    return {epoch: attributes[f"epoch:{epoch}"] for epoch in range(1, last + 1)}
+def reports_of(study: optuna.Study, origin: int) -> dict[Epoch, int]:
+    """Reports of all attempts of a trial, as far as none is missing, see `epochs_of`. origin: of the first attempt."""
+    attempts = (trial for trial in study.get_trials(deepcopy=False) if origin_of(trial) == origin)
+    reports = epochs_of({name: value for trial in attempts for name, value in trial.user_attrs.items()})
+    return {epoch: order for place, (epoch, order) in enumerate(reports.items(), 1) if epoch.epoch == place}

@@ -17,7 +17,7 @@ from captune.cluster.nodes.health import NodeHealth
 from captune.cluster.nodes.resources import Room
 from captune.errors import Error, WorkError
 from captune.model.size import show_bytes
-from captune.results.attributes import SCORED
+from captune.results.attributes import SCORED, TrialAttributes
 from captune.results.records import Record
 from captune.tuner.decisions.attempts import Attempt, reports_of
 from captune.tuner.decisions.fates import Streak, TrialLimits, Verdict, judge
@@ -52,15 +52,6 @@ class Ended:
     score: float | None
 
 
-@dataclass(frozen=True)
-class TightMemory:
-    """A configuration ran out of memory in its share of a GPU: what is as large needs more, too."""
-
-    weights_bytes: int
-    batch_size: int
-    gpus: float
-
-
 @dataclass
 class Director:
     """Decides for one search.
@@ -73,7 +64,7 @@ class Director:
         trials: feasible trials wanted, those that the study already holds included; None for no limit.
         records: of earlier searches of the run.
         threads: of each worker, for the record: sums of floats depend on them.
-        gpus: that a trial is given.
+        gpus: of a trial.
         room: how many trials may run at once, and on how many nodes; it may change while the search runs.
     """
 
@@ -97,7 +88,7 @@ class Director:
         self._reports = sum(record.epochs for record in self.records)
         self._streak = Streak(scored=self.best is not None)
         self._health = NodeHealth()
-        self._tight: list[TightMemory] = []
+        self._short_of_memory: list[Attempt] = []  # in their share of a GPU: what is as large needs more, too
         self._most_at_once = 1
         self._given_up = 0  # lost too often: counted as trials wanted, since a search must end
 
@@ -142,12 +133,12 @@ class Director:
 
     def _assign(self, key: str, admitted: Admitted, now: float) -> Assignment:
         trial, origin = admitted.trial, admitted.origin
-        trial.set_user_attr("threads", self.threads)
+        TrialAttributes(threads=self.threads).write(trial)
         gpus = self._gpus_for(admitted)
         earlier = reports_of(self.study, origin) if origin != trial.number else {}
         self.running[key] = Attempt(self.study, admitted, gpus, now)
         self._most_at_once = max(self._most_at_once, len(self.running))
-        best = max((report.get("mean_f1", -math.inf) for report in earlier.values()), default=-math.inf)
+        best = max((epoch.mean_f1 for epoch in earlier if is_finite(epoch.mean_f1)), default=-math.inf)
         job = Job(admitted.config, admitted.seed, origin, best, len(earlier))
         return Assignment(job, gpus, self._health.resting(now))
 
@@ -156,8 +147,12 @@ class Director:
         if not 0 < self.gpus < 1:
             return self.gpus
         size, batch = admitted.size.weights_bytes, admitted.config.train.batch_size
-        wider = [2 * t.gpus for t in self._tight if size >= t.weights_bytes and batch >= t.batch_size]
-        return min(1.0, max(self.gpus, admitted.trial.user_attrs.get("gpus", self.gpus), *wider))
+        wider = [
+            2 * short.gpus
+            for short in self._short_of_memory
+            if size >= short.admitted.size.weights_bytes and batch >= short.admitted.config.train.batch_size
+        ]
+        return min(1.0, max(self.gpus, TrialAttributes.of(admitted.trial).gpus or 0.0, *wider))
 
     def report(self, key: str, report: Report) -> bool:
         """Writes a report down, and says whether its trial goes on. The same report again hears the same."""
@@ -169,13 +164,13 @@ class Director:
         if attempt.last is not None and attempt.last.epoch >= epoch.epoch:
             return goes_on
         if attempt.last is None:
-            attempt.trial.set_user_attr("node", report.worker.node)
+            TrialAttributes(node=report.worker.node).write(attempt.trial)
             if epoch.epoch > 1:  # else there is nothing to look for among all trials
                 attempt.take_over(before=epoch.epoch)
         self._health.well(report.worker.node_id)
         self.complaint = report.complaint
         self._reports += 1
-        attempt.keep(epoch, self._reports)
+        attempt.write(epoch, self._reports)
         if attempt.best is not None:
             self.best = max(self.best or 0.0, attempt.best)
         self._streak = self._streak.epoch(scored=attempt.best is not None)
@@ -199,8 +194,7 @@ class Director:
             if len(self._health.resting(now)) >= self.room.nodes:
                 self.fault = SearchError(f"no node can run trials: {end.reason}")
         if isinstance(end, Failed) and verdict.again is not None:
-            admitted = attempt.admitted
-            self._tight.append(TightMemory(admitted.size.weights_bytes, admitted.config.train.batch_size, attempt.gpus))
+            self._short_of_memory.append(attempt)
         if verdict.again is None and isinstance(end, NodeBroken | WorkerDied) and verdict.fate == "lost":
             self._given_up += 1
         return self._settle(key, verdict)
@@ -214,7 +208,7 @@ class Director:
             self.gate.tell(trial, verdict.fate, best=attempt.best, reason=verdict.reason)
         if verdict.again is not None:
             frozen = self.study.get_trials(deepcopy=False)[trial.number]
-            enqueue_again(self.study, frozen, tries=verdict.again.tries, gpus=verdict.again.gpus)
+            enqueue_again(self.study, frozen, verdict.again)
         score = attempt.best if verdict.fate in SCORED else None
         return Ended(trial.number, attempt.origin, verdict, score)
 

@@ -57,7 +57,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Again:
-    """A trial is to be handed out once more. gpus: None for as many as before."""
+    """A trial is to be handed out once more. tries: attempts, that one included. gpus: None for as many as before."""
 
     tries: int
     gpus: float | None = None

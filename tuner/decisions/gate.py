@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from captune.model.config import TrialConfig, complaint, flatten, unflatten
 from captune.model.size import Size, refusal, show_bytes
-from captune.results.attributes import VOID, Fate
+from captune.results.attributes import Fate, TrialAttributes, TrialSize, origin_of
 from captune.tuner.decisions.sampler import tpe
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
 
@@ -60,25 +60,20 @@ class Gate:
         self._study = study
         self._feasible = feasible
         self._seed = seed
-        known = study.get_trials(deepcopy=False)
-        self._evenly = optuna.samplers.RandomSampler(seed=seed + len(known))
-        self._learned = tpe(seed + len(known))
+        trials = study.get_trials(deepcopy=False)
+        self._evenly = optuna.samplers.RandomSampler(seed=seed + len(trials))
+        self._learned = tpe(seed + len(trials))
+        attributes = [TrialAttributes.of(trial) for trial in trials]
         # What has a seed was admitted; a draw that was cut off before it had one is to be drawn again.
         self._admitted = {
-            _key(unflatten(t.user_attrs["config"]))
-            for t in known
-            if "seed" in t.user_attrs and VOID not in t.user_attrs
+            _key(unflatten(a.config)) for a in attributes if a.config and a.seed is not None and a.void is None
         }
         # What an earlier run found out spares the even draws.
-        self._evenly_left = (
-            STARTUP
-            - len(self._admitted)
-            - sum(
-                VOID in t.user_attrs and (t.state == TrialState.COMPLETE or bool(t.intermediate_values)) for t in known
-            )
-        )
+        scored = (t.state == TrialState.COMPLETE or bool(t.intermediate_values) for t in trials)
+        warm = sum(a.void is not None and has_score for a, has_score in zip(attributes, scored, strict=True))
+        self._evenly_left = STARTUP - len(self._admitted) - warm
         self.used_up = False
-        self.fates: Counter[str] = Counter(t.user_attrs["fate"] for t in known if "fate" in t.user_attrs)
+        self.fates: Counter[str] = Counter(a.fate for a in attributes if a.fate is not None)
 
     def admit(self) -> Admitted:
         """Asks until a configuration fits.
@@ -102,13 +97,14 @@ class Gate:
                 trial.set_constraint("impossible", 1.0)
                 self.set_aside(trial, f"impossible: {complaint(error)}", TrialState.PRUNED)
                 continue
-            found = self._describe(trial, config)
-            why = refusal(found, self._feasible.budget)
+            size = self._describe(trial, config)
+            why = refusal(size, self._feasible.budget)
             if why is not None:
                 refusals += 1
                 self.tell(trial, "over_budget", reason=why)
                 continue
-            if _key(config) in self._admitted and "replaces" not in trial.user_attrs:
+            origin = origin_of(trial)
+            if _key(config) in self._admitted and origin == trial.number:
                 repeats += 1
                 self.set_aside(trial, "repeats an earlier trial")
                 if repeats == MAX_REPEATS:
@@ -117,10 +113,9 @@ class Gate:
                 continue
             self._admitted.add(_key(config))
             self._evenly_left -= 1
-            origin = trial.user_attrs.get("replaces", trial.number)
             seed = (self._seed * _TRIAL_SEED_STRIDE + origin) % 2**31
-            trial.set_user_attr("seed", seed)  # last: what has a seed was admitted
-            return Admitted(trial, config, found, origin, seed)
+            TrialAttributes(seed=seed).write(trial)  # last: what has a seed was admitted
+            return Admitted(trial, config, size, origin, seed)
         if repeats:  # something does fit, and it is known
             self.used_up = True
             raise UsedUp
@@ -137,9 +132,7 @@ class Gate:
             best: its best score; needed for `complete`.
             reason: one line, None where the fate says all.
         """
-        if reason is not None:
-            trial.set_user_attr("reason", reason)
-        trial.set_user_attr("fate", fate)
+        TrialAttributes(reason=reason, fate=fate).write(trial)
         self.fates[fate] += 1
         self.finish(trial, fate, best=best)
 
@@ -149,9 +142,10 @@ class Gate:
             # Optuna ranks what was pruned by how far it came: it would take a late divergence for a good sign.
             trial.set_constraint("diverged", 1.0)
         if fate == "complete":
-            assert best is not None
-            margin = trial.user_attrs["size"]["margin_bytes"]
-            self._study.tell(trial, [best, self._feasible.budget.limit - margin][: len(self._study.directions)])
+            size = TrialAttributes.of(trial).size
+            assert best is not None and size is not None
+            count = self._feasible.budget.limit - size.margin_bytes
+            self._study.tell(trial, [best, count][: len(self._study.directions)])
         elif fate in ("failed", "lost") or (fate == "stopped" and best is None):
             self._study.tell(trial, state=TrialState.FAIL)
         else:
@@ -159,25 +153,17 @@ class Gate:
             self._study.tell(trial, state=TrialState.PRUNED)
 
     def _describe(self, trial: optuna.Trial, config: TrialConfig) -> Size:
-        found, budget = self._feasible.size_of(config), self._feasible.budget
-        count = budget.bytes_of(found)
-        trial.set_user_attr("config", flatten(config))
-        # One attribute: each costs the journal a write to disk.
-        trial.set_user_attr(
-            "size",
-            {
-                "weights_bytes": found.weights_bytes,
-                "bundle_bytes": found.bundle_bytes,
-                "margin_bytes": budget.limit - count,
-            },
-        )
+        size, budget = self._feasible.size_of(config), self._feasible.budget
+        count = budget.bytes_of(size)
+        sizes = TrialSize(size.weights_bytes, size.bundle_bytes, budget.limit - count)
+        TrialAttributes(config=flatten(config), size=sizes).write(trial)
         # Relative, so that the sampler ranks refusals by how far they are over.
         trial.set_constraint("bytes", count / budget.limit - 1)
-        return found
+        return size
 
     def set_aside(self, trial: optuna.Trial, reason: str, state: TrialState = TrialState.FAIL) -> None:
         """Ends a draw that is no configuration to run, and so no trial in any table."""
-        trial.set_user_attr(VOID, reason)
+        TrialAttributes(void=reason).write(trial)
         self._study.tell(trial, state=state)
 
 

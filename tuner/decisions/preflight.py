@@ -60,12 +60,12 @@ def inspect(config: SearchConfig, feasible: FeasibleSpace) -> Preflight:
     for _ in range(DRAWS):
         with suppress(ValidationError):  # values that are impossible together
             drawn.append(feasible.size_of(feasible.bind(feasible.space.draw(random))))
-    least = feasible.smallest()
+    least = feasible.smallest
     assert least is not None  # checked before
     smallest = feasible.size_of(least)
     everywhere = [*drawn, smallest, *(size for _, size in first)]
-    fitting = [found for found in everywhere if feasible.budget.holds(found)]
-    network = max(found.bundle_bytes for found in fitting)
+    fitting = [size for size in everywhere if feasible.budget.holds(size)]
+    network = max(size.bundle_bytes for size in fitting)
     return Preflight(
         budget=feasible.budget,
         possible=len(drawn),
@@ -75,7 +75,7 @@ def inspect(config: SearchConfig, feasible: FeasibleSpace) -> Preflight:
         fixed={
             part: count
             for part, count in smallest.parts.items()
-            if all(found.parts.get(part) == count for found in everywhere)
+            if all(size.parts.get(part) == count for size in everywhere)
         },
         never=feasible.never(),
         first=first,
@@ -103,39 +103,39 @@ def _first(config: SearchConfig, feasible: FeasibleSpace) -> list[tuple[TrialCon
     return first
 
 
-def _checkpoint_bytes(found: Size) -> int:
+def _checkpoint_bytes(size: Size) -> int:
     """Float32 weights, and what the optimizer and averaging keep of each that is trained: three more at most."""
-    return 4 * (found.parameters + 3 * found.trainable)
+    return 4 * (size.parameters + 3 * size.trainable)
 
 
-def lines(found: Preflight, space: Space, run: str) -> list[str]:
+def lines(preflight: Preflight, space: Space, run: str) -> list[str]:
     """The same for people.
 
     Args:
         space: what was drawn from, for the names of its dimensions.
         run: path or address where the run would be written.
     """
-    fixed = ", ".join(f"{part} {show_bytes(count)}" for part, count in found.fixed.items()) or "nothing"
-    told = [
-        f"budget     {found.budget}",
-        f"fits       {found.share:.1%} of {DRAWS} draws"
-        + (f"; {DRAWS - found.possible} of them are impossible together" if found.possible < DRAWS else ""),
-        f"sizes      smallest {show_bytes(found.budget.bytes_of(found.least))}, "
-        f"median {show_bytes(int(statistics.median(found.sizes)))}, largest {show_bytes(found.sizes[-1])}",
+    fixed = ", ".join(f"{part} {show_bytes(count)}" for part, count in preflight.fixed.items()) or "nothing"
+    report = [
+        f"budget     {preflight.budget}",
+        f"fits       {preflight.share:.1%} of {DRAWS} draws"
+        + (f"; {DRAWS - preflight.possible} of them are impossible together" if preflight.possible < DRAWS else ""),
+        f"sizes      smallest {show_bytes(preflight.budget.bytes_of(preflight.least))}, "
+        f"median {show_bytes(int(statistics.median(preflight.sizes)))}, largest {show_bytes(preflight.sizes[-1])}",
         f"fixed      {fixed}",
     ]
-    told += [f"never fits {name}: {', '.join(map(str, options))}" for name, options in found.never.items()]
-    if found.preset_refusal is not None:
-        told.append(f"preset     is refused: {found.preset_refusal}")
+    report += [f"never fits {name}: {', '.join(map(str, options))}" for name, options in preflight.never.items()]
+    if preflight.preset_refusal is not None:
+        report.append(f"preset     is refused: {preflight.preset_refusal}")
     room = "" if is_url(run) else f"; {show_bytes(shutil.disk_usage(_existing(Path(run))).free)} free"
-    told.append(
-        f"disk       at most {show_bytes(found.checkpoint)} for each trial that runs and {show_bytes(found.network)} "
-        f"for each of the {found.keep} best{room}"
+    report.append(
+        f"disk       at most {show_bytes(preflight.checkpoint)} for each trial that runs "
+        f"and {show_bytes(preflight.network)} for each of the {preflight.keep} best{room}"
     )
-    for place, (config, size) in enumerate(found.first, 1):
+    for place, (config, size) in enumerate(preflight.first, 1):
         values = ", ".join(f"{name} {_short(value)}" for name, value in space.parameters(config).items())
-        told.append(f"{f'runs {place}.':10} {show_bytes(found.budget.bytes_of(size))}: {values or 'the preset'}")
-    return told
+        report.append(f"{f'runs {place}.':10} {show_bytes(preflight.budget.bytes_of(size))}: {values or 'the preset'}")
+    return report
 
 
 def _existing(folder: Path) -> Path:

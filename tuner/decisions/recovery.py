@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import TrialState
 
-from captune.results.attributes import VOID
+from captune.results.attributes import TrialAttributes, origin_of
 from captune.results.optuna_private import enqueued_parameters, reopened
 from captune.results.records import Record
-from captune.tuner.decisions.fates import halving_reason
+from captune.tuner.decisions.fates import Again, halving_reason
 from captune.tuner.decisions.gate import Gate
 from captune.tuner.decisions.halving import Rungs
 
@@ -26,22 +26,21 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
     """
     scores = {record.number: record.mean_f1 for record in records}
     for half in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        trial, attributes = reopened(study, half), half.user_attrs
-        if VOID in attributes:
-            gate.set_aside(trial, attributes[VOID])
-        elif "fate" in attributes:
-            gate.finish(trial, attributes["fate"], best=scores[half.number])
-    known = study.get_trials(deepcopy=False)
+        trial, attributes = reopened(study, half), TrialAttributes.of(half)
+        if attributes.void is not None:
+            gate.set_aside(trial, attributes.void)
+        elif attributes.fate is not None:
+            gate.finish(trial, attributes.fate, best=scores[half.number])
+    trials = study.get_trials(deepcopy=False)
     for record in records:
         if record.fate != "running":
             continue
-        frozen = known[record.number]
+        frozen = trials[record.number]
         trial = reopened(study, frozen)
         last = record.curve[-1] if record.curve else None
         if len(study.directions) == 1:  # the report itself may be what was missing
-            told = frozen.intermediate_values
             for epoch in record.curve:
-                if epoch.epoch not in told and math.isfinite(epoch.mean_f1):
+                if epoch.epoch not in frozen.intermediate_values and math.isfinite(epoch.mean_f1):
                     trial.report(epoch.mean_f1, epoch.epoch)
         if record.seed is None:
             parameters = enqueued_parameters(frozen)
@@ -59,30 +58,18 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
         else:
             gate.tell(trial, "lost", reason=LOST)
     # The last that came of each trial: where that one was lost too, or waits already, no earlier one counts.
-    known = study.get_trials(deepcopy=False)
-    latest = {one.user_attrs.get("replaces", one.number): one for one in known}
+    latest = {origin_of(trial): trial for trial in study.get_trials(deepcopy=False)}
     for one in latest.values():
-        if one.user_attrs.get("fate") == "lost" or _turned_away(one):
-            enqueue_again(study, one, tries=1)
+        attributes = TrialAttributes.of(one)
+        turned_away = attributes.replaces is not None and attributes.void is not None
+        if attributes.fate == "lost" or turned_away:
+            enqueue_again(study, one, Again(tries=1))
 
 
-def _turned_away(trial: optuna.trial.FrozenTrial) -> bool:
-    return "replaces" in trial.user_attrs and VOID in trial.user_attrs
-
-
-def enqueue_again(
-    study: optuna.Study, trial: optuna.trial.FrozenTrial, *, tries: int | None = None, gpus: float | None = None
-) -> None:
-    """Hands out a trial once more, with the parameters, the seed and the checkpoint that it had.
-
-    Args:
-        tries: attempts, this one included; as many as before if None.
-        gpus: that it is to be given; what it was given before, if that was special, if None.
-    """
-    attributes = trial.user_attrs
-    origin = attributes.get("replaces", trial.number)
-    given = {"replaces": origin, "tries": attributes.get("tries", 1) if tries is None else tries}
-    if (gpus := gpus or attributes.get("gpus")) is not None:
-        given["gpus"] = gpus
+def enqueue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial, again: Again) -> None:
+    """Hands out a trial once more, with the parameters, the seed and the checkpoint that it had."""
+    origin = origin_of(trial)
+    gpus = again.gpus or TrialAttributes.of(trial).gpus
+    attributes = TrialAttributes(replaces=origin, tries=again.tries, gpus=gpus)
     # The latest attempt may have been cut off before it had its parameters.
-    study.enqueue_trial(study.get_trials(deepcopy=False)[origin].params, user_attrs=given)
+    study.enqueue_trial(study.get_trials(deepcopy=False)[origin].params, user_attrs=attributes.values())

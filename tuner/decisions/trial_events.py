@@ -18,7 +18,7 @@ from captune.tuner.training.job import Job
 class Assignment:
     """A trial to run.
 
-    gpus: that it is given, a share of one or whole ones. resting: seconds that nodes, by id, are to be left alone yet.
+    gpus: that it runs on, a share of one or whole ones. resting: seconds that nodes, by id, are to be left alone yet.
     """
 
     job: Job

@@ -6,11 +6,12 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from captune.model.size import Budget
-from captune.results.attributes import SCORED, VOID
+from captune.results.attributes import SCORED, Fate, TrialAttributes
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.space.config import SearchConfig
 
+_REFUSED: tuple[Fate, ...] = ("over_budget", "diverged")
 _SAME = ("preset", "modality", "fixed", "space", "objectives")
 
 
@@ -45,16 +46,17 @@ def take_over(study: optuna.Study, old: RunFolder, budget: Budget) -> int:
     old.read_settings()
     if not old.journal.is_file():
         return 0
-    known = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(old)).get_trials(deepcopy=False)
-    here = {trial.user_attrs[VOID] for trial in study.get_trials(deepcopy=False) if VOID in trial.user_attrs}
-    finished = [t for t in known if t.user_attrs.get("fate") in SCORED]
-    complete = [t for t in finished if t.state == TrialState.COMPLETE]
-    told = [t for t in known if t.user_attrs.get("fate") in (*SCORED, "over_budget", "diverged")]
-    names = {trial.number: f"trial {trial.number} of {old}" for trial in told}
+    trials = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(old)).get_trials(deepcopy=False)
+    attributes = {trial.number: TrialAttributes.of(trial) for trial in trials}
+    here = {TrialAttributes.of(trial).void for trial in study.get_trials(deepcopy=False)}
+    finished = [trial for trial in trials if attributes[trial.number].fate in SCORED]
+    complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
+    names = {number: f"trial {number} of {old}" for number, a in attributes.items() if a.fate in (*SCORED, *_REFUSED)}
     if complete and not here & set(names.values()):
         study.enqueue_trial(max(complete, key=lambda trial: trial.values[0]).params)
-    for trial in told:
-        if names[trial.number] in here or not trial.state.is_finished():
+    for number, name in names.items():
+        trial, size = trials[number], attributes[number].size
+        if name in here or not trial.state.is_finished() or size is None:
             continue
         copy = create_trial(
             state=trial.state,
@@ -62,12 +64,9 @@ def take_over(study: optuna.Study, old: RunFolder, budget: Budget) -> int:
             params=trial.params,
             distributions=trial.distributions,
             intermediate_values=trial.intermediate_values,
-            user_attrs={VOID: names[trial.number]},
+            user_attrs=TrialAttributes(void=name).values(),
             # Of the new budget: what was within the old one may be over it.
-            constraints={
-                **trial.constraints,
-                "bytes": trial.user_attrs["size"][f"{budget.measure}_bytes"] / budget.limit - 1,
-            },
+            constraints={**trial.constraints, "bytes": budget.bytes_of(size) / budget.limit - 1},
         )
         study.add_trial(copy)
     return len(finished)

@@ -35,7 +35,13 @@ ASSIGNMENT, MESSAGE = "assignment", "message"
 """Keys of the one value in what Ray Tune carries to a worker, and from it."""
 
 
-class Adapter(FIFOScheduler):
+class _NotSaved:
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles what it is given to restore it one day, and we never restore from Ray."""
+        return {}
+
+
+class Adapter(_NotSaved, FIFOScheduler):
     """Ray Tune's scheduler, told of all that happens to trials; `searcher` and `stopper` are its other two faces.
 
     Args:
@@ -71,7 +77,7 @@ class Adapter(FIFOScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Has Ray forget the trials that ended, and remembers the others, the way to their workers."""
         forget_ended(tune_controller)
-        self._trials = {known.trial_id: known for known in tune_controller.get_trials()}
+        self._trials = {other.trial_id: other for other in tune_controller.get_trials()}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """An epoch that is not the last."""
@@ -119,17 +125,13 @@ class Adapter(FIFOScheduler):
             for trial_id, attempt in self._director.running.items()
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray pickles what it is given to restore it one day, and we never restore from Ray."""
-        return {}
-
     def close(self, reason: str, *, resumable: bool) -> None:
         """See `Director.close`."""
         for ended in self._director.close(reason, resumable=resumable):
             self._follow(ended)
 
 
-class _Searcher(Searcher):
+class _Searcher(_NotSaved, Searcher):
     def __init__(self, adapter: Adapter) -> None:
         super().__init__()
         self._adapter = adapter
@@ -147,12 +149,8 @@ class _Searcher(Searcher):
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the study is the state, Ray's copy would only be a second truth."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing, for the same reason."""
-        return {}
 
-
-class _Stopper(Stopper):
+class _Stopper(_NotSaved, Stopper):
     def __init__(self, over: Callable[[], bool]) -> None:
         self._over = over
 
@@ -163,10 +161,6 @@ class _Stopper(Stopper):
     def stop_all(self) -> bool:
         """Whether the run is over."""
         return self._over()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray pickles what it is given to restore it one day, and we never restore from Ray."""
-        return {}
 
 
 def end_of_worker(error: Exception | None) -> End:

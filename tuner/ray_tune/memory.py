@@ -36,13 +36,12 @@ def measured_share(
     Raises:
         ResourceError: there is no GPU whose memory can be measured, or the configuration does not fit on it.
     """
-    chosen = largest(config, feasible)
+    trial = largest(config, feasible)
     if not any(node.gpus >= 1 for node in nodes):
         raise ResourceError("--gpus-per-trial auto: no node has a GPU; leave it out, or give a number")
     say("measuring the memory of the largest configuration on one GPU")
     try:
-        asked = flatten(chosen), data, config.backend
-        peak, total = run_on_node(measure, *asked, request=Request(1, 1), say=say)
+        peak, total = run_on_node(measure, flatten(trial), data, config.backend, request=Request(1, 1), say=say)
     except Exception as error:
         reason = " ".join(str(error).split())[-300:]
         raise ResourceError(f"--gpus-per-trial auto: {reason}; give a number instead") from None
@@ -61,14 +60,14 @@ def largest(config: SearchConfig, feasible: FeasibleSpace) -> TrialConfig:
     bytes; with the largest batch of all.
     """
     random = Random(config.seed)
-    least = feasible.smallest()  # where the budget is tight it may be all that fits
-    found = [feasible.bind(feasible.space.base), *([] if least is None else [least])]
+    least = feasible.smallest  # where the budget is tight it may be all that fits
+    configs = [feasible.bind(feasible.space.base), *([] if least is None else [least])]
     for _ in range(_DRAWS):
         with suppress(ValidationError):  # values that are impossible together
-            found.append(feasible.bind(feasible.space.draw(random)))
-    fitting = [known for known in found if feasible.budget.holds(feasible.size_of(known))]
-    batch = max(known.train.batch_size for known in fitting)
-    widest = max(fitting, key=lambda known: (_side(known), feasible.size_of(known).weights_bytes))
+            configs.append(feasible.bind(feasible.space.draw(random)))
+    fitting = [c for c in configs if feasible.budget.holds(feasible.size_of(c))]
+    batch = max(c.train.batch_size for c in fitting)
+    widest = max(fitting, key=lambda c: (_side(c), feasible.size_of(c).weights_bytes))
     return replace(widest, {"train.batch_size": batch})
 
 

@@ -6,7 +6,6 @@ tests/test_private_ray_tune.py names every attribute that is met here.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,8 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.progress_reporter import ProgressReporter, TrialProgressCallback
+
+from captune.tuner.training.runtime import environment
 
 # Read by Ray Tune when a run begins.
 _ENVIRONMENT = {
@@ -68,37 +69,31 @@ def mended_tune() -> Iterator[None]:
     the memory monitor has killed: here that ends its trial. And it keeps every worker for the next trial: here not one
     that says in its last result that it is `worn`.
     """
-    answer, keep = RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    task_failed, cache_actor = RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor
     log = logging.getLogger("ray.tune")
     level = log.level
 
-    def answered(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
-        known = isinstance(exception, RayActorError | RayTaskError) or not isinstance(exception, RayError)
-        answer(self, tracked_actor_task, exception if known else WorkerError(exception))
+    def end_trial(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        ends_run = isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError)
+        task_failed(self, tracked_actor_task, WorkerError(exception) if ends_run else exception)
 
-    def kept(self: TuneController, trial: Any) -> bool:
-        return not trial.last_result.get("worn") and bool(keep(self, trial))
+    def cache_unless_worn(self: TuneController, trial: Any) -> bool:
+        return not trial.last_result.get("worn") and bool(cache_actor(self, trial))
 
-    RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor = answered, kept
-    os.environ |= _ENVIRONMENT
+    RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor = end_trial, cache_unless_worn
     log.setLevel(logging.CRITICAL)  # it would list trials that did not end well: each is in the table, with its reason
     try:
-        yield
+        with environment(_ENVIRONMENT):
+            yield
     finally:
-        RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor = answer, keep
+        RayActorManager._actor_task_failed, TuneController._maybe_cache_trial_actor = task_failed, cache_actor
         log.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def forget_ended(controller: TuneController) -> None:
     """Takes ended trials out of Ray's own lists, which it goes through at each step and writes down at the end.
 
-    The study has what counts; the lists would keep every trial, and all that it was told and has told, for good.
+    The study has what counts; the lists would keep every trial, with its configuration and results, for good.
     """
     ended = controller._stopped_trials | controller._failed_trials
     controller._trials[:] = [trial for trial in controller._trials if trial not in ended]

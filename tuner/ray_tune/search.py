@@ -25,15 +25,16 @@ from captune.tuner.ray_tune.interrupt import Interrupt
 from captune.tuner.ray_tune.memory import measured_share
 from captune.tuner.run.locations import reading
 from captune.tuner.run.settings import RunSettings, check, remember
-from captune.tuner.space.config import SearchConfig, parse_interval
+from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.feasibility import FeasibleSpace
+from captune.tuner.space.units import parse_interval
 
 if TYPE_CHECKING:
     import optuna
 
 
 _LOOK_SECONDS = 5.0  # between two looks at the nodes
-_TELL_SECONDS = 60.0  # that a trial waits before it is told, and between two such messages
+_WAIT_SECONDS = 60.0  # that a trial waits before a message says so, and between two of them
 _DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"mean_f1": "maximize", "bytes": "minimize"}
 
 
@@ -134,8 +135,8 @@ class _Search:
     say: Callable[[str], None]
     mirror: Mirror | None
     study: optuna.Study | None = None  # once it is open
-    looked: float = 0.0  # at the nodes
-    told: float = 0.0  # of trials that wait
+    room_checked: float = 0.0  # second of the clock, as the next
+    wait_reported: float = 0.0
 
     def open(self) -> None:
         """The run's study, new with the preset as trial 0, or as an earlier search left it, put right."""
@@ -165,10 +166,10 @@ class _Search:
                 self.say(f"{count} finished trials of {old} inform the sampler")
             except (RunError, StorageError) as error:
                 self.say(f"note: the sampler learns no more from the earlier run: {error}")
-        known = records_of(study)
+        records = records_of(study)
         gate = Gate(study, self.feasible, seed=config.seed)
-        rungs = Rungs.of(config.halving, known)
-        recover(study, gate, rungs, known)
+        rungs = Rungs.of(config.halving, records)
+        recover(study, gate, rungs, records)
         self.study = study
         self.director = Director(
             study,
@@ -274,12 +275,12 @@ class _Search:
     def _look_round(self) -> None:
         """Takes note of nodes that came or went, and says each minute for what trials wait."""
         now = time.monotonic()
-        if now - self.looked >= _LOOK_SECONDS:
-            self.looked = now
+        if now - self.room_checked >= _LOOK_SECONDS:
+            self.room_checked = now
             self.director.room = self._room()
-        waiting = self.adapter.unplaced(_TELL_SECONDS)
-        if waiting and now - self.told >= _TELL_SECONDS:
-            self.told = now
+        waiting = self.adapter.unplaced(_WAIT_SECONDS)
+        if waiting and now - self.wait_reported >= _WAIT_SECONDS:
+            self.wait_reported = now
             self.say(f"{waiting} trials wait for room: {self.request} each; {free()}")
 
     def _room(self) -> Room:

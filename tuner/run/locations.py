@@ -23,42 +23,40 @@ CACHE, CACHE_SIZE = "CAPTUNE_CACHE", "CAPTUNE_CACHE_SIZE"
 _CACHE_SIZE = "100GiB"
 
 
-def absolute(where: str) -> str:
+def absolute(location: str) -> str:
     """A path or an address as it can be named from anywhere."""
-    return where if is_url(where) else str(Path(where).resolve())
+    return location if is_url(location) else str(Path(location).resolve())
 
 
-def open_data(where: str) -> PreparedData:
+def open_data(location: str) -> PreparedData:
     """A prepared data set; one at an address is brought to this machine's disk first, once for all its processes.
 
     Raises:
         DataError: no whole data set is there.
         StorageError: the address cannot be read, or the cache has no room.
     """
-    if not is_url(where):
-        return PreparedData.open(Path(where))
-    return PreparedData.open(local_copy(where, _cache(), _cache_size()))
+    return PreparedData.open(local_copy(location, _cache(), _cache_size()) if is_url(location) else Path(location))
 
 
 @contextmanager
-def preparing(where: str) -> Iterator[Path]:
-    """The folder to prepare a data set in, which is uploaded at the end if `where` is an address.
+def preparing(location: str) -> Iterator[Path]:
+    """The folder to prepare a data set in, which is uploaded at the end if `location` is an address.
 
     It is the same each time for the same address: what was interrupted goes on.
     """
-    if not is_url(where):
-        yield Path(where)
+    if not is_url(location):
+        yield Path(location)
         return
-    RemoteFolder(where).exists()  # an address that cannot be reached is told before hours of decoding
-    folder = _cache() / "prepare" / hashlib.sha256(where.encode()).hexdigest()[:16]
+    RemoteFolder(location).exists()  # an address that cannot be reached is told before hours of decoding
+    folder = _cache() / "prepare" / hashlib.sha256(location.encode()).hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     yield folder
-    upload_data(folder, where)
+    upload_data(folder, location)
     shutil.rmtree(folder)
 
 
 @contextmanager
-def reading(where: str, *, leave: frozenset[str] = frozenset({"winner", "tracebacks"})) -> Iterator[RunFolder]:
+def reading(location: str, *, leave: frozenset[str] = frozenset({"winner", "tracebacks"})) -> Iterator[RunFolder]:
     """A run to be read: the folder itself, or a copy for the while.
 
     Args:
@@ -67,40 +65,40 @@ def reading(where: str, *, leave: frozenset[str] = frozenset({"winner", "traceba
     Raises:
         RunError, StorageError: there is none, or it cannot be reached.
     """
-    if not is_url(where):
-        yield RunFolder(Path(where))
+    if not is_url(location):
+        yield RunFolder(Path(location))
         return
     with tempfile.TemporaryDirectory(prefix="captune-") as scratch:
         folder = Path(scratch) / "run"
-        fetch_run(where, folder, leave=leave)
-        yield RunFolder(folder, where)
+        fetch_run(location, folder, leave=leave)
+        yield RunFolder(folder, location)
 
 
 @contextmanager
-def refitting(where: str) -> Iterator[RunFolder]:
+def refitting(location: str) -> Iterator[RunFolder]:
     """A run to be refitted: as `reading`, and the winner that is there at the end goes to the address, its proof last.
 
     Raises:
         RunError, StorageError: as `reading` does; or the winner cannot be uploaded: it is kept here.
     """
-    with reading(where, leave=frozenset({"tracebacks"})) as run:
-        if is_url(where) and not run.proof.exists():  # of a refit that was cut off while it uploaded
+    with reading(location, leave=frozenset({"tracebacks"})) as run:
+        if is_url(location) and not run.proof.exists():  # of a refit that was cut off while it uploaded
             shutil.rmtree(run.winner, ignore_errors=True)
         yield run
-        if not is_url(where):
+        if not is_url(location):
             return
         try:
-            place = RemoteFolder(join(where, run.winner.name))
-            place.upload(run.bundle, run.bundle.name)
-            place.upload(run.proof, run.proof.name)
+            remote = RemoteFolder(join(location, run.winner.name))
+            remote.upload(run.bundle, run.bundle.name)
+            remote.upload(run.proof, run.proof.name)
         except StorageError as error:
-            kept = Path(tempfile.mkdtemp(prefix="captune-winner-")) / run.winner.name
-            shutil.move(run.winner, kept)
-            raise StorageError(f"{error}; the winner is in {kept}") from error
+            folder = Path(tempfile.mkdtemp(prefix="captune-winner-")) / run.winner.name
+            shutil.move(run.winner, folder)
+            raise StorageError(f"{error}; the winner is in {folder}") from error
 
 
 @contextmanager
-def searching(where: str, *, new: bool = False) -> Iterator[tuple[RunFolder, Mirror | None]]:
+def searching(location: str, *, new: bool = False) -> Iterator[tuple[RunFolder, Mirror | None]]:
     """A run to be searched in: the folder itself, or a twin on this machine and what keeps it mirrored at the address.
 
     Args:
@@ -110,17 +108,17 @@ def searching(where: str, *, new: bool = False) -> Iterator[tuple[RunFolder, Mir
         RunError, StorageError: there is a run or none, or the address cannot be reached; or what came
             last cannot be uploaded: the twin is kept.
     """
-    if not is_url(where):
-        yield RunFolder(Path(where)), None
+    if not is_url(location):
+        yield RunFolder(Path(location)), None
         return
     twin = Path(tempfile.mkdtemp(prefix="captune-")) / "run"
-    run = RunFolder(twin, where)
+    run = RunFolder(twin, location)
     try:
         if not new:
-            fetch_run(where, twin)
-        elif RemoteFolder(where).exists():
-            raise RunError(f"{where} holds something; give another --run, or go on with `captune resume {where}`")
-        mirror = Mirror(twin, where)
+            fetch_run(location, twin)
+        elif RemoteFolder(location).exists():
+            raise RunError(f"{location} holds something; give another --run, or go on with `captune resume {location}`")
+        mirror = Mirror(twin, location)
     except BaseException:
         shutil.rmtree(twin.parent)
         raise

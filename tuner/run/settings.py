@@ -19,9 +19,10 @@ from captune.model.size import Contents
 from captune.results.documents import Document
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import absolute, open_data
-from captune.tuner.space.config import ConfigError, SearchConfig
+from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.dimensions import SpaceError, bind
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
+from captune.tuner.space.yaml_file import ConfigError
 
 
 class RunSettings(Document):
@@ -114,13 +115,13 @@ def create(
 
 def versions(backend: str) -> dict[str, str]:
     """Of Python and the packages that scores depend on, "absent" for one that is not installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in (*_PACKAGES, backend):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            installed[name] = "absent"
+    return installed
 
 
 def discard(run: RunFolder) -> None:
@@ -159,12 +160,7 @@ def remember(run: RunFolder, config: SearchConfig) -> RunSettings:
 def _git_commit() -> str | None:
     """The commit of captune's own checkout; None where it is installed without one."""
     try:
-        found = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip() or None
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None

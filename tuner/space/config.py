@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -15,10 +16,8 @@ from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, Measure
 from captune.tuner.space.declarations import Declaration, Group, declared
 from captune.tuner.space.dimensions import Space, SpaceError, parse_dimension
-from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Objectives, parse_interval, shortened
+from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Objectives, shortened
 from captune.tuner.space.yaml_file import ConfigError, YamlFile
-
-__all__ = ["ConfigError", "HalvingConfig", "SearchConfig", "parse_interval", "read_search", "read_trial_config"]
 
 PresetName = Literal["paper", "captions", "compact", "full"]
 assert set(get_args(PresetName)) == set(PRESETS)
@@ -142,19 +141,19 @@ def check_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SettingError: the first that is wrong or unknown.
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
-    fields = {name: value for name, value in given.items() if name != "storage"}
+    settings = {name: value for name, value in overrides.items() if value is not None}
+    fields = {name: value for name, value in settings.items() if name != "storage"}
     needed = {"preset": "compact", "modality": "both"}  # which have no default of their own
     try:
-        checked = SearchConfig.model_validate(_nested(needed, fields)).model_dump()
-        if "storage" in given:
-            _build_space("compact", {"storage": given["storage"]}, {}, "both")
+        config = SearchConfig.model_validate(_nested(needed, fields))
+        if "storage" in settings:
+            _build_space("compact", {"storage": settings["storage"]}, {}, "both")
     except ValidationError as error:
         location, message = _first(error)
         raise SettingError(".".join(location), message) from None
     except SpaceError as error:
         raise SettingError("storage", str(error)) from None
-    return {name: _at(checked, name) if name in fields else value for name, value in given.items()}
+    return {name: attrgetter(name)(config) if name in fields else value for name, value in settings.items()}
 
 
 def read_search(
@@ -248,18 +247,13 @@ def _nested(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return result
 
 
-def _at(values: Mapping[str, Any], name: str) -> Any:
-    group, _, field = name.rpartition(".")
-    return values[group][field] if group else values[name]
-
-
 def _first(error: ValidationError) -> tuple[tuple[str, ...], str]:
     """Where the first thing that is wrong stands, and what it is."""
     detail = error.errors()[0]
     location = tuple(str(step) for step in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        known = HalvingConfig.model_fields if location[0] == "halving" else SearchConfig.model_fields
-        return location, f"unknown key; there are: {', '.join(known)}"
+        names = HalvingConfig.model_fields if location[0] == "halving" else SearchConfig.model_fields
+        return location, f"unknown key; there are: {', '.join(names)}"
     message = detail["msg"].removeprefix("Value error, ")
     value = shortened(detail["input"])
     return location, message if value in message else f"{message}, got {value}"

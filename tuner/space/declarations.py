@@ -67,15 +67,15 @@ class Declaration:
 
 def declared(model: type[BaseModel], prefix: str = "") -> dict[str, Declaration]:
     """All settings of a model and of the models in it, by dotted name."""
-    found: dict[str, Declaration] = {}
+    settings: dict[str, Declaration] = {}
     for name, field in model.model_fields.items():
         kinds = (kind for kind in _kinds(field.annotation) if isinstance(kind, type))
         inner = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
         if inner is not None:
-            found |= declared(inner, f"{prefix}{name}.")
+            settings |= declared(inner, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = _declaration(f"{prefix}{name}", field)
-    return found
+            settings[f"{prefix}{name}"] = _declaration(f"{prefix}{name}", field)
+    return settings
 
 
 def _declaration(name: str, field: FieldInfo) -> Declaration:

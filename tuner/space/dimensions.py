@@ -5,12 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from captune.model.config import Flat, Modality, TrialConfig, complaint, flatten, replace, restrict, unflatten
+from captune.model.config import (
+    Flat,
+    ImageConfig,
+    Modality,
+    ModelConfig,
+    TextConfig,
+    TrialConfig,
+    complaint,
+    flatten,
+    replace,
+    restrict,
+    unflatten,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -122,7 +135,7 @@ class Number:
         if not self.whole and self.step is None:
             yield from {self.low: None, self.high: None}
             return
-        value, step = self.low, self.step or 1
+        step = self.step or 1
         for place in range(round((self.high - self.low) / step) + 1):
             value = self.low + step * place
             yield round(value) if self.whole else min(value, self.high)
@@ -202,11 +215,11 @@ class Space:
         Raises:
             SpaceError: an unknown name, a value that its field refuses, a condition on something undrawn.
         """
-        known = flatten(preset)
+        settings = flatten(preset)
         for group, names in (("fixed", fixed), ("space", dimensions)):
             for name in names:
-                if name not in known:
-                    raise SpaceError(f"unknown name; there are: {', '.join(known)}", group, name)
+                if name not in settings:
+                    raise SpaceError(f"unknown name; there are: {', '.join(settings)}", group, name)
                 if name in OF_THE_DATA:
                     raise SpaceError("it comes from the prepared data; leave it out", group, name)
         try:
@@ -244,18 +257,18 @@ class Space:
     def combinations(self, options: Mapping[str, Sequence[Scalar]]) -> Iterator[Flat]:
         """Every way to draw from these options of each dimension, as values of the dimensions that are then open."""
 
-        def drawn(names: tuple[str, ...], values: Flat, chosen: Flat) -> Iterator[Flat]:
+        def ways(names: list[str], values: Flat, way: Flat) -> Iterator[Flat]:
             if not names:
-                yield chosen
+                yield way
                 return
             name, *others = names
             if not _open(self.dimensions[name], values):
-                yield from drawn(tuple(others), values, chosen)
+                yield from ways(others, values, way)
                 return
             for option in options[name]:
-                yield from drawn(tuple(others), {**values, name: option}, {**chosen, name: option})
+                yield from ways(others, {**values, name: option}, {**way, name: option})
 
-        return drawn(tuple(self.dimensions), flatten(self.base), {})
+        return ways(list(self.dimensions), self._values, {})
 
     def parameters(self, config: TrialConfig) -> Flat:
         """The inverse of `suggest`: the values a trial must be given to draw `config`.
@@ -269,8 +282,12 @@ class Space:
             if _open(dimension, values) and dimension.holds(values[name])
         }
 
+    @cached_property
+    def _values(self) -> Flat:
+        return flatten(self.base)
+
     def _build(self, value_of: Callable[[str, Dimension], Scalar]) -> TrialConfig:
-        values = flatten(self.base)
+        values = self._values.copy()
         for name, dimension in self.dimensions.items():
             if _open(dimension, values):
                 values[name] = value_of(name, dimension)
@@ -297,20 +314,22 @@ def bind(config: TrialConfig, manifest: Manifest) -> TrialConfig:
     Raises:
         SpaceError: it reads pictures or captions that the data does not have.
     """
-    changes: dict[str, Any] = {"num_labels": len(manifest.label_ids)}
-    model = config.model
-    if model.image is not None:
+    image, text = config.model.image, config.model.text
+    if image is not None:
         if manifest.side is None:
             raise SpaceError("the data has no pictures; search it with --modality caption or --preset captions")
-        changes["image.side"] = manifest.side
-        if model.image.max_side >= manifest.side:  # the same network as without
-            changes["image.max_side"] = 0
-    if model.text is not None:
+        # With pictures no larger than that it is the same network as without.
+        max_side = image.max_side if image.max_side < manifest.side else 0
+        image = ImageConfig(**{**dict(image), "side": manifest.side, "max_side": max_side})
+    if text is not None:
         if manifest.vocabulary_size is None or manifest.max_tokens is None:
             raise SpaceError("the data has no captions; search it with --modality image")
-        changes["text.vocabulary_size"] = min(model.text.vocabulary_size, manifest.vocabulary_size)
-        changes["text.max_tokens"] = min(model.text.max_tokens, manifest.max_tokens)
-    return replace(config, changes)
+        words, tokens = manifest.vocabulary_size, manifest.max_tokens
+        sizes = {"vocabulary_size": min(text.vocabulary_size, words), "max_tokens": min(text.max_tokens, tokens)}
+        text = TextConfig(**{**dict(text), **sizes})
+    # Part by part: thousands of drawn configurations are bound before a search.
+    model = ModelConfig(**{**dict(config.model), "image": image, "text": text, "num_labels": len(manifest.label_ids)})
+    return TrialConfig(model=model, train=config.train)
 
 
 def _open(dimension: Dimension, values: Mapping[str, Any]) -> bool:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from captune.model.config import ModelConfig, TrainConfig, flatten
 from captune.model.presets import PRESETS
-from captune.tuner.space.config import ConfigError, SearchConfig, search_settings
+from captune.tuner.space.config import SearchConfig, search_settings
 from captune.tuner.space.declarations import Declaration, declared
 from captune.tuner.space.dimensions import OF_THE_DATA
+from captune.tuner.space.yaml_file import ConfigError
 
 README = Path(__file__).with_name("README.md")
 _BEGIN, _END = "<!-- generated: make reference -->", "<!-- end of what is generated -->"
@@ -33,7 +34,7 @@ def explanation(name: str) -> str:
         close = get_close_matches(name, [*configuration, *search], n=3, cutoff=0.5)
         near = f"closest: {', '.join(close)}; " if close else ""
         raise ConfigError(f"no setting {name!r}; {near}`captune explain` lists all")
-    rows = [("values", values_of(setting)), ("default", _default(setting))]
+    rows = [("values", values_of(setting)), ("default", setting.default)]
     if name in configuration:
         rows += [("presets", _presets(setting)), ("set by", _place(name))]
     if name in search:
@@ -56,7 +57,7 @@ def reference() -> str:
     parts = []
     for title, settings in _sections():
         rows = [
-            f"| `{setting.name}` | {values_of(setting)} | {_default(setting)} | {setting.meaning} |"
+            f"| `{setting.name}` | {values_of(setting)} | {setting.default or ''} | {setting.meaning} |"
             for setting in settings
         ]
         parts.append("\n".join([f"### {title}", "", "| name | values | default | |", "|---|---|---|---|", *rows]))
@@ -91,16 +92,10 @@ def _sections() -> Iterator[tuple[str, list[Declaration]]]:
         yield f"{_PARTS.get(part, 'Network')}, under `fixed` or `space`", inside
 
 
-def _default(setting: Declaration) -> str:
-    return "" if setting.default is None else setting.default
-
-
 def _presets(setting: Declaration) -> str:
-    values = {
-        name: flatten(preset)[setting.name] for name, preset in PRESETS.items() if setting.name in flatten(preset)
-    }
-    shown = {name: setting.show(value) for name, value in values.items()}
-    return ", ".join(f"{name} {value}" for name, value in shown.items() if value != setting.default)
+    presets = {name: flatten(preset) for name, preset in PRESETS.items()}
+    values = {name: setting.show(flat[setting.name]) for name, flat in presets.items() if setting.name in flat}
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value != setting.default)
 
 
 def _place(name: str) -> str:

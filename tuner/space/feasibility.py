@@ -46,6 +46,7 @@ class FeasibleSpace:
         """Parameters of trial 0: the base of the space on this data."""
         return self.space.parameters(self.bind(self.space.base))
 
+    @cached_property
     def smallest(self) -> TrialConfig | None:
         """The smallest configuration; None where no values are possible together.
 
@@ -60,25 +61,28 @@ class FeasibleSpace:
 
     def never(self) -> dict[str, list[Any]]:
         """Options of choices, by name, with which no configuration fits."""
-        found: dict[str, list[Any]] = {}
-        for name, dimension in self.space.dimensions.items():
-            if isinstance(dimension, Choice):
-                options = [option for option in dimension.options if not self._may_fit(name, option)]
-                if options:
-                    found[name] = options
-        return found
+        choices = {name: d.options for name, d in self.space.dimensions.items() if isinstance(d, Choice)}
+        never = {name: [o for o in options if not self._may_fit(name, o)] for name, options in choices.items()}
+        return {name: options for name, options in never.items() if options}
 
     def _may_fit(self, name: str, option: Scalar) -> bool:
-        ways = self._ways({name: [option]})
+        near = {} if self.smallest is None else self.space.parameters(self.smallest)
+        # The smallest configuration with this option fits in most cases, and spares going through all.
+        return any(
+            self._one_fits(name, {**beside, name: [option]}) for beside in ({k: [v] for k, v in near.items()}, {})
+        )
+
+    def _one_fits(self, name: str, options: Mapping[str, Sequence[Scalar]]) -> bool:
+        ways = self._ways(options)
         if ways is None:
             return True
         # Where the dimension is not open its option does not count.
         with_it = (way for way in ways if name in way)
         return any(self._count(config) <= self.budget.limit for config in self._configs(with_it))
 
-    def _ways(self, held: Mapping[str, Sequence[Scalar]] | None = None) -> list[Flat] | None:
-        """Values among which those of the smallest configuration are; None where they are more than MOST."""
-        ways = list(islice(self.space.combinations({**self._candidates, **(held or {})}), MOST + 1))
+    def _ways(self, options: Mapping[str, Sequence[Scalar]] | None = None) -> list[Flat] | None:
+        """Values among which those of the smallest configuration with these options are; None for more than MOST."""
+        ways = list(islice(self.space.combinations({**self._candidates, **(options or {})}), MOST + 1))
         return ways if len(ways) <= MOST else None
 
     def _configs(self, ways: Iterable[Flat]) -> Iterator[TrialConfig]:
@@ -90,19 +94,19 @@ class FeasibleSpace:
     def _candidates(self) -> dict[str, list[Scalar]]:
         """Values of each dimension among which the smallest configuration has one, whatever the others are."""
         conditions = [condition for dimension in self.space.dimensions.values() for condition in dimension.when]
-        found = {}
+        candidates = {}
         for name, dimension in self.space.dimensions.items():
-            opening = dict.fromkeys(value for c in conditions if c.name == name for value in c.values)
-            asked = [value for value in opening if dimension.holds(value)]
-            found[name] = asked + _least(name, (value for value in dimension.values() if value not in asked))
-        return found
+            values = dict.fromkeys(value for c in conditions if c.name == name for value in c.values)
+            opening = [value for value in values if dimension.holds(value)]
+            candidates[name] = opening + _least(name, (v for v in dimension.values() if v not in opening))
+        return candidates
 
     def _count(self, config: TrialConfig) -> int:
         return self.budget.bytes_of(self.size_of(config))
 
     def complaint(self) -> str | None:
         """Why nothing fits, with the smallest size and what to change; None where something does or may."""
-        least = self.smallest()
+        least = self.smallest
         if least is None:
             return "no configuration of the space is possible; widen its choices"
         why = refusal(self.size_of(least), self.budget)
@@ -127,9 +131,9 @@ def _least(name: str, values: Iterator[Scalar]) -> list[Scalar]:
     if name.startswith("train.") or name.endswith("dropout"):
         shortest = min(values, key=lambda v: (name.startswith("train.") and bool(v), len(str(v))), default=None)
         return [] if shortest is None else [shortest]
-    found: list[Scalar] = []
+    least: list[Scalar] = []
     for value in values:
-        found.append(value)
+        least.append(value)
         if not isinstance(value, bool | str) and value >= LEAST_VALUES_A_CHANNEL:
             break
-    return found
+    return least

@@ -81,12 +81,8 @@ def shortened(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
-def _size(value: Any) -> Any:
-    return parse_bytes(value) if isinstance(value, str) else value
-
-
-def _duration(value: Any) -> Any:
-    return parse_duration(value) if isinstance(value, str) else value
+def _from_text(parse: Callable[[str], float]) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 
 def _interval(value: Any) -> str:
@@ -116,13 +112,13 @@ def _objectives(value: Any) -> Any:
 Bytes = Annotated[
     int,
     Field(ge=0, lt=2**60),
-    BeforeValidator(_size),
+    _from_text(parse_bytes),
     Unit("SIZE", "size below 1 EiB, as 100MiB (2**20 bytes each) or 100MB (10**6)", show_size, bare_refused=True),
 ]
 Duration = Annotated[
     float,
     Field(gt=0),
-    BeforeValidator(_duration),
+    _from_text(parse_duration),
     Unit("DURATION", "duration above 0s, as 90s, 30m or 1h30m", show_duration, bare_refused=True),
 ]
 Interval = Annotated[

@@ -53,10 +53,10 @@ class YamlFile:
 
     def error(self, message: str, *location: str) -> ConfigError:
         """An error at a key, or at the nearest key around it that stands in the file."""
-        known = location
-        while known and known not in self._lines:
-            known = known[:-1]
-        line = f" line {self._lines[known]}" if known else ""
+        nearest = location
+        while nearest and nearest not in self._lines:
+            nearest = nearest[:-1]
+        line = f" line {self._lines[nearest]}" if nearest else ""
         return ConfigError(": ".join((f"{self.name}{line}", *location, message)))
 
     def _read(self, text: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from captune.cluster.object_storage.addresses import StorageError, is_url
 from captune.cluster.object_storage.remote_folder import RemoteFolder
 from captune.files import remove_leftovers
 from captune.model.checkpoint import Checkpoint
+from captune.model.layout import MANIFEST
 from captune.model.metrics import Epoch
 from captune.results.attributes import SCORED
 from captune.results.records import Record
@@ -89,15 +90,15 @@ class ObjectStore:
     """The same in object storage. Its methods raise StorageError where that fails."""
 
     def __init__(self, url: str) -> None:
-        self._place = RemoteFolder(url)
+        self._remote = RemoteFolder(url)
 
     @contextmanager
     def read(self, name: str) -> Iterator[Path]:
         """A copy of the file for the while."""
         with TemporaryDirectory(prefix="captune-") as scratch:
             copy = Path(scratch) / PurePosixPath(name).name
-            if self._place.exists(name):
-                self._place.download(name, copy)
+            if self._remote.exists(name):
+                self._remote.download(name, copy)
             yield copy
 
     def write(self, name: str, make: Callable[[Path], None]) -> None:
@@ -106,29 +107,25 @@ class ObjectStore:
             copy = Path(scratch) / PurePosixPath(name).name
             make(copy)
             if copy.is_file():
-                self._place.upload(copy, name)
+                self._remote.upload(copy, name)
                 return
-            from captune.model.bundle import MANIFEST
-
             for path in sorted(copy.iterdir(), key=lambda path: path.name == MANIFEST):
-                self._place.upload(path, f"{name}/{path.name}")
+                self._remote.upload(path, f"{name}/{path.name}")
 
     def remove(self, name: str) -> None:
-        """Removes a file or a folder, if it is there."""
-        self._place.remove(name)
+        self._remote.remove(name)
 
     def names(self, name: str) -> set[str]:
-        """Of what a folder holds."""
-        return {found[len(name) :].strip("/").partition("/")[0] for found in self._place.list(name)}
+        return {path[len(name) :].strip("/").partition("/")[0] for path in self._remote.list(name)}
 
     def free(self) -> float:
         """No limit that can be known."""
         return math.inf
 
 
-def checkpoints_at(where: str) -> DiskStore | ObjectStore:
+def checkpoints_at(location: str) -> DiskStore | ObjectStore:
     """The checkpoints of a run at a path or an address."""
-    return ObjectStore(where) if is_url(where) else DiskStore(Path(where))
+    return ObjectStore(location) if is_url(location) else DiskStore(Path(location))
 
 
 class CheckpointWriter:
@@ -142,7 +139,7 @@ class CheckpointWriter:
 
     def __init__(self, policy: CheckpointPolicy, origin: int, identity: str) -> None:
         self._policy = policy
-        self._kept = checkpoints_at(policy.folder)
+        self._store = checkpoints_at(policy.folder)
         self._own = str(origin)
         self._identity = identity
         self._written = (time.monotonic(), 0)
@@ -152,16 +149,16 @@ class CheckpointWriter:
 
     def resume(self) -> Checkpoint | None:
         """The newest checkpoint, if there is a whole one of this very trial that can be read."""
-        found = None
         try:
-            with self._kept.read(f"{self._own}/{LAST}") as path:
-                found = Checkpoint.read(path, self._identity)
+            with self._store.read(f"{self._own}/{LAST}") as path:
+                checkpoint = Checkpoint.read(path, self._identity)
         except StorageError as error:
             self.complaint = f"from its first epoch on: {error}"
-        if found is not None:
-            self._written = (time.monotonic(), found.epoch)
-            self._reports = list(found.reports)
-        return found
+            return None
+        if checkpoint is not None:
+            self._written = (time.monotonic(), checkpoint.epoch)
+            self._reports = list(checkpoint.reports)
+        return checkpoint
 
     def checkpoint(self, epoch: Epoch, make: Callable[[int, str], Checkpoint]) -> None:
         """Takes note of the report of an epoch, and writes the state after it if it is time to."""
@@ -184,17 +181,17 @@ class CheckpointWriter:
         name = f"{_BEST}{epoch}"
         if self._attempt(name, save):
             with suppress(OSError, StorageError):
-                for older in self._kept.names(self._own) - {name}:
+                for older in self._store.names(self._own) - {name}:
                     if older.startswith(_BEST):
-                        self._kept.remove(f"{self._own}/{older}")
+                        self._store.remove(f"{self._own}/{older}")
 
     def _attempt(self, name: str, write: Callable[[Path], None]) -> bool:
         try:
-            free = self._kept.free()
+            free = self._store.free()
             if free < self._policy.floor:
                 self.complaint = f"no checkpoint: {free} bytes free, {self._policy.floor} are to stay free"
                 return False
-            self._kept.write(f"{self._own}/{name}", write)
+            self._store.write(f"{self._own}/{name}", write)
         except (OSError, StorageError) as error:
             self.complaint = f"no checkpoint: {getattr(error, 'strerror', None) or error}"
             return False
@@ -206,7 +203,7 @@ class CheckpointCleaner:
     """Removes, on the driver, what no unfinished trial needs and what is not of the best.
 
     Args:
-        kept: the checkpoints of the run.
+        store: the checkpoints of the run.
         keep: how many of the best trials keep their network.
         records: of earlier searches of the run; what these left behind is removed at once.
         recorded: asked before anything is removed, whether the end of its trial is on record for good.
@@ -214,18 +211,17 @@ class CheckpointCleaner:
 
     def __init__(
         self,
-        kept: DiskStore | ObjectStore,
+        store: DiskStore | ObjectStore,
         keep: int,
         records: Sequence[Record],
         recorded: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._kept = kept
+        self._store = store
         self._recorded = recorded
-        self._leaving: list[str] = []
+        self._removals: list[str] = []
         self._keep = keep
         self._ranked: list[tuple[float, int]] = []  # of the trials that keep theirs: minus score, origin
-        # A trial that was lost goes on in the attempt that came last.
-        latest = {record.origin: record for record in records}
+        latest = {record.origin: record for record in records}  # a lost trial goes on in the attempt that came last
         for origin, record in latest.items():
             if record.fate not in ("running", "waiting", "lost"):
                 self.settle(origin, record.mean_f1 if record.fate in SCORED else None)
@@ -233,15 +229,15 @@ class CheckpointCleaner:
     def settle(self, origin: int, score: float | None) -> None:
         """Takes note that a trial is finished; None where it came to no score that counts."""
         if score is None:
-            self._leaving.append(f"{origin}")
+            self._removals.append(f"{origin}")
         else:
-            self._leaving.append(f"{origin}/{LAST}")
+            self._removals.append(f"{origin}/{LAST}")
             insort(self._ranked, (-score, origin))
-            self._leaving += [f"{loser}" for _, loser in self._ranked[self._keep :]]
+            self._removals += [f"{loser}" for _, loser in self._ranked[self._keep :]]
             del self._ranked[self._keep :]
         if not self._recorded():
             return  # with the next
         with suppress(StorageError):  # what stays costs room, no result
-            while self._leaving:
-                self._kept.remove(self._leaving[0])
-                del self._leaving[0]
+            while self._removals:
+                self._store.remove(self._removals[0])
+                del self._removals[0]

@@ -49,15 +49,15 @@ def backbone_features(data: PreparedData, config: ImageConfig, storage: Storage)
                 f"features cannot be kept in {path.parent} ({error.strerror or error}); make it writable, "
                 "or search with train.cached_features: false"
             ) from None
-    found: NDArray[np.float32] = np.load(path, mmap_mode="r")
-    return found
+    features: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    return features
 
 
 def _key(data: PreparedData, config: ImageConfig, storage: Storage) -> str:
     import keras
 
     weights = Path(config.weights)
-    told = {
+    inputs = {
         "format": 1,  # of what `_compute` does
         "keras": [keras.__version__, keras.backend.backend()],
         "data": data.manifest.fingerprint,
@@ -68,7 +68,7 @@ def _key(data: PreparedData, config: ImageConfig, storage: Storage) -> str:
         "pooling": config.pooling,
         "storage": storage,
     }
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return f"{config.backbone}-{digest[:16]}"
 
 
@@ -82,8 +82,8 @@ def _compute(path: Path, data: PreparedData, config: ImageConfig, storage: Stora
     with written_aside(path) as aside, aside.open("wb") as file:
         write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for start in range(0, shape[0], _BATCH):
-            found = backbone.predict_on_batch(data.pictures(start, _BATCH))
-            file.write(np.asarray(found, "<f4").tobytes())
+            features = backbone.predict_on_batch(data.pictures(start, _BATCH))
+            file.write(np.asarray(features, "<f4").tobytes())
 
 
 def _backbone(config: ImageConfig) -> keras.Model:

@@ -6,7 +6,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -64,14 +64,20 @@ def import_keras(backend: str | None = None) -> None:
     """
     if "keras" in sys.modules:
         return
-    wanted = {"TF_CPP_MIN_LOG_LEVEL": "3"} | ({} if backend is None else {"KERAS_BACKEND": backend})
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ |= {name: value for name, value in wanted.items() if before[name] is None or name == "KERAS_BACKEND"}
-    try:
-        with _silenced():
-            import keras
+    settings = {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")}
+    with environment(settings if backend is None else settings | {"KERAS_BACKEND": backend}), _silenced():
+        import keras
 
-            keras.ops.convert_to_tensor(0)  # what TensorFlow says of its devices, it says with the first
+        keras.ops.convert_to_tensor(0)  # what TensorFlow says of its devices, it says with the first
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables of this process for the while; those of before hold again at the end."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
+    try:
+        yield
     finally:
         for name, value in before.items():
             if value is None:
@@ -173,8 +179,8 @@ def gpu_facts() -> tuple[tuple[int, float], ...]:
     if visible == "":
         return ()
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-        rows = [line.split(",") for line in found.splitlines() if line.strip()]
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        rows = [line.split(",") for line in output.splitlines() if line.strip()]
         return tuple((int(memory) * 2**20, float(capability)) for memory, capability in rows)
     except (OSError, subprocess.SubprocessError, ValueError):
         return ()
@@ -215,11 +221,11 @@ def _settle_tensorflow(pool: int | None) -> None:
 def _silenced() -> Iterator[None]:
     """Standard error of the C libraries closed for a while: TensorFlow writes there at import whatever it is told."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)

@@ -86,8 +86,8 @@ def make_bundle(training: Training, config: TrialConfig, rule: DecisionRule, dat
 
     vocabulary: str | None = None
     if config.model.text is not None and data.vocabulary is not None:
-        known = Vocabulary(data.vocabulary.words[: config.model.text.vocabulary_size - 2], data.vocabulary.settings)
-        vocabulary = known.to_json()
+        words = data.vocabulary.words[: config.model.text.vocabulary_size - 2]
+        vocabulary = Vocabulary(words, data.vocabulary.settings).to_json()
     return Bundle(training.network, config.model, rule, data.manifest.label_ids, data.manifest.label_names, vocabulary)
 
 

@@ -24,16 +24,16 @@ def choose(records: Sequence[Record], budget: Budget, *, number: int | None = No
         RunError: no trial qualifies, or trial `number` does not.
     """
     if number is not None:
-        chosen = next((r for r in records if r.number == number), None)
-        if chosen is None:
+        record = next((r for r in records if r.number == number), None)
+        if record is None:
             raise RunError(f"the run has no trial {number}; `captune trials` lists the {len(records)} it has")
-        if not qualifies(chosen, budget):
+        if not qualifies(record, budget):
             raise RunError(
-                f"trial {number} cannot win: fate {chosen.fate}, mean F1 {chosen.mean_f1}, "
-                f"{show_bytes(budget.bytes_of(chosen))}; "
+                f"trial {number} cannot win: fate {record.fate}, mean F1 {record.mean_f1}, "
+                f"{show_bytes(budget.bytes_of(record))}; "
                 f"choose a complete or stopped one within {budget}"
             )
-        return chosen
+        return record
     candidates = [r for r in records if qualifies(r, budget)]
     if not candidates:
         raise RunError(

@@ -35,7 +35,7 @@ def in_own_process(work: Callable[..., T], *arguments: Any, say: Callable[[str],
     theirs.close()
     try:
         ours.send((work, arguments))
-        kind, content = _answer(ours, say)
+        kind, content = _result(ours, say)
     except (EOFError, ConnectionError):
         status = process.wait()
         ended = f"ended with status {status}; its reason is on stderr"
@@ -58,7 +58,7 @@ def in_own_process(work: Callable[..., T], *arguments: Any, say: Callable[[str],
     return result
 
 
-def _answer(pipe: Connection, say: Callable[[str], None]) -> tuple[str, Any]:
+def _result(pipe: Connection, say: Callable[[str], None]) -> tuple[str, Any]:
     while True:
         kind, content = pipe.recv()
         if kind != "said":
@@ -68,19 +68,16 @@ def _answer(pipe: Connection, say: Callable[[str], None]) -> tuple[str, Any]:
 
 def _serve(pipe: Connection) -> None:
     try:
-        work, arguments = pipe.recv()  # imports what the work is made of
-        result = work(*arguments, say=lambda text: pipe.send(("said", text)))
+        work, arguments = pipe.recv()  # which imports the module of the work
+        outcome = ("result", work(*arguments, say=lambda text: pipe.send(("said", text))))
     except Error as error:
-        pipe.send(("error", error))
+        outcome = ("error", error)
     except KeyboardInterrupt:
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # a terminal sends it to both processes, and the other passes it on
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent by the terminal, and by the other process
         sys.exit(130)
-    else:
-        pipe.send(("result", result))
+    pipe.send(outcome)
 
 
 if __name__ == "__main__":
-    with suppress(BrokenPipeError):  # nobody waits for it any more
+    with suppress(BrokenPipeError, KeyboardInterrupt):  # nobody waits for it any more
         _serve(Connection(int(sys.argv[1])))

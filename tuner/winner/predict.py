@@ -38,12 +38,12 @@ class _Examples:
 
     def batch(self, number: int, index: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
         """Inputs of batch `index`. Rows keep their order, so the epoch `number` means nothing; nor are there labels."""
-        chosen = slice(index * BATCH, (index + 1) * BATCH)
+        rows = slice(index * BATCH, (index + 1) * BATCH)
         inputs: dict[str, NDArray[Any]] = {}
         if self.tokens is not None:
-            inputs["caption"] = self.tokens[chosen]
+            inputs["caption"] = self.tokens[rows]
         if self.pixels is not None:
-            inputs["image"] = self.pixels(chosen)
+            inputs["image"] = self.pixels(rows)
         return inputs, np.empty(0, np.float32)
 
 
@@ -53,8 +53,8 @@ def read_rows(bundle: Bundle, source: Path, images: Path | None, *, need_labels:
     Raises:
         DataError: the CSV is bad, has a label unknown to the bundle, or lacks what the bundle reads.
     """
-    known = frozenset(bundle.label_ids) if need_labels else None
-    records = read_csv(source, need_labels=need_labels, known_labels=known)
+    labels = frozenset(bundle.label_ids) if need_labels else None
+    records = read_csv(source, need_labels=need_labels, known_labels=labels)
     if bundle.config.text is not None and not records.has_captions:
         raise DataError(f"the bundle reads captions, {source} has no column Caption; add it")
     if bundle.config.image is None:
@@ -107,7 +107,7 @@ def probabilities_of_split(bundle: Bundle, data: PreparedData, split: str) -> ND
     """(n, num_labels) for a split of a prepared data set, captions through the bundle's own vocabulary."""
     rows = data.rows(split)
     tokens = _tokens(bundle, [data.captions[row] for row in rows]) if data.has_captions else None
-    pixels = (lambda chosen: data.pixels(rows[chosen])) if bundle.config.image else None
+    pixels = (lambda part: data.pixels(rows[part])) if bundle.config.image else None
     return predict(bundle.network, _Examples(len(rows), tokens, pixels))
 
 
@@ -123,8 +123,8 @@ def _tokens(bundle: Bundle, captions: Sequence[str]) -> NDArray[np.int32] | None
 def evaluate(bundle: Bundle, records: Records, pictures: Sequence[Path]) -> dict[str, Any]:
     """Scores by the bundle's decision rule: the keys of `captune evaluate --json`."""
     truth = Labels(bundle.label_ids, bundle.label_names).multi_hot([e.labels for e in records.examples])
-    answers = _of_records(bundle, records, pictures)
-    return by_label(metrics.score(truth, answers, bundle.rule.decide(answers)), bundle.label_ids)
+    scores = _of_records(bundle, records, pictures)
+    return by_label(metrics.score(truth, scores, bundle.rule.decide(scores)), bundle.label_ids)
 
 
 def by_label(scores: metrics.Scores, label_ids: Sequence[int]) -> dict[str, Any]:

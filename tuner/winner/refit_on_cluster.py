@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def refit_on_cluster(
     address: str,
-    where: str,
+    location: str,
     trial: int | None,
     seeds: int,
     cpus: float | None,
@@ -39,8 +39,8 @@ def refit_on_cluster(
         ClusterError, ResourceError: the address cannot be joined, no node has so
             much, or a node that has lacks run or data.
     """
-    where = absolute(where)
-    with reading(where, leave=frozenset({"tracebacks"})) as run:
+    location = absolute(location)
+    with reading(location, leave=frozenset({"tracebacks"})) as run:
         refuse_another(run)
         settings = RunSettings.of(run)
     with session(address) as nodes:
@@ -48,15 +48,15 @@ def refit_on_cluster(
         if (why := shortage(nodes, request, "the refit", "--cpus or --gpus")) is not None:
             raise ResourceError(why)
         able = [node for node in nodes if Room.of([node], request).slots]
-        for note in check_nodes(able, NodeRequirements(settings.data, settings.fingerprint, where, versions())):
+        for note in check_nodes(able, NodeRequirements(settings.data, settings.fingerprint, location, versions())):
             say(note)
         threads = max(1, int(request.cpus))
-        return run_on_node(_refit_once, where, trial, seeds, threads, request.gpus, request=request, say=say)
+        return run_on_node(_refit_once, location, trial, seeds, threads, request.gpus, request=request, say=say)
 
 
-def _refit_once(where: str, trial: int | None, *arguments: Any, say: Callable[[str], None]) -> Proof:
+def _refit_once(location: str, trial: int | None, *arguments: Any, say: Callable[[str], None]) -> Proof:
     """`refit_run`, begun as often as nodes are lost: one may have gone after the winner was there."""
-    with reading(where, leave=frozenset({"tracebacks"})) as run:
+    with reading(location, leave=frozenset({"tracebacks"})) as run:
         if run.proof.exists():
             from captune.tuner.winner.proof import Proof
 
@@ -64,4 +64,4 @@ def _refit_once(where: str, trial: int | None, *arguments: Any, say: Callable[[s
             if trial not in (None, proof.trial):  # of another refit, which ended meanwhile
                 refuse_another(run)
             return proof
-    return refit_run(where, trial, *arguments, say=say)
+    return refit_run(location, trial, *arguments, say=say)

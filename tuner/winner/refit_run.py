@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def refit_run(
-    where: str, trial: int | None, seeds: int, threads: int, gpus: float, *, say: Callable[[str], None]
+    location: str, trial: int | None, seeds: int, threads: int, gpus: float, *, say: Callable[[str], None]
 ) -> Proof:
     """Refits the winner of the run at a path or an address with this process's GPUs, see `refit`.
 
@@ -25,7 +25,7 @@ def refit_run(
         threads: of one operation on the CPU.
         gpus: that train together; the framework decides if 0.
     """
-    with refitting(where) as run:
+    with refitting(location) as run:
         settings, data = read(run)
         record = choose(load_records(run), settings.limit, number=trial)
         runtime.settle(threads, settings.backend, gpus)

@@ -45,17 +45,17 @@ class Replay:
         return max((epoch.difference for epoch in self.epochs), default=0.0)
 
 
-def replay(where: str, number: int, force: bool, *, say: Callable[[str], None]) -> Replay:
+def replay(location: str, number: int, force: bool, *, say: Callable[[str], None]) -> Replay:
     """Trains as many epochs of a trial as the record has, in this process, which is settled for it.
 
     Args:
-        where: path or address of the run.
+        location: path or address of the run.
         force: also where data or versions are not the same.
 
     Raises:
         RunError: no such trial, it trained no epoch, or it would not be the same.
     """
-    with reading(where) as run:
+    with reading(location) as run:
         record = _record(run, number)
         settings = RunSettings.of(run)
     data = open_data(settings.data)

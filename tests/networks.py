@@ -1,0 +1,43 @@
+"""Networks drawn at random."""
+
+import random
+from typing import Any
+
+from captune.model.config import ImageConfig, ModelConfig, TextConfig
+
+ENCODERS: list[Any] = ["bilstm", "lstm", "gru", "convolution", "average"]
+
+
+def random_config(draw: random.Random, backbone: Any, storage: Any) -> ModelConfig:
+    """Small widths are drawn often: at 1 to 4 values a channel matrices turn into vectors."""
+    width = [1, 2, 3, 4, 5, draw.randint(6, 60)]
+    source, frozen = ("none", False) if backbone == "compact" else draw.choice([("none", False), ("imagenet", True)])
+    image = ImageConfig(
+        backbone=backbone,
+        weights=source,
+        frozen=frozen,
+        side=32,
+        pooling=draw.choice(["average", "max", "both"]),
+        units=draw.choice([0, *width]),
+        width=draw.randint(4, 12),
+        stages=draw.randint(1, 4),
+        blocks=draw.randint(1, 3),
+    )
+    text = TextConfig(
+        encoder=draw.choice(ENCODERS),
+        vocabulary_size=draw.choice([3, 4, 5, draw.randint(6, 3000)]),
+        embedding=draw.choice(width),
+        max_tokens=3,
+        units=draw.choice(width),
+        kernel=draw.randint(1, 5),
+        dense=draw.choice([0, *width]),
+    )
+    reads = draw.choice(["both", "both", "image", "caption"])
+    return ModelConfig(
+        image=image if reads != "caption" else None,
+        text=text if reads != "image" else None,
+        fusion=draw.choice(["concatenation", "gated"]),
+        head_units=draw.choice([0, *width]),
+        num_labels=draw.choice(width),
+        storage=storage,
+    )
