@@ -23,6 +23,7 @@ from captune.tuner.space.dimensions import bind
 
 SIDE = 32
 HEAVY = {"ray", "keras", "tensorflow", "jax"}
+OLD = Path(__file__).parent / "formats" / "0.1.0"
 
 # `make test-fast` draws fewer examples than `make test`.
 settings.register_profile("fast", max_examples=20, deadline=None)
@@ -191,6 +192,26 @@ def twelve(drawn: Path, tmp_path: Path) -> Path:
     for row in rows[1:]:
         shutil.copy(drawn / "images" / row.split(",")[0], raw / "images")
     return raw
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """data, run and train.csv as version 0.1.0 wrote them: a copy, whose run knows where its data is."""
+    folder = tmp_path / "old"
+    shutil.copytree(OLD, folder)
+    settings = folder / "run" / "run.json"
+    settings.write_text(settings.read_text().replace("DATA", str(folder / "data")))
+    return folder
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A folder where somebody has modules of the names of captune's folders, all of which raise."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    for name in ("model", "cluster", "results", "tuner", "data_prep"):
+        (folder / f"{name}.py").write_text(f"raise RuntimeError('the {name} of somebody')\n")
+    return folder
 
 
 @pytest.fixture(scope="session")

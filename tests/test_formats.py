@@ -11,18 +11,6 @@ import captune as package
 from captune.data_prep.store import PreparedData
 from captune.tuner.winner.proof import Proof
 
-OLD = Path(__file__).parent / "formats" / "0.1.0"
-
-
-@pytest.fixture
-def old(tmp_path: Path) -> Path:
-    """A copy of it all, whose run knows where its data is."""
-    folder = tmp_path / "old"
-    shutil.copytree(OLD, folder)
-    settings = folder / "run" / "run.json"
-    settings.write_text(settings.read_text().replace("DATA", str(folder / "data")))
-    return folder
-
 
 def test_prepared_set_opens(old: Path) -> None:
     data = PreparedData.open(old / "data")
