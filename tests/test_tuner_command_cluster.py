@@ -181,6 +181,7 @@ def test_server_that_is_not_there_is_refused_in_seconds(captune: Captune) -> Non
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.cluster  # imports Ray, starts none of it
 def test_server_that_never_answers_is_given_ten_seconds_and_no_more(
     captune: Captune, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
