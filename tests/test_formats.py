@@ -1,4 +1,4 @@
-"""What version 0.1.0 wrote still opens: tests/formats/0.1.0 holds a prepared set, a finished run and its bundle."""
+"""What captune wrote at commit c3a2cec, as version 0.1.0, still opens: a prepared set, a finished run and its bundle."""
 
 import json
 import shutil
