@@ -1,4 +1,4 @@
-"""What captune wrote at commit c3a2cec, as version 0.1.0, still opens: a prepared set, a finished run and its bundle."""
+"""What commit c3a2cec wrote as version 0.1.0 still opens: a prepared set, a finished run and its bundle."""
 
 import json
 import shutil
