@@ -5,7 +5,8 @@
 Starts a search in RUN, or goes on with it; each of DATA and RUN is a path or an address. What the trials do comes from
 the variable CAPTUNE_FORMULA, a JSON object: seconds (of an epoch), faults (number of a trial's first attempt -> what
 goes wrong in its second epoch), log (a file that takes one line for each epoch trained), settings (of the search),
-cut_off (seconds without the head of the cluster after which a worker ends).
+cut_off (seconds without the head of the cluster after which a worker ends), hold (a file without which no attempt goes
+beyond its first epoch).
 """
 
 from __future__ import annotations
@@ -115,8 +116,11 @@ def worker() -> type:
             if checkpoint is not None:
                 yield from checkpoint.reports_after(job.reported)
             state = {"state": np.zeros(orders.get("checkpoint_bytes", 8), np.uint8)}
-            for epoch in range((checkpoint.epoch if checkpoint else 0) + 1, EPOCHS + 1):
+            first = (checkpoint.epoch if checkpoint else 0) + 1
+            for epoch in range(first, EPOCHS + 1):
                 time.sleep(orders["seconds"])
+                while epoch > first and "hold" in orders and not Path(orders["hold"]).exists():
+                    time.sleep(0.1)
                 value = score(identity, epoch)
                 report = {"loss": 1 / epoch, "mean_f1": value} | (
                     go_wrong(fault, orders["log"]) if fault and epoch == 2 else {}

@@ -45,13 +45,15 @@ def test_slots_fill_at_once_and_follow_nodes_that_come_and_go(nodes: Nodes, data
     first, *_ = [nodes.add(cpus=2, gpus=2), nodes.add(cpus=2, gpus=1), nodes.add(cpus=2, gpus=1)]
     # Four GPUs, two trials on each; none is stopped early.
     shares = {"gpus_per_trial": 0.5, "cpus_per_trial": 0.1, "halving": {"grace": 1000}}
-    search = Search(tmp_path, data, 24, seconds=1.0, settings=shares)
+    go = tmp_path / "go"
+    search = Search(tmp_path, data, 24, settings=shares, hold=str(go))
     process = search.start(nodes.address)
     until(lambda: search.run.journal.exists() and running(search) == 8)
     nodes.kill(first)
     until(lambda: any(record.fate == "lost" for record in search.records))
     nodes.add(cpus=2, gpus=2)
-    until(lambda: running(search) == 8, 60)
+    until(lambda: running(search) == 8)
+    go.touch()
     summary = search.finish(process)
     done = [record for record in search.records if record.fate in ("complete", "stopped")]
     assert len(done) == 24
