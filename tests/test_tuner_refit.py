@@ -109,11 +109,11 @@ def test_refit_learns_from_train_and_validation_and_never_from_test(
 
     monkeypatch.setattr(PreparedData, "rows", noted)
     trained: list[set[int]] = []
-    shuffled = captune.tuner.winner.refit.shuffled
+    begin = captune.tuner.winner.refit.begin
     monkeypatch.setattr(
         captune.tuner.winner.refit,
-        "shuffled",
-        lambda data, chosen, *rest: trained.append(set(chosen.tolist())) or shuffled(data, chosen, *rest),
+        "begin",
+        lambda data, chosen, *rest, **more: trained.append(set(chosen.tolist())) or begin(data, chosen, *rest, **more),
     )
     monkeypatch.setattr(captune.tuner.winner.refit, "probabilities_in_fresh_process", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

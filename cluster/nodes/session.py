@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from captune.cluster.nodes.address import AUTH_MODE, ClusterError, check_address
+from captune.cluster.nodes.address import ClusterError, check_address
 from captune.cluster.nodes.ray_private import (
     draining_nodes,
     import_ray,
@@ -19,9 +19,8 @@ from captune.cluster.nodes.ray_private import (
     worker_faults_kept_from_stdout,
 )
 from captune.cluster.nodes.resources import Node
+from captune.environment import environment
 from captune.errors import one_line
-
-_USAGE, _BREAKPOINT = "RAY_USAGE_STATS_ENABLED", "PYTHONBREAKPOINT"
 
 
 @contextmanager
@@ -42,7 +41,7 @@ def session(address: str | None) -> Iterator[list[Node]]:
     with _process_restored(), worker_faults_kept_from_stdout():
         import ray
 
-        os.environ.setdefault(_USAGE, "0")  # the report would reach for the network
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # the report would reach for the network
         _open(address, {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True})
         try:
             yield alive()
@@ -56,17 +55,13 @@ def _process_restored() -> Iterator[None]:
 
     A local Ray asks for a token, and has this process ask for one from then on: the next Ray may have none.
     """
-    names = (AUTH_MODE, _USAGE, _BREAKPOINT)
-    environment = {name: os.environ.get(name) for name in names}
     log, handler = logging.getLogger("ray"), signal.getsignal(signal.SIGTERM)
     level = log.level
-    import_ray()
     try:
-        yield
+        with environment():
+            import_ray()
+            yield
     finally:
-        for name, value in environment.items():
-            os.environ.pop(name, None)
-            os.environ |= {} if value is None else {name: value}
         read_token_mode_again()
         log.setLevel(level)
         if threading.current_thread() is threading.main_thread():

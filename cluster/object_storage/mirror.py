@@ -207,12 +207,12 @@ def fetch_run(url: str, folder: Path, *, leave: frozenset[str] = frozenset()) ->
     Args:
         url: see RemoteFolder.
         folder: missing or empty; it appears when all of it is there.
-        leave: further names at the top of the run that are not brought.
+        leave: further files and folders of the run, as paths in it, that are not brought.
 
     Raises:
         StorageError: as RemoteFolder does; there is no run; or `folder` holds anything.
     """
-    remote = RemoteFolder(url)
+    remote, left = RemoteFolder(url), _NOT_MIRRORED | leave | {_SETTINGS}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} is there already: name a folder that is not")
     with disk_faults(folder, "written"):
@@ -224,7 +224,7 @@ def fetch_run(url: str, folder: Path, *, leave: frozenset[str] = frozenset()) ->
             raise StorageError(f"{remote} holds no run (no {_SETTINGS}); name the address of one")
         (aside / _SETTINGS).write_bytes(settings)
         for name in remote.list():
-            if name.split("/")[0] not in _NOT_MIRRORED | leave | {_SETTINGS}:
+            if left.isdisjoint(map(str, (PurePosixPath(name), *PurePosixPath(name).parents))):
                 try:
                     remote.download(name, aside / name)
                 except StorageError:

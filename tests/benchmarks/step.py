@@ -23,7 +23,7 @@ from captune.model.presets import PAPER, PRESETS
 from captune.tuner.space.dimensions import bind
 from captune.tuner.training.job import Job
 from captune.tuner.training.runtime import settle
-from captune.tuner.training.trial import batches, features_for, shuffled, train_trial
+from captune.tuner.training.trial import batches, begin, features_for, train_trial
 
 
 def best(epoch: Callable[[int], Any], rounds: int = 3) -> float:
@@ -38,11 +38,7 @@ def best(epoch: Callable[[int], Any], rounds: int = 3) -> float:
 
 
 def ours(config: TrialConfig, data: PreparedData) -> float:
-    from captune.model.training import Training
-
-    rows = data.rows("train")
-    source = shuffled(data, rows, config, 0, features_for(config, data))
-    training = Training(config, source, data.labels[rows].sum(axis=0).tolist(), seed=0)
+    training = begin(data, data.rows("train"), config, seed=0, features=features_for(config, data))
     return best(training.epoch)
 
 

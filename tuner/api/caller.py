@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from captune.environment import environment
 
 
 @contextmanager
@@ -16,13 +17,5 @@ def left_as_it_was() -> Iterator[None]:
     second call finds nothing to change back. Signal handlers and log levels are changed back where they are changed:
     captune.cluster.nodes.session, captune.tuner.ray_tune.interrupt, captune.results.optuna_private.
     """
-    environment = dict(os.environ)
-    try:
-        with warnings.catch_warnings():
-            yield
-    finally:
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        for name, value in environment.items():
-            if os.environ.get(name) != value:
-                os.environ[name] = value
+    with environment(), warnings.catch_warnings():
+        yield

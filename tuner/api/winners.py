@@ -37,7 +37,7 @@ class Winner:
         """Its scores in the search, on test, reloaded; its bytes, its configuration. Raises RunError before a refit."""
         from captune.tuner.winner.proof import Proof
 
-        with reading(self.where, leave=frozenset({"tracebacks"})) as folder:
+        with reading(self.where, leave=frozenset({"winner/bundle", "tracebacks"})) as folder:
             if not folder.proof.is_file():
                 raise RunError(f"{self.where} has no proved winner; run `captune refit {self.where}` first")
             return Proof.read(folder.proof)

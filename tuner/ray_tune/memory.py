@@ -86,15 +86,12 @@ def measure(flat: dict[str, Any], data: str, backend: str, *, say: Callable[[str
     total = runtime.gpu_memory()
     if not total:
         raise ResourceError("no GPU of NVIDIA's is on the node that was asked")
-    from captune.model.training import Training
-    from captune.tuner.training.trial import EVALUATION_BATCH, batches, features_for, shuffled
+    from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for
 
     config, prepared = unflatten(flat), open_data(data)
     rows = prepared.rows("train")[: _BATCHES * config.train.batch_size]
     features = features_for(config, prepared)
-    source = shuffled(prepared, rows, config, 0, features)
-    counts = prepared.labels[rows].sum(axis=0).tolist()
-    training = Training(config, source, counts, seed=0, bfloat16=runtime.in_bfloat16(config.train.precision))
+    training = begin(prepared, rows, config, seed=0, features=features)
     training.epoch(1)
     training.predict(batches(prepared, rows[:EVALUATION_BATCH], config.model, EVALUATION_BATCH, features=features))
     return runtime.gpu_peak(), total[0]

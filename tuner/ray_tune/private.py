@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.progress_reporter import ProgressReporter, TrialProgressCallback
 
-from captune.tuner.training.runtime import environment
+from captune.environment import environment
 
 # Read by Ray Tune when a run begins.
 _ENVIRONMENT = {

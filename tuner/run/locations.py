@@ -60,7 +60,7 @@ def reading(location: str, *, leave: frozenset[str] = frozenset({"winner", "trac
     """A run to be read: the folder itself, or a copy for the while.
 
     Args:
-        leave: names in it that are not needed.
+        leave: files and folders in it that are not needed.
 
     Raises:
         RunError, StorageError: there is none, or it cannot be reached.

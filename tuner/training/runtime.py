@@ -6,12 +6,13 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from captune.environment import environment
 from captune.errors import WorkError
 
 if TYPE_CHECKING:
@@ -69,21 +70,6 @@ def import_keras(backend: str | None = None) -> None:
         import keras
 
         keras.ops.convert_to_tensor(0)  # what TensorFlow says of its devices, it says with the first
-
-
-@contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Variables of this process for the while; those of before hold again at the end."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ |= variables
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def fence(gpus: float) -> int | None:

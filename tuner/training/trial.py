@@ -24,7 +24,7 @@ from captune.tuner.training.job import Job
 
 if TYPE_CHECKING:
     from captune.model.bundle import Bundle
-    from captune.model.training import Training
+    from captune.model.training import Spread, Training
 
 EVALUATION_BATCH = 256
 
@@ -35,7 +35,7 @@ def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | No
     A checkpoint is written when the next epoch is asked for: by then whoever asks has kept the report before. It can
     still be ahead of the record, where that was lost with a machine and its mirror is older: then it has the reports.
     """
-    from captune.model import training
+    from captune.model.training import fit
 
     started = time.monotonic()
     config = job.config
@@ -43,23 +43,16 @@ def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | No
     if data.tokens is not None:  # by length, so that captions of a batch are cut to little more than each
         held_out = held_out[np.argsort(lengths(data.tokens[held_out]), kind="stable")]
     features = features_for(config, data)
-    examples = shuffled(data, rows, config, job.seed, features)
     validation = batches(data, held_out, config.model, EVALUATION_BATCH, features=features)
     opening = time.monotonic() - started
-    trained = training.Training(
-        config,
-        examples,
-        data.labels[rows].sum(axis=0).tolist(),
-        seed=job.seed,
-        bfloat16=runtime.in_bfloat16(config.train.precision),
-    )
+    trained = begin(data, rows, config, seed=job.seed, features=features)
     checkpoint = checkpoints.resume() if checkpoints is not None else None
     if checkpoint is not None:
         trained.restore(checkpoint)
         yield from checkpoint.reports_after(job.reported)
     after, earlier = (checkpoint.epoch, checkpoint.reports) if checkpoint is not None else (0, ())
     best, writing = max([job.best, *(report.mean_f1 for report in earlier)]), 0.0
-    for epoch in training.fit(trained, config.train.epochs, validation, data.labels[held_out], after=after):
+    for epoch in fit(trained, config.train.epochs, validation, data.labels[held_out], after=after):
         started = time.monotonic()
         if checkpoints is not None and epoch.mean_f1 > best:
             best = epoch.mean_f1
@@ -116,14 +109,24 @@ def batches(
     )
 
 
-def shuffled(
-    data: PreparedData, rows: Any, config: TrialConfig, seed: int, features: NDArray[np.float32] | None
-) -> Batches:
-    """The rows as the configuration trains on them. features: see Batches."""
+def begin(
+    data: PreparedData,
+    rows: Any,
+    config: TrialConfig,
+    *,
+    seed: int,
+    features: NDArray[np.float32] | None,
+    spread: Spread | None = None,
+) -> Training:
+    """A network that is to learn the rows as the configuration says. features: see Batches; the rest: see Training."""
+    from captune.model.training import Training
+
     train = config.train
-    return batches(
+    examples = batches(
         data, rows, config.model, train.batch_size, seed=seed, by_length=train.group_by_length, features=features
     )
+    counts = data.labels[rows].sum(axis=0).tolist()
+    return Training(config, examples, counts, seed=seed, bfloat16=runtime.in_bfloat16(train.precision), spread=spread)
 
 
 def features_for(config: TrialConfig, data: PreparedData) -> NDArray[np.float32] | None:

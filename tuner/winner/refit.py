@@ -15,12 +15,11 @@ from captune.model import metrics
 from captune.model.config import TrialConfig, flatten, unflatten
 from captune.model.metrics import DecisionRule
 from captune.model.size import Budget, Size, refusal, size
-from captune.model.training import Spread, Training
+from captune.model.training import Spread
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.settings import contents_of
-from captune.tuner.training.runtime import in_bfloat16
-from captune.tuner.training.trial import EVALUATION_BATCH, batches, features_for, make_bundle, shuffled
+from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for, make_bundle
 from captune.tuner.winner.choose import epoch_to_keep, refuse_another
 from captune.tuner.winner.predict import by_label
 from captune.tuner.winner.proof import (
@@ -129,15 +128,8 @@ class _Refit:
         self.say(f"refit {turn + 1} of {seeds}: {self.epochs} epochs on train + validation")
         config, data, seed = self.config, self.data, self.seed + turn
         rows = data.rows("train", "validation")
-        source = shuffled(data, rows, config, seed, features_for(config, data))
-        training = Training(
-            config,
-            source,
-            data.labels[rows].sum(axis=0).tolist(),
-            seed=seed,
-            bfloat16=in_bfloat16(config.train.precision),
-            spread=self.spread,
-        )
+        features = features_for(config, data)
+        training = begin(data, rows, config, seed=seed, features=features, spread=self.spread)
         for number in range(1, self.epochs + 1):
             self.say(f"epoch {number} of {self.epochs}: loss {training.epoch(number):.4f}")
         test = batches(data, data.rows("test"), config.model, EVALUATION_BATCH)
