@@ -25,9 +25,10 @@ SIDE = 32
 HEAVY = {"ray", "keras", "tensorflow", "jax"}
 OLD = Path(__file__).parent / "formats" / "0.1.0"
 
-# `make test-fast` draws fewer examples than `make test`.
+# `make test-fast` draws fewer examples than `make test`, `make soak` many more.
 settings.register_profile("fast", max_examples=20, deadline=None)
 settings.register_profile("whole", deadline=None)
+settings.register_profile("soak", max_examples=5000, deadline=None)
 settings.load_profile("whole")
 TINY = {
     "image.width": 4,
@@ -41,13 +42,16 @@ TINY = {
 }
 
 
-def pytest_configure() -> None:
-    """Draws the seed of the moments at which processes are killed, where none was given.
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Draws the seed of drawn inputs and of the moments at which processes are killed, where none was given.
 
     Ctrl-C is what several tests are about: it is not ignored where the whole run was started in the background.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("CAPTUNE_SEED", str(random.SystemRandom().randrange(1, 2**31)))
+    if config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = os.environ["CAPTUNE_SEED"]
 
 
 def pytest_report_header() -> str:
