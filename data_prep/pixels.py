@@ -13,7 +13,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from captune.data_prep.images import ImageError, Pixels, read_image
+from captune.data_prep.images import ImageError, MachineError, Pixels, read_image
 from captune.data_prep.journal import GrowingPixels, pixel_schema
 from captune.data_prep.records import DataError
 
@@ -113,7 +113,10 @@ def _decoded(
         chunk = pictures[start : start + rows]
         into = buffers[number % 2, : len(chunk)]
         parts = [slice(place, place + TASK_ROWS) for place in range(0, len(chunk), TASK_ROWS)]
-        tasks = [pool.submit(decode_into, into[part], chunk[part], side) for part in parts]
+        try:
+            tasks = [pool.submit(decode_into, into[part], chunk[part], side) for part in parts]
+        except RuntimeError as error:
+            raise MachineError(f"{workers} threads cannot be started ({error}): allow more processes, or memory") from None
         return into, (reason for task in tasks for reason in task.result())
 
     ahead = None
@@ -129,7 +132,10 @@ def _decoded(
 
 
 def decode_into(pixels: Pixels, pictures: Sequence[Path], side: int) -> list[str | None]:
-    """Decode pictures into pixels (n, side, side, 3); return why each is missing, None where it is there."""
+    """Decode pictures into pixels (n, side, side, 3); return why each is missing, None where it is there.
+
+    Raises MachineError where it is not the picture's fault.
+    """
     reasons: list[str | None] = []
     for row, picture in enumerate(pictures):
         try:

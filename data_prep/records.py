@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from posixpath import normpath
 from typing import Any, Literal
 
 from captune.data_prep import csv_rows
@@ -143,21 +144,21 @@ def read_csv(
     rows = csv_rows.rows(text, columns)
     next(rows)
     gathered = _Collector(path, on_bad, "line")
-    line_of: dict[str, int] = {}
+    line_of: dict[str, int] = {}  # by names of one form
     for line, fields in rows:
         image_id = fields[columns.image].strip() if columns.image < len(fields) else ""
         labels: tuple[int, ...] = ()
         reason = None
         if len(fields) != columns.count:
             reason = f"{len(fields)} fields where the header has {columns.count}"
-        elif not (reason := name_fault(image_id)) and image_id in line_of:
-            reason = f"ImageID {image_id!r} stands on line {line_of[image_id]} already"
+        elif not (reason := name_fault(image_id)) and normpath(image_id) in line_of:
+            reason = f"ImageID {image_id!r} stands on line {line_of[normpath(image_id)]} already"
         elif reason is None and columns.labels is not None:
             labels, reason = _labels(fields[columns.labels], need_labels, known_labels)
         if reason:
             gathered.fault(line, image_id, reason)
             continue
-        line_of[image_id] = line
+        line_of[normpath(image_id)] = line
         caption = fields[columns.caption] if columns.caption is not None else ""
         gathered.good(line, Example(image_id, labels, caption))
     return gathered.records(
@@ -256,12 +257,12 @@ def read_coco(
                 gathered.bad.append(BadRow(place, image_id, "no label of the chosen categories"))
                 continue
             reason = name_fault(image_id)
-            if not reason and image_id in place_of:
-                reason = f"file_name {image_id!r} is image {place_of[image_id]} already"
+            if not reason and normpath(image_id) in place_of:
+                reason = f"file_name {image_id!r} is image {place_of[normpath(image_id)]} already"
             if reason:
                 gathered.fault(place, image_id, reason)
                 continue
-            place_of[image_id] = place
+            place_of[normpath(image_id)] = place
             own = texts.get(image["id"], [""])
             for caption in own if per_caption else own[:1]:
                 gathered.good(place, Example(image_id, label_set, caption))

@@ -138,6 +138,7 @@ def answer(**changes: Any) -> Decoded:
     values: dict[str, Any] = {
         "reasons": [None, None],
         "unread": [],
+        "fault": None,
         "node": "here (1.2.3.4)",
         "pillow": PIL.__version__,
     }

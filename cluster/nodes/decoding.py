@@ -18,7 +18,7 @@ import PIL
 
 from captune.cluster.nodes.address import ClusterError
 from captune.cluster.nodes.session import session
-from captune.data_prep.images import Pixels
+from captune.data_prep.images import MachineError, Pixels
 from captune.data_prep.pixels import Decode, decode_into
 from captune.errors import one_line
 
@@ -49,7 +49,8 @@ def ray_decoder(address: str, images: Path) -> Decode:
 
     Raises:
         ClusterError: from the decoder: the cluster cannot be joined or has no CPU; a node does not see the pictures,
-            or decodes with another Pillow than this process; Ray gave a task up.
+            or decodes with another Pillow than this process; its memory, disk or open files fail it; Ray gave a task
+            up.
     """
 
     def decode(
@@ -76,6 +77,7 @@ class Decoded:
     pixels: Pixels
     reasons: list[str | None]
     unread: list[int]  # those of its pictures that the node cannot read
+    fault: str | None  # of the node itself, which ended the task
     node: str
     pillow: str
 
@@ -85,10 +87,16 @@ def _decode(pictures: list[str], side: int) -> Decoded:
     import ray
 
     pixels = np.empty((len(pictures), side, side, 3), np.uint8)
-    reasons = decode_into(pixels, [Path(picture) for picture in pictures], side)
-    unread = [row for row, reason in enumerate(reasons) if reason and not os.access(pictures[row], os.R_OK)]
+    reasons: list[str | None] = []
+    fault = None
+    try:
+        reasons = decode_into(pixels, [Path(picture) for picture in pictures], side)
+    except MachineError as error:
+        fault = str(error)
+    suspects = [row for row, reason in enumerate(reasons) if reason] if fault is None else range(len(pictures))
+    unread = [row for row in suspects if not os.access(pictures[row], os.R_OK)]
     node = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
-    return Decoded(pixels, reasons, unread, node, PIL.__version__)
+    return Decoded(pixels, reasons, unread, fault, node, PIL.__version__)
 
 
 def _parts(batch: range, size: int) -> Iterator[range]:
@@ -126,6 +134,8 @@ def _in_order(tasks: Iterable[list[Path]], side: int, images: Path) -> Generator
             answer = _awaited(result)
             if fault := node_fault(answer, pictures, images):
                 raise ClusterError(f"node {answer.node} {fault}, or prepare without --address")
+            if answer.fault:
+                raise ClusterError(f"node {answer.node}: {answer.fault}")
             yield answer.pixels, list(map(_as_named, pictures, answer.reasons))
     finally:
         for result, _ in flight:

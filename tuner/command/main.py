@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from captune.errors import ArgumentError, Error, WorkError
+from captune.errors import ArgumentError, Error, WorkError, one_line
 from captune.tuner.command import classify, cluster, prepare, search, spaces, trials, winner
 from captune.tuner.command.console import fail, fail_usage
 from captune.tuner.command.options import settings_verb
@@ -31,6 +31,8 @@ def main() -> None:
         fail(str(error), error.exit_status)
     except OSError as error:  # a full disk, a folder that may not be written
         fail(str(error), WorkError.exit_status)
+    except MemoryError as error:
+        fail(f"memory ran out ({one_line(error) or 'none is left'}); give more", WorkError.exit_status)
     raise SystemExit(status)
 
 
