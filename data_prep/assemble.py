@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from captune.data_prep import folder
 from captune.data_prep.captions import CaptionSettings, count_words, tokenize
+from captune.data_prep.duplicates import caption_keys, grouped, repeats, same_pixels
 from captune.data_prep.images import image_path
 from captune.data_prep.labels import Labels
 from captune.data_prep.manifest import EXAMPLES, PIXELS, VERSION, VOCABULARY, Manifest
-from captune.data_prep.pixels import Decode, write_pixels
+from captune.data_prep.pixels import Decode, PixelFile, write_pixels
 from captune.data_prep.records import BadRow, DataError, OnBad, Records
 from captune.data_prep.split import SPLITS, Shares, split
 
@@ -76,9 +77,16 @@ def write_pictures(
 
 
 def write_examples(
-    target: Path, records: Records, shares: Shares, seed: int, settings: CaptionSettings, pixels_digest: str
+    target: Path,
+    records: Records,
+    shares: Shares,
+    seed: int,
+    settings: CaptionSettings,
+    pixels_digest: str,
+    side: int | None,
+    group_duplicates: bool,
 ) -> Manifest:
-    """Split, tokenize and write all but pictures. The manifest still lacks what prepare alone knows."""
+    """Split, tokenize and write all but pictures, which are there. The manifest lacks what prepare alone knows."""
     import pyarrow as pa
 
     rows = [example.labels for example in records.examples]
@@ -88,7 +96,10 @@ def write_examples(
     for example in records.examples:
         places.setdefault(example.image_id, len(places))
     picture = np.array([places[example.image_id] for example in records.examples])
-    assigned = split(hot, shares, seed, groups=picture)
+    pixels = None if side is None else same_pixels(PixelFile(target / PIXELS, side))[picture].tolist()
+    captions = caption_keys([example.caption for example in records.examples])
+    alike = [captions] if pixels is None else [pixels, captions]
+    assigned = split(hot, shares, seed, groups=grouped(picture.tolist(), *alike) if group_duplicates else picture)
     columns: dict[str, pa.Array] = {
         "image_id": pa.array([example.image_id for example in records.examples], pa.string()),
         "split": pa.array(assigned),
@@ -123,12 +134,14 @@ def write_examples(
         label_ids=labels.ids,
         label_names=labels.names,
         label_counts=tuple(hot[assigned == 0].sum(axis=0, dtype=np.int64).tolist()),
-        side=None,
+        side=side,
         max_tokens=max_tokens,
         vocabulary_size=vocabulary.size if vocabulary else None,
         captions=settings if vocabulary else None,
         inputs={},
         files={},
+        repeated_pictures={} if pixels is None else repeats(pixels, assigned),
+        repeated_captions=repeats(captions, assigned),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from captune.data_prep.captions import CaptionSettings
@@ -23,7 +23,9 @@ class Manifest:
     fingerprint: SHA-256 over examples and pixels, the same on every machine with the same JPEG decoder.
     counts: examples per split. label_counts: examples per label in train. side: pixels, or None. max_tokens
     (columns of tokens), vocabulary_size (ids) and captions are None without captions. inputs: what
-    it was made from, to tell whether it can be used again. files: name -> bytes.
+    it was made from, to tell whether it can be used again. files: name -> bytes. repeated_pictures: rows of validation
+    and of test with the pixels of a row of train, repeated_captions those with the caption of one; empty where an
+    earlier captune did not count them.
     """
 
     version: int
@@ -40,6 +42,8 @@ class Manifest:
     captions: CaptionSettings | None
     inputs: dict[str, str]
     files: dict[str, int]
+    repeated_pictures: dict[str, int] = field(default_factory=dict)
+    repeated_captions: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if set(self.counts) != set(SPLITS) or min(self.counts.values()) < 0:

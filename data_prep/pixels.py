@@ -116,7 +116,9 @@ def _decoded(
         try:
             tasks = [pool.submit(decode_into, into[part], chunk[part], side) for part in parts]
         except RuntimeError as error:
-            raise MachineError(f"{workers} threads cannot be started ({error}): allow more processes, or memory") from None
+            raise MachineError(
+                f"{workers} threads cannot be started ({error}): allow more processes, or memory"
+            ) from None
         return into, (reason for task in tasks for reason in task.result())
 
     ahead = None
@@ -166,6 +168,11 @@ class PixelFile:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def __iter__(self) -> Iterator[Pixels]:
+        """Each picture (side, side, 3) as it lies in the memory map."""
+        for view in self._views:
+            yield from view
 
     def gather(self, places: NDArray[np.int64]) -> Pixels:
         """(len(places), side, side, 3) uint8, each picture copied once. Raises IndexError beyond the file."""

@@ -142,6 +142,7 @@ def prepare(
     known_labels: frozenset[int] | None = None,
     per_caption: bool = False,
     categories: frozenset[int] | None = None,
+    group_duplicates: bool = False,
     workers: int | None = None,
     decode: Decode | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -151,7 +152,8 @@ def prepare(
     source: a CSV (format "kaggle") or COCO annotations ("coco"), see records. images: the folder of its
     pictures, None for a set of captions alone; a source without captions makes a set of pictures alone.
     side: pixels, 1 to 1024. captions: None for the defaults. known_labels goes with "kaggle", per_caption
-    and categories with "coco". workers: threads that decode, None for one per core. decode: what decodes in
+    and categories with "coco". group_duplicates: whether rows with the same pixels or caption go to one split.
+    workers: threads that decode, None for one per core. decode: what decodes in
     place of threads of this process; it has no part in what comes out. progress: called with (done, total) pictures.
 
     With on_bad "skip", rows and pictures that cannot be used are left out and listed in bad_rows.csv. Nothing
@@ -188,7 +190,7 @@ def prepare(
         "source": _source_digest(source, format),
         "format": format,
         "on-bad": on_bad,
-        "split": "/".join(f"{100 * share:g}" for share in shares),
+        "split": "/".join(f"{100 * share:g}" for share in shares) + ", duplicates grouped" * group_duplicates,
         "seed": str(seed),
         "labels": "all" if label_ids is None else " ".join(map(str, sorted(label_ids))),
         "per-caption": str(per_caption),
@@ -208,7 +210,10 @@ def prepare(
             records, pixels_digest = assemble.write_pictures(
                 target, source, records, images, side, inputs, on_bad, decode, progress
             )
-        manifest = assemble.write_examples(target, records, shares, seed, captions, pixels_digest)
+        side_of_pixels = None if images is None else side
+        manifest = assemble.write_examples(
+            target, records, shares, seed, captions, pixels_digest, side_of_pixels, group_duplicates
+        )
         if records.bad:
             assemble.write_bad_rows(target / BAD_ROWS, records.bad)
         files = {path.name: path.stat().st_size for path in target.iterdir() if path.name in FILES}
@@ -216,7 +221,6 @@ def prepare(
             manifest,
             rows_read=rows_read,
             rows_skipped=len(records.bad),
-            side=None if images is None else side,
             inputs=inputs,
             files=files,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ class DataSet:
     """A prepared data set.
 
     where: its folder or its address (s3://, gs://). skipped: rows that were left out, each with its reason in
-    bad_rows.csv beside it.
+    bad_rows.csv beside it. notes: sentences on how the source was read and on what is odd about it.
 
     Example:
         >>> data = captune.prepare("train.csv", out="data", split="60/20/20")
@@ -29,6 +29,7 @@ class DataSet:
 
     where: str
     prepared: PreparedData
+    notes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -48,7 +49,8 @@ class DataSet:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
-        return f"<captune data set {self.where}: {counts}; {len(self.labels)} labels>"
+        notes = f"; {len(self.notes)} notes" if self.notes else ""
+        return f"<captune data set {self.where}: {counts}; {len(self.labels)} labels{notes}>"
 
 
 @left_as_it_was()
@@ -70,6 +72,7 @@ def prepare(
     labels: str | Iterable[int] | None = None,
     per_caption: bool = False,
     categories: str | Iterable[int] | None = None,
+    group_duplicates: bool = False,
     address: str | None = None,
     progress: bool = True,
 ) -> DataSet:
@@ -89,6 +92,8 @@ def prepare(
             word must stand in the training captions.
         labels: of a CSV, that are allowed, e.g. "1-11,13-19"; others are errors.
         per_caption: of COCO, one example for each caption, not for each image. categories: of COCO, that are kept.
+        group_duplicates: whether rows with the same picture, under whatever names, or the same caption stay in one
+            split; else it is told how many of validation and test repeat one of train.
         address: of a running Ray cluster whose nodes decode, "auto" or "host:port".
         progress: whether it is shown.
 
@@ -142,10 +147,23 @@ def prepare(
             known_labels=numbers("labels", labels),
             per_caption=per_caption,
             categories=numbers("categories", categories),
+            group_duplicates=group_duplicates,
             decode=decode,
             progress=show,
         )
-    return DataSet(str(out), prepared)
+    data = DataSet(str(out), prepared)
+    return replace(data, notes=data.notes + _repeats(data))
+
+
+def _repeats(data: DataSet) -> tuple[str, ...]:
+    """What makes scores on validation or test better than on anything new."""
+    manifest = data.prepared.manifest
+    notes = []
+    for thing, counts in (("picture", manifest.repeated_pictures), ("caption", manifest.repeated_captions)):
+        if any(counts.values()):
+            rows = " and ".join(f"{count} of the {data.counts[split]} {split} rows" for split, count in counts.items())
+            notes.append(f"{rows} have the same {thing} as a train row; --group-duplicates keeps such rows together")
+    return tuple(notes)
 
 
 def open_data_set(where: str | Path | DataSet) -> DataSet:

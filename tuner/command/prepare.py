@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Location
 from captune.tuner.command.console import fail
 
@@ -44,6 +45,9 @@ def prepare(
     ] = None,
     per_caption: Annotated[bool, typer.Option(help="coco: one example per caption, not per image")] = False,
     categories: Annotated[str | None, typer.Option(help="coco: category ids to keep, e.g. 1-19")] = None,
+    group_duplicates: Annotated[
+        bool, typer.Option("--group-duplicates", help="keep rows of the same picture or caption in one split")
+    ] = False,
     address: Annotated[
         str | None, typer.Option(help="a running Ray cluster whose nodes decode: auto or host:port")
     ] = None,
@@ -69,6 +73,7 @@ def prepare(
             labels=labels,
             per_caption=per_caption,
             categories=categories,
+            group_duplicates=group_duplicates,
             address=address,
         )
     except KeyboardInterrupt:
@@ -78,3 +83,5 @@ def prepare(
     print(f"{out}: {rows - data.skipped} of {rows} rows: {counts}")
     if data.skipped:
         print(f"{data.skipped} rows skipped, each with its reason in {out}/bad_rows.csv")
+    for note in data.notes:
+        say(f"note: {note}")
