@@ -52,14 +52,15 @@ def without_metadata(data: bytes) -> bytes:
 
 def jpeg_scans(data: bytes, most: int) -> int:
     """Scans that a decoder reads of a JPEG, most + 1 where there are more: each costs a pass over all pixels."""
-    frame, scans = b"", 0
+    frame, scans = bytes(10), 0
     for code, start, end in _segments(data):
         if code in _FRAMES:
             frame = data[start:end]
         elif code == _SOS:
             scans += 1
             # Nothing behind a scan of all components is read, unless it is one of those that refine each other.
-            if scans > most or (frame[1:2] and frame[1] not in _PROGRESSIVE and data[start + 4] == frame[9]):
+            of_all = data[start + 4 : start + 5] == frame[9:10] and frame[1] not in _PROGRESSIVE
+            if scans > most or of_all:
                 break
     return scans
 

@@ -69,6 +69,7 @@ def test_size_of_every_kind_of_webp(options: dict[str, object]) -> None:
     assert containers.size_of(encoded(noise(37, 300), "WEBP", **options)) == (37, 300)
 
 
+@example(b"\xc0\0\4\0\0\xff\xda\0\3", b"\xff\xd8\xff")
 @given(
     st.binary(max_size=80), st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF89a", b"RIFF1234WEBP"])
 )
