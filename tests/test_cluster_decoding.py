@@ -163,6 +163,25 @@ def test_node_with_another_pillow_is_told(raw: Path) -> None:
     assert fault and "1.1.7" in fault and PIL.__version__ in fault
 
 
+def test_fault_of_a_node_is_told_unless_it_does_not_see_the_pictures(raw: Path) -> None:
+    pictures = [raw / "images" / "a b" / name for name in ("0.png", "1.png")]
+    assert node_fault(answer(fault="memory ran out"), pictures, raw / "images") == "fails: memory ran out"
+    assert "does not see" in str(node_fault(answer(fault="no permission", unread=[1]), pictures, raw / "images"))
+
+
+@starts_ray
+def test_disk_that_fails_a_node_ends_the_work_although_bad_pictures_are_skipped(
+    raw: Path, tmp_path: Path, nodes: Nodes
+) -> None:
+    own = tmp_path / "raw"
+    shutil.copytree(raw, own, copy_function=os.link)
+    (own / "images" / "a b" / "5.png").unlink()
+    (own / "images" / "a b" / "5.png").symlink_to("/proc/self/mem")  # a file whose first byte nobody can read
+    os.chdir(tmp_path)
+    with pytest.raises(ClusterError, match=r"node .* fails: picture .*5\.png cannot be read: Input/output error"):
+        make(own, tmp_path / "data", nodes.address)
+
+
 def test_threads_and_another_decoder_exclude_each_other(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="workers"):
         make(raw, tmp_path / "data", "127.0.0.1:1", workers=2)

@@ -6,16 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Captune
 from PIL import Image
 
 import captune.data_prep.pixels
 from captune.data_prep.captions import CaptionSettings, tokenize
-from captune.data_prep.images import read_image
+from captune.data_prep.images import MachineError, read_image
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData, prepare
 
@@ -395,3 +398,98 @@ def test_real_photographs_are_prepared_and_opened_in_milliseconds(tmp_path: Path
     started = time.perf_counter()
     PreparedData.open(data.path)
     assert time.perf_counter() - started < 0.5
+
+
+def test_disk_that_fails_ends_the_work_and_is_no_bad_picture(raw: Path) -> None:
+    (raw / "images" / "7.png").unlink()
+    (raw / "images" / "7.png").symlink_to("/proc/self/mem")  # a file whose first byte nobody can read
+    with pytest.raises(MachineError, match=r"7\.png cannot be read: Input/output error"):
+        make(raw, on_bad="skip")
+    assert not (raw.parent / "data").exists()
+    (raw / "images" / "7.png").unlink()
+    (raw / "images" / "7.png").write_bytes((raw / "images" / "8.png").read_bytes())
+    assert make(raw, on_bad="skip").manifest.rows_skipped == 0
+
+
+def test_threads_that_cannot_be_started_are_told(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(MachineError, match="threads cannot be started"):
+        make(raw, on_bad="skip")
+
+
+def doubled(raw: Path, count: int) -> None:
+    """Each picture under so many further names, the caption of each row its own."""
+    rows = (raw / "train.csv").read_text().splitlines(keepends=True)
+    for place in range(ROWS):
+        data = (raw / "images" / f"{place}.png").read_bytes()
+        for copy in range(count):
+            (raw / "images" / f"{place}_{copy}.png").write_bytes(data)
+            rows.append(f"{place}_{copy}.png,{rows[place + 1].split(',')[1]},caption {place} {copy}\n")
+    (raw / "train.csv").write_text("".join(rows))
+
+
+def torn(data: PreparedData, name_of: Callable[[str], str]) -> set[str]:
+    """Names whose rows are in more than one split."""
+    splits: dict[str, set[str]] = {}
+    for split in ("train", "validation", "test"):
+        for row in data.rows(split):
+            splits.setdefault(name_of(data.image_ids[row]), set()).add(split)
+    return {name for name, of in splits.items() if len(of) > 1}
+
+
+def stem(image_id: str) -> str:
+    return image_id.removesuffix(".png").split("_")[0]
+
+
+def test_rows_that_repeat_a_training_picture_are_counted(raw: Path) -> None:
+    assert make(raw, "before").manifest.repeated_pictures == {"validation": 0, "test": 0}
+    doubled(raw, 3)
+    data = make(raw)
+    train = {stem(data.image_ids[row]) for row in data.rows("train")}
+    expected = {
+        split: sum(stem(data.image_ids[row]) in train for row in data.rows(split)) for split in ("validation", "test")
+    }
+    assert data.manifest.repeated_pictures == expected
+    assert min(expected.values()) > 0
+
+
+def test_grouped_duplicates_stay_in_one_split(raw: Path) -> None:
+    doubled(raw, 3)
+    assert torn(make(raw, "apart"), stem)
+    data = make(raw, group_duplicates=True)
+    assert not torn(data, stem)
+    assert data.manifest.repeated_pictures == {"validation": 0, "test": 0}
+    assert all(data.manifest.counts.values())
+    with pytest.raises(DataError, match="prepared with another split"):
+        make(raw)
+
+
+def test_grouping_changes_nothing_where_nothing_is_repeated(raw: Path) -> None:
+    one, other = make(raw, "one"), make(raw, "other", group_duplicates=True)
+    assert one.manifest.fingerprint == other.manifest.fingerprint
+
+
+def test_repeated_captions_are_counted_and_grouped(raw: Path) -> None:
+    rows = (raw / "train.csv").read_text().splitlines()
+    captions = {f"{place}.png": f"Scene {place // 4}" for place in range(ROWS)}
+    lines = [f"{name},{1 + place % 2},{captions[name]}" for place, name in enumerate(captions)]
+    (raw / "train.csv").write_text("\n".join([rows[0], *lines]) + "\n")
+    assert sum(make(raw, "apart").manifest.repeated_captions.values()) > 0
+    for images in (raw / "images", None):
+        data = prepare(raw / "train.csv", images, raw.parent / f"data{images is None}", side=8, group_duplicates=True)
+        assert not torn(data, captions.__getitem__)
+        assert data.manifest.repeated_captions == {"validation": 0, "test": 0}
+
+
+def test_command_tells_what_is_repeated(raw: Path, captune: Captune) -> None:
+    doubled(raw, 3)
+    common = ("prepare", raw / "train.csv", raw / "images", "--side", 8, "--out")
+    ran = captune(*common, raw.parent / "apart")
+    assert ran.code == 0
+    notes = [line for line in ran.err.splitlines() if "the same picture as a train row" in line]
+    assert len(notes) == 1 and "--group-duplicates" in notes[0]
+    assert "the same picture" in captune(*common, raw.parent / "apart").err
+    assert "the same picture" not in captune(*common, raw.parent / "together", "--group-duplicates").err

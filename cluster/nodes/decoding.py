@@ -134,8 +134,6 @@ def _in_order(tasks: Iterable[list[Path]], side: int, images: Path) -> Generator
             answer = _awaited(result)
             if fault := node_fault(answer, pictures, images):
                 raise ClusterError(f"node {answer.node} {fault}, or prepare without --address")
-            if answer.fault:
-                raise ClusterError(f"node {answer.node}: {answer.fault}")
             yield answer.pixels, list(map(_as_named, pictures, answer.reasons))
     finally:
         for result, _ in flight:
@@ -175,7 +173,7 @@ def _awaited(result: Any) -> Decoded:
 
 
 def node_fault(answer: Decoded, pictures: Sequence[Path], images: Path) -> str | None:
-    """How a node differs from this machine, told from what it has made of pictures of the folder; else None."""
+    """What is wrong with a node, or other than here, told from what it has made of pictures of the folder, or None."""
     if answer.pillow != PIL.__version__:
         return (
             f"decodes with Pillow {answer.pillow}, this machine with {PIL.__version__}: "
@@ -188,7 +186,7 @@ def node_fault(answer: Decoded, pictures: Sequence[Path], images: Path) -> str |
                 f"does not see {images.absolute()}: it cannot read {pictures[row].name}, this machine can; "
                 "put the pictures on a shared path"
             )
-    return None
+    return answer.fault and f"fails: {answer.fault}"
 
 
 def _as_named(picture: Path, reason: str | None) -> str | None:

@@ -49,7 +49,7 @@ class DataSet:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
-        notes = f"; {len(self.notes)} notes" if self.notes else ""
+        notes = f"; notes: {len(self.notes)}" if self.notes else ""
         return f"<captune data set {self.where}: {counts}; {len(self.labels)} labels{notes}>"
 
 
@@ -104,7 +104,7 @@ def prepare(
 
     Example:
         >>> captune.prepare("train.csv", out="halves", split="50/25/25")
-        <captune data set halves: 27 train, 16 validation, 16 test; 6 labels>
+        <captune data set halves: 27 train, 16 validation, 16 test; 6 labels; notes: 1>
     """
     from captune.data_prep.captions import CaptionSettings
     from captune.data_prep.split import parse_shares
