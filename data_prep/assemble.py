@@ -19,7 +19,7 @@ from captune.data_prep.duplicates import caption_keys, grouped, repeats, same_pi
 from captune.data_prep.images import image_path
 from captune.data_prep.labels import Labels
 from captune.data_prep.manifest import EXAMPLES, PIXELS, VERSION, VOCABULARY, Manifest
-from captune.data_prep.pixels import Decode, PixelFile, write_pixels
+from captune.data_prep.pixels import Decode, write_pixels
 from captune.data_prep.records import BadRow, DataError, OnBad, Records
 from captune.data_prep.split import SPLITS, Shares, split
 
@@ -96,7 +96,7 @@ def write_examples(
     for example in records.examples:
         places.setdefault(example.image_id, len(places))
     picture = np.array([places[example.image_id] for example in records.examples])
-    pixels = None if side is None else same_pixels(PixelFile(target / PIXELS, side))[picture].tolist()
+    pixels = None if side is None else same_pixels(target / PIXELS, side)[picture].tolist()
     captions = caption_keys([example.caption for example in records.examples])
     alike = [captions] if pixels is None else [pixels, captions]
     assigned = split(hot, shares, seed, groups=grouped(picture.tolist(), *alike) if group_duplicates else picture)

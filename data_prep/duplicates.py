@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections import Counter
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from captune.data_prep.pixels import PixelFile
+from captune.data_prep.pixels import pictures
 from captune.data_prep.split import SPLITS
 
 Keys = Sequence[Hashable | None]
 """Of each row what it has in common with others of the same key; None for nothing."""
 
 
-def same_pixels(pixels: PixelFile) -> NDArray[np.int64]:
-    """(n,) for each picture the number of the first one with the same pixels, as files of the same bytes have them."""
-    candidates: dict[int, list[int]] = {}
-    for place, picture in enumerate(pixels):
-        # A line in the middle tells almost all apart, and is far less to read.
-        candidates.setdefault(hash(picture[len(picture) // 2].tobytes()), []).append(place)
-    first = np.arange(len(pixels))
-    for places in candidates.values():
-        if len(places) > 1:
-            seen: dict[bytes, int] = {}
-            for place in places:
-                digest = hashlib.sha256(pixels.gather(np.array([place])).data).digest()
-                first[place] = seen.setdefault(digest, place)
+def same_pixels(path: Path, side: int) -> NDArray[np.int64]:
+    """(n,) for each picture of a file of write_pixels the number of the first one with the same pixels.
+
+    Files of the same bytes have them, and so have others that differ in metadata alone.
+    """
+    # A line in the middle tells almost all apart, and is far less to sum up.
+    lines = [hash(picture[side // 2].tobytes()) for picture in pictures(path, side)]
+    first, times = np.arange(len(lines)), Counter(lines)
+    if len(times) < len(lines):
+        seen: dict[bytes, int] = {}
+        for place, picture in enumerate(pictures(path, side)):
+            if times[lines[place]] > 1:
+                first[place] = seen.setdefault(hashlib.sha256(picture.data).digest(), place)
     return first
 
 

@@ -148,6 +148,15 @@ def decode_into(pixels: Pixels, pictures: Sequence[Path], side: int) -> list[str
     return reasons
 
 
+def pictures(path: Path, side: int) -> Iterator[Pixels]:
+    """Each picture (side, side, 3) of a file of write_pixels, read batch by batch, where a map would hold all of it."""
+    import pyarrow as pa
+
+    with pa.OSFile(str(path)) as file:
+        for batch in pa.ipc.open_stream(file):
+            yield from batch.column(0).values.to_numpy().reshape(-1, side, side, 3)
+
+
 class PixelFile:
     """A file of write_pixels, memory-mapped: processes on one machine share one copy in the page cache."""
 
@@ -168,11 +177,6 @@ class PixelFile:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
-
-    def __iter__(self) -> Iterator[Pixels]:
-        """Each picture (side, side, 3) as it lies in the memory map."""
-        for view in self._views:
-            yield from view
 
     def gather(self, places: NDArray[np.int64]) -> Pixels:
         """(len(places), side, side, 3) uint8, each picture copied once. Raises IndexError beyond the file."""

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from captune.data_prep.duplicates import caption_keys, grouped, repeats, same_pixels
 from captune.data_prep.images import Pixels
 from captune.data_prep.journal import GrowingPixels
-from captune.data_prep.pixels import PixelFile
 
 keys = st.one_of(st.none(), st.integers(0, 6))
 
@@ -45,13 +44,13 @@ def test_repeats_are_of_train_alone() -> None:
     assert repeats(["a", None, "a", "b", "b", "a", None], assigned) == {"validation": 1, "test": 1}
 
 
-def written(folder: Path, pictures: list[Pixels], side: int) -> PixelFile:
+def written(folder: Path, pictures: list[Pixels], side: int) -> Path:
     growing = GrowingPixels(folder / "pixels", folder / "journal", side, {})
     for place in range(0, len(pictures), 3):
         growing.append(np.stack(pictures[place : place + 3]), place, [])
     growing.finish()
     growing.close()
-    return PixelFile(folder / "pixels", side)
+    return folder / "pixels"
 
 
 @pytest.mark.parametrize("side", [1, 2, 9])
@@ -59,6 +58,6 @@ def test_pictures_are_the_same_if_every_pixel_is(tmp_path: Path, side: int) -> N
     one = np.random.default_rng(0).integers(0, 200, (side, side, 3), dtype=np.uint8)
     other, third = one.copy(), one + 1
     other[0, 0, 2] += 1  # not in the line by which pictures are told apart at first, where there are more
-    assert same_pixels(written(tmp_path, [one, other, third, one, third, other, other], side)).tolist() == [
+    assert same_pixels(written(tmp_path, [one, other, third, one, third, other, other], side), side).tolist() == [
         *[0, 1, 2, 0, 2, 1, 1]
     ]
