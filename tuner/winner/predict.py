@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captune.data_prep.captions import Vocabulary
+from captune.data_prep.csv_file import read_csv
 from captune.data_prep.images import Picture, image_path, square
 from captune.data_prep.labels import Labels
-from captune.data_prep.records import DataError, Records, read_csv
+from captune.data_prep.records import DataError, Records
 from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model import metrics
