@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from captune.data_prep.coco_json import Document, coco_files
 from captune.data_prep.records import BadRow, Collector, DataError, Example, OnBad, Records, listed, name_fault, shown
-from captune.data_prep.source import Source, digest, read_source
+from captune.data_prep.source import digest
 
 Id = int | str
 _HIGHEST = 10**9 - 1  # of category ids, as of the labels of a CSV
-_ENTRY = {"images": "image", "annotations": "annotation", "categories": "category"}
 
 
 def read_coco(
@@ -39,8 +37,8 @@ def read_coco(
     apart; no caption is of an image.
     """
     instances_path, captions_path = coco_files(Path(path))
-    instances = _Document.read(instances_path, "images", "annotations", "categories")
-    captions = _Document.read(captions_path, "annotations") if captions_path else None
+    instances = Document.read(instances_path, "images", "annotations", "categories")
+    captions = Document.read(captions_path, "annotations") if captions_path else None
     gathered = Collector(instances_path, on_bad, "image")
     faults = _Faults(on_bad)
     label_of, names = _categories(instances)
@@ -73,59 +71,6 @@ def read_coco(
     )
 
 
-def coco_files(path: Path) -> tuple[Path, Path | None]:
-    """The instances file and the captions file, where there is one, of path.
-
-    A file is the instances, whatever it is called, and captionsX.json lies beside instancesX.json. A folder has one
-    instances*.json, or only one JSON of another name, and at most one captions*.json. Raises DataError for others.
-    """
-    if not path.exists():
-        raise DataError(f"{path} does not exist: check the path")
-    if not path.is_dir():
-        beside = path.with_name("captions" + path.name.removeprefix("instances"))
-        return path, beside if path.name.startswith("instances") and beside.is_file() else None
-    captions = sorted(path.glob("captions*.json"))
-    instances = sorted(path.glob("instances*.json")) or sorted({*path.glob("*.json")} - {*captions})
-    if len(instances) != 1 or len(captions) > 1:
-        raise DataError(
-            f"{path} must hold one instances*.json, or one JSON of another name, and 0 or 1 captions*.json; it has"
-            f" {len(instances)} instances and {len(captions)} captions: name the instances file"
-        )
-    return instances[0], captions[0] if captions else None
-
-
-@dataclass(frozen=True)
-class _Document:
-    path: Path
-    source: Source
-    content: dict[str, list[Any]]
-
-    @classmethod
-    def read(cls, path: Path, *lists: str) -> _Document:
-        source = read_source(path)
-        try:
-            content = json.loads(source.text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
-        except ValueError:  # Python reads no number of more than 4,300 digits
-            number = max(re.finditer(r"\d+", source.text), key=lambda match: len(match[0]))
-            line = source.text.count("\n", 0, number.start()) + 1
-            raise DataError(f"{path}, line {line}: a number of {len(number[0])} digits is no id and no size") from None
-        except RecursionError:
-            raise DataError(f"{path} is not COCO annotations: nested too deep") from None
-        for name in lists:
-            if not isinstance(content, dict) or not isinstance(content.get(name), list):
-                raise DataError(f"{path} is not COCO annotations: it has no list {name!r}")
-        return cls(path, source, content)
-
-    def entries(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What messages call each entry of a list, and the entry. Raises DataError for one that is no object."""
-        for number, entry in enumerate(self.content[name], start=1):
-            if not isinstance(entry, dict):
-                raise DataError(f"{self.path}, {_ENTRY[name]} {number} is {shown(entry)}, not an object")
-            yield f"{_ENTRY[name]} {number}", entry
-
-
 @dataclass
 class _Faults:
     """Entries that cannot be used: raised at once where on_bad is "error", else kept by the place of their image."""
@@ -143,10 +88,9 @@ class _Faults:
             self.of_place.setdefault(place, f"{entry}: {reason}")
 
     def notes(self) -> list[str]:
-        count = len(self.of_none)
-        return (
-            [f"left out, of no image in the list: {count} annotations; the first, {self.of_none[0]}"] if count else []
-        )
+        if not self.of_none:
+            return []
+        return [f"left out, for they name no image: {len(self.of_none)} annotations; the first, {self.of_none[0]}"]
 
 
 def _kind(ids: Iterable[object]) -> type:
@@ -163,12 +107,11 @@ def _id_fault(name: str, value: object, kind: type, known: Mapping[Id, object] |
     return None
 
 
-def _categories(document: _Document) -> tuple[dict[Id, int], dict[int, str]]:
+def _categories(document: Document) -> tuple[dict[Id, int], dict[int, str]]:
     """The label of each category id, and the names of the labels."""
     names: dict[Id, str] = {}
-    kind = _kind(category.get("id") for _, category in document.entries("categories"))
-    for entry, category in document.entries("categories"):
-        number, name = category.get("id"), category.get("name")
+    kind = _kind(number for _, number in document.entries("categories", "id"))
+    for entry, number, name in document.entries("categories", "id", "name"):
         reason = _id_fault("id", number, kind)
         if reason is None and number in names:
             reason = f"id {shown(number)} is that of {shown(names[number])} already"
@@ -184,14 +127,13 @@ def _categories(document: _Document) -> tuple[dict[Id, int], dict[int, str]]:
     return label_of, {label_of[number]: name for number, name in names.items()}
 
 
-def _images(document: _Document, faults: _Faults) -> tuple[list[str], dict[Id, int]]:
+def _images(document: Document, faults: _Faults) -> tuple[list[str], dict[Id, int]]:
     """The name of each image, "" where it has none, and the place of each id in the list, from 1."""
-    kind = _kind(image.get("id") for _, image in document.entries("images"))
+    kind = _kind(number for _, number in document.entries("images", "id"))
     image_ids: list[str] = []
     place_of: dict[Id, int] = {}
     place_of_name: dict[str, int] = {}
-    for place, (entry, image) in enumerate(document.entries("images"), start=1):
-        number, name = image.get("id"), image.get("file_name")
+    for place, (entry, number, name) in enumerate(document.entries("images", "id", "file_name"), start=1):
         # Made on Windows, it has backslashes, which no name of a picture may have here.
         image_id = _plain(name).replace("\\", "/") if isinstance(name, str) else ""
         image_ids.append(image_id)
@@ -214,13 +156,12 @@ def _images(document: _Document, faults: _Faults) -> tuple[list[str], dict[Id, i
 
 
 def _labels(
-    document: _Document, place_of: dict[Id, int], label_of: dict[Id, int], faults: _Faults
+    document: Document, place_of: dict[Id, int], label_of: dict[Id, int], faults: _Faults
 ) -> dict[int, set[int]]:
     """The labels of each image, by its place."""
     image_kind, category_kind = _kind(place_of), _kind(label_of)
     labels: dict[int, set[int]] = {}
-    for entry, annotation in document.entries("annotations"):
-        image, category = annotation.get("image_id"), annotation.get("category_id")
+    for entry, image, category in document.entries("annotations", "image_id", "category_id"):
         if reason := _id_fault("image_id", image, image_kind, place_of):
             faults.add(document.path, entry, reason, None)
         elif reason := _id_fault("category_id", category, category_kind, label_of):
@@ -230,13 +171,15 @@ def _labels(
     return labels
 
 
-def _captions(document: _Document, place_of: dict[Id, int], faults: _Faults, notes: list[str]) -> dict[int, list[str]]:
+def _captions(document: Document, place_of: dict[Id, int], faults: _Faults, notes: list[str]) -> dict[int, list[str]]:
     """The captions of each image, by its place, in their order."""
     kind = _kind(place_of)
     texts: dict[int, list[str]] = {}
     belong, others = 0, 0
-    for entry, annotation in _by_id(document):
-        image, caption = annotation.get("image_id"), annotation.get("caption")
+    annotations = list(document.entries("annotations", "id", "image_id", "caption"))
+    if all(type(number) is int for _, number, *_ in annotations):
+        annotations.sort(key=lambda annotation: annotation[1])
+    for entry, _, image, caption in annotations:
         if reason := _id_fault("image_id", image, kind):
             faults.add(document.path, entry, reason, None)
         elif image not in place_of:
@@ -249,20 +192,12 @@ def _captions(document: _Document, place_of: dict[Id, int], faults: _Faults, not
                 faults.add(document.path, entry, f"caption {shown(caption)} is no text", place_of[image])
     if not belong:
         raise DataError(
-            f"{document.path}: none of its {len(document.content['annotations'])} captions is of an image in the list:"
+            f"{document.path}: none of its {len(annotations)} captions is of an image in the list:"
             f" their image_id must be ids as {shown(next(iter(place_of), 1))}; give the captions of the same split"
         )
     if others:
         notes.append(f"left out: {others} captions of images that are not in the list")
     return texts
-
-
-def _by_id(document: _Document) -> list[tuple[str, dict[str, Any]]]:
-    """Captions by rising id, or in their order where not all ids are whole numbers."""
-    entries = list(document.entries("annotations"))
-    if all(type(annotation.get("id")) is int for _, annotation in entries):
-        entries.sort(key=lambda entry: entry[1]["id"])
-    return entries
 
 
 def _shared_names(names: dict[int, str], labels: dict[int, set[int]], path: Path) -> list[str]:

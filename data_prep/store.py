@@ -182,8 +182,9 @@ def prepare(
         raise DataError("per_caption and categories go with the format coco: use known_labels with kaggle")
     else:
         records = read_csv(source, on_bad=on_bad, known_labels=known_labels)
-    for sentence in records.notes if note else ():
-        note(sentence)
+    for sentence in records.notes:
+        if note is not None:
+            note(sentence)
     if images is None and not records.has_captions:
         raise DataError(f"{source} has no captions: name the folder of its pictures, or add a column Caption")
     if images is not None and not images.is_dir():
