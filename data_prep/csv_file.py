@@ -26,8 +26,8 @@ def read_csv(
     """Read a CSV with the columns ImageID, Labels and Caption, in any order, others ignored.
 
     Names of columns may be written with other capitals, blanks or an s at the end. Labels are whole numbers with blanks
-    between them; where need_labels is False the column is not read and may be missing, as Caption may always. How text
-    becomes rows: see csv_rows.
+    between them. Where need_labels is False they may be missing and are not looked at, and rows may share an ImageID;
+    Caption may be missing always. How text becomes rows: see csv_rows.
 
     Raises DataError with the line: at the first bad row where on_bad is "error"; in both modes where the file
     as a whole is unusable (missing, empty, not UTF-8, a column missing, no usable row).
@@ -45,10 +45,10 @@ def read_csv(
         image_id = row.fields[columns.image].strip() if columns.image < len(row.fields) else ""
         labels: tuple[int, ...] = ()
         reason = row.fault or name_fault(image_id)
-        if not reason and image_id in line_of:
-            reason = f"ImageID {shown(image_id)} stands on line {line_of[image_id]} already"
-        elif not reason and need_labels and columns.labels is not None:
+        if not reason and need_labels and columns.labels is not None:
             labels, reason = _labels(row.fields[columns.labels], known_labels)
+            if image_id in line_of:
+                reason = f"ImageID {shown(image_id)} stands on line {line_of[image_id]} already"
         if reason:
             gathered.fault(row.line, image_id, reason)
             continue
@@ -72,6 +72,8 @@ def _header(path: Path, lines: list[str]) -> Row:
         raise DataError(f"{path} has a header that is no CSV ({error}): name the columns {','.join(_NAMES)}") from None
     if header is None:
         raise DataError(f"{path} is empty: it needs a header with {', '.join(_NAMES)}, and rows")
+    if header.last > header.line:
+        raise DataError(f"{path}, line {header.line}: a quote in the header closes on line {header.last}: mend it")
     return header
 
 

@@ -133,6 +133,10 @@ def test_byte_order_mark_and_line_ends_change_nothing(tmp_path: Path, mark: byte
 def test_test_file_without_labels_and_images_without_captions(tmp_path: Path) -> None:
     test = read(tmp_path, "ImageID,Caption\n1.jpg,x\n", need_labels=False)
     assert test.examples == (Example("1.jpg", (), "x"),) and not test.has_labels
+    assert read(tmp_path, "ImageID,Labels,Caption\n1.jpg,?,x\n1.jpg,,y\n", need_labels=False).examples == (
+        Example("1.jpg", (), "x"),
+        Example("1.jpg", (), "y"),
+    )
     images = read(tmp_path, "ImageID,Labels\n1.jpg,4\n")
     assert images.examples == (Example("1.jpg", (4,), ""),) and not images.has_captions
     assert read(tmp_path, "ImageID\n1.jpg\n", need_labels=False).examples == (Example("1.jpg", (), ""),)
@@ -195,6 +199,7 @@ def test_line_of_a_fault_counts_line_feeds_inside_captions(tmp_path: Path) -> No
         (b'[{"ImageID": "1.jpg"}]', "JSON"),
         (b"captions,CAPTION,ImageID,Labels\na,b,1.jpg,1\n", "column Caption stands 2 times"),
         (b'ImageID,"Lab"els,Caption\n1.jpg,1,x\n', "header"),
+        (b'ImageID,Labels,"Caption\n1.jpg,1,x"\n2.jpg,1,y\n', "closes on line 2"),
         (b"ImageID,Labels,Labels\n1.jpg,1,1\n", "stands 2 times"),
         (b"ImageID,Labels,Caption\n1.jpg,1,x\n2.jpg,1,\xff\n", "line 3: not UTF-8"),
         ("ImageID,Labels,Caption\n1.jpg,1,x\n".encode("utf-16"), "not UTF-8"),
