@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from posixpath import normpath
 
 from captune.data_prep.coco_json import Document, coco_files
 from captune.data_prep.records import BadRow, Collector, DataError, Example, OnBad, Records, listed, name_fault, shown
@@ -132,7 +133,7 @@ def _images(document: Document, faults: _Faults) -> tuple[list[str], dict[Id, in
     kind = _kind(number for _, number in document.entries("images", "id"))
     image_ids: list[str] = []
     place_of: dict[Id, int] = {}
-    place_of_name: dict[str, int] = {}
+    place_of_name: dict[str, int] = {}  # by names of one form
     for place, (entry, number, name) in enumerate(document.entries("images", "id", "file_name"), start=1):
         # Made on Windows, it has backslashes, which no name of a picture may have here.
         image_id = _plain(name).replace("\\", "/") if isinstance(name, str) else ""
@@ -146,12 +147,12 @@ def _images(document: Document, faults: _Faults) -> tuple[list[str], dict[Id, in
         if reason is None and not isinstance(name, str):
             reason = f"file_name {shown(name)} is no text"
         reason = reason or name_fault(image_id)
-        if not reason and image_id in place_of_name:
-            reason = f"file_name {shown(image_id)} is that of image {place_of_name[image_id]} already"
+        if not reason and normpath(image_id) in place_of_name:
+            reason = f"file_name {shown(image_id)} is that of image {place_of_name[normpath(image_id)]} already"
         if reason:
             faults.add(document.path, entry, reason, place)
         else:
-            place_of_name[image_id] = place
+            place_of_name[normpath(image_id)] = place
     return image_ids, place_of
 
 

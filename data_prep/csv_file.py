@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from posixpath import normpath
 
 from captune.data_prep import csv_rows
 from captune.data_prep.csv_rows import Columns, Row
@@ -40,19 +41,19 @@ def read_csv(
     columns = _columns(source.path, header, need_labels)
     rows = csv_rows.rows(lines, header.last, columns)
     gathered = Collector(source.path, on_bad, "line")
-    line_of: dict[str, int] = {}
+    line_of: dict[str, int] = {}  # by names of one form
     for row in rows:
         image_id = row.fields[columns.image].strip() if columns.image < len(row.fields) else ""
         labels: tuple[int, ...] = ()
         reason = row.fault or name_fault(image_id)
         if not reason and need_labels and columns.labels is not None:
             labels, reason = _labels(row.fields[columns.labels], known_labels)
-            if image_id in line_of:
-                reason = f"ImageID {shown(image_id)} stands on line {line_of[image_id]} already"
+            if line := line_of.get(normpath(image_id)):
+                reason = f"ImageID {shown(image_id)} stands on line {line} already"
         if reason:
             gathered.fault(row.line, image_id, reason)
             continue
-        line_of[image_id] = row.line
+        line_of[normpath(image_id)] = row.line
         caption = row.fields[columns.caption] if columns.caption is not None else ""
         gathered.good(row.line, Example(image_id, labels, caption))
     gathered.notes += _notes(lines, header, rows, columns)

@@ -106,7 +106,7 @@ def _judged(lines: list[str], row: Row, columns: Columns) -> list[Row]:
     if first is None:  # cut after its first line it is no row
         return [row]
     for line, image in enumerate(others, start=row.line + 1):
-        if image and _kind(image) == _kind(first):
+        if image and _kind(image) == _kind(first) == _kind(row.fields[columns.image]):
             reason = (
                 f"its quotes open on line {row.line} and close on line {row.last}, and line {line} looks like a row:"
                 " close the quote, or write the field in one line"
