@@ -10,7 +10,7 @@ from posixpath import normpath
 from captune.data_prep import csv_rows
 from captune.data_prep.csv_rows import Columns, Row
 from captune.data_prep.records import Collector, DataError, Example, OnBad, Records, listed, name_fault, shown
-from captune.data_prep.source import digest, read_source
+from captune.data_prep.source import Source, digest, read_source
 
 _LABEL = re.compile(r"[0-9]{1,9}")
 _NAMES = ("ImageID", "Labels", "Caption")
@@ -36,32 +36,49 @@ def read_csv(
     source = read_source(Path(path))
     if source.text.lstrip()[:1] in ("{", "["):
         raise DataError(f"{path} is JSON and no CSV: COCO annotations are read by captune prepare --format coco")
+    with csv_rows.fields_of_any_length():
+        return _read(source, on_bad, need_labels, known_labels)
+
+
+def _read(source: Source, on_bad: OnBad, need_labels: bool, known_labels: frozenset[int] | None) -> Records:
     lines = csv_rows.lines_of(source.text)
     header = _header(source.path, lines)
     columns = _columns(source.path, header, need_labels)
-    rows = csv_rows.rows(lines, header.last, columns)
+    other_end = "\n" if lines[header.last - 1].endswith("\r") else "\r"
     gathered = Collector(source.path, on_bad, "line")
-    line_of: dict[str, int] = {}  # by names of one form
-    for row in rows:
+    line_of: dict[str, int] = {}
+    odd: list[Row] = []
+    ended_otherwise: list[int] = []
+    count = 0
+    for row in csv_rows.rows(lines, header.last, columns):
+        count += 1
         image_id = row.fields[columns.image].strip() if columns.image < len(row.fields) else ""
+        name = normpath(image_id)
         labels: tuple[int, ...] = ()
         reason = row.fault or name_fault(image_id)
         if not reason and need_labels and columns.labels is not None:
             labels, reason = _labels(row.fields[columns.labels], known_labels)
-            if line := line_of.get(normpath(image_id)):
+            if line := line_of.get(name):
                 reason = f"ImageID {shown(image_id)} stands on line {line} already"
+        if row.mended or row.doubtful:
+            odd.append(row)
+        if lines[row.last - 1].endswith(other_end):
+            ended_otherwise.append(row.line)
         if reason:
             gathered.fault(row.line, image_id, reason)
             continue
-        line_of[normpath(image_id)] = row.line
+        line_of[name] = row.line
         caption = row.fields[columns.caption] if columns.caption is not None else ""
         gathered.good(row.line, Example(image_id, labels, caption))
-    gathered.notes += _notes(lines, header, rows, columns)
+    gathered.notes += _notes(odd, ended_otherwise)
+    if columns.caption is None and columns.count > 2:
+        names = shown(", ".join(header.fields), 120)
+        gathered.notes.append(f"no captions: none of the columns {names} is named Caption")
     return gathered.records(
         has_labels=need_labels,
         has_captions=columns.caption is not None,
         label_names={},
-        rows=len(rows),
+        rows=count,
         sha256=digest([source]),
     )
 
@@ -118,22 +135,13 @@ def _labels(value: str, known_labels: frozenset[int] | None) -> tuple[tuple[int,
     return tuple(sorted({int(word) for word in words})), None
 
 
-def _notes(lines: list[str], header: Row, rows: list[Row], columns: Columns) -> list[str]:
-    """What is no fault and yet may not be as it was meant."""
-    notes = []
-    if mended := [row.line for row in rows if row.mended]:
-        notes.append(
-            "no CSV, and read with stray quotes as characters and commas without quotes as the caption's:"
-            f" {len(mended)} rows, on lines {listed(mended)}"
-        )
-    if doubtful := [row.line for row in rows if row.doubtful]:
-        notes.append(
-            "read as one field in quotes, though a further line of it could be a row by its commas:"
-            f" {len(doubtful)} rows, on lines {listed(doubtful)}"
-        )
-    ends = [(row.line, lines[row.last - 1][-1:]) for row in (header, *rows)]
-    if (returns := [line for line, end in ends if end == "\r"]) and any(end == "\n" for _, end in ends):
-        notes.append(f"ended by a carriage return, not a line feed: {len(returns)} rows, on lines {listed(returns)}")
-    if columns.caption is None and columns.count > 2:
-        notes.append(f"no captions: none of the columns {shown(', '.join(header.fields), 120)} is named Caption")
-    return notes
+def _notes(odd: list[Row], ended_otherwise: list[int]) -> list[str]:
+    """What is no fault and yet may not be as it was meant, with its lines."""
+    mended = [row.line for row in odd if row.mended]
+    doubtful = [row.line for row in odd if row.doubtful]
+    reasons = {
+        "no CSV, and read with stray quotes as characters and commas without quotes as the caption's": mended,
+        "read as one field in quotes, though a further line of it could be a row by its commas": doubtful,
+        "ended by a carriage return where the header is by a line feed, or the reverse": ended_otherwise,
+    }
+    return [f"{why}: {len(places)} rows, on lines {listed(places)}" for why, places in reasons.items() if places]

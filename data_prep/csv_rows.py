@@ -6,7 +6,7 @@ import contextlib
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,11 +54,10 @@ def lines_of(text: str) -> list[str]:
 
 def header(lines: list[str]) -> Row | None:
     """The first row that is not blank, or None. Raises csv.Error where it cannot be one."""
-    with _fields_of_any_length():
-        return next(filter(_has_text, _strict(lines, 0)), None)
+    return next(filter(_has_text, _strict(lines, 0)), None)
 
 
-def rows(lines: list[str], start: int, columns: Columns) -> list[Row]:
+def rows(lines: list[str], start: int, columns: Columns) -> Iterator[Row]:
     """The rows below the first `start` lines that are not blank.
 
     Text that parses by RFC 4180, with as many fields in each row as the header has, is taken at its word: but for a
@@ -66,23 +65,29 @@ def rows(lines: list[str], start: int, columns: Columns) -> list[Row]:
     lines is then a fault. In other text each line is a row that has as many fields, if need be with quotes as
     characters and commas in the caption.
     """
-    with _fields_of_any_length():
-        try:
-            strict = list(filter(_has_text, _strict(lines, start)))
-        except csv.Error:
-            strict = []
-        if not strict or any(len(row.fields) != columns.count for row in strict):
-            return list(_line_by_line(lines, start, columns))
-        return [judged for row in strict for judged in _judged(lines, row, columns)]
+    if not _parses(lines, start, columns):
+        yield from _line_by_line(lines, start, columns)
+        return
+    for row in filter(_has_text, _strict(lines, start)):
+        yield from _judged(lines, row, columns)
 
 
 @contextlib.contextmanager
-def _fields_of_any_length() -> Iterator[None]:
+def fields_of_any_length() -> Iterator[None]:
+    """Takes away the limit of the csv module, which is one for all of its readers, for a while."""
     limit = csv.field_size_limit(2**31 - 1)
     try:
         yield
     finally:
         csv.field_size_limit(limit)
+
+
+def _parses(lines: list[str], start: int, columns: Columns) -> bool:
+    """Whether all is CSV with as many fields as the header. To parse it twice costs less than to keep all rows."""
+    try:
+        return all(len(row.fields) == columns.count for row in filter(_has_text, _strict(lines, start)))
+    except csv.Error:
+        return False
 
 
 def _strict(lines: list[str], start: int, stop: int | None = None) -> Iterator[Row]:
@@ -98,13 +103,13 @@ def _has_text(row: Row) -> bool:
     return len(row.fields) > 1 or (len(row.fields) == 1 and bool(row.fields[0].strip()))
 
 
-def _judged(lines: list[str], row: Row, columns: Columns) -> list[Row]:
+def _judged(lines: list[str], row: Row, columns: Columns) -> Sequence[Row]:
     """The row, or its lines as faults where it goes over lines that look like rows."""
     if row.last == row.line:
-        return [row]
+        return (row,)
     first, *others = (_image(line, columns) for line in lines[row.line - 1 : row.last])
     if first is None:  # cut after its first line it is no row
-        return [row]
+        return (row,)
     for line, image in enumerate(others, start=row.line + 1):
         if image and _kind(image) == _kind(first) == _kind(row.fields[columns.image]):
             reason = (
@@ -112,7 +117,7 @@ def _judged(lines: list[str], row: Row, columns: Columns) -> list[Row]:
                 " close the quote, or write the field in one line"
             )
             return _faults(lines, row.line, row.last, reason)
-    return [row._replace(doubtful=any(others))]
+    return (row._replace(doubtful=any(others)),)
 
 
 def _line_by_line(lines: list[str], start: int, columns: Columns) -> Iterator[Row]:
