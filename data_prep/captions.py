@@ -89,6 +89,13 @@ class CaptionSettings:
         """What a file holds of settings, as `asdict` made it, with what was so before it could be chosen."""
         return {"marks": False, **content}
 
+    def effective(self, captions: Iterable[str]) -> dict[str, Any]:
+        """What has a say in the tokens of these captions, by name: ASCII has no marks, nor scripts without blanks."""
+        settings = asdict(self)
+        if all(map(str.isascii, captions)):
+            del settings["characters"], settings["marks"]
+        return settings
+
 
 def tokenize(caption: str, settings: CaptionSettings) -> list[str]:
     """Lower-cased word tokens in order; [] where no word is left.

@@ -133,6 +133,15 @@ def test_captions_of_scripts_without_blanks_are_counted() -> None:
     assert count_unparted([*without, "a dog", "caf\u00e9", "\uac1c \ub450", "\u0915\u0940", "\u30bd\u30d5\u30a1"]) == 6
 
 
+@pytest.mark.parametrize(
+    ("caption", "differ"), [("a dog\u2019s caf\u00e9", True), ("\u0932\u0940", True), ("a dog's", False)]
+)
+def test_settings_are_others_where_they_may_make_other_tokens(caption: str, differ: bool) -> None:
+    for other in (CHARACTERS, BEFORE):
+        assert (other.effective(["a", caption]) != PLAIN.effective(["a", caption])) == differ
+    assert PLAIN.effective([caption]) != BOTH.effective([caption])
+
+
 def test_vocabulary_of_before_parts_captions_as_it_did() -> None:
     stored = {"remove_stop_words": False, "stem": False, "max_tokens": 3, "vocabulary_limit": 9, "min_count": 1}
     vocabulary = Vocabulary.from_json(json.dumps({"settings": stored, "words": ["cafe", "nai\u0308ve", "\u0932"]}))

@@ -138,6 +138,7 @@ def test_no_examples_have_no_probabilities(bundle: Any) -> None:
         (["a box"], ["x.jpg", "y.jpg"], ("1 captions and 2 images",)),
         ("a box", ["x.jpg"], ("lists",)),
         (["a box"], "x.jpg", ("lists",)),
+        (["a box", float("nan")], ["x.jpg", "y.jpg"], ("captions[1]", "nan")),
         (["a box"], ["nowhere.jpg"], ("nowhere.jpg", "does not exist")),
         (["a box"], [np.zeros((8, 8), np.uint8)], ("(height, width, 3) uint8", "(8, 8)")),
         (["a box"], [np.zeros((8, 8, 3), np.float32)], ("(height, width, 3) uint8", "float32")),

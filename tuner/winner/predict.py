@@ -133,6 +133,9 @@ def probabilities(
         raise DataError("the bundle reads pictures; give images, one for each caption")
     if captions is not None and images is not None and len(captions) != len(images):
         raise DataError(f"{len(captions)} captions and {len(images)} images; each example has one of both")
+    for place, caption in enumerate(captions or ()):
+        if not isinstance(caption, str):
+            raise DataError(f"captions[{place}] must be a text, got {caption!r}; give an empty one where there is none")
 
     def fault(place: int, reason: str) -> None:
         raise ImageError(f"images[{place}]: {reason}")
