@@ -70,10 +70,11 @@ def test_rows_from_files_get_the_answers_that_the_prepared_set_gets(
     bundle: Any, data: PreparedData, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import captune.tuner.winner.predict as inference
+    from captune.tuner.winner.rows import read_rows
 
     monkeypatch.setattr(inference, "BATCH", 50)  # 120 rows: two batches and a rest
     rows, found = inference.probabilities_of_rows(
-        bundle, inference.read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True)
+        bundle, read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True)
     )
     assert len(rows.pictures) == 120
     assert found.shape == (120, 6)
@@ -95,7 +96,7 @@ def test_answers_are_those_that_training_sees(bundle: Any, data: PreparedData) -
 
 def examples(bundle: Any, drawn: Path) -> tuple[list[str], list[Path]]:
     """Captions and pictures of the drawn rows."""
-    from captune.tuner.winner.predict import read_rows
+    from captune.tuner.winner.rows import read_rows
 
     rows = read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True)
     return [example.caption for example in rows.records.examples], list(rows.pictures)
@@ -213,7 +214,8 @@ def test_prediction_looks_at_no_labels_and_an_image_may_stand_in_several_rows(
 
 def test_evaluate_agrees_with_a_plain_computation(captions_bundle: Any, drawn: Path) -> None:
     from captune.tuner.api.classifier import Classifier
-    from captune.tuner.winner.predict import probabilities, read_rows
+    from captune.tuner.winner.predict import probabilities
+    from captune.tuner.winner.rows import read_rows
 
     scores = Classifier(Path("bundle"), captions_bundle).evaluate(drawn / "train.csv")
     records = read_rows(captions_bundle, drawn / "train.csv", None, need_labels=True).records
@@ -242,14 +244,14 @@ def test_evaluate_agrees_with_a_plain_computation(captions_bundle: Any, drawn: P
 def test_rows_that_cannot_be_scored_are_refused(
     captions_bundle: Any, tmp_path: Path, rows: list[str], words: str
 ) -> None:
-    from captune.tuner.winner.predict import read_rows
+    from captune.tuner.winner.rows import read_rows
 
     with pytest.raises(DataError, match=words):
         read_rows(captions_bundle, table(tmp_path / "rows.csv", rows), None, need_labels=True)
 
 
 def test_bundle_that_reads_pictures_asks_for_their_folder(bundle: Any, drawn: Path, tmp_path: Path) -> None:
-    from captune.tuner.winner.predict import read_rows
+    from captune.tuner.winner.rows import read_rows
 
     with pytest.raises(DataError, match="folder"):
         read_rows(bundle, drawn / "train.csv", None, need_labels=False)

@@ -134,11 +134,12 @@ class Classifier:
     ) -> tuple[Records, NDArray[np.float32]]:
         """The rows of a CSV that can be used, and their probabilities; those that cannot be used are told."""
         from captune.tuner.winner import predict
+        from captune.tuner.winner.rows import read_rows
 
         if on_bad not in ("error", "skip"):
             raise ArgumentError("on_bad", f"error or skip, got {on_bad!r}")
         folder = None if images is None else Path(images)
-        rows = predict.read_rows(self.bundle, Path(csv), folder, need_labels=need_labels, on_bad=on_bad)
+        rows = read_rows(self.bundle, Path(csv), folder, need_labels=need_labels, on_bad=on_bad)
         rows, answers = predict.probabilities_of_rows(self.bundle, rows)
         if bad := rows.records.bad:
             for row in bad:
