@@ -71,6 +71,7 @@ def prepare(
     seed: int = 0,
     stop_words: bool = True,
     stems: bool = True,
+    characters: bool = False,
     max_tokens: int = 64,
     vocabulary: int = 20_000,
     min_count: int = 1,
@@ -93,6 +94,8 @@ def prepare(
         split: percent train/validation/test, stratified over all labels.
         seed: of the split.
         stop_words: whether English stop words are dropped. stems: whether words are reduced to their Porter stems.
+        characters: whether each character of a script without blanks between words (Chinese, Japanese, Thai, Lao,
+            Khmer, Burmese, Tibetan) is a token; else what stands between two blanks is one.
         max_tokens: of a caption that are kept at most. vocabulary: words that are kept at most. min_count: times that a
             word must stand in the training captions.
         labels: of a CSV, that are allowed, e.g. "1-11,13-19"; others are errors.
@@ -132,6 +135,7 @@ def prepare(
     settings = CaptionSettings(
         remove_stop_words=stop_words,
         stem=stems,
+        characters=characters,
         max_tokens=max_tokens,
         vocabulary_limit=vocabulary,
         min_count=min_count,
@@ -156,20 +160,28 @@ def prepare(
             note=notes.append,
         )
     data = DataSet(str(out), prepared, tuple(notes))
-    return replace(data, notes=data.notes + _nothing_to_learn(data))
+    return replace(data, notes=(*data.notes, *_oddities(data)))
 
 
-def _nothing_to_learn(data: DataSet) -> tuple[str, ...]:
-    """What makes captions or labels of no use to a network."""
+def _oddities(data: DataSet) -> list[str]:
+    """What makes captions or labels of little use to a network."""
+    from captune.data_prep.captions import count_unparted
+
     notes = []
     if data.prepared.has_captions and not data.captioned:
         notes.append(f"the captions of all {len(data.prepared)} rows are empty: nothing can be learned from them")
+    settings = data.prepared.manifest.captions
+    if settings and not settings.characters and (unparted := count_unparted(data.prepared.captions)):
+        notes.append(
+            f"{unparted} of {len(data.prepared)} captions have text of a script without blanks between words: what"
+            " stands between two blanks is one token; --characters makes one of each character"
+        )
     labels = data.prepared.labels
     if (labels == labels[0]).all():
         notes.append(
             f"all {len(labels)} rows have the same labels, {' '.join(map(str, data.labels))}: nothing to tell apart"
         )
-    return tuple(notes)
+    return notes
 
 
 def open_data_set(where: str | Path | DataSet) -> DataSet:
