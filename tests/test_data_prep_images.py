@@ -191,6 +191,18 @@ def test_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert read_image(tmp_path / "good.png", 8).shape == (8, 8, 3)
 
 
+def test_first_bytes_tell_what_is_no_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").touch()
+    (tmp_path / "page").write_text("<html>404</html>")
+    for name in ("none", "pipe", "empty", "page", "."):
+        with pytest.raises(ImageError, match="picture"):
+            check_image(tmp_path / name)
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP"):
+        (tmp_path / kind).write_bytes(encoded(photograph(), kind))
+        check_image(tmp_path / kind)
+
+
 def progressive_of_scans(side: int, scans: int) -> bytes:
     """A grey JPEG of zeros, whose first scan has the averages and each further one refines the same coefficient."""
 
