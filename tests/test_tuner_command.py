@@ -137,7 +137,7 @@ def test_prepare_notes_what_was_mended_and_columns_that_are_not_captions(captune
     refused(captune("prepare", twelve / "train.csv", "--out", twelve.parent / "none"), "no captions")
 
 
-@pytest.mark.parametrize(("row", "word"), [("{}.jpg,{}, ", "empty"), ("{}.jpg,4,words {}", "same labels, 4")])
+@pytest.mark.parametrize(("row", "word"), [("{}.jpg,{}, ", "empty"), ("{0}.jpg,4,words {0}", "same labels, 4")])
 def test_data_from_which_nothing_can_be_learned_is_called_so(
     captune: Captune, tmp_path: Path, row: str, word: str
 ) -> None:
