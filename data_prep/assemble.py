@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,15 +64,8 @@ def write_pictures(
     )
     if len(faults) == len(image_ids):
         raise DataError(f"{images} has no usable picture of {source}; the first: {faults[image_ids[0]]}")
-    examples, lines, bad = [], [], list(records.bad)
-    for example, line in zip(records.examples, records.lines, strict=True):
-        if example.image_id in faults:
-            bad.append(BadRow(line, example.image_id, faults[example.image_id]))
-        else:
-            examples.append(example)
-            lines.append(line)
-    bad.sort(key=lambda row: row.line)
-    return replace(records, examples=tuple(examples), bad=tuple(bad), lines=tuple(lines)), digest
+    faulty = (place for place, example in enumerate(records.examples) if example.image_id in faults)
+    return records.without({place: faults[records.examples[place].image_id] for place in faulty}), digest
 
 
 def write_examples(

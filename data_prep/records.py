@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -77,6 +78,17 @@ class Records:
         accounted = len({*self.lines, *(row.line for row in self.bad)})
         if accounted != self.rows:
             raise WorkError(f"{self.rows} {self.unit}s were read and {accounted} came out: a fault of captune's")
+
+    def without(self, faults: Mapping[int, str]) -> Records:
+        """The records with some examples as bad rows: by their places from 0, why they cannot be used."""
+        places = [place for place in range(len(self.examples)) if place not in faults]
+        bad = [BadRow(self.lines[place], self.examples[place].image_id, reason) for place, reason in faults.items()]
+        return replace(
+            self,
+            examples=tuple(self.examples[place] for place in places),
+            lines=tuple(self.lines[place] for place in places),
+            bad=tuple(sorted([*self.bad, *bad], key=lambda row: row.line)),
+        )
 
 
 def name_fault(image_id: str) -> str | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from captune.data_prep.captions import Vocabulary
 from captune.data_prep.images import ImageError, Picture, square
 from captune.data_prep.labels import Labels
-from captune.data_prep.records import BadRow, DataError, Records
+from captune.data_prep.records import DataError, Records
 from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model import metrics
@@ -135,13 +135,13 @@ def probabilities_of_rows(bundle: Bundle, rows: Rows) -> tuple[Rows, NDArray[np.
         DataError: a picture cannot be decoded, and no row may be left out.
     """
     captions = [example.caption for example in rows.records.examples] if bundle.config.text is not None else None
-    bad: dict[int, BadRow] = {}
+    faults: dict[int, str] = {}
 
     def fault(place: int, reason: str) -> None:
-        bad[place] = rows.fault(place, reason)
+        faults[place] = rows.fault(place, reason)
 
     answers = _probabilities(bundle, captions, rows.pictures if bundle.config.image is not None else None, fault)
-    return (rows.without(bad), np.delete(answers, list(bad), axis=0)) if bad else (rows, answers)
+    return (rows.without(faults), np.delete(answers, list(faults), axis=0)) if faults else (rows, answers)
 
 
 def evaluate(bundle: Bundle, records: Records, answers: NDArray[np.float32]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from captune.data_prep.csv_file import read_csv
 from captune.data_prep.images import ImageError, check_image, image_path
-from captune.data_prep.records import BadRow, DataError, OnBad, Records
+from captune.data_prep.records import DataError, OnBad, Records
 from captune.model.bundle import Bundle
 
 
@@ -25,26 +25,23 @@ class Rows:
     pictures: tuple[Path, ...]
     on_bad: OnBad
 
-    def fault(self, place: int, reason: str) -> BadRow:
-        """The row at a place, from 0, as one that cannot be used; a DataError where none may be left out."""
-        line = self.records.lines[place]
+    def fault(self, place: int, reason: str) -> str:
+        """Why the row at a place, from 0, cannot be used; a DataError where none may be left out."""
         if self.on_bad == "error":
+            line = self.records.lines[place]
             raise DataError(f"{self.source}, line {line}: {reason}; mend it or use --on-bad skip")
-        return BadRow(line, self.records.examples[place].image_id, reason)
+        return reason
 
-    def without(self, bad: Mapping[int, BadRow]) -> Rows:
+    def without(self, faults: Mapping[int, str]) -> Rows:
         """The rows but for those that cannot be used, by their places. DataError where no row is left."""
-        places = [place for place in range(len(self.pictures)) if place not in bad]
-        if bad and not places:
-            first = min(bad.items())[1]
-            raise DataError(f"{self.source} has no usable row; the first, line {first.line}: {first.reason}")
-        records = replace(
-            self.records,
-            examples=tuple(self.records.examples[place] for place in places),
-            lines=tuple(self.records.lines[place] for place in places),
-            bad=tuple(sorted([*self.records.bad, *bad.values()], key=lambda row: row.line)),
+        places = [place for place in range(len(self.pictures)) if place not in faults]
+        if faults and not places:
+            first, reason = min(faults.items())
+            line = self.records.lines[first]
+            raise DataError(f"{self.source} has no usable row; the first, line {line}: {reason}")
+        return replace(
+            self, records=self.records.without(faults), pictures=tuple(self.pictures[place] for place in places)
         )
-        return replace(self, records=records, pictures=tuple(self.pictures[place] for place in places))
 
 
 def read_rows(bundle: Bundle, source: Path, images: Path | None, *, need_labels: bool, on_bad: OnBad = "error") -> Rows:
@@ -67,10 +64,10 @@ def read_rows(bundle: Bundle, source: Path, images: Path | None, *, need_labels:
     if not images.is_dir():
         raise DataError(f"{images} is not a folder; name the folder of the pictures")
     rows = Rows(source, records, tuple(image_path(images, example.image_id) for example in records.examples), on_bad)
-    bad: dict[int, BadRow] = {}
+    faults: dict[int, str] = {}
     for place, picture in enumerate(rows.pictures):
         try:
             check_image(picture)
         except ImageError as error:
-            bad[place] = rows.fault(place, str(error))
-    return rows.without(bad)
+            faults[place] = rows.fault(place, str(error))
+    return rows.without(faults)
