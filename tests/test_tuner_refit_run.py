@@ -45,8 +45,7 @@ TOGETHER = """if True:
         def __init__(self, *given, **named):
             super().__init__(*given, **named)
             made.append(self)
-    import captune.tuner.winner.refit
-    captune.tuner.winner.refit.Training = Seen
+    training.Training = Seen
     try:
         proof = refit(
             RunFolder(__import__("pathlib").Path(folder)), record(config, best=2), prepared, BUDGET,
