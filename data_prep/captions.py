@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captune.data_prep.records import DataError
+from captune.reading import parsed_object
 
 PADDING = 0
 UNKNOWN = 1
@@ -172,12 +173,12 @@ class Vocabulary:
     def from_json(cls, text: str) -> Vocabulary:
         """The inverse of to_json. Raises DataError for anything else."""
         try:
-            content = json.loads(text)
+            content = parsed_object(text.encode(), "a vocabulary")
             words = content["words"]
             if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
                 raise TypeError("words must be a list of strings")
             return cls(tuple(words), CaptionSettings(**content["settings"]))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"this is not a vocabulary: {error}; prepare the data set again") from None
 
 

@@ -20,20 +20,22 @@ from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from captune.errors import UsageError
+from captune.errors import UsageError, one_line
 from captune.files import written_aside
 from captune.model.classifier import build
-from captune.model.config import ModelConfig, Storage
+from captune.model.config import ModelConfig, Storage, complaint
 from captune.model.image_encoder import normalisations
 from captune.model.layout import MANIFEST, backbone_tensor
 from captune.model.metrics import DecisionRule
 from captune.model.size import size
 from captune.model.storage import restore, store
+from captune.reading import UnreadableError, json_object, sha256
 
 FORMAT = 2
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
 _LABEL_IDS, _LABEL_NAMES = TypeAdapter(tuple[StrictInt, ...]), TypeAdapter(tuple[StrictStr, ...])
+_WORDS = TypeAdapter(list[StrictStr])
 
 
 class BundleError(UsageError):
@@ -79,7 +81,7 @@ class Bundle:
             "threshold": self.rule.threshold,
             "label_ids": self.label_ids,
             "label_names": self.label_names,
-            "sha256": {file.name: _digest(file) for file in sorted(folder.iterdir())},
+            "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())},
         }
         manifest["sha256"][MANIFEST] = _own_digest(manifest)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -94,8 +96,8 @@ class Bundle:
         manifest = _manifest(path)
         for name in sorted({WEIGHTS, *manifest["sha256"]} - {MANIFEST}):
             if name not in (WEIGHTS, VOCABULARY) or not (path / name).is_file():
-                raise BundleError(f"{path} is not whole: {name} is missing or unknown; export it again")
-            if _digest(path / name) != manifest["sha256"].get(name):
+                raise BundleError(f"{path} is not whole: {one_line(name, 60)} is missing or unknown; export it again")
+            if sha256(path / name) != manifest["sha256"].get(name):
                 raise BundleError(f"{path / name} is not as it was written (SHA-256 differs); export it again")
         try:
             config = ModelConfig.model_validate(manifest["model"])
@@ -103,10 +105,16 @@ class Bundle:
             label_ids = _LABEL_IDS.validate_python(manifest["label_ids"])
             label_names = _LABEL_NAMES.validate_python(manifest["label_names"])
             vocabulary = (path / VOCABULARY).read_text(encoding="utf-8") if VOCABULARY in manifest["sha256"] else None
-        except (ValidationError, ValueError, TypeError, KeyError) as error:
-            raise BundleError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-        if (config.text is None) != (vocabulary is None) or not (
-            len(label_ids) == len(label_names) == config.num_labels
+            words = None if vocabulary is None else _WORDS.validate_python(json.loads(vocabulary)["words"])
+        except (ValidationError, ValueError, TypeError, KeyError, RecursionError) as error:
+            reason = complaint(error) if isinstance(error, ValidationError) else repr(error)
+            raise BundleError(f"{path} cannot be read: {one_line(reason, 200)}; export it again") from None
+        if (
+            (config.text is None) != (words is None)
+            or (config.text is not None and words is not None and len(words) > config.text.vocabulary_size - 2)
+            or not len(label_ids) == len(label_names) == config.num_labels
+            or list(label_ids) != sorted(set(label_ids))
+            or min(label_ids) < 0
         ):
             raise BundleError(f"{path / MANIFEST} contradicts itself; export it again")
         try:
@@ -115,13 +123,13 @@ class Bundle:
             total, expected = sum(tensor.nbytes for tensor in tensors.values()), size(config).weights_bytes
             if total != expected:
                 raise ValueError(f"it holds {total} bytes of weights, the network needs {expected}")
-            if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
-                raise ValueError(f"{broken[0]} holds what is no number")
             network = build(config, load_weights=False)
             _assign(network, tensors)
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             # The last two where a tensor is of a type that NumPy has not, such as bfloat16.
-            raise BundleError(f"{path / WEIGHTS} does not fit the network: {error}") from None
+            raise BundleError(
+                f"{path / WEIGHTS} does not fit the network: {one_line(error)}; export it again"
+            ) from None
         return cls(network, config, rule, label_ids, label_names, vocabulary)
 
 
@@ -132,15 +140,13 @@ def measured_bytes(path: Path) -> int:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        if not (path / MANIFEST).is_file():  # nor a pipe, which would be waited for
-            raise FileNotFoundError
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        manifest = json_object(path / MANIFEST)
+    except UnreadableError as error:
         raise BundleError(
-            f"{path} is not a bundle (no readable {MANIFEST}); name a folder that refit or export made"
+            f"{path} is not a bundle ({one_line(error)}); name a folder that refit or export made"
         ) from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        version = manifest.get("format") if isinstance(manifest, dict) else None
+    if manifest.get("format") != FORMAT:
+        version = one_line(repr(manifest.get("format")), 40)
         raise BundleError(
             f"{path} has bundle format {version}, this captune reads format {FORMAT}; use a matching version"
         )
@@ -177,11 +183,8 @@ def _assign(network: keras.Model, tensors: dict[str, np.ndarray[Any, Any]]) -> N
         values = restore(tensors, name)
         if tuple(weight.shape) != values.shape:
             raise ValueError(f"{name} is {tuple(weight.shape)}, the file has {values.shape}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds what is no number")
         weight.assign(values)
     for layer in normalisations(network):
         layer.finalize_state()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -42,7 +42,7 @@ def left_behind(tmp_path: Path) -> list[str]:
 
 
 def test_path_is_used_as_it_is(data: PreparedData, tmp_path: Path, cache: Path) -> None:
-    assert open_data(str(data.path)).path == data.path
+    assert open_data(str(data.path), verify=True).path == data.path
     with preparing(str(tmp_path / "data")) as folder:
         assert folder == tmp_path / "data"
     with searching(str(tmp_path / "run"), new=True) as (run, mirror):
@@ -52,7 +52,7 @@ def test_path_is_used_as_it_is(data: PreparedData, tmp_path: Path, cache: Path) 
 
 def test_data_at_an_address_is_brought_once(url: str, data: PreparedData, cache: Path) -> None:
     node_data.upload_data(data.path, url)
-    first, second = open_data(url), open_data(url)
+    first, second = open_data(url, verify=True), open_data(url, verify=True)
     assert first.path == second.path == cache / data.manifest.fingerprint
     assert files_in(first.path) == files_in(data.path)
 
@@ -63,10 +63,10 @@ def test_cache_without_room_is_told_with_the_variable_that_sets_it(
     node_data.upload_data(data.path, url)
     monkeypatch.setenv("CAPTUNE_CACHE_SIZE", "1KiB")
     with pytest.raises(StorageError, match="does not fit into"):
-        open_data(url)
+        open_data(url, verify=True)
     monkeypatch.setenv("CAPTUNE_CACHE_SIZE", "much")
     with pytest.raises(StorageError, match="CAPTUNE_CACHE_SIZE: a size needs a number and a unit"):
-        open_data(url)
+        open_data(url, verify=True)
 
 
 def test_interrupted_preparation_goes_on_in_the_same_folder(url: str) -> None:
