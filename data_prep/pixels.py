@@ -154,12 +154,11 @@ class PixelFile:
         try:
             reader = pa.ipc.open_stream(pa.memory_map(str(path)))
             if reader.schema != pixel_schema(side):
-                raise DataError(f"{path} does not hold pictures of side {side}: delete its folder and prepare it again")
+                raise ValueError(f"it does not hold pictures of side {side}")
             self._views = [_pixels_of(batch).reshape(-1, side, side, 3) for batch in reader]
         except (OSError, ValueError, TypeError, pa.ArrowException) as error:
-            raise DataError(
-                f"{path} is damaged ({one_line(error, 100)}): delete its folder and prepare it again"
-            ) from None
+            reason = one_line(error, 100)
+            raise DataError(f"{path} is damaged ({reason}): delete its folder and prepare it again") from None
         self._starts = np.cumsum([0, *(len(view) for view in self._views)])
 
     def __len__(self) -> int:

@@ -7,8 +7,6 @@ vocabulary.json       words and caption settings, where the network reads captio
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,30 +14,19 @@ from typing import Any
 
 import keras
 import numpy as np
-from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from captune.errors import UsageError, one_line
+from captune.errors import one_line
 from captune.files import written_aside
+from captune.model.bundle_manifest import VOCABULARY, WEIGHTS, BundleError, BundleManifest
 from captune.model.classifier import build
-from captune.model.config import ModelConfig, Storage, complaint
+from captune.model.config import ModelConfig, Storage
 from captune.model.image_encoder import normalisations
-from captune.model.layout import MANIFEST, backbone_tensor
+from captune.model.layout import backbone_tensor
 from captune.model.metrics import DecisionRule
 from captune.model.size import size
 from captune.model.storage import restore, store
-from captune.reading import UnreadableError, json_object, sha256
-
-FORMAT = 2
-WEIGHTS = "weights.safetensors"
-VOCABULARY = "vocabulary.json"
-_LABEL_IDS, _LABEL_NAMES = TypeAdapter(tuple[StrictInt, ...]), TypeAdapter(tuple[StrictStr, ...])
-_WORDS = TypeAdapter(list[StrictStr])
-
-
-class BundleError(UsageError):
-    """A folder that is no bundle, or one that was changed or cut short."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +58,7 @@ class Bundle:
         (folder / WEIGHTS).write_bytes(save(stored(self.network, self.config.storage)))
         if self.vocabulary is not None:
             (folder / VOCABULARY).write_text(self.vocabulary, encoding="utf-8")
-        # The weights are inside: where they once came from, and which were trained, is history.
-        config = self.config.model_dump()
-        if config["image"] is not None:
-            config["image"] |= {"weights": "none", "frozen": False}
-        manifest: dict[str, Any] = {
-            "format": FORMAT,
-            "model": config,
-            "threshold": self.rule.threshold,
-            "label_ids": self.label_ids,
-            "label_names": self.label_names,
-            "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())},
-        }
-        manifest["sha256"][MANIFEST] = _own_digest(manifest)
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        BundleManifest(self.config, self.rule, self.label_ids, self.label_names).write(folder)
 
     @classmethod
     def load(cls, path: Path) -> Bundle:
@@ -93,30 +67,8 @@ class Bundle:
         Raises:
             BundleError: no bundle, a newer format, or a file that is not as it was written.
         """
-        manifest = _manifest(path)
-        for name in sorted({WEIGHTS, *manifest["sha256"]} - {MANIFEST}):
-            if name not in (WEIGHTS, VOCABULARY) or not (path / name).is_file():
-                raise BundleError(f"{path} is not whole: {one_line(name, 60)} is missing or unknown; export it again")
-            if sha256(path / name) != manifest["sha256"].get(name):
-                raise BundleError(f"{path / name} is not as it was written (SHA-256 differs); export it again")
-        try:
-            config = ModelConfig.model_validate(manifest["model"])
-            rule = DecisionRule(manifest["threshold"])
-            label_ids = _LABEL_IDS.validate_python(manifest["label_ids"])
-            label_names = _LABEL_NAMES.validate_python(manifest["label_names"])
-            vocabulary = (path / VOCABULARY).read_text(encoding="utf-8") if VOCABULARY in manifest["sha256"] else None
-            words = None if vocabulary is None else _WORDS.validate_python(json.loads(vocabulary)["words"])
-        except (ValidationError, ValueError, TypeError, KeyError, RecursionError) as error:
-            reason = complaint(error) if isinstance(error, ValidationError) else repr(error)
-            raise BundleError(f"{path} cannot be read: {one_line(reason, 200)}; export it again") from None
-        if (
-            (config.text is None) != (words is None)
-            or (config.text is not None and words is not None and len(words) > config.text.vocabulary_size - 2)
-            or not len(label_ids) == len(label_names) == config.num_labels
-            or list(label_ids) != sorted(set(label_ids))
-            or min(label_ids) < 0
-        ):
-            raise BundleError(f"{path / MANIFEST} contradicts itself; export it again")
+        manifest = BundleManifest.read(path)
+        config = manifest.config
         try:
             tensors = load_file(path / WEIGHTS)
             # Before anything is built: a file of a few bytes must not make a network of many.
@@ -130,35 +82,13 @@ class Bundle:
             raise BundleError(
                 f"{path / WEIGHTS} does not fit the network: {one_line(error)}; export it again"
             ) from None
-        return cls(network, config, rule, label_ids, label_names, vocabulary)
+        vocabulary = None if config.text is None else (path / VOCABULARY).read_text(encoding="utf-8")
+        return cls(network, config, manifest.rule, manifest.label_ids, manifest.label_names, vocabulary)
 
 
 def measured_bytes(path: Path) -> int:
     """Bytes of the files of a bundle, or of one file."""
     return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.iterdir() if f.is_file())
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json_object(path / MANIFEST)
-    except UnreadableError as error:
-        raise BundleError(
-            f"{path} is not a bundle ({one_line(error)}); name a folder that refit or export made"
-        ) from None
-    if manifest.get("format") != FORMAT:
-        version = one_line(repr(manifest.get("format")), 40)
-        raise BundleError(
-            f"{path} has bundle format {version}, this captune reads format {FORMAT}; use a matching version"
-        )
-    if not isinstance(manifest.get("sha256"), dict) or manifest["sha256"].get(MANIFEST) != _own_digest(manifest):
-        raise BundleError(f"{path / MANIFEST} is not as it was written (SHA-256 differs); export it again")
-    return manifest
-
-
-def _own_digest(manifest: dict[str, Any]) -> str:
-    """Sum of the manifest itself, all but the place where this sum stands."""
-    others = {name: value for name, value in manifest["sha256"].items() if name != MANIFEST}
-    return hashlib.sha256(json.dumps({**manifest, "sha256": others}, sort_keys=True).encode()).hexdigest()
 
 
 def named_weights(network: keras.Model) -> Iterator[tuple[str, Any]]:

@@ -16,10 +16,13 @@ ODD: tuple[Any, ...] = (
 _DEEP = b"[" * 100_000, b'{"a":' * 100_000, b"[" * 100_000 + b"]" * 100_000, b"9" * 10_000
 
 
+_KINDS = ("flip", "cut", "remove", "repeat", "swap", "insert", "zeros", "deep", "json", "json")
+
+
 @st.composite
-def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """The content of a file after something has happened to it, and rarely to nothing of it."""
-    kind = draw(st.sampled_from(["flip", "cut", "remove", "repeat", "swap", "insert", "zeros", "deep", "json", "json"]))
+def damaged(draw: st.DrawFn, content: bytes, kinds: tuple[str, ...] = _KINDS) -> bytes:
+    """The content of a file after something has happened to it, or now and then nothing."""
+    kind = draw(st.sampled_from(kinds))
     place = draw(st.integers(0, max(len(content) - 1, 0)))
     length = draw(st.integers(1, 64))
     if kind == "flip":

@@ -21,6 +21,7 @@ from captune.data_prep.captions import Vocabulary
 from captune.data_prep.manifest import EXAMPLES, MANIFEST, PIXELS, VOCABULARY, Manifest
 from captune.data_prep.store import PreparedData
 from captune.errors import Error
+from captune.model.bundle_manifest import BundleManifest, _own_sum
 from captune.model.checkpoint import Checkpoint, CheckpointError
 from captune.reading import UnreadableError, json_object, parsed_object
 from captune.results.documents import Document
@@ -189,6 +190,50 @@ def test_checkpoint_is_what_was_written_or_refused_with_the_file(tmp_path: Path,
         assert {name: array.tobytes() for name, array in after.arrays.items()} == {
             name: array.tobytes() for name, array in CHECKPOINT.arrays.items()
         }
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of a bundle, to be spoilt and mended."""
+    copy = tmp_path_factory.mktemp("bundle") / "bundle"
+    shutil.copytree(OLD / "run" / "winner" / "bundle", copy)
+    return copy
+
+
+@fuzz
+@quick
+@given(drawn=st.data())
+def test_bundle_is_what_was_shipped_or_refused(bundle: Path, drawn: st.DataObject) -> None:
+    before = BundleManifest.read(bundle)
+    path = bundle / drawn.draw(st.sampled_from(sorted(path.name for path in bundle.iterdir())))
+    whole = path.read_bytes()
+    spoilt = drawn.draw(damaged(whole))
+    path.write_bytes(spoilt)
+    try:
+        after = opened(lambda: BundleManifest.read(bundle))
+    finally:
+        path.write_bytes(whole)
+    assert after == before if isinstance(after, BundleManifest) else str(bundle) in after
+    assert isinstance(after, str) or path.name == "bundle.json" or spoilt == whole
+
+
+@fuzz
+@quick
+@given(drawn=st.data())
+def test_bundle_whose_sums_were_made_good_again_is_one_or_refused(bundle: Path, drawn: st.DataObject) -> None:
+    path = bundle / "bundle.json"
+    whole = path.read_bytes()
+    content = json.loads(drawn.draw(damaged(whole, kinds=("json",))))
+    if isinstance(content, dict) and isinstance(content.get("sha256"), dict):
+        content["sha256"]["bundle.json"] = _own_sum(content)
+    path.write_text(json.dumps(content))
+    try:
+        after = opened(lambda: BundleManifest.read(bundle))
+    finally:
+        path.write_bytes(whole)
+    if isinstance(after, BundleManifest):
+        assert list(after.label_ids) == sorted(set(after.label_ids)) and 0 <= after.rule.threshold <= 1
+        assert len(after.label_ids) == len(after.label_names) == after.config.num_labels
 
 
 # What no mutation of bytes brings
