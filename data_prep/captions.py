@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captune.data_prep.records import DataError
+from captune.errors import one_line
 from captune.reading import parsed_object
 
 PADDING = 0
@@ -179,7 +180,7 @@ class Vocabulary:
                 raise TypeError("words must be a list of strings")
             return cls(tuple(words), CaptionSettings(**content["settings"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"this is not a vocabulary: {error}; prepare the data set again") from None
+            raise DataError(f"this is not a vocabulary: {one_line(error, 200)}; prepare the data set again") from None
 
 
 def count_words(tokenized: Iterable[Sequence[str]], settings: CaptionSettings) -> Vocabulary:

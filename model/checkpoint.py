@@ -72,8 +72,8 @@ class Checkpoint:
                 metadata = file.metadata() or {}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             state = metadata["captune"]
-            if metadata.get("sha256") not in (None, _sum_of(state, arrays)):  # an earlier captune wrote none
-                raise ValueError("SHA-256 differs")
+            if metadata not in ({"captune": state}, {"captune": state, "sha256": _sum_of(state, arrays)}):
+                raise ValueError("SHA-256 differs")  # an earlier captune wrote none
             header = json.loads(state)
             reports = tuple(Epoch.read(report) for report in header["reports"])
             checkpoint = cls(int(header["epoch"]), str(header["identity"]), arrays, reports)
