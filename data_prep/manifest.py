@@ -88,6 +88,8 @@ class Manifest:
                 raise UnreadableError(f"{name} has format version {shown}, this captune reads version {VERSION}")
             if version == VERSION and content["sha256"].pop(MANIFEST) != _sum_of(content):
                 raise UnreadableError(f"{name} is not as it was written (SHA-256 differs)")
+            if content.get("captions") is not None:
+                content["captions"] = CaptionSettings.stored(content["captions"])
             manifest = _typed(content)
         except UnreadableError as error:
             raise DataError(f"{error}: {ANEW}") from None
