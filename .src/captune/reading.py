@@ -60,7 +60,7 @@ def parsed_object(content: bytes, name: object) -> dict[str, Any]:
         value = json.loads(content.decode())
         json.dumps(value, ensure_ascii=False).encode()  # half of a character can be escaped, and never be shown
     except (ValueError, RecursionError) as error:
-        raise UnreadableError(f"{name} holds no JSON ({one_line(error, 100)})") from None
+        raise UnreadableError(f"{name} holds no JSON object ({one_line(error, 100)})") from None
     if not isinstance(value, dict):
         raise UnreadableError(f"{name} holds no JSON object")
     return value
