@@ -138,6 +138,19 @@ def test_winner_that_cannot_be_uploaded_is_kept(s3: str, server: str, proxy: Pro
     assert sorted(files_in(kept)) == ["bundle/bundle.json", "proof.json"]
 
 
+def test_winner_of_another_refit_at_an_address_stays_and_this_one_is_kept(url: str) -> None:
+    with searching(url, new=True) as (run, _):
+        run.path.mkdir()
+        run.settings.write_text("{}")
+    with pytest.raises(StorageError, match="another winner") as caught, refitting(url) as run:
+        run.bundle.mkdir(parents=True)
+        (run.bundle / "bundle.json").write_text("ours")
+        run.proof.write_text("{}")
+        RemoteFolder(url).write("winner/proof.json", b"theirs")
+    assert RemoteFolder(url).read("winner/proof.json") == b"theirs"
+    assert (Path(str(caught.value).rpartition(" in ")[2]) / "bundle" / "bundle.json").read_text() == "ours"
+
+
 def test_half_a_winner_at_an_address_does_not_stand_in_the_way_of_the_next_refit(url: str) -> None:
     with searching(url, new=True) as (run, _):
         run.path.mkdir()

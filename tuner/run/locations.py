@@ -89,13 +89,16 @@ def refitting(location: str) -> Iterator[RunFolder]:
         RunError, StorageError: as `reading` does; or the winner cannot be uploaded: it is kept here.
     """
     with reading(location, leave=frozenset({"tracebacks"})) as run:
-        if is_url(location) and not run.proof.exists():  # of a refit that was cut off while it uploaded
+        refitted = run.proof.exists()
+        if is_url(location) and not refitted:  # of a refit that was cut off while it uploaded
             shutil.rmtree(run.winner, ignore_errors=True)
         yield run
-        if not is_url(location):
+        if not is_url(location) or refitted:
             return
         try:
             remote = RemoteFolder(join(location, run.winner.name))
+            if remote.exists(run.proof.name):
+                raise StorageError(f"{location} got another winner meanwhile, which stays")
             remote.upload(run.bundle, run.bundle.name)
             remote.upload(run.proof, run.proof.name)
         except StorageError as error:
