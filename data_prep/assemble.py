@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +14,8 @@ from captune.data_prep import folder
 from captune.data_prep.captions import CaptionSettings, count_words, tokenize
 from captune.data_prep.duplicates import caption_keys, grouped, repeats, same_pixels
 from captune.data_prep.images import image_path
+from captune.data_prep.integrity import fingerprint
+from captune.data_prep.journal import PixelSums
 from captune.data_prep.labels import Labels
 from captune.data_prep.manifest import EXAMPLES, PIXELS, VERSION, VOCABULARY, Manifest
 from captune.data_prep.pixels import Decode, write_pixels
@@ -36,8 +36,8 @@ def write_pictures(
     on_bad: OnBad,
     decode: Decode,
     progress: Callable[[int, int], None] | None,
-) -> tuple[Records, str]:
-    """Write each picture once; return the examples that keep their picture, and the digest of the pixels.
+) -> tuple[Records, PixelSums]:
+    """Write each picture once; return the examples that keep their picture, and the sums of the pixels.
 
     inputs: what the set is made from; a killed run of the same inputs is gone on with.
     """
@@ -52,7 +52,7 @@ def write_pictures(
         faults[image_id] = reason
 
     paths = [image_path(images, image_id) for image_id in image_ids]
-    digest = write_pixels(
+    sums = write_pixels(
         target / PIXELS,
         target / folder.JOURNAL,
         paths,
@@ -65,7 +65,7 @@ def write_pictures(
     if len(faults) == len(image_ids):
         raise DataError(f"{images} has no usable picture of {source}; the first: {faults[image_ids[0]]}")
     faulty = (place for place, example in enumerate(records.examples) if example.image_id in faults)
-    return records.without({place: faults[records.examples[place].image_id] for place in faulty}), digest
+    return records.without({place: faults[records.examples[place].image_id] for place in faulty}), sums
 
 
 def write_examples(
@@ -111,15 +111,10 @@ def write_examples(
     with pa.OSFile(str(target / EXAMPLES), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
 
-    digest = hashlib.sha256(pixels_digest.encode())
-    digest.update(json.dumps([labels.ids, labels.names, records.has_captions]).encode())
-    for column in columns.values():
-        is_text = column.type == pa.string()
-        digest.update(json.dumps(column.to_pylist()).encode() if is_text else column.buffers()[-1])
-    digest.update(vocabulary.to_json().encode() if vocabulary else b"")
+    text = vocabulary.to_json() if vocabulary else None
     return Manifest(
         version=VERSION,
-        fingerprint=digest.hexdigest(),
+        fingerprint=fingerprint(pixels_digest, labels.ids, labels.names, columns, text),
         counts={name: int((assigned == code).sum()) for code, name in enumerate(SPLITS)},
         rows_read=0,
         rows_skipped=0,

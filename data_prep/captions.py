@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captune.data_prep.records import DataError
+from captune.errors import one_line
+from captune.reading import parsed_object
 
 if TYPE_CHECKING:
     from regex import Pattern
@@ -240,13 +242,13 @@ class Vocabulary:
     def from_json(cls, text: str) -> Vocabulary:
         """The inverse of to_json. Raises DataError for anything else."""
         try:
-            content = json.loads(text)
+            content = parsed_object(text.encode(), "a vocabulary")
             words = content["words"]
             if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
                 raise TypeError("words must be a list of strings")
             return cls(tuple(words), CaptionSettings(**CaptionSettings.stored(content["settings"])))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"this is not a vocabulary: {error}; prepare the data set again") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"this is not a vocabulary: {one_line(error, 200)}; prepare the data set again") from None
 
 
 def count_words(tokenized: Iterable[Sequence[str]], settings: CaptionSettings) -> Vocabulary:

@@ -7,6 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,14 @@ def pixel_schema(side: int) -> pa.Schema:
     return pa.schema([("pixels", pa.list_(pa.uint8(), side * side * 3))])
 
 
+@dataclass(frozen=True)
+class PixelSums:
+    """SHA-256 in hex. content: of all pictures, whatever holds them. file: of the file that does."""
+
+    content: str
+    file: str
+
+
 class GrowingPixels:
     """A pixel file that is being written, and its journal.
 
@@ -40,7 +49,7 @@ class GrowingPixels:
     def __init__(self, path: Path, journal: Path, side: int, made_from: Mapping[str, str]) -> None:
         self.done = 0
         self.faults: list[tuple[int, str]] = []
-        self._digest = hashlib.sha256()
+        self._content, self._whole = hashlib.sha256(), hashlib.sha256()  # of the pictures, of the file
         self._schema = pixel_schema(side)
         self._file = path.open("a+b")
         self._journal = journal.open("a+b")
@@ -50,30 +59,34 @@ class GrowingPixels:
             file.truncate(size)
             file.seek(size)
         if not length:
-            self._file.write(start)
+            self._write(start)
             self._journal.write(head)
 
     def append(self, pixels: Pixels, done: int, faults: list[tuple[int, str]]) -> None:
         """Write pixels (n, side, side, 3), n from 0; with them done pictures of the source are dealt with."""
-        self._file.write(self._message(pixels.reshape(-1)))
+        self._write(self._message(pixels.reshape(-1)))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._digest.update(pixels.data)
+        self._content.update(pixels.data)
         self.done = done
         self.faults += faults
-        entry = {"done": done, "end": self._file.tell(), "sha256": self._digest.hexdigest(), "faults": faults}
+        entry = {"done": done, "end": self._file.tell(), "sha256": self._content.hexdigest(), "faults": faults}
         self._journal.write(_line(entry))
         self._journal.flush()
 
-    def finish(self) -> str:
-        """End the file; return the SHA-256 of all pixels, as hex."""
-        self._file.write(END)
+    def finish(self) -> PixelSums:
+        """End the file."""
+        self._write(END)
         self._file.flush()
-        return self._digest.hexdigest()
+        return PixelSums(self._content.hexdigest(), self._whole.hexdigest())
 
     def close(self) -> None:
         self._file.close()
         self._journal.close()
+
+    def _write(self, content: bytes | pa.Buffer) -> None:
+        self._file.write(content)
+        self._whole.update(content)
 
     def _recover(self, start: bytes, head: bytes) -> tuple[int, int]:
         """Bytes of the file and of the journal to keep; (0, 0) where nothing can be."""
@@ -82,6 +95,7 @@ class GrowingPixels:
         self._file.seek(0)
         if not lines or lines[0] != head or self._file.read(len(start)) != start:
             return 0, 0
+        self._whole.update(start)
         end, length = len(start), len(head)
         for line in lines[1:]:
             entry = self._entry(line, end)
@@ -103,13 +117,14 @@ class GrowingPixels:
             batch = pa.ipc.read_record_batch(message, self._schema)
             batch.validate()
             pixels = batch.column(0).values.to_numpy()
-        except (OSError, ValueError, KeyError, pa.ArrowException):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException):
             return None
-        digest = self._digest.copy()
-        digest.update(pixels)
-        if digest.hexdigest() != entry["sha256"] or not message.equals(self._message(pixels)):
+        content = self._content.copy()
+        content.update(pixels)
+        if content.hexdigest() != entry["sha256"] or not message.equals(self._message(pixels)):
             return None
-        self._digest = digest
+        self._content = content
+        self._whole.update(message)
         return entry
 
     def _message(self, pixels: Pixels) -> pa.Buffer:

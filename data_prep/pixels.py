@@ -7,15 +7,19 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 
 from captune.data_prep.images import ImageError, MachineError, Pixels, read_image
-from captune.data_prep.journal import GrowingPixels, pixel_schema
+from captune.data_prep.journal import GrowingPixels, PixelSums, pixel_schema
 from captune.data_prep.records import DataError
+from captune.errors import one_line
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # At most three record batches are in memory, one being decoded, one being written and its message: this bounds the
 # memory of a prepare. A killed one has to decode two of them again.
@@ -58,8 +62,8 @@ def write_pixels(
     decode: Decode,
     on_fault: Callable[[int, str], None],
     progress: Callable[[int, int], None] | None = None,
-) -> str:
-    """Decode pictures in order into target and return the SHA-256 of all their bytes, as hex.
+) -> PixelSums:
+    """Decode pictures in order into target and return its sums.
 
     A picture that cannot be decoded is told to on_fault(place, reason) and left out, so the file holds the
     others without gaps; on_fault ends the work by raising. progress is called with (done, total) pictures.
@@ -167,12 +171,11 @@ class PixelFile:
         try:
             reader = pa.ipc.open_stream(pa.memory_map(str(path)))
             if reader.schema != pixel_schema(side):
-                raise DataError(f"{path} does not hold pictures of side {side}: delete its folder and prepare it again")
-            batches = list(reader)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{path} is damaged ({error}): delete its folder and prepare it again") from None
-        shape = (-1, side, side, 3)
-        self._views = [batch.column(0).values.to_numpy().reshape(shape) for batch in batches]
+                raise ValueError(f"it does not hold pictures of side {side}")
+            self._views = [_pixels_of(batch).reshape(-1, side, side, 3) for batch in reader]
+        except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+            reason = one_line(error, 100)
+            raise DataError(f"{path} is damaged ({reason}): delete its folder and prepare it again") from None
         self._starts = np.cumsum([0, *(len(view) for view in self._views)])
 
     def __len__(self) -> int:
@@ -188,3 +191,10 @@ class PixelFile:
         for row, (batch, place) in enumerate(zip(batches.tolist(), within.tolist(), strict=True)):
             gathered[row] = self._views[batch][place]
         return gathered
+
+
+def _pixels_of(batch: pa.RecordBatch) -> Pixels:
+    """One after another. Raises ArrowInvalid where the batch is none."""
+    batch.validate()
+    pixels: Pixels = batch.column(0).values.to_numpy()
+    return pixels

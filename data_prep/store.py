@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from captune.data_prep import assemble, folder
+from captune.data_prep import assemble, folder, integrity
 from captune.data_prep.captions import CaptionSettings, Vocabulary
 from captune.data_prep.coco import read_coco
 from captune.data_prep.csv_file import read_csv
 from captune.data_prep.images import Pixels, check_side, image_path
-from captune.data_prep.manifest import BAD_ROWS, EXAMPLES, FILES, MANIFEST, PIXELS, VOCABULARY, Manifest
-from captune.data_prep.pixels import Decode, PixelFile, cores, in_threads
+from captune.data_prep.journal import PixelSums
+from captune.data_prep.manifest import ANEW, BAD_ROWS, EXAMPLES, FILES, MANIFEST, PIXELS, VOCABULARY, Manifest
+from captune.data_prep.pixels import BATCH_ROWS, Decode, PixelFile, cores, in_threads
 from captune.data_prep.records import DataError, Example, OnBad
 from captune.data_prep.split import SPLITS, Shares, check_shares
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from captune.reading import sha256
 
 Format = Literal["kaggle", "coco"]
-
-_ANEW = "delete the folder and prepare it again"
 
 
 class PreparedData:
@@ -39,46 +37,58 @@ class PreparedData:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         """Use PreparedData.open, which checks."""
-        import pyarrow as pa
-
         self.path = path
         self.manifest = manifest
-        try:
-            batch = pa.ipc.open_file(pa.memory_map(str(path / EXAMPLES))).get_batch(0)
-            batch.validate(full=True)
-            self._columns = {name: batch.column(name) for name in batch.schema.names}
-            self._split = self._columns["split"].to_numpy()
-            self.picture_of: NDArray[np.int64] = self._columns["picture"].to_numpy()
-            self.labels: NDArray[np.uint8] = _matrix(self._columns["labels"])
-            self.tokens: NDArray[np.int32] | None = None
-            if manifest.max_tokens is not None:
-                self.tokens = _matrix(self._columns["tokens"])
-        except (OSError, KeyError, AttributeError, pa.ArrowException) as error:
-            raise DataError(f"{path / EXAMPLES} is damaged ({error}): {_ANEW}") from None
-        expected = (sum(manifest.counts.values()), len(manifest.label_ids))
-        if self.labels.shape != expected:
-            raise DataError(f"{path / EXAMPLES} has labels {self.labels.shape}, not {expected}: {_ANEW}")
+        self._columns = integrity.read_examples(path, manifest)
+        self._split = self._columns["split"].to_numpy()
+        self.picture_of: NDArray[np.int64] = self._columns["picture"].to_numpy()
+        self.labels: NDArray[np.uint8] = integrity.matrix(self._columns["labels"])
+        self.tokens: NDArray[np.int32] | None = None
+        self.vocabulary: Vocabulary | None = None
+        if manifest.captions is not None:
+            self.tokens = integrity.matrix(self._columns["tokens"])
+            self.vocabulary = integrity.read_vocabulary(path, manifest)
         self._pixels = None if manifest.side is None else PixelFile(path / PIXELS, manifest.side)
         if self._pixels is not None and self.picture_of.max() >= len(self._pixels):
-            raise DataError(f"{path / PIXELS} has only {len(self._pixels)} pictures: {_ANEW}")
+            highest = self.picture_of.max()
+            raise DataError(f"{path / EXAMPLES} tells of picture {highest}, {PIXELS} has {len(self._pixels)}: {ANEW}")
 
     @classmethod
     def open(cls, path: str | Path) -> PreparedData:
-        """Open what prepare has finished. Raises DataError for anything else, and for cut files."""
+        """Open what prepare has finished: its files are of the right sizes, every value in them is in its range.
+
+        Raises DataError for anything else. That each value is the one which was written, `verify` tells.
+        """
         path = Path(path)
-        if not (path / MANIFEST).is_file():
+        if not os.path.lexists(path / MANIFEST):
             raise DataError(f"{path} is not a prepared data set (no {MANIFEST}): make one with captune prepare")
-        try:
-            manifest = Manifest.from_json((path / MANIFEST).read_text(encoding="utf-8"))
-        except DataError as error:
-            raise DataError(f"{path / MANIFEST}: {error}; {_ANEW}") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f"{path / MANIFEST} is damaged ({error!r}): {_ANEW}") from None
-        for name, expected in manifest.files.items():
-            size = (path / name).stat().st_size if (path / name).is_file() else 0
-            if size != expected:
-                raise DataError(f"{path / name} has {size} bytes, not {expected}: {_ANEW}")
+        manifest = integrity.read_manifest(path)
+        integrity.check_sizes(path, manifest)
         return cls(path, manifest)
+
+    def verify(self) -> PreparedData:
+        """Read all files once and hold them against their sums, or against the fingerprint where the set has none.
+
+        It is for whoever begins to work with the set, once: 1 GB takes about a second. Raises DataError.
+        """
+        if self.manifest.sha256:
+            integrity.check_sums(self.path, self.manifest)
+        elif self.manifest.fingerprint != self._fingerprint():
+            raise DataError(f"{self.path} is not as it was prepared (another fingerprint): {ANEW}")
+        return self
+
+    def _fingerprint(self) -> str:
+        """Of what the files hold."""
+        pixels = hashlib.sha256()
+        for start in range(0, self.num_pictures, BATCH_ROWS):
+            pixels.update(self.pictures(start, BATCH_ROWS).data)
+        return integrity.fingerprint(
+            pixels.hexdigest() if self.has_images else "",
+            self.manifest.label_ids,
+            self.manifest.label_names,
+            self._columns,
+            (self.path / VOCABULARY).read_text(encoding="utf-8") if self.has_captions else None,
+        )
 
     def __len__(self) -> int:
         return len(self._split)
@@ -99,12 +109,6 @@ class PreparedData:
     def captions(self) -> tuple[str, ...]:
         """The captions as they stand in the source; empty strings where it has none."""
         return tuple(self._columns["caption"].to_pylist())
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary | None:
-        if not self.has_captions:
-            return None
-        return Vocabulary.from_json((self.path / VOCABULARY).read_text(encoding="utf-8"))
 
     def rows(self, *splits: str) -> NDArray[np.int64]:
         """The rows of the named splits ("train", "validation", "test"), rising."""
@@ -212,34 +216,36 @@ def prepare(
     half_done = frozenset() if images is None else frozenset({PIXELS, folder.JOURNAL})
     with folder.building(out, FILES, half_done=half_done) as target:
         # Pictures first: the split and the vocabulary are made of the examples whose pictures can be used.
-        pixels_digest = ""
+        pixels = PixelSums("", "")
         rows_read = len(records.examples) + len(records.bad)
         if images is not None:
             decode = decode or in_threads(workers or cores())
-            records, pixels_digest = assemble.write_pictures(
+            records, pixels = assemble.write_pictures(
                 target, source, records, images, side, inputs, on_bad, decode, progress
             )
         side_of_pixels = None if images is None else side
         manifest = assemble.write_examples(
-            target, records, shares, seed, captions, pixels_digest, side_of_pixels, group_duplicates
+            target, records, shares, seed, captions, pixels.content, side_of_pixels, group_duplicates
         )
         if records.bad:
             assemble.write_bad_rows(target / BAD_ROWS, records.bad)
         files = {path.name: path.stat().st_size for path in target.iterdir() if path.name in FILES}
+        sums = {name: pixels.file if name == PIXELS else sha256(target / name) for name in files}
         manifest = replace(
             manifest,
             rows_read=rows_read,
             rows_skipped=len(records.bad),
             inputs=inputs,
             files=files,
+            sha256=sums,
         )
         (target / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return PreparedData.open(out)
 
 
 def _reuse(out: Path, inputs: dict[str, str]) -> PreparedData:
-    """Open the finished set in out, if it was made of the same inputs."""
-    data = PreparedData.open(out)
+    """Open the finished set in out, if it was made of the same inputs and is as it was."""
+    data = PreparedData.open(out).verify()
     before = data.manifest.inputs
     changed = [name for name in inputs if inputs[name] != before.get(name)]
     if changed:
@@ -260,8 +266,3 @@ def _pictures_digest(images: Path, examples: tuple[Example, ...]) -> str:
         except OSError:
             digest.update(json.dumps([image_id, "missing"]).encode())
     return digest.hexdigest()
-
-
-def _matrix(column: pa.Array) -> NDArray[Any]:
-    """(n, width) view of a fixed-size list column."""
-    return column.values.to_numpy().reshape(-1, column.type.list_size)

@@ -7,8 +7,6 @@ vocabulary.json       words and caption settings, where the network reads captio
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,28 +14,19 @@ from typing import Any
 
 import keras
 import numpy as np
-from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from captune.errors import UsageError
+from captune.errors import one_line
 from captune.files import written_aside
+from captune.model.bundle_manifest import VOCABULARY, WEIGHTS, BundleError, BundleManifest
 from captune.model.classifier import build
 from captune.model.config import ModelConfig, Storage
 from captune.model.image_encoder import normalisations
-from captune.model.layout import MANIFEST, backbone_tensor
+from captune.model.layout import backbone_tensor
 from captune.model.metrics import DecisionRule
 from captune.model.size import size
 from captune.model.storage import restore, store
-
-FORMAT = 2
-WEIGHTS = "weights.safetensors"
-VOCABULARY = "vocabulary.json"
-_LABEL_IDS, _LABEL_NAMES = TypeAdapter(tuple[StrictInt, ...]), TypeAdapter(tuple[StrictStr, ...])
-
-
-class BundleError(UsageError):
-    """A folder that is no bundle, or one that was changed or cut short."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +58,7 @@ class Bundle:
         (folder / WEIGHTS).write_bytes(save(stored(self.network, self.config.storage)))
         if self.vocabulary is not None:
             (folder / VOCABULARY).write_text(self.vocabulary, encoding="utf-8")
-        # The weights are inside: where they once came from, and which were trained, is history.
-        config = self.config.model_dump()
-        if config["image"] is not None:
-            config["image"] |= {"weights": "none", "frozen": False}
-        manifest: dict[str, Any] = {
-            "format": FORMAT,
-            "model": config,
-            "threshold": self.rule.threshold,
-            "label_ids": self.label_ids,
-            "label_names": self.label_names,
-            "sha256": {file.name: _digest(file) for file in sorted(folder.iterdir())},
-        }
-        manifest["sha256"][MANIFEST] = _own_digest(manifest)
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        BundleManifest(self.config, self.rule, self.label_ids, self.label_names).write(folder)
 
     @classmethod
     def load(cls, path: Path) -> Bundle:
@@ -91,68 +67,28 @@ class Bundle:
         Raises:
             BundleError: no bundle, a newer format, or a file that is not as it was written.
         """
-        manifest = _manifest(path)
-        for name in sorted({WEIGHTS, *manifest["sha256"]} - {MANIFEST}):
-            if name not in (WEIGHTS, VOCABULARY) or not (path / name).is_file():
-                raise BundleError(f"{path} is not whole: {name} is missing or unknown; export it again")
-            if _digest(path / name) != manifest["sha256"].get(name):
-                raise BundleError(f"{path / name} is not as it was written (SHA-256 differs); export it again")
-        try:
-            config = ModelConfig.model_validate(manifest["model"])
-            rule = DecisionRule(manifest["threshold"])
-            label_ids = _LABEL_IDS.validate_python(manifest["label_ids"])
-            label_names = _LABEL_NAMES.validate_python(manifest["label_names"])
-            vocabulary = (path / VOCABULARY).read_text(encoding="utf-8") if VOCABULARY in manifest["sha256"] else None
-        except (ValidationError, ValueError, TypeError, KeyError) as error:
-            raise BundleError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-        if (config.text is None) != (vocabulary is None) or not (
-            len(label_ids) == len(label_names) == config.num_labels
-        ):
-            raise BundleError(f"{path / MANIFEST} contradicts itself; export it again")
+        manifest = BundleManifest.read(path)
+        config = manifest.config
         try:
             tensors = load_file(path / WEIGHTS)
             # Before anything is built: a file of a few bytes must not make a network of many.
             total, expected = sum(tensor.nbytes for tensor in tensors.values()), size(config).weights_bytes
             if total != expected:
                 raise ValueError(f"it holds {total} bytes of weights, the network needs {expected}")
-            if broken := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
-                raise ValueError(f"{broken[0]} holds what is no number")
             network = build(config, load_weights=False)
             _assign(network, tensors)
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             # The last two where a tensor is of a type that NumPy has not, such as bfloat16.
-            raise BundleError(f"{path / WEIGHTS} does not fit the network: {error}") from None
-        return cls(network, config, rule, label_ids, label_names, vocabulary)
+            raise BundleError(
+                f"{path / WEIGHTS} does not fit the network: {one_line(error)}; export it again"
+            ) from None
+        vocabulary = None if config.text is None else (path / VOCABULARY).read_text(encoding="utf-8")
+        return cls(network, config, manifest.rule, manifest.label_ids, manifest.label_names, vocabulary)
 
 
 def measured_bytes(path: Path) -> int:
     """Bytes of the files of a bundle, or of one file."""
     return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.iterdir() if f.is_file())
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        if not (path / MANIFEST).is_file():  # nor a pipe, which would be waited for
-            raise FileNotFoundError
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        raise BundleError(
-            f"{path} is not a bundle (no readable {MANIFEST}); name a folder that refit or export made"
-        ) from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        version = manifest.get("format") if isinstance(manifest, dict) else None
-        raise BundleError(
-            f"{path} has bundle format {version}, this captune reads format {FORMAT}; use a matching version"
-        )
-    if not isinstance(manifest.get("sha256"), dict) or manifest["sha256"].get(MANIFEST) != _own_digest(manifest):
-        raise BundleError(f"{path / MANIFEST} is not as it was written (SHA-256 differs); export it again")
-    return manifest
-
-
-def _own_digest(manifest: dict[str, Any]) -> str:
-    """Sum of the manifest itself, all but the place where this sum stands."""
-    others = {name: value for name, value in manifest["sha256"].items() if name != MANIFEST}
-    return hashlib.sha256(json.dumps({**manifest, "sha256": others}, sort_keys=True).encode()).hexdigest()
 
 
 def named_weights(network: keras.Model) -> Iterator[tuple[str, Any]]:
@@ -177,11 +113,8 @@ def _assign(network: keras.Model, tensors: dict[str, np.ndarray[Any, Any]]) -> N
         values = restore(tensors, name)
         if tuple(weight.shape) != values.shape:
             raise ValueError(f"{name} is {tuple(weight.shape)}, the file has {values.shape}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds what is no number")
         weight.assign(values)
     for layer in normalisations(network):
         layer.finalize_state()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -55,7 +55,7 @@ def restore(tensors: Mapping[str, Array], name: str) -> Array:
         return values
     axis = channel_axis(values.shape) % values.ndim
     shape = [size if place == axis else 1 for place, size in enumerate(values.shape)]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return values.astype(np.float32) * scale.reshape(shape)
 
 

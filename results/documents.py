@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from captune.errors import one_line
 from captune.files import written_aside
 from captune.model.config import Settings, complaint
-from captune.results.run_folder import RunError, json_object
+from captune.reading import UnreadableError, json_object
+from captune.results.run_folder import RunError
 
 
 class Document(Settings):
@@ -43,7 +44,7 @@ class Document(Settings):
             return cls.model_validate(content)
         except ValidationError as error:
             place = ".".join(map(str, error.errors()[0]["loc"]))
-            raise RunError(f"{name} is not as captune wrote it: {place}: {one_line(complaint(error))}") from None
+            raise RunError(f"{name} is not as captune wrote it: {one_line(f'{place}: {complaint(error)}')}") from None
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -52,7 +53,10 @@ class Document(Settings):
         Raises:
             RunError: as `parse` does; or there is no readable file of JSON.
         """
-        return cls.parse(json_object(path), str(path))
+        try:
+            return cls.parse(json_object(path), str(path))
+        except UnreadableError as error:
+            raise RunError(f"{error}; restore it, or do again what wrote it") from None
 
     def to_json(self) -> str:
         """As the file holds it."""

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -17,11 +18,13 @@ from typing import Any
 from optuna.storages import BaseStorage
 from optuna.storages.journal import BaseJournalBackend
 
+from captune.reading import UnreadableError, regular
 from captune.results.attributes import is_followed
 from captune.results.optuna_private import Journal, Operation
 from captune.results.run_folder import RunError, RunFolder
 
 STUDY_NAME = "captune"
+_SUM = b',"crc32":'
 _FULL_DISK_SECONDS = 2.0  # between two tries to write
 
 
@@ -42,7 +45,9 @@ def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -
     lines = _Lines(run, wait)
     try:
         return Journal(lines)  # replays them all
-    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError):
+    except UnreadableError as error:
+        raise RunError(f"{error}; restore it") from None
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, RecursionError):
         raise RunError(
             f"{run}/{run.journal.name} is damaged: line {lines.number + 1} is none that a search writes; take it out"
         ) from None
@@ -66,13 +71,13 @@ class _Lines(BaseJournalBackend):
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """Lines from a number on."""
         number, place = self._read if self._read[0] <= log_number_from else (0, 0)
-        with self._run.journal.open("rb") as file:
+        with regular(self._run.journal) as file:
             file.seek(place)
             for line in file:
                 if not line.endswith(b"\n"):
                     return  # still being written, or cut off
                 self.number = number
-                log = json.loads(line, object_pairs_hook=_shared, parse_float=_float, parse_int=_int)
+                log = _log_of(line)
                 number, place = number + 1, place + len(line)
                 self._read = (number, place)
                 if number > log_number_from:
@@ -80,7 +85,7 @@ class _Lines(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Writes them as lines at the end."""
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        lines = b"".join(map(_line_of, logs))
         path = self._run.journal
         while True:
             length = path.stat().st_size
@@ -97,6 +102,23 @@ class _Lines(BaseJournalBackend):
                 os.truncate(path, length)
                 self._wait(f"the disk of {self._run.path} is full: make room; nothing is lost, the search waits")
                 time.sleep(_FULL_DISK_SECONDS)
+
+
+def _line_of(log: dict[str, Any]) -> bytes:
+    """Ends with its own sum, which Optuna leaves alone: half of what can happen to a line leaves it readable."""
+    text = json.dumps(log, separators=(",", ":")).encode()
+    return b"%b%b%d}\n" % (text[:-1], _SUM, zlib.crc32(text))
+
+
+def _log_of(line: bytes) -> dict[str, Any]:
+    """Raises ValueError where it is no object of JSON, or not as it was written; of earlier lines only the first."""
+    text, summed, number = line.rpartition(_SUM)
+    if summed and zlib.crc32(text + b"}") != int(number.rstrip(b"}\n")):
+        raise ValueError("not as it was written")
+    log: dict[str, Any] = json.loads(line.decode(), object_pairs_hook=_shared, parse_float=_float, parse_int=_int)
+    if b"\\ud" in line:
+        json.dumps(log, ensure_ascii=False).encode()  # half of a character can never be shown
+    return log
 
 
 def _is_followed(log: dict[str, Any]) -> bool:

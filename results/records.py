@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,7 @@ def load_records(run: RunFolder) -> list[Record]:
     from captune.results.optuna_private import quiet_optuna
 
     run.read_settings()
-    if not run.journal.is_file():
+    if not os.path.lexists(run.journal):
         return []  # the search has not yet made its study
     with quiet_optuna():
         try:

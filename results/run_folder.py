@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captune.errors import UsageError
-from captune.files import LockedError, locked
+from captune.errors import UsageError, one_line
+from captune.files import LockedError, locked, remove_leftovers
+from captune.reading import UnreadableError, json_object
 
 
 class RunError(UsageError):
     """A run folder that is not one, exists already, or lacks what was asked of it."""
+
+
+class BusyError(RunError):
+    """A run folder in which another process works."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,13 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """Held by the one process that searches or refits."""
+        """Held by the one process that searches, or refits while none does."""
         return self.path / "lock"
+
+    @property
+    def refit_lock(self) -> Path:
+        """Held by the one process that refits, be it beside a search."""
+        return self.path / "refit.lock"
 
     @property
     def checkpoints(self) -> Path:
@@ -77,19 +86,45 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """This process as the one that writes, a search or a refit; released when it ends, in whatever way.
+        """This process as the one that writes; released when it ends, in whatever way.
 
         Raises:
-            RunError: another process writes here.
+            BusyError: another process writes here.
         """
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(self.lock))
-            except LockedError as error:
-                raise RunError(
-                    f"{self} is being written by another process ({error.holder or 'starting'}); wait for it or end it"
-                ) from None
+        with ExitStack() as locks:
+            self._take(locks, self.lock, "written", "wait for it or end it")
             yield
+
+    @contextmanager
+    def refitting(self, *, anyway: bool = False) -> Iterator[None]:
+        """This process as the one that refits. What a killed refit left is removed, where nobody else writes.
+
+        Args:
+            anyway: also while another process searches here.
+
+        Raises:
+            BusyError: another process refits here, or searches and `anyway` is False.
+            RunError: the folder holds no run.
+        """
+        self.read_settings()
+        with ExitStack() as locks:
+            self._take(locks, self.refit_lock, "refitted", "wait for it or end it")
+            try:
+                self._take(locks, self.lock, "searched", "wait for it, as test is read once, or give --anyway")
+                remove_leftovers(self.path)
+            except BusyError:
+                if not anyway:
+                    raise
+            yield
+
+    def _take(self, locks: ExitStack, lock: Path, work: str, way_out: str) -> None:
+        try:
+            locks.enter_context(locked(lock))
+        except LockedError as error:
+            holder = error.holder or "starting"
+            raise BusyError(f"{self} is being {work} by another process ({holder}); {way_out}") from None
+        except OSError as error:
+            raise RunError(f"{lock} cannot be held ({error.strerror or error}); {self} must be writable") from None
 
     def read_settings(self) -> dict[str, Any]:
         """The content of run.json, which makes a folder a run.
@@ -99,20 +134,5 @@ class RunFolder:
         """
         try:
             return json_object(self.settings)
-        except RunError:
-            raise RunError(f"{self} holds no run (no readable run.json); name a folder that search made") from None
-
-
-def json_object(path: Path) -> dict[str, Any]:
-    """The JSON object that a file holds.
-
-    Raises:
-        RunError: there is no such file, or it holds something else.
-    """
-    try:
-        content = json.loads(path.read_bytes()) if path.is_file() else None  # a pipe would be waited for
-    except (OSError, ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise RunError(f"{path} is missing or damaged: it holds no JSON object")
-    return content
+        except UnreadableError as error:
+            raise RunError(f"{self} holds no run ({one_line(error)}); name a folder that search made") from None

@@ -147,7 +147,7 @@ def main(data: str, where: str, trials: int, address: str | None = None) -> Summ
     from captune.tuner.run.locations import open_data, searching
     from captune.tuner.run.settings import create
 
-    prepared, config = open_data(data), settings(trials)
+    prepared, config = open_data(data, verify=True), settings(trials)
     new = not (RemoteFolder(where).exists() if is_url(where) else RunFolder(Path(where)).settings.exists())
     with searching(where, new=new) as (folder, mirror):
         if new:

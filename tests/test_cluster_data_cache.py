@@ -139,6 +139,32 @@ def test_copy_that_was_damaged_on_the_node_is_downloaded_again(
     assert files_in(local_copy(url, tmp_path / "cache", 1 << 30)) == files_in(sets[0].path)
 
 
+def flipped(content: bytes) -> bytes:
+    """The same with one bit of a label changed: of the same size, and every value in its range."""
+    return content[:-2000] + bytes([content[-2000] ^ 1]) + content[-1999:]
+
+
+def test_download_that_differs_in_a_bit_is_refused(url: str, sets: list[PreparedData], tmp_path: Path) -> None:
+    upload_data(sets[0].path, url)
+    RemoteFolder(url).write("examples.arrow", flipped((sets[0].path / "examples.arrow").read_bytes()))
+    assert "examples.arrow" in refusal(lambda: local_copy(url, tmp_path / "cache", 1 << 30))
+    assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock"}
+
+
+@pytest.mark.usefixtures("let_go")
+def test_copy_that_changed_in_a_bit_is_downloaded_again_by_whoever_verifies(
+    url: str, sets: list[PreparedData], tmp_path: Path
+) -> None:
+    upload_data(sets[0].path, url)
+    path = local_copy(url, tmp_path / "cache", 1 << 30) / "vocabulary.json"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"ball", b"boll"))
+    local_copy(url, tmp_path / "cache", 1 << 30)
+    assert path.read_bytes() != content, "workers do not read it all again"
+    local_copy(url, tmp_path / "cache", 1 << 30, verify=True)
+    assert path.read_bytes() == content
+
+
 def test_eight_processes_at_once_download_once(
     s3: str, sets: list[PreparedData], requests: Requests, tmp_path: Path
 ) -> None:

@@ -1,6 +1,8 @@
 """The prepared data set: whole or not there, the same everywhere, safe to open."""
 
+import contextlib
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -9,18 +11,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from builders import refused
 from conftest import Captune
+from numpy.typing import NDArray
 from PIL import Image
 
 import captune.data_prep.pixels
 from captune.data_prep.captions import CaptionSettings, tokenize
 from captune.data_prep.images import MachineError, read_image
+from captune.data_prep.manifest import _sum_of
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData, prepare
+from captune.reading import sha256
 
 REAL = Path(os.environ.get("CAPTUNE_TEST_DATA", "nowhere"))
 ROWS = 24
@@ -336,20 +345,171 @@ def test_file_of_the_right_size_with_wrong_bytes_is_refused(raw: Path, name: str
     ("key", "value", "message"),
     [
         ("version", 1, "format version 1"),
+        ("version", "3", "format version '3'"),
         ("counts", {"train": 3}, "counts"),
-        ("label_ids", [1], "equally many"),
+        ("counts", {"train": 16, "validation": 4, "test": 4}, "the manifest has"),
+        ("label_ids", [1], "label numbers"),
+        ("label_ids", [1, 3, "13"], "label_ids"),
+        ("label_ids", [3, 1, 13], "rising"),
+        ("label_names", ["1", "3", 13], "label_names"),
+        ("label_counts", [1, 1, 1], "labels"),
+        ("max_tokens", 3, "columns"),
+        ("vocabulary_size", 3, "tokens"),
+        ("vocabulary_size", 3000, "vocabulary.json"),
+        ("fingerprint", "../x", "fingerprint"),
         ("captions", {"stem": 3}, "stem"),
-        ("extra", 1, "damaged"),
-        ("files", None, "files must be given"),
+        ("captions", None, "go together"),
+        ("rows_read", 24.5, "rows_read"),
+        ("extra", 1, "extra"),
+        ("files", None, "files"),
+        ("sha256", None, "damaged"),
         ("side", 9, "side 9"),
+        ("side", None, "other files"),
     ],
 )
-def test_manifest_that_says_something_else_is_refused(raw: Path, key: str, value: object, message: str) -> None:
+@pytest.mark.parametrize("version", [2, 3])
+def test_manifest_that_says_something_else_is_refused(
+    raw: Path, key: str, value: object, message: str, version: int
+) -> None:
     path = make(raw).path / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-    with pytest.raises(DataError) as caught:
-        PreparedData.open(path.parent)
-    assert message in str(caught.value)
+    content = json.loads(path.read_text()) | {"version": version, key: value}
+    if version == 2:
+        content.pop("sha256")
+    elif isinstance(content["sha256"], dict):
+        content["sha256"].pop("manifest.json")
+        content["sha256"]["manifest.json"] = _sum_of(content)
+    path.write_text(json.dumps(content))
+    if (version, key) != (2, "sha256"):
+        refused(lambda: PreparedData.open(path.parent), str(path.parent), message, error=DataError)
+
+
+def test_manifest_that_was_edited_is_refused(raw: Path) -> None:
+    path = make(raw).path / "manifest.json"
+    path.write_text(path.read_text().replace('"rows_read": 24', '"rows_read": 25'))
+    refused(lambda: PreparedData.open(path.parent), str(path), "SHA-256 differs", error=DataError)
+
+
+# What was prepared is verified
+
+
+def changed(data: PreparedData, name: str, values: pa.Array) -> None:
+    """Writes a column anew, and the sums after it: as somebody who makes a set by hand."""
+    path = data.path / "examples.arrow"
+    table = pa.ipc.open_file(path.read_bytes()).read_all()
+    place = table.schema.get_field_index(name)
+    table = table.set_column(place, pa.field(name, values.type), values) if len(values) == len(table) else table[:0]
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_batch(
+            table.combine_chunks().to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], table.schema)
+        )
+    manifest = data.manifest
+    sums = manifest.sha256 | {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    manifest = replace(manifest, files=manifest.files | {path.name: path.stat().st_size}, sha256=sums)
+    (data.path / "manifest.json").write_text(manifest.to_json())
+
+
+def with_one(column: NDArray[Any], value: int) -> pa.Array:
+    """The column with one value that is another."""
+    rows = column.copy()
+    rows.flat[5] = value
+    if rows.ndim == 1:
+        return pa.array(rows)
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+
+
+def test_sums_are_those_of_the_files_also_where_a_killed_run_was_gone_on_with(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captune.data_prep.pixels, "BATCH_ROWS", 5)
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 17:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(raw, progress=interrupt)
+    read: list[str] = []
+    monkeypatch.setattr("captune.data_prep.store.sha256", lambda path: read.append(path.name) or sha256(path))
+    data = make(raw)
+    assert "pixels.arrow" not in read, "gigabytes are summed while they are written"
+    assert data.manifest.sha256.keys() == data.manifest.files.keys()
+    for name, expected in data.manifest.sha256.items():
+        assert hashlib.sha256((data.path / name).read_bytes()).hexdigest() == expected, name
+    assert data.verify() is data
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_every_file_that_was_changed_is_found_and_named(raw: Path, sums: bool) -> None:
+    data = make(raw)
+    manifest = data.path / "manifest.json"
+    if not sums:
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": 2, "sha256": {}}))
+    assert len(PreparedData.open(data.path).verify()) == ROWS
+    for name in ("examples.arrow", "pixels.arrow", "vocabulary.json"):
+        path = data.path / name
+        content = path.read_bytes()
+        for place in range(0, len(content), max(1, len(content) // 29)):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            if sums:
+                refused(lambda: PreparedData.open(data.path).verify(), str(path), error=DataError)
+            else:  # what is between the values has no part in the fingerprint
+                with contextlib.suppress(DataError):
+                    same = PreparedData.open(data.path).verify()
+                    assert (same.captions, same.image_ids) == (data.captions, data.image_ids)
+                    assert (same.pixels(np.arange(ROWS)) == raw_pixels(raw)).all()
+        path.write_bytes(content)
+
+
+def raw_pixels(raw: Path) -> NDArray[np.uint8]:
+    return np.stack([read_image(raw / "images" / f"{place}.png", 8) for place in range(ROWS)])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("labels", 2, "labels"),
+        ("labels", 255, "labels"),
+        ("tokens", -1, "tokens"),
+        ("tokens", 10**9, "tokens"),
+        ("split", 3, "splits"),
+        ("split", 1, "splits"),
+        ("picture", -1, "below 0"),
+        ("picture", ROWS, f"picture {ROWS}"),
+    ],
+)
+def test_value_out_of_its_range_is_refused_though_the_sums_are_right(
+    raw: Path, column: str, value: int, message: str
+) -> None:
+    data = make(raw)
+    columns = {"labels": data.labels, "tokens": data.tokens, "picture": data.picture_of, "split": data._split}
+    changed(data, column, with_one(columns[column], value))
+    refused(lambda: PreparedData.open(data.path), str(data.path), message, error=DataError)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("caption", pa.array([None] + ["x"] * (ROWS - 1), pa.string())),
+        ("caption", pa.array(range(ROWS))),
+        ("picture", pa.array(range(ROWS), pa.int32())),
+        ("labels", pa.array([[0, 1]] * ROWS, pa.list_(pa.uint8(), 2))),
+        ("labels", pa.array([[0, None, 1]] * ROWS, pa.list_(pa.uint8(), 3))),
+        ("labels", pa.array([], pa.list_(pa.uint8(), 3))),
+    ],
+)
+def test_column_of_another_kind_is_refused(raw: Path, column: str, values: pa.Array) -> None:
+    data = make(raw)
+    changed(data, column, values)
+    refused(lambda: PreparedData.open(data.path), "examples.arrow", error=DataError)
+
+
+def test_set_that_has_changed_is_not_used_again(raw: Path) -> None:
+    data = make(raw)
+    path = data.path / "pixels.arrow"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 8
+    path.write_bytes(content)
+    refused(lambda: make(raw), str(path), "delete the folder", error=DataError)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,8 @@ def copy(written: Path, tmp_path: Path) -> Path:
 
 
 def refused(path: Path) -> str:
-    from captune.model.bundle import Bundle, BundleError
+    from captune.model.bundle import Bundle
+    from captune.model.bundle_manifest import BundleError
 
     with pytest.raises(BundleError) as caught:
         Bundle.load(path)
@@ -83,12 +84,12 @@ def refused(path: Path) -> str:
 
 def rewritten(path: Path, *, seal: bool = True, **changes: Any) -> None:
     """The manifest with keys changed, its own sum put right: by someone who means harm, or an older version."""
-    from captune.model.bundle import _own_digest
+    from captune.model.bundle_manifest import _own_sum
 
     manifest = json.loads((path / "bundle.json").read_text()) | changes
     manifest = {key: value for key, value in manifest.items() if value is not ABSENT}
     if seal and isinstance(manifest.get("sha256"), dict):
-        manifest["sha256"]["bundle.json"] = _own_digest(manifest)
+        manifest["sha256"]["bundle.json"] = _own_sum(manifest)
     (path / "bundle.json").write_text(json.dumps(manifest))
 
 
@@ -241,6 +242,17 @@ def test_loaded_bundle_is_the_saved_one_after_its_weights_went_through_storage_a
     assert content(tmp_path / "again") == files
 
 
+def test_scales_that_leave_the_range_of_numbers_are_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    bundle(ModelConfig(text=TEXT, num_labels=3, storage="int8")).save(tmp_path / "x")
+    tensors = load_file(tmp_path / "x" / "weights.safetensors")
+    scales = {name: np.full_like(values, 3e38) for name, values in tensors.items() if name.endswith(".scale")}
+    save_file(tensors | scales, tmp_path / "x" / "weights.safetensors")
+    resealed(tmp_path / "x", "weights.safetensors")
+    assert "no number" in refused(tmp_path / "x")
+
+
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_bundle_with_a_weight_that_is_no_number_is_refused(tmp_path: Path, storage: Any, bad: float) -> None:
@@ -286,7 +298,7 @@ def test_folder_holds_three_files_of_which_all_bytes_are_counted(written: Path) 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_existing_target_is_refused_and_left_as_it_is(tmp_path: Path, kind: str) -> None:
-    from captune.model.bundle import BundleError
+    from captune.model.bundle_manifest import BundleError
 
     target = tmp_path / "x"
     if kind == "folder":
@@ -402,14 +414,14 @@ def test_what_is_no_folder_or_not_there_is_no_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [1, 3, 0, None, "2", [2]])
 def test_other_format_is_refused_with_both_numbers_and_what_to_do(copy: Path, number: Any) -> None:
     rewritten(copy, format=number)
-    assert f"format {number}, this captune reads format 2; use a matching version" in refused(copy)
+    assert f"format {number!r}, this captune reads format 2; use a matching version" in refused(copy)
 
 
 def test_bundle_of_the_first_format_is_refused_by_its_format_though_all_else_differs_too(tmp_path: Path) -> None:
     """Format 1 had one file of float32 weights under Keras's paths, and a network without a storage."""
     from safetensors.numpy import save_file
 
-    from captune.model.bundle import _own_digest
+    from captune.model.bundle_manifest import _own_sum
 
     config = ModelConfig(text=TEXT, num_labels=3).model_dump()
     del config["storage"]
@@ -417,7 +429,7 @@ def test_bundle_of_the_first_format_is_refused_by_its_format_though_all_else_dif
     (tmp_path / "vocabulary.json").write_text(VOCABULARY)
     manifest = {"format": 1, "model": config, "threshold": 0.3, "label_ids": [1, 2, 3], "label_names": ["a", "b", "c"]}
     manifest["sha256"] = {name: digest(tmp_path / name) for name in ("weights.safetensors", "vocabulary.json")}
-    manifest["sha256"]["bundle.json"] = _own_digest(manifest)
+    manifest["sha256"]["bundle.json"] = _own_sum(manifest)
     (tmp_path / "bundle.json").write_text(json.dumps(manifest))
     assert "bundle format 1, this captune reads format 2" in refused(tmp_path)
 
@@ -449,6 +461,9 @@ def test_sum_of_a_file_that_is_not_a_bundles_own_is_refused_unread(copy: Path, n
         {"label_ids": [1, 2]},
         {"label_ids": 3},
         {"label_ids": None},
+        {"label_ids": [2, 1, 13]},
+        {"label_ids": [1, 1, 13]},
+        {"label_ids": [-1, 1, 13]},
         {"label_names": ["one"]},
         {"label_names": None},
         *({key: ABSENT} for key in ("model", "threshold", "label_ids", "label_names", "sha256", "format")),
@@ -549,7 +564,14 @@ def test_weights_of_a_type_that_is_not_ours_are_refused(copy: Path, kind: str, w
 def test_vocabulary_of_a_network_without_captions_is_a_contradiction(copy: Path) -> None:
     model = json.loads((copy / "bundle.json").read_text())["model"]
     rewritten(copy, model={**model, "text": None})
-    assert "contradicts itself" in refused(copy)
+    assert "belongs to a network that reads captions" in refused(copy)
+
+
+@pytest.mark.parametrize("words", [["dog", 5], "dog", None, [str(place) for place in range(5)]])
+def test_vocabulary_that_is_not_the_network_s_is_refused(copy: Path, words: Any) -> None:
+    (copy / "vocabulary.json").write_text(json.dumps({"settings": {}, "words": words}))
+    resealed(copy, "vocabulary.json")
+    refused(copy)
 
 
 # Nothing is executed
@@ -574,7 +596,8 @@ def test_pickle_in_place_of_a_file_is_never_loaded(copy: Path, tmp_path: Path, n
     if name == "vocabulary.json":
         from captune.data_prep.captions import Vocabulary
         from captune.data_prep.records import DataError
-        from captune.model.bundle import Bundle, BundleError
+        from captune.model.bundle import Bundle
+        from captune.model.bundle_manifest import BundleError
 
         with pytest.raises((BundleError, DataError)):
             Vocabulary.from_json(str(Bundle.load(copy).vocabulary))

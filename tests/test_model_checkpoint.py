@@ -1,16 +1,19 @@
 """A checkpoint is whole or it is none."""
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from builders import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
-from captune.model.checkpoint import Checkpoint, numbered
+from captune.model.checkpoint import Checkpoint, CheckpointError, numbered
 from captune.model.metrics import Epoch
 
 ARRAYS = {"00000": np.arange(6, dtype=np.float32).reshape(2, 3), "00001": np.array(7, np.uint32)}
@@ -42,21 +45,27 @@ def test_checkpoint_of_another_trial_is_none(tmp_path: Path) -> None:
     assert Checkpoint.read(tmp_path / "absent", "mine") is None
 
 
-def test_file_cut_anywhere_is_none(tmp_path: Path) -> None:
+def test_file_cut_anywhere_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "last"
     Checkpoint(1, "mine", ARRAYS).write(path)
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        assert Checkpoint.read(path, "mine") is None, length
+        refused(lambda: Checkpoint.read(path, "mine"), str(path), error=CheckpointError)
 
 
 @settings(max_examples=100, deadline=None)
 @given(content=st.binary(max_size=300))
-def test_anything_else_in_its_place_is_none(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_anything_else_in_its_place_is_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("anything") / "last"
     path.write_bytes(content)
-    assert Checkpoint.read(path, "mine") is None
+    refused(lambda: Checkpoint.read(path, "mine"), str(path), error=CheckpointError)
+
+
+def test_checkpoint_of_an_earlier_captune_has_no_sum_and_is_read(tmp_path: Path) -> None:
+    state = {"epoch": 2, "identity": "mine", "reports": []}
+    (tmp_path / "last").write_bytes(save(ARRAYS, metadata={"captune": json.dumps(state)}))
+    assert same(Checkpoint.read(tmp_path / "last", "mine"), Checkpoint(2, "mine", ARRAYS))
 
 
 def test_failure_to_write_leaves_the_one_before_and_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from functools import partial
@@ -18,7 +19,7 @@ from captune.model.presets import CAPTIONS
 from captune.results.attributes import FATES, SCORED, epoch_attribute
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.records import Record, load_records
-from captune.results.run_folder import RunError, RunFolder
+from captune.results.run_folder import BusyError, RunError, RunFolder
 
 
 def epoch(number: int, mean_f1: float, loss: float = 0.5) -> Epoch:
@@ -311,6 +312,56 @@ def test_line_that_no_search_writes_is_refused_by_its_number(run: RunFolder, lin
     refused(lambda: load_records(run), "study.journal", f"line {place + 1} ", error=RunError)
 
 
+@pytest.mark.parametrize("value", [["x"], [None], "x", 5, [[1]], [1, 2, 3]])
+def test_trial_whose_scores_are_none_is_refused_in_one_line(run: RunFolder, value: Any) -> None:
+    study = new_study(run)
+    end(study, launch(study), "complete", best=0.5)
+    lines = [json.loads(line) for line in run.journal.read_bytes().splitlines()]
+    for log in lines:
+        log.pop("crc32")  # as an earlier captune wrote it
+        if log.get("values"):
+            log["values"] = value
+    run.journal.write_text("".join(f"{json.dumps(log)}\n" for log in lines))
+    try:
+        load_records(run)
+    except RunError as error:
+        assert "study.journal" in str(error)
+
+
+def test_score_that_was_changed_is_refused_with_its_line(run: RunFolder) -> None:
+    study = new_study(run)
+    trial = launch(study)
+    report(trial, epoch(1, 0.8125))
+    end(study, trial, "complete", best=0.8125)
+    content = run.journal.read_bytes()
+    place = content.index(b"0.8125")
+    run.journal.write_bytes(content[:place] + b"0.9125" + content[place + 6 :])
+    number = len(content[:place].splitlines())
+    refused(lambda: load_records(run), "study.journal", f"line {number} ", error=RunError)
+
+
+def test_line_of_an_earlier_captune_has_no_sum_and_is_read(run: RunFolder) -> None:
+    study = new_study(run)
+    end(study, launch(study), "failed", "x")
+    before = load_records(run)
+    lines = [json.loads(line) for line in run.journal.read_bytes().splitlines()]
+    assert all(log.pop("crc32") > 0 for log in lines)
+    run.journal.write_text("".join(f"{json.dumps(log)}\n" for log in lines))
+    assert load_records(run) == before
+
+
+def test_optuna_s_own_backend_reads_what_a_search_writes(run: RunFolder) -> None:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    study = new_study(run)
+    trial = launch(study)
+    report(trial, epoch(1, 0.5))
+    end(study, trial, "complete", best=0.5)
+    theirs = optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(JournalFileBackend(str(run.journal))))
+    assert [trial.value for trial in theirs.trials] == [0.5]
+
+
 def test_attribute_that_no_search_writes_is_refused_in_one_line(run: RunFolder) -> None:
     launch(new_study(run)).set_user_attr("seed", "five")
     refused(lambda: load_records(run), "trial 0", "seed 'five'", error=RunError)
@@ -331,7 +382,56 @@ def test_whole_configuration_survives_the_journal(run: RunFolder) -> None:
 def test_file_names_of_a_run_all_differ_and_lie_inside_it(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     names = [folder.journal, folder.settings, folder.summary, folder.tracebacks, folder.checkpoints, folder.winner]
-    names += [folder.proof, folder.bundle, folder.lock]
+    names += [folder.proof, folder.bundle, folder.lock, folder.refit_lock]
     assert len(set(names)) == len(names)
     assert all(tmp_path in path.parents for path in names)
     assert folder.proof.parent == folder.bundle.parent == folder.winner
+
+
+# Who may write
+
+
+def left_of_a_killed_one(folder: RunFolder) -> Path:
+    path = folder.path / ".captune-0123abcd.tmp"
+    path.mkdir()
+    return path
+
+
+def test_refit_keeps_refits_and_searches_out_and_cleans_up_first(run: RunFolder) -> None:
+    left = left_of_a_killed_one(run)
+    with run.refitting():
+        assert not left.exists()
+        for anyway in (False, True):
+            with pytest.raises(BusyError, match="being refitted by another process"), run.refitting(anyway=anyway):
+                pass
+        with pytest.raises(BusyError, match="another process"), run.writing():
+            pass
+    with run.writing():
+        pass
+
+
+def test_refit_beside_a_search_has_to_be_asked_for_and_touches_nothing_of_it(run: RunFolder) -> None:
+    left = left_of_a_killed_one(run)
+    with run.writing():
+        with pytest.raises(BusyError, match=r"being searched by another process.*--anyway"), run.refitting():
+            pass
+        with run.refitting(anyway=True), pytest.raises(BusyError), run.refitting(anyway=True):
+            pass
+    assert left.exists()
+
+
+def test_refit_anyway_where_nobody_searches_keeps_searches_out(run: RunFolder) -> None:
+    with run.refitting(anyway=True), pytest.raises(BusyError), run.writing():
+        pass
+
+
+def test_what_is_no_run_is_not_locked(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no run"), RunFolder(tmp_path).refitting():
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_lock_that_cannot_be_held_is_told(run: RunFolder) -> None:
+    os.mkfifo(run.lock)
+    with pytest.raises(RunError, match=r"lock cannot be held .*writable"), run.writing():
+        pass

@@ -69,6 +69,22 @@ def test_trial_that_goes_on_counts_from_its_checkpoint(tmp_path: Path) -> None:
         assert saved_at(tmp_path) == expected
 
 
+def test_damaged_checkpoint_is_told_for_as_long_as_the_trial_is_behind(tmp_path: Path) -> None:
+    keeper(tmp_path, epochs=3).checkpoint(epoch(3), make)
+    path = tmp_path / "7" / LAST
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    again = keeper(tmp_path, epochs=1)
+    assert again.resume() is None
+    for number in (1, 2):
+        assert again.complaint is not None and again.complaint.startswith(f"from its first epoch on: {path} is damaged")
+        again.best(number, save)
+        again.checkpoint(epoch(number), make)
+    assert saved_at(tmp_path) == 2
+    assert keeper(tmp_path).resume() is not None
+
+
 def test_nothing_is_written_below_the_floor_and_the_trial_is_told_why(tmp_path: Path) -> None:
     writer = keeper(tmp_path, epochs=1, floor=2**62)
     writer.checkpoint(epoch(1), make)

@@ -41,7 +41,7 @@ def manifest(
 ) -> Manifest:
     return Manifest(
         version=1,
-        fingerprint="",
+        fingerprint="0" * 64,
         counts={"train": 8, "validation": 1, "test": 1},
         rows_read=10,
         rows_skipped=0,

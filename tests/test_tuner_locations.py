@@ -42,7 +42,7 @@ def left_behind(tmp_path: Path) -> list[str]:
 
 
 def test_path_is_used_as_it_is(data: PreparedData, tmp_path: Path, cache: Path) -> None:
-    assert open_data(str(data.path)).path == data.path
+    assert open_data(str(data.path), verify=True).path == data.path
     with preparing(str(tmp_path / "data")) as folder:
         assert folder == tmp_path / "data"
     with searching(str(tmp_path / "run"), new=True) as (run, mirror):
@@ -52,7 +52,7 @@ def test_path_is_used_as_it_is(data: PreparedData, tmp_path: Path, cache: Path) 
 
 def test_data_at_an_address_is_brought_once(url: str, data: PreparedData, cache: Path) -> None:
     node_data.upload_data(data.path, url)
-    first, second = open_data(url), open_data(url)
+    first, second = open_data(url, verify=True), open_data(url, verify=True)
     assert first.path == second.path == cache / data.manifest.fingerprint
     assert files_in(first.path) == files_in(data.path)
 
@@ -63,10 +63,10 @@ def test_cache_without_room_is_told_with_the_variable_that_sets_it(
     node_data.upload_data(data.path, url)
     monkeypatch.setenv("CAPTUNE_CACHE_SIZE", "1KiB")
     with pytest.raises(StorageError, match="does not fit into"):
-        open_data(url)
+        open_data(url, verify=True)
     monkeypatch.setenv("CAPTUNE_CACHE_SIZE", "much")
     with pytest.raises(StorageError, match="CAPTUNE_CACHE_SIZE: a size needs a number and a unit"):
-        open_data(url)
+        open_data(url, verify=True)
 
 
 def test_interrupted_preparation_goes_on_in_the_same_folder(url: str) -> None:
@@ -136,6 +136,19 @@ def test_winner_that_cannot_be_uploaded_is_kept(s3: str, server: str, proxy: Pro
         proxy.down = True
     kept = Path(str(caught.value).rpartition(" in ")[2])
     assert sorted(files_in(kept)) == ["bundle/bundle.json", "proof.json"]
+
+
+def test_winner_of_another_refit_at_an_address_stays_and_this_one_is_kept(url: str) -> None:
+    with searching(url, new=True) as (run, _):
+        run.path.mkdir()
+        run.settings.write_text("{}")
+    with pytest.raises(StorageError, match="another winner") as caught, refitting(url) as run:
+        run.bundle.mkdir(parents=True)
+        (run.bundle / "bundle.json").write_text("ours")
+        run.proof.write_text("{}")
+        RemoteFolder(url).write("winner/proof.json", b"theirs")
+    assert RemoteFolder(url).read("winner/proof.json") == b"theirs"
+    assert (Path(str(caught.value).rpartition(" in ")[2]) / "bundle" / "bundle.json").read_text() == "ours"
 
 
 def test_half_a_winner_at_an_address_does_not_stand_in_the_way_of_the_next_refit(url: str) -> None:

@@ -2,9 +2,13 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 from builders import epoch, refused
 from builders import record as a_record
 from conftest import Captune
+from conftest import refused as only_line
 
 from captune.data_prep.store import PreparedData, prepare
 from captune.model.config import TrialConfig, flatten, replace
@@ -54,6 +59,7 @@ def winner(captions_data: PreparedData, config: TrialConfig, tmp_path_factory: p
     from captune.tuner.winner.refit import refit
 
     run = RunFolder(tmp_path_factory.mktemp("refit"))
+    run.settings.write_text("{}")
     said: list[str] = []
     returned = refit(run, record(config, best=2), captions_data, BUDGET, seeds=2, say=said.append)
     assert Proof.read(run.proof) == returned
@@ -135,7 +141,7 @@ def test_refit_on_a_cluster_is_refused_before_a_cluster_is_looked_for(winner: Ru
     from captune.tuner.winner.refit_on_cluster import refit_on_cluster
 
     with pytest.raises(RunError, match="move it away"):
-        refit_on_cluster("127.0.0.1:1", str(winner.path), None, 1, None, None, say=lambda line: None)
+        refit_on_cluster("127.0.0.1:1", str(winner.path), None, 1, None, None, False, say=lambda line: None)
 
 
 def test_refit_begun_again_after_its_node_was_lost_finds_what_it_had_proved(winner: RunFolder) -> None:
@@ -143,9 +149,9 @@ def test_refit_begun_again_after_its_node_was_lost_finds_what_it_had_proved(winn
 
     proof = Proof.read(winner.proof)
     for trial in (None, proof.trial):
-        assert _refit_once(str(winner.path), trial, 1, 1, 0.0, say=lambda line: None) == proof
+        assert _refit_once(str(winner.path), trial, 1, False, 1, 0.0, say=lambda line: None) == proof
     with pytest.raises(RunError, match="move it away"):
-        _refit_once(str(winner.path), proof.trial + 1, 1, 1, 0.0, say=lambda line: None)
+        _refit_once(str(winner.path), proof.trial + 1, 1, False, 1, 0.0, say=lambda line: None)
 
 
 def test_bundle_that_answers_otherwise_is_not_kept(
@@ -430,29 +436,68 @@ def test_folders_beside_an_export_stay_as_they_are(
     assert left(tmp_path) == {"copy", "copy.tmp", "copy.keras", "copy.keras.tmp"}
 
 
-def test_second_refit_at_once_is_refused_and_the_first_is_not_disturbed(
-    run: RunFolder, config: TrialConfig, captions_data: PreparedData
+def begun(*arguments: object, moment: Callable[[], bool]) -> subprocess.Popen[str]:
+    """`captune ARGUMENTS` in a process of its own, once the moment has come."""
+    command = [sys.executable, "-m", "captune", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not moment():
+        assert process.poll() is None and time.monotonic() < until, process.stderr and process.stderr.read()
+        time.sleep(0.01)
+    return process
+
+
+def scratch(folder: Path, inside: str) -> Callable[[], bool]:
+    """Whether something is being written aside that has the file `inside` with something in it."""
+    return lambda: any(path.stat().st_size > 0 for path in folder.glob(f".captune-*.tmp/{inside}"))
+
+
+def test_refit_keeps_others_out_and_one_that_is_killed_leaves_the_next_its_place(old: Path, captune: Captune) -> None:
+    run = RunFolder(old / "run")
+    shutil.rmtree(run.winner)
+    killed = begun("refit", run.path, moment=lambda: any(run.path.glob(".captune-*.tmp")))
+    started = time.monotonic()
+    for ran in (captune("refit", run.path), captune("refit", run.path, "--anyway"), captune("resume", run.path)):
+        only_line(ran, "another process")
+    assert time.monotonic() - started < 20, "no framework was loaded for it"
+    worker = int(run.refit_lock.read_text().split()[1])
+    for process in (killed.pid, worker):
+        os.kill(process, signal.SIGKILL)
+    killed.communicate()
+    assert not run.winner.exists() and any(run.path.glob(".captune-*.tmp"))
+    ran = captune("refit", run.path)
+    assert ran.code == 0 and "reloaded" in ran.out, ran.err
+    assert Proof.read(run.proof).reloaded.max_difference <= 1e-6
+    assert not any(run.path.glob(".captune-*.tmp"))
+
+
+def test_refit_beside_a_search_is_refused_and_done_where_it_is_asked_for_anyway(old: Path, captune: Captune) -> None:
+    run = RunFolder(old / "run")
+    shutil.rmtree(run.winner)
+    theirs = run.path / ".captune-0123abcd.tmp" / "summary.json"
+    theirs.parent.mkdir()
+    theirs.write_text("half")  # what the search is writing at this moment
+    with run.writing():
+        only_line(captune("refit", run.path), "searched by another process", "--anyway")
+        assert not run.winner.exists()
+        ran = captune("refit", run.path, "--anyway")
+        assert ran.code == 0, ran.err
+        assert theirs.read_text() == "half"
+    assert Proof.read(run.proof).trial == 0
+
+
+@pytest.mark.parametrize(("kind", "inside"), [("bundle", "copy/bundle.json"), ("keras", "copy.keras")])
+def test_export_that_is_killed_while_it_proves_leaves_nothing_under_the_name(
+    old: Path, tmp_path: Path, captune: Captune, kind: str, inside: str
 ) -> None:
-    from captune.tuner.winner.refit import refit
-
-    messages: list[str] = []
-
-    def again(line: str) -> None:
-        if line.startswith("epoch 1"):  # while the first one trains
-            messages.append(refused(lambda: refitted(run, record(config), captions_data), "another process"))
-
-    (run.path / "winner.tmp").mkdir()
-    refit(run, record(config), captions_data, BUDGET, seeds=1, say=again)
-    assert len(messages) == 1 and Proof.read(run.proof).trial == 4
-    assert left(run.path) == {"winner", "winner.tmp"}
-
-
-def test_what_a_killed_refit_left_is_removed_by_the_next(
-    run: RunFolder, config: TrialConfig, captions_data: PreparedData
-) -> None:
-    (run.path / ".captune-0123abcd.tmp" / "winner" / "bundle").mkdir(parents=True)
-    refitted(run, record(config), captions_data)
-    assert left(run.path) == {"winner"}
+    target = tmp_path / Path(inside).parts[0]
+    command = ("export", old / "run", "--to", target, "--format", kind)
+    killed = begun(*command, moment=scratch(tmp_path, inside))
+    killed.kill()
+    killed.communicate()
+    assert not target.exists()
+    assert captune(*command).code == 0
+    assert target.exists()
 
 
 def test_proof_and_its_process_find_nothing_of_the_current_folder(

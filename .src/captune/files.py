@@ -84,7 +84,7 @@ def locked(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[
 
     Raises:
         LockedError: another process holds it, and `wait` is False.
-        OSError: the file cannot be made, or is a link.
+        OSError: the file cannot be made, or is a link or a pipe.
     """
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as file:
         try:

@@ -28,7 +28,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _locks: dict[Path, ExitStack] = {}  # of the copies that this process uses, until it ends in whatever way
 
 
-def local_copy(url: str, cache: Path, max_bytes: int) -> Path:
+def local_copy(url: str, cache: Path, max_bytes: int, *, verify: bool = False) -> Path:
     """A prepared data set on this machine's disk, downloaded unless it is there. Any number of processes may call.
 
     The copy stays while the process lives; after that it may make room for another. What was used longest ago and is in
@@ -38,6 +38,8 @@ def local_copy(url: str, cache: Path, max_bytes: int) -> Path:
         url: of the folder, see RemoteFolder.
         cache: a folder of this machine, on a disk with file locks, for such copies only.
         max_bytes: of all copies together.
+        verify: whether a copy that is there already is read and held against its sums; a new one always is. One that is
+            not as it was is downloaded again.
 
     Returns:
         A folder that PreparedData.open takes.
@@ -53,10 +55,10 @@ def local_copy(url: str, cache: Path, max_bytes: int) -> Path:
         with ExitStack() as lock:
             # From before the look on: whoever wants to remove the set needs this lock alone.
             lock.enter_context(locked(_lock_of(target), shared=True, wait=True))
-            if not _whole(target, manifest):
+            if not _whole(target, verify):
                 # A lock of its own, as those who use the set never give theirs back.
                 with locked(cache / "download.lock", wait=True):
-                    if not _whole(target, manifest):
+                    if not _whole(target, verify):
                         _make_room(target, sum(manifest.files.values()) + len(text), max_bytes)
                         _download(remote, manifest, text, target)
             os.utime(_lock_of(target))
@@ -110,29 +112,29 @@ class _Copy:
 
 def _read_manifest(remote: RemoteFolder) -> tuple[Manifest, bytes]:
     """Of a data set in storage, with its text. Names in it become paths, so that none but the known ones may stand."""
-    from captune.data_prep.manifest import FILES, MANIFEST, Manifest
+    from captune.data_prep.manifest import MANIFEST, Manifest
     from captune.data_prep.records import DataError
 
     text = remote.read(MANIFEST)
     if text is None:
         raise StorageError(f"{remote} is not a prepared data set (no {MANIFEST}): make one with captune prepare --out")
     try:
-        manifest = Manifest.from_json(text.decode())
-        if not _FINGERPRINT.fullmatch(manifest.fingerprint) or set(manifest.files) - FILES:
-            raise ValueError("unknown names")
-        return manifest, text
+        return Manifest.from_json(text, f"{remote}/{MANIFEST}"), text
     except DataError as error:
-        raise StorageError(f"{remote} {error}: prepare it again") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StorageError(f"{remote} has a damaged {MANIFEST} ({error!r}): prepare it again") from None
+        raise StorageError(str(error)) from None
 
 
-def _whole(folder: Path, manifest: Manifest) -> bool:
-    from captune.data_prep.manifest import MANIFEST
+def _whole(folder: Path, verify: bool) -> bool:
+    from captune.data_prep.records import DataError
+    from captune.data_prep.store import PreparedData
 
-    return (folder / MANIFEST).is_file() and all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in manifest.files.items()
-    )
+    try:
+        data = PreparedData.open(folder)
+        if verify:
+            data.verify()
+    except DataError:
+        return False
+    return data.manifest.fingerprint == folder.name
 
 
 def _download(remote: RemoteFolder, manifest: Manifest, text: bytes, target: Path) -> None:
@@ -147,7 +149,7 @@ def _download(remote: RemoteFolder, manifest: Manifest, text: bytes, target: Pat
             for name in sorted(manifest.files):
                 remote.download(name, aside / name)
             (aside / MANIFEST).write_bytes(text)
-            PreparedData.open(aside)
+            PreparedData.open(aside).verify()
             _remove(target)  # one that is there is not whole
     except DataError as error:
         raise StorageError(f"{remote} is damaged: {error}") from None

@@ -25,6 +25,7 @@ from captune.cluster.object_storage.addresses import StorageError
 from captune.cluster.object_storage.remote_folder import RemoteFolder, disk_faults
 from captune.errors import one_line
 from captune.files import written_aside
+from captune.reading import parsed_object
 
 PIECE_BYTES = 1 << 20  # of the journal: the piece that still grows is sent again with each change
 _OWNER, _JOURNAL, _SETTINGS = "owner.json", "study.journal", "run.json"
@@ -266,7 +267,7 @@ def _owner(remote: RemoteFolder) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        mark: dict[str, Any] = json.loads(text)
+        mark = parsed_object(text, _OWNER)
         if PurePosixPath(mark["id"]).name != mark["id"]:
             raise ValueError("no id")
     except (ValueError, KeyError, TypeError) as error:

@@ -167,6 +167,9 @@ def load(path: str | Path, *, backend: str | None = None) -> Classifier:
         >>> captune.load("run/winner/bundle")
         <captune classifier run/winner/bundle: 6 labels from captions>
     """
+    from captune.model.bundle_manifest import BundleManifest
+
+    BundleManifest.read(Path(path))  # what is no bundle is told before seconds go into a framework
     import_keras(backend)
     from captune.model.bundle import Bundle
 

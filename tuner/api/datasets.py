@@ -194,8 +194,11 @@ def _oddities(data: DataSet) -> list[str]:
 
 
 def open_data_set(where: str | Path | DataSet) -> DataSet:
-    """A data set that `prepare` made, by its folder or its address. Raises DataError, StorageError."""
-    return where if isinstance(where, DataSet) else DataSet(str(where), open_data(str(where)))
+    """A data set that `prepare` made, by its folder or its address, verified. Raises DataError, StorageError."""
+    if isinstance(where, DataSet):
+        where.prepared.verify()
+        return where
+    return DataSet(str(where), open_data(str(where), verify=True))
 
 
 def numbers(name: str, given: str | Iterable[int] | None) -> frozenset[int] | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from captune.cluster.object_storage.mirror import Mirror
+    from captune.data_prep.store import PreparedData
     from captune.results.records import Record
     from captune.results.summary import Summary
     from captune.tuner.api.winners import Winner
@@ -133,8 +134,10 @@ class Run:
         """
         if unknown := settings.keys() - {"trials", "time_limit"}:
             raise ArgumentError(min(unknown), "fixed when the search began; a resume takes trials and time_limit")
+        changes = dict(check_overrides(settings))
         with searching(self.where) as (folder, mirror):
-            _drive(folder, mirror, address, check_overrides(settings), progress=progress)
+            config, data = read_run(folder)
+            _drive(folder, mirror, config.model_copy(update=changes), data, address, progress=progress)
         return self
 
     @left_as_it_was()
@@ -164,6 +167,7 @@ class Run:
         address: str | None = None,
         gpus: int | None = None,
         cpus: float | None = None,
+        anyway: bool = False,
         progress: bool = True,
     ) -> Winner:
         """Trains the winner on train + validation, reads test once, and writes RUN/winner with its proof.
@@ -174,9 +178,10 @@ class Run:
             address: of a running Ray cluster, on a node of which it is done; None for this machine.
             gpus: that share each batch between them.
             cpus: of a cluster's node, also its threads.
+            anyway: also while the run is searched, though test is read once: the best of the trials so far is chosen.
 
         Raises:
-            RunError: no trial qualifies, or the run was refitted before.
+            RunError: no trial qualifies, the run was refitted before, or it is being searched or refitted.
             ProofError: what was exported is not what was scored, or over the budget.
 
         Example:
@@ -185,7 +190,7 @@ class Run:
         """
         from captune.tuner.api.winners import Winner, refit_of
 
-        refit_of(self.where, trial, seeds, address, gpus, cpus, say=say if progress else silent)
+        refit_of(self.where, trial, seeds, address, gpus, cpus, anyway, say=say if progress else silent)
         return Winner(self.where)
 
     @property
@@ -223,7 +228,7 @@ class Plan:
             if progress:
                 say("\n".join(self.report))
             try:
-                _drive(folder, mirror, address, {}, progress=progress)
+                _drive(folder, mirror, self.config, self.data.prepared, address, progress=progress)
             except Exception:
                 discard(folder)
                 raise
@@ -333,12 +338,16 @@ def open_run(where: str | Path) -> Run:
 
 
 def _drive(
-    folder: RunFolder, mirror: Mirror | None, address: str | None, changes: Mapping[str, Any], *, progress: bool
+    folder: RunFolder,
+    mirror: Mirror | None,
+    config: SearchConfig,
+    data: PreparedData,
+    address: str | None,
+    *,
+    progress: bool,
 ) -> Summary:
     from captune.tuner.ray_tune.search import run_search
 
-    config, data = read_run(folder)
-    config = config.model_copy(update=dict(changes))
     with ExitStack() as shown:
         show = shown.enter_context(search_line()) if progress else lambda _: None
         told = say if progress else silent

@@ -99,6 +99,7 @@ def refit_of(
     address: str | None,
     gpus: int | None,
     cpus: float | None,
+    anyway: bool,
     *,
     say: Callable[[str], None],
 ) -> Proof:
@@ -109,10 +110,10 @@ def refit_of(
     if address is not None:
         from captune.tuner.winner.refit_on_cluster import refit_on_cluster
 
-        return refit_on_cluster(address, where, trial, seeds, cpus, gpus, say=say)
+        return refit_on_cluster(address, where, trial, seeds, cpus, gpus, anyway, say=say)
     if cpus is not None:
         raise ArgumentError("cpus", "of a node of a cluster; name one by `address`, or leave it out")
     from captune.tuner.winner.own_process import in_own_process
     from captune.tuner.winner.refit_run import refit_run
 
-    return in_own_process(refit_run, where, trial, seeds, os.cpu_count() or 1, gpus or 0, say=say)
+    return in_own_process(refit_run, where, trial, seeds, anyway, os.cpu_count() or 1, gpus or 0, say=say)

@@ -46,6 +46,7 @@ def refit(
     address: Address = None,
     gpus: Annotated[int | None, typer.Option(help="that share each batch between them, all of one node")] = None,
     cpus: Annotated[float | None, typer.Option(help="of a cluster's node; also the threads")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="also while the run is searched: test is read once")] = False,
 ) -> None:
     """Trains the winner on train + validation, proves it on test, writes RUN/winner."""
     from captune.tuner.api.runs import Run
@@ -53,7 +54,7 @@ def refit(
     if is_server(address):
         follow_job(address, send(address, sys.argv[1:], context.parent))
         return
-    proof = Run(run).refit(trial=trial, seeds=seeds, address=address, gpus=gpus, cpus=cpus).proof
+    proof = Run(run).refit(trial=trial, seeds=seeds, address=address, gpus=gpus, cpus=cpus, anyway=anyway).proof
     test = proof.test
     print(f"trial {proof.trial}, {proof.epochs} epochs on train + validation")
     print(f"search    mean F1 {proof.search.mean_f1:.4f} on {proof.search.examples} validation examples")

@@ -28,14 +28,21 @@ def absolute(location: str) -> str:
     return location if is_url(location) else str(Path(location).resolve())
 
 
-def open_data(location: str) -> PreparedData:
+def open_data(location: str, *, verify: bool) -> PreparedData:
     """A prepared data set; one at an address is brought to this machine's disk first, once for all its processes.
+
+    Args:
+        verify: whether all of it is read and held against its sums: for the process that begins the work, and once,
+            not for its workers.
 
     Raises:
         DataError: no whole data set is there.
         StorageError: the address cannot be read, or the cache has no room.
     """
-    return PreparedData.open(local_copy(location, _cache(), _cache_size()) if is_url(location) else Path(location))
+    if is_url(location):
+        return PreparedData.open(local_copy(location, _cache(), _cache_size(), verify=verify))
+    data = PreparedData.open(location)
+    return data.verify() if verify else data
 
 
 @contextmanager
@@ -82,13 +89,16 @@ def refitting(location: str) -> Iterator[RunFolder]:
         RunError, StorageError: as `reading` does; or the winner cannot be uploaded: it is kept here.
     """
     with reading(location, leave=frozenset({"tracebacks"})) as run:
-        if is_url(location) and not run.proof.exists():  # of a refit that was cut off while it uploaded
+        refitted = run.proof.exists()
+        if is_url(location) and not refitted:  # of a refit that was cut off while it uploaded
             shutil.rmtree(run.winner, ignore_errors=True)
         yield run
-        if not is_url(location):
+        if not is_url(location) or refitted:
             return
         try:
             remote = RemoteFolder(join(location, run.winner.name))
+            if remote.exists(run.proof.name):
+                raise StorageError(f"{location} got another winner meanwhile, which stays")
             remote.upload(run.bundle, run.bundle.name)
             remote.upload(run.proof, run.proof.name)
         except StorageError as error:

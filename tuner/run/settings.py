@@ -141,7 +141,7 @@ def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
         DataError, StorageError: its data is gone or cannot be reached.
     """
     settings = RunSettings.of(run)
-    data = open_data(settings.data)
+    data = open_data(settings.data, verify=True)
     if data.manifest.fingerprint != settings.fingerprint:
         raise RunError(f"the data in {settings.data} is not what the run was searched on; prepare it again as it was")
     return settings.search, data

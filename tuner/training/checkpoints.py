@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from captune.cluster.object_storage.addresses import StorageError, is_url
 from captune.cluster.object_storage.remote_folder import RemoteFolder
 from captune.files import remove_leftovers
-from captune.model.checkpoint import Checkpoint
+from captune.model.checkpoint import Checkpoint, CheckpointError
 from captune.model.layout import MANIFEST
 from captune.model.metrics import Epoch
 from captune.results.attributes import SCORED
@@ -144,16 +144,18 @@ class CheckpointWriter:
         self._identity = identity
         self._written = (time.monotonic(), 0)
         self._reports: list[Epoch] = []
-        self.complaint: str | None = None  # why the last write came to nothing
+        self._restarted: str | None = None  # why the trial began anew although it had got further
+        self.complaint: str | None = None  # that, or why the last write came to nothing
         self.leaving = False  # the next checkpoint is due whatever the policy says, and the last one here
 
     def resume(self) -> Checkpoint | None:
-        """The newest checkpoint, if there is a whole one of this very trial that can be read."""
+        """The newest checkpoint, if there is a whole one of this very trial that can be read; `complaint` tells of one
+        that is damaged or out of reach."""
         try:
             with self._store.read(f"{self._own}/{LAST}") as path:
                 checkpoint = Checkpoint.read(path, self._identity)
-        except StorageError as error:
-            self.complaint = f"from its first epoch on: {error}"
+        except (StorageError, CheckpointError) as error:
+            self.complaint = self._restarted = f"from its first epoch on: {error}"
             return None
         if checkpoint is not None:
             self._written = (time.monotonic(), checkpoint.epoch)
@@ -195,7 +197,7 @@ class CheckpointWriter:
         except (OSError, StorageError) as error:
             self.complaint = f"no checkpoint: {getattr(error, 'strerror', None) or error}"
             return False
-        self.complaint = None
+        self.complaint = self._restarted
         return True
 
 

@@ -1,13 +1,16 @@
 """Features of a frozen backbone, computed once for all trials and kept beside the data.
 
-DATA/features/KEY.npy   (pictures, channels) float32, memory-mapped by its readers; KEY tells all that it follows from
+DATA/features/KEY.npy   (pictures, channels) float32, memory-mapped by its readers, and behind them the SHA-256 of all
+                        before it; KEY tells all that they follow from. One that is damaged is computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     import keras
 
 _BATCH = 64
+_SUM_BYTES = 32
 
 
 def backbone_features(data: PreparedData, config: ImageConfig, storage: Storage) -> NDArray[np.float32]:
@@ -38,11 +42,11 @@ def backbone_features(data: PreparedData, config: ImageConfig, storage: Storage)
         WeightsError: see there.
     """
     path = data.path / "features" / f"{_key(data, config, storage)}.npy"
-    if not path.is_file():
+    if not _is_whole(path):
         try:
             path.parent.mkdir(exist_ok=True)
             with locked(path.with_suffix(".lock"), wait=True):
-                if not path.is_file():
+                if not _is_whole(path):
                     _compute(path, data, config, storage)
         except OSError as error:
             raise DataError(
@@ -53,12 +57,25 @@ def backbone_features(data: PreparedData, config: ImageConfig, storage: Storage)
     return features
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether the features are there as they were written; read as a whole once a process."""
+    return path.is_file() and _is_as_written(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _is_as_written(path: Path, time: int) -> bool:
+    if path.stat().st_size <= _SUM_BYTES:
+        return False
+    content = np.memmap(path, np.uint8, "r")
+    return hashlib.sha256(content[:-_SUM_BYTES].data).digest() == content[-_SUM_BYTES:].tobytes()
+
+
 def _key(data: PreparedData, config: ImageConfig, storage: Storage) -> str:
     import keras
 
     weights = Path(config.weights)
     inputs = {
-        "format": 1,  # of what `_compute` does
+        "format": 2,  # of what `_compute` does
         "keras": [keras.__version__, keras.backend.backend()],
         "data": data.manifest.fingerprint,
         "backbone": config.backbone,
@@ -80,10 +97,17 @@ def _compute(path: Path, data: PreparedData, config: ImageConfig, storage: Stora
     shape = (data.num_pictures, backbone.output.shape[-1])
     # Written, not mapped: on a full disk that is an error, where a map would end the process.
     with written_aside(path) as aside, aside.open("wb") as file:
-        write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        digest = hashlib.sha256()
+
+        def write(content: bytes) -> None:
+            file.write(content)
+            digest.update(content)
+
+        write_array_header_1_0(SimpleNamespace(write=write), {"descr": "<f4", "fortran_order": False, "shape": shape})
         for start in range(0, shape[0], _BATCH):
             features = backbone.predict_on_batch(data.pictures(start, _BATCH))
-            file.write(np.asarray(features, "<f4").tobytes())
+            write(np.asarray(features, "<f4").tobytes())
+        file.write(digest.digest())
 
 
 def _backbone(config: ImageConfig) -> keras.Model:

@@ -17,7 +17,7 @@ from captune.model.training import put_through
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.settings import contents_of
 from captune.tuner.winner.predict import probabilities_of_split
-from captune.tuner.winner.proof import check_bytes, largest_difference, probabilities_in_fresh_process
+from captune.tuner.winner.proof import Proof, check_bytes, largest_difference, probabilities_in_fresh_process
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def export(
     """
     if not run.proof.is_file():
         raise RunError(f"{run} has no proved winner; run `captune refit {run}` first")
+    Proof.read(run.proof)
     if target.exists():
         raise RunError(f"{target} exists; name a path that does not")
     if kind == "keras" and target.suffix != ".keras":

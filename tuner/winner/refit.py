@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captune.data_prep.store import PreparedData
-from captune.files import remove_leftovers, written_aside
+from captune.files import written_aside
 from captune.model import metrics
 from captune.model.config import TrialConfig, flatten, unflatten
 from captune.model.metrics import DecisionRule
@@ -45,7 +45,7 @@ def refit(
     say: Callable[[str], None],
     spread: Spread | None = None,
 ) -> Proof:
-    """Refits one trial and writes RUN/winner.
+    """Refits one trial and writes RUN/winner, for whoever holds `RunFolder.refitting`.
 
     The schedule is that of the search, training ends at the epoch that `epoch_to_keep` chooses, and the decision rule
     is that epoch's: after the refit no held-out example is left to fit either on. With several seeds the bundle is
@@ -55,22 +55,19 @@ def refit(
         spread: devices that train together; None for one.
 
     Raises:
-        RunError: the run was refitted before, another process searches or refits it, or its batches cannot be shared
-            out evenly.
+        RunError: the run was refitted before, or its batches cannot be shared out evenly.
         ProofError: the bundle is over the budget or not of the predicted size, or it does not give the same
             probabilities when loaded.
     """
-    with run.writing():
-        refuse_another(run)
-        plan = _Refit.of(record, data, budget, spread, say)
-        remove_leftovers(run.path)
-        with written_aside(run.winner, replace=False) as aside:
-            aside.mkdir()
-            bundle = aside / run.bundle.name
-            first = plan.train(0, seeds, bundle)
-            others = [plan.train(turn, seeds).rounded.mean_f1 for turn in range(1, seeds)]
-            proof = plan.proof(first, others, bundle)
-            proof.write(aside / run.proof.name)
+    refuse_another(run)
+    plan = _Refit.of(record, data, budget, spread, say)
+    with written_aside(run.winner, replace=False) as aside:
+        aside.mkdir()
+        bundle = aside / run.bundle.name
+        first = plan.train(0, seeds, bundle)
+        others = [plan.train(turn, seeds).rounded.mean_f1 for turn in range(1, seeds)]
+        proof = plan.proof(first, others, bundle)
+        proof.write(aside / run.proof.name)
     return proof
 
 

@@ -25,6 +25,7 @@ def refit_on_cluster(
     seeds: int,
     cpus: float | None,
     gpus: float | None,
+    anyway: bool,
     *,
     say: Callable[[str], None],
 ) -> Proof:
@@ -35,12 +36,12 @@ def refit_on_cluster(
         cpus, gpus: of the node; None for an even share of its CPUs, and for one GPU if there are any.
 
     Raises:
-        RunError: there is no run, or it was refitted before.
+        RunError: as `refit_run` does.
         ClusterError, ResourceError: the address cannot be joined, no node has so
             much, or a node that has lacks run or data.
     """
     location = absolute(location)
-    with reading(location, leave=frozenset({"tracebacks"})) as run:
+    with reading(location, leave=frozenset({"tracebacks"})) as run, run.refitting(anyway=anyway):
         refuse_another(run)
         settings = RunSettings.of(run)
     with session(address) as nodes:
@@ -51,7 +52,7 @@ def refit_on_cluster(
         for note in check_nodes(able, NodeRequirements(settings.data, settings.fingerprint, location, versions())):
             say(note)
         threads = max(1, int(request.cpus))
-        return run_on_node(_refit_once, location, trial, seeds, threads, request.gpus, request=request, say=say)
+        return run_on_node(_refit_once, location, trial, seeds, anyway, threads, request.gpus, request=request, say=say)
 
 
 def _refit_once(location: str, trial: int | None, *arguments: Any, say: Callable[[str], None]) -> Proof:

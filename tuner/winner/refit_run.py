@@ -9,23 +9,28 @@ from captune.results.records import load_records
 from captune.tuner.run.locations import refitting
 from captune.tuner.run.settings import read
 from captune.tuner.training import runtime
-from captune.tuner.winner.choose import choose
+from captune.tuner.winner.choose import choose, refuse_another
 
 if TYPE_CHECKING:
     from captune.tuner.winner.proof import Proof
 
 
 def refit_run(
-    location: str, trial: int | None, seeds: int, threads: int, gpus: float, *, say: Callable[[str], None]
+    location: str, trial: int | None, seeds: int, anyway: bool, threads: int, gpus: float, *, say: Callable[[str], None]
 ) -> Proof:
     """Refits the winner of the run at a path or an address with this process's GPUs, see `refit`.
 
     Args:
         trial: to be refitted instead of the best.
+        anyway: also while another process searches the run.
         threads: of one operation on the CPU.
         gpus: that train together; the framework decides if 0.
+
+    Raises:
+        RunError: as `refit` does; or another process refits the run, or searches it and `anyway` is False.
     """
-    with refitting(location) as run:
+    with refitting(location) as run, run.refitting(anyway=anyway):  # before minutes go into data and a framework
+        refuse_another(run)
         settings, data = read(run)
         record = choose(load_records(run), settings.limit, number=trial)
         runtime.settle(threads, settings.backend, gpus)

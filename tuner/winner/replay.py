@@ -58,7 +58,7 @@ def replay(location: str, number: int, force: bool, *, say: Callable[[str], None
     with reading(location) as run:
         record = _record(run, number)
         settings = RunSettings.of(run)
-    data = open_data(settings.data)
+    data = open_data(settings.data, verify=True)
     differences = _differences(settings, data)
     if differences and not force:
         raise RunError(f"trial {number} would not be the same: {'; '.join(differences)}; --force replays it anyway")
