@@ -84,13 +84,14 @@ class Run:
         """The table of trials: one row each, configurations flattened to columns of dotted names.
 
         Args:
-            where: a pandas query, e.g. "fate == 'complete' and mean_f1 > 0.8", dotted names in backticks.
+            where: a condition on columns, as "fate == 'complete' and train.learning_rate > 1e-3".
             sort: a column; scores best first.
             limit: rows at most.
             frontier: only the best score for each size.
 
         Raises:
-            RunError: no run, an unknown column, or a query that cannot be read.
+            RunError: no run, or an unknown column.
+            ArgumentError: `where` is no condition, or `limit` below 1.
 
         Example:
             >>> captune.open_run("run").trials(where="epochs > 0", sort="mean_f1", limit=2)[["number", "epochs"]]
