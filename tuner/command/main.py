@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
-from captune.errors import ArgumentError, Error, WorkError
+from captune.errors import ArgumentError, Error
 from captune.tuner.command import classify, cluster, prepare, search, spaces, trials, winner
-from captune.tuner.command.console import fail, fail_usage
+from captune.tuner.command.console import fail, fail_usage, streams, tell
 from captune.tuner.command.options import settings_verb
 
 app = typer.Typer(
@@ -21,16 +22,18 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point: people's mistakes end with one line and status 2, failed work with status 1."""
-    try:
-        status = app(prog_name="captune", standalone_mode=False)
-    except TyperException as error:
-        fail_usage(error)
-    except ArgumentError as error:
-        fail(f"--{error.argument.replace('_', '-')}: {error.reason}")
-    except Error as error:
-        fail(str(error), error.exit_status)
-    except OSError as error:  # a full disk, a folder that may not be written
-        fail(str(error), WorkError.exit_status)
+    with streams():
+        for word in sys.argv:
+            if any("\ud800" <= letter <= "\udfff" for letter in word):
+                fail(f"{word} is not UTF-8, as names of files must be here; rename it")
+        try:
+            status = app(prog_name="captune", standalone_mode=False)
+        except TyperException as error:
+            fail_usage(error)
+        except ArgumentError as error:
+            fail(f"--{error.argument.replace('_', '-')}: {error.reason}")
+        except Error as error:
+            fail(str(error), error.exit_status)
     raise SystemExit(status)
 
 
@@ -42,7 +45,7 @@ def root(
     if version:
         from importlib.metadata import version as version_of
 
-        print(f"captune {version_of('captune')}")
+        tell(f"captune {version_of('captune')}")
     elif context.invoked_subcommand is None:
         print(context.get_help(), end="")
         raise typer.Exit(2)
