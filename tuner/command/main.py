@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from captune.errors import ArgumentError, Error
+from captune.errors import ArgumentError, Error, WorkError
 from captune.tuner.command import classify, cluster, prepare, search, spaces, trials, winner
 from captune.tuner.command.console import fail, fail_usage, streams, tell
 from captune.tuner.command.options import settings_verb
@@ -34,6 +34,8 @@ def main() -> None:
             fail(f"--{error.argument.replace('_', '-')}: {error.reason}")
         except Error as error:
             fail(str(error), error.exit_status)
+        except UnicodeEncodeError as error:  # of the folder, say, that the command was given in
+            fail(f"{error.object} is not UTF-8, as names of files must be here", WorkError.exit_status)
     raise SystemExit(status)
 
 

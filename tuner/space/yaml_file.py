@@ -18,7 +18,7 @@ DEEPEST = 20
 _LARGEST = 2**63
 _YAML = "tag:yaml.org,2002:"
 _MERGE = f"{_YAML}merge"
-_WORDS = {f"{_YAML}timestamp", f"{_YAML}value"}  # 2001-01-01 and =, which are words like any other
+_VALUES = {f"{_YAML}{kind}" for kind in ("null", "bool", "int", "float", "str")}
 _OLD_TRUTHS = {"yes", "no", "on", "off"}
 
 Keys = tuple[str, ...]
@@ -101,6 +101,7 @@ class YamlFile:
         )
 
         depth = count = 0
+        anchors: set[str] = set()
         for event in events:
             depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
             count += isinstance(event, NodeEvent)
@@ -108,9 +109,13 @@ class YamlFile:
                 raise self._at(event, f"more than {DEEPEST} levels stand inside each other; write it flat")
             if count > MOST_VALUES:
                 raise self._at(event, f"more than {MOST_VALUES} values")
-            if isinstance(event, CollectionStartEvent | ScalarEvent) and event.tag is not None:
-                tag = one_line(str(event.tag).removeprefix(_YAML), 80)
-                raise self._at(event, f"tag {tag} is not for settings; write the value alone")
+            if isinstance(event, CollectionStartEvent | ScalarEvent):
+                if event.tag is not None:
+                    tag = one_line(str(event.tag).removeprefix(_YAML), 80)
+                    raise self._at(event, f"tag {tag} is not for settings; write the value alone")
+                if event.anchor in anchors:
+                    raise self._at(event, f"anchor &{one_line(event.anchor, 80)} stands here a second time")
+                anchors |= {event.anchor} - {None}
             if isinstance(event, DocumentStartEvent) and event.version not in (None, (1, 2)):
                 raise self._at(event, "settings are YAML 1.2; leave the %YAML line out")
 
@@ -148,7 +153,7 @@ class YamlFile:
         return inherited | content
 
     def _scalar(self, node: Node) -> Any:
-        if node.tag in _WORDS:
+        if node.tag not in _VALUES:  # 2001-01-01, = and << are words like any other
             return str(node.value)
         if getattr(node, "style", None) is None and str(node.value).lower() in _OLD_TRUTHS:
             raise self._at(node, f"write true or false, or quote the word, got {node.value}")
