@@ -18,7 +18,7 @@ _SECONDS = 30.0  # between two lines where nothing can change
 
 def say(message: str) -> None:
     """What a person should know, on stderr: results alone go to stdout."""
-    print(visible(message), file=sys.stderr, flush=True)
+    print(visible(message), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def silent(message: str) -> None:
@@ -68,7 +68,7 @@ def _line(first: str) -> Iterator[Callable[[str], None]]:
     """A line whose text changes."""
     if _notebook():
         handle = _display(first)
-        yield lambda text: handle.update({"text/plain": text}, raw=True)
+        yield lambda text: handle.update({"text/plain": visible(text)}, raw=True)
     elif sys.stderr.isatty():
         from rich.console import Console
         from rich.text import Text

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captune.errors import ArgumentError
+from captune.errors import ArgumentError, shell_word
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.api.datasets import DataSet, open_data_set
@@ -113,7 +113,7 @@ class Run:
         """
         record = next((r for r in self.records() if r.number == number), None)
         if record is None:
-            raise RunError(f"the run has no trial {number}; `captune trials {self.where}` lists them")
+            raise RunError(f"the run has no trial {number}; `captune trials {shell_word(self.where)}` lists them")
         return record
 
     @left_as_it_was()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from captune.tuner.command.arguments import AsJson, BundlePath, Pictures
-from captune.tuner.command.console import fail, print_json
+from captune.tuner.command.console import fail, print_json, tell
 
 
 def evaluate(
@@ -27,10 +27,10 @@ def evaluate(
         print_json(scores)
         return
     for name in METRICS:
-        print(f"{name:9} {scores[name]:.4f}")
+        tell(f"{name:9} {scores[name]:.4f}")
     for label, name in classifier.labels.items():
-        print(f"label {label:>3} {scores['per_label'][str(label)]:.4f}  {name}")
-    print(f"examples  {scores['examples']}")
+        tell(f"label {label:>3} {scores['per_label'][str(label)]:.4f}  {name}")
+    tell(f"examples  {scores['examples']}")
 
 
 def predict(
@@ -44,4 +44,4 @@ def predict(
 
     if out.exists():
         fail(f"{out} exists; name a file that does not")
-    print(f"{out}: {load(bundle).predict_file(csv, images, out=out)} rows")
+    tell(f"{out}: {load(bundle).predict_file(csv, images, out=out)} rows")

@@ -23,8 +23,8 @@ MOST = 1000  # characters of an error
 def streams() -> Iterator[None]:
     """Input, output and errors, open for the while: what somebody closed leads nowhere.
 
-    Else the next file that is opened would get its number, and with it whatever a library prints. What cannot be
-    written in the end (a full disk) is told as any failure; a reader that went away needs no word.
+    Else the next file that is opened would get its number, and with it whatever a library prints. A command that ends
+    well has written all it said: what then fails (a full disk) is told, but for a reader who went away.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -32,18 +32,18 @@ def streams() -> Iterator[None]:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # whatever the terminal's encoding has no letter for
+            stream.reconfigure(errors="backslashreplace")  # letters that the terminal's encoding lacks
     try:
         yield
-        sys.stdout.flush()
-    except OSError as error:  # a full disk, a folder that may not be written
+    except SystemExit as end:
         try:
             sys.stdout.flush()
-        except OSError:
-            _lead_nowhere(1)  # else Python tries once more when it ends, and complains in lines of its own
-        if isinstance(error, BrokenPipeError):
-            raise SystemExit(WorkError.exit_status) from None
-        fail(str(error), WorkError.exit_status)
+        except OSError as error:
+            _lead_nowhere(1)  # else Python tries again at its end, and complains in lines of its own
+            if not end.code and not isinstance(error, BrokenPipeError):
+                fail(str(error), WorkError.exit_status)
+            raise SystemExit(end.code or WorkError.exit_status) from None
+        raise
 
 
 def _lead_nowhere(number: int) -> None:
@@ -55,7 +55,7 @@ def _lead_nowhere(number: int) -> None:
 
 def tell(text: object = "", *, end: str = "\n") -> None:
     """A result, on stdout."""
-    print(visible(str(text)), end=end, flush=True)
+    print(visible(str(text)), end=end, flush=True)  # noqa: T201
 
 
 def print_table(content: Any) -> None:

@@ -20,22 +20,24 @@ app = typer.Typer(
 )
 
 
+@streams()
 def main() -> None:
     """Entry point: people's mistakes end with one line and status 2, failed work with status 1."""
-    with streams():
-        for word in sys.argv:
-            if any("\ud800" <= letter <= "\udfff" for letter in word):
-                fail(f"{word} is not UTF-8, as names of files must be here; rename it")
-        try:
-            status = app(prog_name="captune", standalone_mode=False)
-        except TyperException as error:
-            fail_usage(error)
-        except ArgumentError as error:
-            fail(f"--{error.argument.replace('_', '-')}: {error.reason}")
-        except Error as error:
-            fail(str(error), error.exit_status)
-        except UnicodeEncodeError as error:  # of the folder, say, that the command was given in
-            fail(f"{error.object} is not UTF-8, as names of files must be here", WorkError.exit_status)
+    for word in sys.argv:
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            fail(f"{word} is not UTF-8, as names of files must be here; rename it")
+    try:
+        status = app(prog_name="captune", standalone_mode=False)
+    except TyperException as error:
+        fail_usage(error)
+    except ArgumentError as error:
+        fail(f"--{error.argument.replace('_', '-')}: {error.reason}")
+    except Error as error:
+        fail(str(error), error.exit_status)
+    except OSError as error:  # a full disk, a folder that may not be written
+        fail(str(error), WorkError.exit_status)
+    except UnicodeEncodeError as error:  # of the folder, say, that the command was given in
+        fail(f"{error.object} is not UTF-8, as names of files must be here", WorkError.exit_status)
     raise SystemExit(status)
 
 
@@ -49,7 +51,7 @@ def root(
 
         tell(f"captune {version_of('captune')}")
     elif context.invoked_subcommand is None:
-        print(context.get_help(), end="")
+        print(context.get_help(), end="")  # noqa: T201 - with its colours
         raise typer.Exit(2)
 
 

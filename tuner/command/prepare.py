@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from captune.tuner.command.arguments import Location
-from captune.tuner.command.console import fail
+from captune.tuner.command.console import fail, tell
 
 
 def demo(out: Annotated[Path, typer.Option(help="folder to make")] = Path("captune-demo")) -> None:
@@ -75,6 +75,6 @@ def prepare(
         fail("interrupted; the same command goes on where it was", status=1)
     rows = data.prepared.manifest.rows_read
     counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
-    print(f"{out}: {rows - data.skipped} of {rows} rows: {counts}")
+    tell(f"{out}: {rows - data.skipped} of {rows} rows: {counts}")
     if data.skipped:
-        print(f"{data.skipped} rows skipped, each with its reason in {out}/bad_rows.csv")
+        tell(f"{data.skipped} rows skipped, each with its reason in {out}/bad_rows.csv")

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from captune.data_prep.store import PreparedData
+from captune.errors import shell_word
 from captune.model.config import complaint
 from captune.model.size import Contents
 from captune.results.documents import Document
@@ -100,7 +101,7 @@ def create(
         RunError: the folder already holds something.
     """
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-        raise RunError(f"{run} exists; give another --run, or go on with `captune resume {run}`")
+        raise RunError(f"{run} exists; give another --run, or go on with `captune resume {shell_word(run)}`")
     run.path.mkdir(parents=True, exist_ok=True)
     RunSettings(
         search=config,

@@ -313,7 +313,7 @@ class Space:
         for name, dimension in self.dimensions.items():
             for condition in dimension.when:
                 if condition.name not in values:
-                    reason = f"unknown name {condition.name}; {among(condition.name, values)}"
+                    reason = f"unknown name {condition.name}; {among(str(condition.name), values)}"
                     raise SpaceError(reason, "space", name, "when")
                 if condition.name in self.dimensions and condition.name not in seen:
                     raise SpaceError(f"{condition.name} must stand before {name}", "space", name, "when")
