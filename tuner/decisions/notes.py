@@ -32,7 +32,7 @@ def notes(
         fitting = feasible.fitting()
         networks = None if fitting is None else {key_of(bound) for _, bound in fitting}
         if networks is not None and len(networks) < config.trials:
-            yield f"only {len(networks)} of the {config.trials} trials can run: the space holds no other network that fits"
+            yield f"only {len(networks)} of {config.trials} trials can run: the space holds no other network that fits"
 
 
 def _without_effect(feasible: FeasibleSpace, draws: Sequence[tuple[TrialConfig, TrialConfig]]) -> Iterator[str]:
