@@ -27,11 +27,12 @@ def notes(
         if name in config.fixed:
             closed = ", and wherever it is not drawn" if dimension.when else ""
             yield f"{name} is fixed and searched: {config.fixed[name]} is what trial 0 has{closed}"
-    yield from _without_effect(feasible, draws[:LOOKED_AT])
-    if config.trials is not None and len({key_of(bound) for _, bound in draws}) < config.trials:
-        fitting = feasible.fitting()
-        networks = None if fitting is None else {key_of(bound) for _, bound in fitting}
-        if networks is not None and len(networks) < config.trials:
+    draws = draws[:LOOKED_AT]
+    yield from _without_effect(feasible, draws)
+    drawn = {key_of(bound) for _, bound in draws if feasible.budget.holds(feasible.size_of(bound))}
+    if config.trials is not None and len(drawn) < config.trials and (fitting := feasible.fitting()) is not None:
+        networks = {key_of(bound) for _, bound in fitting}
+        if len(networks) < config.trials:
             yield f"only {len(networks)} of {config.trials} trials can run: the space holds no other network that fits"
 
 
