@@ -60,6 +60,9 @@ def test_plain_word_is_not_quoted() -> None:
 def test_unknown_name_is_answered_with_the_closest_and_all_where_these_are_few() -> None:
     assert among("trails", ["trials", "budget"]) == "closest: trials; there are: trials, budget"
     assert among("x", ["trials", "budget"]) == "there are: trials, budget"
+    assert among("train.lr", ["train.loss", "train.learning_rate"]).startswith(
+        "closest: train.learning_rate, train.loss"
+    )
     many = [f"setting.number_{place}" for place in range(100)]
     assert among("setting.number_99x", many).startswith("closest: setting.number_99")
     assert len(among("?", many)) <= 500

@@ -55,12 +55,18 @@ def one_line(error: object, limit: int = 300) -> str:
 
 def among(name: str, names: Iterable[str]) -> str:
     """What a person may have meant by an unknown name: the closest names, and all where these are not too many."""
-    names = list(names)
-    close = get_close_matches(name[:80], names, n=3, cutoff=0.5)
+    names, name = list(names), name[:80]
+    short_for = [long for long in names if _abbreviates(name, long)][:3]
+    close = list(dict.fromkeys([*short_for, *get_close_matches(name, names, n=3, cutoff=0.5)]))
     near, everything = f"closest: {', '.join(close)}", f"there are: {', '.join(names)}"
     if len(everything) > 500:
         return near if close else one_line(everything, 500)
     return f"{near}; {everything}" if close else everything
+
+
+def _abbreviates(short: str, long: str) -> bool:
+    letters = iter(long)
+    return len(short) > 1 and all(letter in letters for letter in short)
 
 
 def visible(text: str) -> str:
