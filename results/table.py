@@ -148,7 +148,7 @@ def _shown(name: str, value: Any) -> str:
 
 def _markdown(table: pd.DataFrame) -> str:
     def line(cells: Sequence[Any]) -> str:
-        return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
+        return "| " + " | ".join(" ".join(visible(str(cell)).replace("|", "\\|").split()) for cell in cells) + " |"
 
     names = [str(name) for name in table]
 

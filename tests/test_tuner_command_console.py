@@ -42,6 +42,7 @@ def test_files_keep_control_characters_and_a_terminal_does_not_get_them(
 ) -> None:
     content = table.render([record(1, reason=EVIL)], "csv")
     assert EVIL.encode() in content
+    assert SPELLED in table.render([record(1, reason=EVIL)], "markdown").decode()
     console.print_file(content)
     assert capsysbinary.readouterr().out == content
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
