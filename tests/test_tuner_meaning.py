@@ -133,6 +133,7 @@ CLOSED: dict[str, tuple[Settings, Settings, Settings, str]] = {
     "fixed otherwise": ({}, {"text.encoder": "convolution"}, {"text.encoder": "average"}, "average"),
     "of nothing": (ENCODER, {"text.encoder": []}, {}, "text.encoder"),
     "of null": (ENCODER, {"text.encoder": None}, {}, "text.encoder"),
+    "of the data": ({}, {"num_labels": 18}, {}, "prepared data"),
     "unknown": (ENCODER, {"text.encode": "average"}, {}, "text.encoder"),
     "on what is closed with it": (
         {**ENCODER, "text.units": {"choices": [8, 16], "when": {"text.encoder": "average"}}},

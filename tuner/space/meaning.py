@@ -9,7 +9,16 @@ from typing import Any
 
 from captune.model.config import flatten
 from captune.tuner.space.declarations import configuration_settings
-from captune.tuner.space.dimensions import Choice, Condition, Dimension, Scalar, Space, SpaceError, check_value
+from captune.tuner.space.dimensions import (
+    OF_THE_DATA,
+    Choice,
+    Condition,
+    Dimension,
+    Scalar,
+    Space,
+    SpaceError,
+    check_value,
+)
 from captune.tuner.space.units import shortened
 
 MOST = 20_000  # ways to draw that are gone through
@@ -59,6 +68,8 @@ def check(space: Space, fixed: Mapping[str, Any], *, overridden: Collection[str]
     """
     for name, dimension in space.dimensions.items():
         for condition in dimension.when:
+            if condition.name in OF_THE_DATA:
+                raise SpaceError(f"{condition.name} comes from the prepared data", "space", name, "when")
             for value in condition.values:
                 check_value(space.base, condition.name, value, "space", name, "when", condition.name)
         kept = replace(dimension, when=tuple(c for c in dimension.when if c.name not in overridden))
