@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
+from captune.errors import one_line
 from captune.model.backbones import BACKBONES
 from captune.model.config import ModelConfig, Storage, TrialConfig, replace
 from captune.model.layout import STORAGES, layout
@@ -157,23 +158,24 @@ def parse_bytes(text: str) -> int:
     """
     match = _BYTES.fullmatch(text.strip())
     if match is None or match[2] not in _UNITS:
-        number = match[1].lstrip("+-") if match else "100"
+        number = match[1].lstrip("+-") if match and len(match[1]) < 20 else "100"
         raise ValueError(
-            f"a size needs a number and a unit, got {text!r}; "
+            f"a size needs a number and a unit, got {one_line(repr(text), 60)}; "
             f"write {number}MiB (2**20 bytes each) or {number}MB (10**6 bytes each)"
         )
     count = int(Decimal(match[1]) * _UNITS[match[2]])
     if not 0 < count < _LARGEST:
         raise ValueError(
-            f"a size must be above 0 and below 1 EiB, got {text!r}; "
+            f"a size must be above 0 and below 1 EiB, got {one_line(repr(text), 60)}; "
             "write for example 100MiB (2**20 bytes each) or 100MB (10**6 bytes each)"
         )
     return count
 
 
 def show_bytes(count: int) -> str:
-    """Bytes in both units, for messages: '99.83 MiB (104.68 MB)'."""
-    return f"{count / MiB:.2f} MiB ({count / MB:.2f} MB)"
+    """Bytes in both units, for messages: '99.83 MiB (104.68 MB)', '68.22 GiB (73.25 GB)'."""
+    step = (abs(count) >= 2**30) + (abs(count) >= 2**40)
+    return f"{count / 1024 ** (2 + step):.2f} {'MGT'[step]}iB ({count / 1000 ** (2 + step):.2f} {'MGT'[step]}B)"
 
 
 def refusal(size: Size, budget: Budget) -> str | None:

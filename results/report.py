@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from captune.errors import visible
 from captune.model.metrics import METRICS
 from captune.results.records import Record
 
@@ -18,7 +19,7 @@ def trial(record: Record) -> list[Table]:
     facts = _two_columns("trial", str(record.number))
     for name, value in record.row().items():
         if name not in ("number", "config") and value is not None:
-            facts.add_row(name, f"{value:.4f}" if isinstance(value, float) else escape(str(value)))
+            facts.add_row(name, Text(f"{value:.4f}" if isinstance(value, float) else visible(str(value))))
     spent = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in record.spent.items() if seconds)
     if spent:
         facts.add_row("seconds by kind", spent)
@@ -32,7 +33,7 @@ def trial(record: Record) -> list[Table]:
     settings = _two_columns("setting", "value")
     for name, value in record.config.items():
         if value is not None:
-            settings.add_row(name, escape(str(value)))
+            settings.add_row(Text(visible(name)), Text(visible(str(value))))
     return [facts, curve, settings]
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from captune.errors import ArgumentError, one_line
+from captune.errors import ArgumentError, among, visible
 from captune.model.metrics import METRICS
 from captune.results.records import Record
 from captune.results.report import without_nan
@@ -38,11 +38,12 @@ def frame(
     Args:
         records: trials.
         sort: a column; best first for scores, otherwise rising. Trials without a value come last.
-        where: a pandas query over the columns, e.g. "fate == 'complete' and mean_f1 > 0.8"; dotted names in backticks.
+        where: keeps the rows for which it holds, see captune.results.where.selected.
         limit: rows at most, at least 1.
 
     Raises:
-        RunError: an unknown column or an expression that cannot be read.
+        RunError: an unknown column.
+        ArgumentError: `where` is no condition, or `limit` below 1.
     """
     import pandas as pd
 
@@ -54,18 +55,9 @@ def frame(
     columns = list(dict.fromkeys(name for row in rows for name in row)) or list(_empty_row())
     table = pd.DataFrame(rows, columns=columns)
     if where is not None:
-        if "@" in where or "__" in where:
-            raise RunError(f"--where takes columns and constants only, got {where!r}")
-        try:
-            mask = table.eval(where, engine="python")
-            if not (isinstance(mask, pd.Series) and mask.dtype == "bool"):  # pandas would take numbers for row labels
-                raise ValueError("neither true nor false for each trial")
-            table = table[mask]
-        except Exception as error:  # pandas raises a different class for each way of being wrong
-            raise RunError(
-                f"--where {where!r} cannot be evaluated ({one_line(error, 200)}); "
-                "write e.g. \"fate == 'complete' and mean_f1 > 0.8\", dotted names in backticks"
-            ) from None
+        from captune.results.where import selected
+
+        table = selected(table, where)
     if sort is not None:
         _check_columns([sort], columns)
         rising = sort not in METRICS
@@ -119,8 +111,8 @@ def terminal(
 ) -> Table:
     """The trials for people: the usual columns, then the settings that vary between trials."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = frame(records, sort=sort, where=where, limit=limit)
     settings = dict.fromkeys(name for r in records for name in r.config)
@@ -128,10 +120,10 @@ def terminal(
     _check_columns(shown, list(table.columns))
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in shown:
-        heading = BYTES.get(name, name.removeprefix("train."))
+        heading = Text(visible(BYTES.get(name, name.removeprefix("train."))))
         view.add_column(heading, justify="left" if name in ("fate", "node", "reason") else "right", overflow="fold")
     for row in table[shown].itertuples(index=False):
-        view.add_row(*(escape(_shown(name, value)) for name, value in zip(shown, row, strict=True)))
+        view.add_row(*(Text(visible(_shown(name, value))) for name, value in zip(shown, row, strict=True)))
     return view
 
 
@@ -156,7 +148,7 @@ def _shown(name: str, value: Any) -> str:
 
 def _markdown(table: pd.DataFrame) -> str:
     def line(cells: Sequence[Any]) -> str:
-        return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
+        return "| " + " | ".join(" ".join(visible(str(cell)).replace("|", "\\|").split()) for cell in cells) + " |"
 
     names = [str(name) for name in table]
 
@@ -170,7 +162,7 @@ def _markdown(table: pd.DataFrame) -> str:
 def _check_columns(names: Sequence[str], columns: Sequence[str]) -> None:
     for name in names:
         if name not in columns:
-            raise RunError(f"no column {name}; there are: {', '.join(columns)}")
+            raise RunError(f"no column {name}; {among(name, columns)}")
     if len(set(names)) < len(names):
         raise RunError(f"each column can be named once, got {', '.join(names)}")
 

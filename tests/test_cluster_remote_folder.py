@@ -22,8 +22,8 @@ from captune.files import is_leftover
 
 
 def test_addresses_are_told_from_paths() -> None:
-    assert all(is_url(text) for text in ("s3://b/k", "gs://b", "file:///x"))
-    assert not any(is_url(text) for text in ("", "s3", "/s3://b", "runs/s3", "http://b", "s3:/b", "C:\\x"))
+    assert all(is_url(text) for text in ("s3://b/k", "S3://b", "gs://b", "file:///x", "s3a://b", "http://b"))
+    assert not any(is_url(text) for text in ("", "s3", "/s3://b", "runs/s3", "s3:/b", "C:\\x", "://b"))
 
 
 def test_join_keeps_the_query_and_encodes_names() -> None:

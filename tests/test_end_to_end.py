@@ -51,7 +51,7 @@ space:
 TIGHT_BUDGET = 20_000
 ROW_KEYS = {"number", "fate", "mean_f1", "epochs", "weights_bytes", "seconds", "node", "reason", "config"}
 ROW_KEYS |= {"bundle_bytes", "margin_bytes"}
-PREFLIGHT = ("budget ", "fits ", "sizes ", "fixed ", "disk ", "runs ")  # how the lines before a search begin
+PREFLIGHT = ("budget ", "fits ", "sizes ", "fixed ", "note  ", "disk ", "runs ")  # how the lines before a search begin
 # Prints its address, and lives until its standard input closes; Ray then stops what it started.
 CLUSTER = """\
 import sys, ray
@@ -627,6 +627,26 @@ def test_request_that_no_node_meets_is_refused_in_one_line(
     assert "--gpus-per-trial" in ran.err
     assert "Traceback" not in ran.err
     assert not (tmp_path / "run").exists(), "the same command can be given again, mended"
+
+
+def test_search_of_a_space_that_is_used_up_says_so_and_a_resume_refuses_nothing_anew(
+    cluster: Cluster, captune: Captune, captions_data: PreparedData, tmp_path: Path
+) -> None:
+    """Of three configurations one fits."""
+    run, path = tmp_path / "my run", tmp_path / "search.yaml"
+    path.write_text(
+        "preset: captions\nfixed: {train.epochs: 1, text.units: 8}\nspace: {text.embedding: [8, 512, 1024]}\n"
+    )
+    settings = ("--config", path, "--budget", "20KiB", "--trials", 9, "--gpus-per-trial", 0)
+    ran = cluster.run("search", captions_data.path, "--run", run, *settings)
+    assert ran.code == 0 and "used up" in ran.err and "only 1 of 9 trials" in ran.err, ran
+    assert f"captune refit '{run}'" in ran.out, "quoted for the shell"
+    rows = trials(captune, run)
+    assert [row["fate"] for row in rows if row["fate"] != "over_budget"] == ["complete"] and len(rows) <= 3
+    ran = cluster.run("resume", run)
+    assert ran.code == 0 and "used up" in ran.err, ran
+    again = trials(captune, run)
+    assert len(again) <= 3 and again[: len(rows)] == rows
 
 
 def test_address_where_nothing_listens_is_told_in_one_line(

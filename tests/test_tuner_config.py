@@ -141,7 +141,7 @@ BAD = {
     "truth as a name": ("trials: 3\ntrue: [1, 2]\n", 2, "true", "must be a name"),
     "truth of another YAML": ("trials: 3\nfixed:\n  train.augment.flip: yes\n", 3, "yes", "true or false"),
     "no such day": ("seed: 2001-02-30\n", 1, "seed", "2001-02-30"),
-    "number of letters": ("seed: !!int abc\n", 1, "abc", "not YAML"),
+    "number of letters": ("seed: !!int abc\n", 1, "int", "tag"),
     "number of 5000 digits": (f"trials: {'9' * 5000}\n", 1, "digits", "not YAML"),
     "duration of 5000 digits": (f"time_limit: {'9' * 5000}s\n", 1, "time_limit", "5003 characters"),
     "list of a program": ("space: !!python/object/apply:os.system [ls]\n", 1, "python", "tag"),

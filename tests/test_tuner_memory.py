@@ -135,8 +135,7 @@ def test_share_follows_from_what_was_measured_on_one_whole_gpu(
     share, said, sent = ask(monkeypatch, data, 2.0, (2 * GIB, 16 * GIB))
     assert share == share_for(2 * GIB, 16 * GIB, CONTEXT) == 0.2
     assert (
-        "2048.00 MiB (2147.48 MB) of a GPU's 16384.00 MiB" in said[-1]
-        and "5 trials on each, --gpus-per-trial 0.2" in said[-1]
+        "2.00 GiB (2.15 GB) of a GPU's 16.00 GiB" in said[-1] and "5 trials on each, --gpus-per-trial 0.2" in said[-1]
     )
     assert (sent[0], sent[2], sent[-1]) == (measure, str(data.path), Request(1, 1))
 

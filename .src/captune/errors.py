@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+# What a terminal obeys (controls but tab and line feed), what reorders or ends a line, and halves of characters, which
+# stand for bytes of a path that are no UTF-8.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Error(Exception):
@@ -43,5 +49,47 @@ class WorkError(Error, RuntimeError):
 
 def one_line(error: object, limit: int = 300) -> str:
     """What an error or a text says, in one line of `limit` characters at most, without a terminal's escape codes."""
-    text = " ".join(_ESCAPES.sub("", str(error)).split())
+    text = " ".join(without_colours(str(error)).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def among(name: str, names: Iterable[str]) -> str:
+    """What a person may have meant by an unknown name: the closest names, and all where these are not too many."""
+    names, name = list(names), name[:80]
+    short_for = [long for long in names if _abbreviates(name, long)][:3]
+    close = list(dict.fromkeys([*short_for, *get_close_matches(name, names, n=3, cutoff=0.5)]))
+    near, everything = f"closest: {', '.join(close)}", f"there are: {', '.join(names)}"
+    if len(everything) > 500:
+        return near if close else one_line(everything, 500)
+    return f"{near}; {everything}" if close else everything
+
+
+def _abbreviates(short: str, long: str) -> bool:
+    letters = iter(long)
+    return len(short) > 1 and all(letter in letters for letter in short)
+
+
+def visible(text: str) -> str:
+    """A text for a terminal: what would be obeyed instead of shown is spelled out, as \\x1b or \\u202e."""
+    return _OBEYED.sub(_spelled, text)
+
+
+def without_colours(text: str) -> str:
+    """A text without a terminal's escape codes."""
+    return _ESCAPES.sub("", text)
+
+
+def shell_word(text: object) -> str:
+    """A path or a name as it is pasted into a shell, in one line."""
+    word = str(text)
+    if visible(word) == word and "\n" not in word:
+        return shlex.quote(word)
+    escaped = visible(word.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n"))
+    return f"$'{escaped}'"
+
+
+def _spelled(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"  # a byte of a path
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"

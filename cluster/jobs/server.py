@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from captune.cluster.jobs.package import JobError
 from captune.cluster.nodes.ray_private import JOB_CLIENT_LOGGERS, version_at
-from captune.errors import one_line
+from captune.errors import one_line, shell_word
 
 T = TypeVar("T")
 
@@ -65,7 +65,9 @@ class Server:
 
     def details(self, job: str) -> Any:
         """Ray's JobDetails."""
-        unknown = JobError(f"{self.address} has no job {job}; `ray job list --address {self.address}` lists them")
+        unknown = JobError(
+            f"{self.address} has no job {job}; `ray job list --address {shell_word(self.address)}` lists them"
+        )
         if not re.fullmatch(r"[\w-]+", job, re.ASCII):  # it becomes part of an address
             raise unknown
         try:

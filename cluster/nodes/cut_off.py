@@ -45,6 +45,6 @@ def _watch(head: str, node: str, seconds: float) -> None:
             if failures > 1 and time.monotonic() - answered > seconds:
                 why = f"no answer from the head for {seconds:g} s ({error})"
         if why:
-            print(f"{why}; this process ends, and what it did is done elsewhere", file=sys.stderr, flush=True)
+            print(f"{why}; this process ends, and what it did is done elsewhere", file=sys.stderr, flush=True)  # noqa: T201
             os._exit(1)
         time.sleep(pause)

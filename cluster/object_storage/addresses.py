@@ -14,7 +14,7 @@ from captune.errors import WorkError, one_line
 if TYPE_CHECKING:
     from pyarrow import fs
 
-_SCHEMES = ("s3", "gs", "file")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _OPTIONS = {
     "s3": {"region", "scheme", "endpoint_override", "tls_ca_file_path", "force_virtual_addressing"},
     "gs": {"scheme", "endpoint_override", "project_id", "retry_limit_seconds"},
@@ -36,8 +36,8 @@ class StorageError(WorkError):
 
 
 def is_url(text: str) -> bool:
-    """Whether `text` is an address of storage (s3://, gs:// or file://) rather than a path."""
-    return text.startswith(tuple(f"{scheme}://" for scheme in _SCHEMES))
+    """Whether `text` is an address rather than a path: of storage (s3://, gs://, file://), or one `check` refuses."""
+    return _ADDRESS.match(text) is not None
 
 
 def join(url: str, *names: str) -> str:
@@ -49,9 +49,12 @@ def join(url: str, *names: str) -> str:
 
 def check(url: str) -> None:
     """Raises StorageError for what is no address, or one with credentials in it or options that nothing reads."""
-    if not is_url(url):
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise StorageError(f"{url!r} is no address: {error}") from None
+    if not is_url(url) or parts.scheme not in _OPTIONS:
         raise StorageError(f"{url!r} is no address of storage: it begins with s3://, gs:// or file://")
-    parts = urlsplit(url)
     if parts.password is not None or (parts.scheme == "s3" and parts.username is not None):
         raise StorageError(f"{shown(url)} holds credentials: keep them in the environment, out of the address")
     if parts.scheme == "file" and (parts.netloc or parts.path in ("", "/")):

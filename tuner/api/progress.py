@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from captune.errors import visible
+
 if TYPE_CHECKING:
     from captune.tuner.ray_tune.search import Progress
 
@@ -16,7 +18,7 @@ _SECONDS = 30.0  # between two lines where nothing can change
 
 def say(message: str) -> None:
     """What a person should know, on stderr: results alone go to stdout."""
-    print(message, file=sys.stderr, flush=True)
+    print(visible(message), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def silent(message: str) -> None:
@@ -66,12 +68,13 @@ def _line(first: str) -> Iterator[Callable[[str], None]]:
     """A line whose text changes."""
     if _notebook():
         handle = _display(first)
-        yield lambda text: handle.update({"text/plain": text}, raw=True)
+        yield lambda text: handle.update({"text/plain": visible(text)}, raw=True)
     elif sys.stderr.isatty():
         from rich.console import Console
+        from rich.text import Text
 
         with Console(stderr=True).status(first) as spinner:
-            yield lambda text: spinner.update(text)
+            yield lambda text: spinner.update(Text(visible(text)))
     else:
         last = [time.monotonic()]
 

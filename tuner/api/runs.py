@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captune.errors import ArgumentError
+from captune.errors import ArgumentError, shell_word
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.api.datasets import DataSet, open_data_set
@@ -85,13 +85,14 @@ class Run:
         """The table of trials: one row each, configurations flattened to columns of dotted names.
 
         Args:
-            where: a pandas query, e.g. "fate == 'complete' and mean_f1 > 0.8", dotted names in backticks.
+            where: a condition on columns, as "fate == 'complete' and train.learning_rate > 1e-3".
             sort: a column; scores best first.
             limit: rows at most.
             frontier: only the best score for each size.
 
         Raises:
-            RunError: no run, an unknown column, or a query that cannot be read.
+            RunError: no run, or an unknown column.
+            ArgumentError: `where` is no condition, or `limit` below 1.
 
         Example:
             >>> captune.open_run("run").trials(where="epochs > 0", sort="mean_f1", limit=2)[["number", "epochs"]]
@@ -113,7 +114,7 @@ class Run:
         """
         record = next((r for r in self.records() if r.number == number), None)
         if record is None:
-            raise RunError(f"the run has no trial {number}; `captune trials {self.where}` lists them")
+            raise RunError(f"the run has no trial {number}; `captune trials {shell_word(self.where)}` lists them")
         return record
 
     @left_as_it_was()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from captune.tuner.api.caller import left_as_it_was
@@ -36,7 +37,9 @@ class Float:
 
     def setting(self) -> dict[str, Any]:
         """As search.yaml has it."""
-        return _without_none(low=float(self.low), high=float(self.high), log=self.log, step=self.step, when=self.when)
+        ends = (self.low, self.high)
+        low, high = (float(end) if isinstance(end, Integral) and abs(end) < 2**63 else end for end in ends)
+        return _without_none(low=low, high=high, log=self.log, step=self.step, when=self.when)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Choice:
 
     def setting(self) -> dict[str, Any]:
         """As search.yaml has it."""
-        return _without_none(choices=list(self.options), when=self.when)
+        return _without_none(choices=_as_list(self.options), when=self.when)
 
 
 Dimension = Float | Int | Choice
@@ -120,7 +123,7 @@ def space(
         shipped = YamlFile(shipped_space(preset), f"the space of preset {preset}").content
         return SearchSpace(preset, shipped.get("space", {}), shipped.get("fixed", {}))
     settings = {
-        name: value.setting() if isinstance(value, Dimension) else list(value)
+        name: value.setting() if isinstance(value, Dimension) else _as_list(value)
         for name, value in (dimensions or {}).items()
     }
     made = SearchSpace(preset, settings, dict(fixed or {}))
@@ -157,6 +160,11 @@ def explain(name: str | None = None) -> str:
     from captune.tuner.space.explain import explanation, listing
 
     return listing() if name is None else explanation(name)
+
+
+def _as_list(options: Any) -> Any:
+    """Anything that holds options, an array too; what holds none stays as it is, to be refused by its name."""
+    return options if isinstance(options, str | Mapping) or not isinstance(options, Iterable) else list(options)
 
 
 def _without_none(**values: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from captune.errors import ArgumentError
+from captune.errors import ArgumentError, shell_word
 from captune.model.config import Storage
 from captune.results.run_folder import RunError
 from captune.tuner.api.caller import left_as_it_was
@@ -39,7 +39,7 @@ class Winner:
 
         with reading(self.where, leave=frozenset({"winner/bundle", "tracebacks"})) as folder:
             if not folder.proof.is_file():
-                raise RunError(f"{self.where} has no proved winner; run `captune refit {self.where}` first")
+                raise RunError(f"{self.where} has no proved winner; run `captune refit {shell_word(self.where)}` first")
             return Proof.read(folder.proof)
 
     @property

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from captune.tuner.command.arguments import AsJson, BundlePath, Pictures
-from captune.tuner.command.console import print_json
+from captune.tuner.command.console import print_json, tell
 
 OnBad = Annotated[
     Literal["error", "skip"],
@@ -33,10 +33,10 @@ def evaluate(
         print_json(scores)
         return
     for name in METRICS:
-        print(f"{name:9} {scores[name]:.4f}")
+        tell(f"{name:9} {scores[name]:.4f}")
     for label, name in classifier.labels.items():
-        print(f"label {label:>3} {scores['per_label'][str(label)]:.4f}  {name}")
-    print(f"examples  {scores['examples']}")
+        tell(f"label {label:>3} {scores['per_label'][str(label)]:.4f}  {name}")
+    tell(f"examples  {scores['examples']}")
 
 
 def predict(
@@ -50,4 +50,4 @@ def predict(
     from captune.tuner.api.classifier import check_new, load
 
     check_new(out)  # before what takes seconds
-    print(f"{out}: {load(bundle).predict_file(csv, images, out=out, on_bad=on_bad)} rows")
+    tell(f"{out}: {load(bundle).predict_file(csv, images, out=out, on_bad=on_bad)} rows")

@@ -14,9 +14,10 @@ from captune.cluster.launch.kuberay import KubeRay, kuberay
 from captune.cluster.launch.options import Options, declarations
 from captune.cluster.launch.ray_up import RayUp, ray_up
 from captune.cluster.launch.slurm import Slurm, slurm
+from captune.errors import shell_word, without_colours
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import AsJson, Location
-from captune.tuner.command.console import fail, print_json
+from captune.tuner.command.console import fail, print_json, tell
 
 Server = Annotated[str, typer.Argument(help="Ray's job server, e.g. http://head:8265")]
 
@@ -32,7 +33,7 @@ def submit(context: typer.Context, server: Server) -> None:
     """Sends a captune command to a cluster and returns: captune submit http://head:8265 search DATA --run RUN ..."""
     if not context.args:
         fail("name the command to send, e.g. captune submit http://head:8265 search DATA --run RUN --trials 50")
-    print(send(server, context.args, context.parent))
+    tell(send(server, context.args, context.parent))
 
 
 def send(server: str, arguments: list[str], parent: Any) -> str:
@@ -65,10 +66,10 @@ def follow_job(server: str, job: str) -> None:
     from captune.cluster.jobs.follow import follow
 
     try:
-        status = follow(server, job, write=lambda text: print(text, end="", flush=True), say=say)
+        status = follow(server, job, write=lambda text: tell(without_colours(text), end=""), say=say)
     except KeyboardInterrupt:
-        say(f"\n{job} runs on; look again with: ray job logs --address {server} --follow {job}")
-        say(f"end it with: ray job stop --address {server} {job}")
+        say(f"\n{job} runs on; look again with: ray job logs --address {shell_word(server)} --follow {job}")
+        say(f"end it with: ray job stop --address {shell_word(server)} {job}")
         return
     raise SystemExit(status)
 
@@ -87,7 +88,7 @@ def status(
     if as_json:
         print_json(rows)
         return
-    print(f"{'node':24} {'CPUs':>11} {'GPUs':>11} {'trials':>6} {'memory, GiB':>15} {'GPU memory, GiB':>15}")
+    tell(f"{'node':24} {'CPUs':>11} {'GPUs':>11} {'trials':>6} {'memory, GiB':>15} {'GPU memory, GiB':>15}")
     for row in rows:
         used = [f"{row[f'{kind}_taken']:g} of {row[kind]:g}" for kind in ("cpus", "gpus")]
         memory = [
@@ -95,7 +96,7 @@ def status(
             for kind in ("memory", "gpu_memory")
         ]
         state = "  leaving" if row["draining"] else "" if row["answered"] else "  no answer"
-        print(f"{row['node']:24} {used[0]:>11} {used[1]:>11} {row['trials']:>6} {memory[0]:>15} {memory[1]:>15}{state}")
+        tell(f"{row['node']:24} {used[0]:>11} {used[1]:>11} {row['trials']:>6} {memory[0]:>15} {memory[1]:>15}{state}")
 
 
 def _printer(options: type[Options], make: Callable[..., str]) -> Callable[..., None]:
@@ -103,7 +104,7 @@ def _printer(options: type[Options], make: Callable[..., str]) -> Callable[..., 
 
     def write(**values: Any) -> None:
         lists = {name: tuple(values[name].split(",")) for name in several if values[name] is not None}
-        print(make(options(**{name: value for name, value in (values | lists).items() if value is not None})), end="")
+        tell(make(options(**{name: value for name, value in (values | lists).items() if value is not None})), end="")
 
     declared = declarations(options)
     several = [name for name, declaration in declared.items() if declaration.type == tuple[str, ...]]

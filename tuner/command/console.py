@@ -1,15 +1,61 @@
-"""What the command says, and how it ends."""
+"""What the command says, and how it ends. No control character of a name, a reason or a caption reaches a terminal."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from captune.errors import WorkError, visible
 from captune.tuner.api.progress import say
 
 if TYPE_CHECKING:
     from typer.exceptions import TyperException
+
+MOST = 1000  # characters of an error
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """Input, output and errors, open for the while: what somebody closed leads nowhere.
+
+    Else the next file that is opened would get its number, and with it whatever a library prints. A command that ends
+    well has written all it said: what then fails (a full disk) is told, but for a reader who went away.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            _lead_nowhere(number)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # letters that the terminal's encoding lacks
+    try:
+        yield
+    except SystemExit as end:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            _lead_nowhere(1)  # else Python tries again at its end, and complains in lines of its own
+            if not end.code and not isinstance(error, BrokenPipeError):
+                fail(str(error), WorkError.exit_status)
+            raise SystemExit(end.code or WorkError.exit_status) from None
+        raise
+
+
+def _lead_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+def tell(text: object = "", *, end: str = "\n") -> None:
+    """A result, on stdout."""
+    print(visible(str(text)), end=end, flush=True)  # noqa: T201
 
 
 def print_table(content: Any) -> None:
@@ -20,7 +66,15 @@ def print_table(content: Any) -> None:
 
 
 def print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, allow_nan=False))
+    tell(json.dumps(content, indent=2, allow_nan=False))
+
+
+def print_file(content: bytes) -> None:
+    """A file of texts as it is, but for a terminal."""
+    if sys.stdout.isatty():
+        tell(content.decode(), end="")
+    else:
+        sys.stdout.buffer.write(content)
 
 
 def fail_usage(error: TyperException) -> NoReturn:
@@ -29,10 +83,11 @@ def fail_usage(error: TyperException) -> NoReturn:
     if not message:  # it was typed without anything, and its help has been shown
         raise SystemExit(error.exit_code)
     context = getattr(error, "ctx", None)
-    say(f"error: {message}; see {context.command_path if context else 'captune'} --help")
-    raise SystemExit(error.exit_code)
+    fail(f"{message}; see {context.command_path if context else 'captune'} --help", error.exit_code)
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
-    say(f"error: {message}")
+    """Ends the command with one line, however long a name in it may be."""
+    line = message.replace("\n", "\\n")
+    say(f"error: {line if len(line) <= MOST else f'{line[:MOST]}... ({len(line)} characters)'}")
     raise SystemExit(status)

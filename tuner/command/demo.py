@@ -11,6 +11,7 @@ from captune.data_prep.demo import draw
 from captune.errors import WorkError
 from captune.results.run_folder import RunError
 from captune.tuner.api.progress import say
+from captune.tuner.command.console import tell
 
 SEARCH = """\
 # A small search for the drawn scenes: the compact preset with less of everything.
@@ -68,8 +69,8 @@ def run_demo(out: Path) -> None:
     for step in steps:
         arguments = [str(part) for part in step]
         if arguments[0] == "evaluate":
-            print("\nMost of these rows were trained on: what follows shows the verb, the proof above is the score.")
-        print(f"\n$ captune {shlex.join(arguments)}", flush=True)
+            tell("\nMost of these rows were trained on: what follows shows the verb, the proof above is the score.")
+        tell(f"\n$ captune {shlex.join(arguments)}")
         # Each verb in a process of its own, as a person would run it.
         if subprocess.run([sys.executable, "-P", "-m", "captune", *arguments]).returncode != 0:
             raise DemoError(f"captune {arguments[0]} failed; the folder {out} shows how far it came")
@@ -80,7 +81,7 @@ def run_demo(out: Path) -> None:
             check=True,
         ).stdout
     )
-    print(f"\nIn {out}:")
+    tell(f"\nIn {out}:")
     for name, meaning in (
         ("pictures/", "the drawn scenes, train.csv and test.csv"),
         ("data/", "the prepared data set"),
@@ -91,8 +92,8 @@ def run_demo(out: Path) -> None:
         ("trials.csv", "the table of trials"),
         ("submission.csv", "labels for test.csv"),
     ):
-        print(f"  {name:24} {meaning}")
-    print(f"\n{NEXT_STEPS}")
+        tell(f"  {name:24} {meaning}")
+    tell(f"\n{NEXT_STEPS}")
 
 
 class DemoError(WorkError):

@@ -12,7 +12,7 @@ from typer.exceptions import TyperException
 
 from captune.errors import ArgumentError, Error, WorkError, one_line
 from captune.tuner.command import classify, cluster, prepare, search, spaces, trials, winner
-from captune.tuner.command.console import fail, fail_usage
+from captune.tuner.command.console import fail, fail_usage, streams, tell
 from captune.tuner.command.options import settings_verb
 
 app = typer.Typer(
@@ -22,8 +22,12 @@ app = typer.Typer(
 )
 
 
+@streams()
 def main() -> None:
     """Entry point: people's mistakes end with one line and status 2, failed work with status 1."""
+    for word in sys.argv:
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            fail(f"{word} is not UTF-8, as names of files must be here; rename it")
     # In place: a command for a cluster is sent as it was typed, and homes differ there.
     sys.argv[1:] = map(_from_home, sys.argv[1:])
     try:
@@ -38,6 +42,8 @@ def main() -> None:
         fail(str(error), WorkError.exit_status)
     except MemoryError as error:
         fail(f"memory ran out ({one_line(error) or 'none is left'}); give more", WorkError.exit_status)
+    except UnicodeEncodeError as error:  # of the folder, say, that the command was given in
+        fail(f"{error.object} is not UTF-8, as names of files must be here", WorkError.exit_status)
     raise SystemExit(status)
 
 
@@ -65,9 +71,9 @@ def root(
     if version:
         from importlib.metadata import version as version_of
 
-        print(f"captune {version_of('captune')}")
+        tell(f"captune {version_of('captune')}")
     elif context.invoked_subcommand is None:
-        print(context.get_help(), end="")
+        print(context.get_help(), end="")  # noqa: T201 - with its colours
         raise typer.Exit(2)
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from captune.errors import shell_word
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Address, Location, RunPath
 from captune.tuner.command.cluster import follow_job, is_server, send
-from captune.tuner.command.console import fail
+from captune.tuner.command.console import fail, tell
 
 if TYPE_CHECKING:
     from captune.tuner.api.runs import Run
@@ -50,7 +51,7 @@ def search(
         return
     planned = plan(data, run, config=config, warm_start=warm_start, **settings)
     if dry_run:
-        print("\n".join(planned.report))
+        tell("\n".join(planned.report))
     else:
         _tell(planned.start(address=address))
 
@@ -72,21 +73,22 @@ def _tell(run: Run) -> None:
     """How a search ended."""
     summary = run.summary
     fates = ", ".join(f"{count} {fate}" for fate, count in summary.trials.items()) or "no trials"
-    print(f"{run.where}: {fates}; {summary.epochs} epochs in {summary.wall_seconds:.0f} s")
+    tell(f"{run.where}: {fates}; {summary.epochs} epochs in {summary.wall_seconds:.0f} s")
     if summary.trained_share.all is not None:
         others = [kind for kind in summary.busy_seconds if kind not in ("train", "evaluate")]
-        print(
+        tell(
             f"slots: {summary.trained_share.all:.0%} of their time in training and evaluation; "
             + ", ".join(f"{kind} {summary.busy_seconds[kind]:.0f} s" for kind in others)
         )
     if (saved := summary.halving_saved).epochs:
-        print(f"halving saved {saved.epochs} epochs, about {saved.seconds:.0f} s of a slot")
+        tell(f"halving saved {saved.epochs} epochs, about {saved.seconds:.0f} s of a slot")
     if summary.best is not None:
-        print(f"best: trial {summary.best.number}, mean F1 {summary.best.mean_f1:.4f} on validation")
+        tell(f"best: trial {summary.best.number}, mean F1 {summary.best.mean_f1:.4f} on validation")
     if summary.interrupted:
-        say(f"interrupted; go on with: captune resume {run.where}")
+        say(f"interrupted; go on with: captune resume {shell_word(run.where)}")
         if summary.best is None:
             return
     if summary.best is None:
         fail("no trial has a score; `captune trials` shows why", status=1)
-    print(f"next: captune trials {run.where} --sort mean_f1; captune refit {run.where}")
+    where = shell_word(run.where)
+    tell(f"next: captune trials {where} --sort mean_f1; captune refit {where}")

@@ -9,7 +9,7 @@ import typer
 
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import AsJson
-from captune.tuner.command.console import fail, print_json
+from captune.tuner.command.console import fail, print_json, tell
 
 
 def size(
@@ -32,7 +32,7 @@ def size(
             | {"fits": report.fits, "would_fit": list(report.would_fit), "parts": size.parts}
         )
     else:
-        print(report)
+        tell(report)
     if not report.fits:
         changes = "; ".join(report.would_fit) or "several smaller settings together"
         say(f"{report.refusal}; would fit: {changes}; or raise --budget")
@@ -43,7 +43,7 @@ def space(settings: dict[str, Any]) -> None:
     """Prints a search.yaml to edit, that of preset compact if none is named."""
     from captune.tuner.api.spaces import search_yaml
 
-    print(search_yaml(settings.get("preset", "compact")), end="")
+    tell(search_yaml(settings.get("preset", "compact")), end="")
 
 
 def explain(
@@ -52,4 +52,4 @@ def explain(
     """Says what a setting is: its unit, its range or choices, its default in each preset."""
     from captune.tuner.api.spaces import explain as explanation_of
 
-    print(explanation_of(name))
+    tell(explanation_of(name))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from captune.tuner.command.arguments import AsJson, RunPath
-from captune.tuner.command.console import fail, print_json, print_table
+from captune.tuner.command.console import fail, print_file, print_json, print_table
 
 
 def trials(
@@ -34,7 +34,7 @@ def trials(
     content = table.render(records, format, columns=names, sort=sort, where=where, limit=limit)
     if format == "parquet" and sys.stdout.isatty():
         fail("Parquet is not for a terminal; send it to a file: captune trials RUN --format parquet > trials.parquet")
-    sys.stdout.buffer.write(content)
+    print_file(content)
 
 
 def show(run: RunPath, trial: Annotated[int, typer.Argument(help="its number")], as_json: AsJson = False) -> None:

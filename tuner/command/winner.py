@@ -11,7 +11,7 @@ import typer
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Address, AsJson, RunPath, StorageOption
 from captune.tuner.command.cluster import follow_job, is_server, send
-from captune.tuner.command.console import print_json
+from captune.tuner.command.console import print_json, tell
 
 
 def replay(
@@ -34,8 +34,8 @@ def replay(
         )
         return
     for row in rows:
-        print("epoch {epoch}: mean F1 {old:.6f}, again {new:.6f}, difference {difference:.1e}".format(**row))
-    print(f"largest difference {replayed.largest_difference:.1e}")
+        tell("epoch {epoch}: mean F1 {old:.6f}, again {new:.6f}, difference {difference:.1e}".format(**row))
+    tell(f"largest difference {replayed.largest_difference:.1e}")
 
 
 def refit(
@@ -56,20 +56,20 @@ def refit(
         return
     proof = Run(run).refit(trial=trial, seeds=seeds, address=address, gpus=gpus, cpus=cpus, anyway=anyway).proof
     test = proof.test
-    print(f"trial {proof.trial}, {proof.epochs} epochs on train + validation")
-    print(f"search    mean F1 {proof.search.mean_f1:.4f} on {proof.search.examples} validation examples")
+    tell(f"trial {proof.trial}, {proof.epochs} epochs on train + validation")
+    tell(f"search    mean F1 {proof.search.mean_f1:.4f} on {proof.search.examples} validation examples")
     interval = f"95 % {test.low:.4f} to {test.high:.4f}"
-    print(f"test      mean F1 {test.mean_f1:.4f} ({interval}), {test.examples} examples")
-    print(f"          micro F1 {test.micro_f1:.4f}, macro F1 {test.macro_f1:.4f}, mAP {test.map:.4f}")
+    tell(f"test      mean F1 {test.mean_f1:.4f} ({interval}), {test.examples} examples")
+    tell(f"          micro F1 {test.micro_f1:.4f}, macro F1 {test.macro_f1:.4f}, mAP {test.map:.4f}")
     if len(proof.seeds) > 1:
-        print(f"seeds     mean F1 {', '.join(f'{score:.4f}' for score in proof.seeds)}")
-    print(
+        tell(f"seeds     mean F1 {', '.join(f'{score:.4f}' for score in proof.seeds)}")
+    tell(
         f"reloaded  mean F1 {proof.reloaded.mean_f1:.4f}, "
         f"largest difference of a probability {proof.reloaded.max_difference:.1e}"
     )
     if proof.storage != "float32":
-        print(f"float32   mean F1 {proof.float32.mean_f1:.4f}, before the weights became {proof.storage}")
-    print(f"bundle    {proof.bundle_bytes / 2**20:.2f} MiB in {run}/winner/bundle")
+        tell(f"float32   mean F1 {proof.float32.mean_f1:.4f}, before the weights became {proof.storage}")
+    tell(f"bundle    {proof.bundle_bytes / 2**20:.2f} MiB in {run}/winner/bundle")
     if not proof.bundle_fits:
         say(f"note: the weights keep the budget, the bundle with its vocabulary does not: {proof.bundle_bytes} bytes")
 
@@ -85,6 +85,6 @@ def export(
     from captune.tuner.api.winners import Winner
 
     done = Winner(run).export(to, format=format, storage=storage)
-    print(f"{done.path}: {show_bytes(done.bytes)}, weights as {done.storage}")
-    print(f"test probabilities within {done.max_difference:.1e} of the winner's")
-    print(f"test mean F1 {done.winner_mean_f1:.4f} of the winner, {done.mean_f1:.4f} of the export")
+    tell(f"{done.path}: {show_bytes(done.bytes)}, weights as {done.storage}")
+    tell(f"test probabilities within {done.max_difference:.1e} of the winner's")
+    tell(f"test mean F1 {done.winner_mean_f1:.4f} of the winner, {done.mean_f1:.4f} of the export")

@@ -1,30 +1,33 @@
 """The check before a trial exists: asks Optuna, counts bytes, refuses what is over the budget and tells the sampler.
 
 A refusal is told as infeasible and pruned, so that TPE learns to stay away (told as failed it would not). It is a
-record of the study, never a trial of Ray's. Repeated configurations are not admitted twice. Ray is not met here.
+record of the study, never a trial of Ray's. One network is admitted once, and refused on record once, however often it
+is drawn. Ray is not met here.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
+from random import Random
 
 import optuna
 from optuna.trial import TrialState
 from pydantic import ValidationError
 
-from captune.model.config import TrialConfig, complaint, flatten, unflatten
+from captune.model.config import Flat, TrialConfig, complaint, flatten, unflatten
 from captune.model.size import Size, refusal, show_bytes
 from captune.results.attributes import Fate, TrialAttributes, TrialSize, origin_of
 from captune.tuner.decisions.sampler import tpe
+from captune.tuner.space.effects import key_of
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
 
 STARTUP = 6  # admitted configurations that are drawn evenly before TPE takes over; refused ones do not count
 MAX_REFUSALS = 1000  # in a row; a space that lets nothing through in so many asks lets nothing through at all
-_REPEATS = 20  # in a row, until this ask is drawn evenly
+_REPEATS = 20  # in a row, until what is left is handed out, or this ask is drawn evenly
 _TRIAL_SEED_STRIDE = 1_000_003
-MAX_REPEATS = 150  # in a row, until the space counts as used up
+MAX_REPEATS = 150  # in a row, until a space that cannot be gone through counts as used up
 
 
 class UsedUp(Exception):  # noqa: N818 - no error: the search has seen everything there is
@@ -66,8 +69,9 @@ class Gate:
         attributes = [TrialAttributes.of(trial) for trial in trials]
         # What has a seed was admitted; a draw that was cut off before it had one is to be drawn again.
         self._admitted = {
-            _key(unflatten(a.config)) for a in attributes if a.config and a.seed is not None and a.void is None
+            key_of(unflatten(a.config)) for a in attributes if a.config and a.seed is not None and a.void is None
         }
+        self._refused = {key_of(unflatten(a.config)) for a in attributes if a.config and a.fate == "over_budget"}
         # What an earlier run found out spares the even draws.
         scored = (t.state == TrialState.COMPLETE or bool(t.intermediate_values) for t in trials)
         warm = sum(a.void is not None and has_score for a, has_score in zip(attributes, scored, strict=True))
@@ -85,7 +89,11 @@ class Gate:
         if self.used_up and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             raise UsedUp
         refusals = repeats = 0
-        while refusals < MAX_REFUSALS:
+        while refusals < MAX_REFUSALS and repeats < MAX_REPEATS:
+            if repeats == _REPEATS and (remaining := self._remaining()) is not None:
+                if not remaining:
+                    break
+                self._study.enqueue_trial(Random(self._seed + len(remaining)).choice(remaining))
             evenly = self._evenly_left > 0 or repeats >= _REPEATS
             self._study.sampler = self._evenly if evenly else self._learned
             trial = self._study.ask()
@@ -97,26 +105,28 @@ class Gate:
                 trial.set_constraint("impossible", 1.0)
                 self.set_aside(trial, f"impossible: {complaint(error)}", TrialState.PRUNED)
                 continue
-            size = self._describe(trial, config)
+            size, key = self._describe(trial, config), key_of(config)
             why = refusal(size, self._feasible.budget)
+            if why is not None and key in self._refused:
+                repeats += 1
+                self.set_aside(trial, "repeats an earlier refusal", TrialState.PRUNED)  # and teaches the sampler again
+                continue
             if why is not None:
                 refusals += 1
+                self._refused.add(key)
                 self.tell(trial, "over_budget", reason=why)
                 continue
             origin = origin_of(trial)
-            if _key(config) in self._admitted and origin == trial.number:
+            if key in self._admitted and origin == trial.number:
                 repeats += 1
                 self.set_aside(trial, "repeats an earlier trial")
-                if repeats == MAX_REPEATS:
-                    self.used_up = True
-                    raise UsedUp
                 continue
-            self._admitted.add(_key(config))
+            self._admitted.add(key)
             self._evenly_left -= 1
             seed = (self._seed * _TRIAL_SEED_STRIDE + origin) % 2**31
             TrialAttributes(seed=seed).write(trial)  # last: what has a seed was admitted
             return Admitted(trial, config, size, origin, seed)
-        if repeats:  # something does fit, and it is known
+        if repeats and self._admitted:  # something does fit, and it is known
             self.used_up = True
             raise UsedUp
         raise BudgetError(
@@ -124,6 +134,18 @@ class Gate:
             or f"none of {MAX_REFUSALS} configurations in a row fits {show_bytes(self._feasible.budget.limit)}; "
             "narrow the space to smaller models or raise --budget"
         )
+
+    @cached_property
+    def _reachable(self) -> dict[bytes, Flat] | None:
+        """Values of the dimensions for each network that fits; None where the space cannot be gone through."""
+        fitting = self._feasible.fitting()
+        return None if fitting is None else {key_of(config): values for values, config in fitting}
+
+    def _remaining(self) -> list[Flat] | None:
+        """Of these, the ones that were not admitted yet."""
+        if self._reachable is None:
+            return None
+        return [values for key, values in self._reachable.items() if key not in self._admitted]
 
     def tell(self, trial: optuna.Trial, fate: Fate, *, best: float | None = None, reason: str | None = None) -> None:
         """Gives a trial its fate, in the record and in Optuna's own words.
@@ -165,8 +187,3 @@ class Gate:
         """Ends a draw that is no configuration to run, and so no trial in any table."""
         TrialAttributes(void=reason).write(trial)
         self._study.tell(trial, state=state)
-
-
-def _key(config: TrialConfig) -> bytes:
-    """Stands for a configuration among those that were admitted, in a hundredth of its memory."""
-    return hashlib.blake2b(repr(sorted(flatten(config).items())).encode(), digest_size=16).digest()

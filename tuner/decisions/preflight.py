@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from captune.cluster.object_storage.addresses import is_url
 from captune.model.config import TrialConfig
 from captune.model.size import Budget, Size, refusal, show_bytes
+from captune.tuner.decisions.notes import notes
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.dimensions import Space
 from captune.tuner.space.feasibility import FeasibleSpace
@@ -29,9 +30,10 @@ class Preflight:
 
     share: of drawn configurations that fit. sizes: of all drawn, rising. least: the smallest configuration that the
     space reaches. fixed: bytes of the parts that no dimension changes. never: options of choices that fit in nothing.
-    first: the configurations that would run first, with what is refused between them left out. checkpoint: bytes of the
-    largest checkpoint seen among what fits, with the best network that a running trial keeps beside it. network: of the
-    largest such network. keep: of how many trials one is kept.
+    notes: what of the space is of no use, a line each. first: the configurations that would run first, with what is
+    refused between them left out. checkpoint: bytes of the largest checkpoint seen among what fits, with the best
+    network that a running trial keeps beside it. network: of the largest such network. keep: of how many trials one is
+    kept.
     """
 
     budget: Budget
@@ -41,6 +43,7 @@ class Preflight:
     least: Size
     fixed: dict[str, int]
     never: dict[str, list[Any]]
+    notes: tuple[str, ...]
     first: tuple[tuple[TrialConfig, Size], ...]
     preset_refusal: str | None
     checkpoint: int
@@ -56,10 +59,12 @@ def inspect(config: SearchConfig, feasible: FeasibleSpace) -> Preflight:
     """
     first = tuple(_first(config, feasible))
     random = Random(config.seed)
-    drawn: list[Size] = []
+    draws: list[tuple[TrialConfig, TrialConfig]] = []  # as drawn, and on the data
     for _ in range(DRAWS):
         with suppress(ValidationError):  # values that are impossible together
-            drawn.append(feasible.size_of(feasible.bind(feasible.space.draw(random))))
+            draw = feasible.space.draw(random)
+            draws.append((draw, feasible.bind(draw)))
+    drawn = [feasible.size_of(bound) for _, bound in draws]
     least = feasible.smallest
     assert least is not None  # checked before
     smallest = feasible.size_of(least)
@@ -78,6 +83,7 @@ def inspect(config: SearchConfig, feasible: FeasibleSpace) -> Preflight:
             if all(size.parts.get(part) == count for size in everywhere)
         },
         never=feasible.never(),
+        notes=tuple(notes(config, feasible, draws)),
         first=first,
         preset_refusal=refusal(feasible.size_of(feasible.bind(feasible.space.base)), feasible.budget),
         checkpoint=network + max(map(_checkpoint_bytes, fitting)),
@@ -125,6 +131,7 @@ def lines(preflight: Preflight, space: Space, run: str) -> list[str]:
         f"fixed      {fixed}",
     ]
     report += [f"never fits {name}: {', '.join(map(str, options))}" for name, options in preflight.never.items()]
+    report += [f"note       {note}" for note in preflight.notes]
     if preflight.preset_refusal is not None:
         report.append(f"preset     is refused: {preflight.preset_refusal}")
     room = "" if is_url(run) else f"; {show_bytes(shutil.disk_usage(_existing(Path(run))).free)} free"

@@ -249,6 +249,8 @@ class _Search:
         adapter.close(reason, resumable=interrupted or fault is not None)
         if fault is not None:
             raise fault
+        if director.gate.used_up:
+            self.say("the space is used up: every network in it that fits was tried; widen it for more trials")
 
     @property
     def _taken_over(self) -> bool:

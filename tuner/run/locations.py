@@ -15,6 +15,7 @@ from captune.cluster.object_storage.data_cache import local_copy, upload_data
 from captune.cluster.object_storage.mirror import Mirror, fetch_run
 from captune.cluster.object_storage.remote_folder import RemoteFolder
 from captune.data_prep.store import PreparedData
+from captune.errors import shell_word
 from captune.model.size import parse_bytes
 from captune.results.run_folder import RunError, RunFolder
 
@@ -127,7 +128,9 @@ def searching(location: str, *, new: bool = False) -> Iterator[tuple[RunFolder, 
         if not new:
             fetch_run(location, twin)
         elif RemoteFolder(location).exists():
-            raise RunError(f"{location} holds something; give another --run, or go on with `captune resume {location}`")
+            raise RunError(
+                f"{location} holds something; give another --run, or go on with `captune resume {shell_word(location)}`"
+            )
         mirror = Mirror(twin, location)
     except BaseException:
         shutil.rmtree(twin.parent)

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from captune.data_prep.store import PreparedData
+from captune.errors import shell_word
 from captune.model.config import complaint
 from captune.model.size import Contents
 from captune.results.documents import Document
@@ -62,11 +63,11 @@ def check(config: SearchConfig, data: PreparedData) -> FeasibleSpace:
         raise ConfigError(f"{data.path} has no validation rows to score trials on; prepare it with --split 80/10/10")
     if find_spec(config.backend) is None:
         raise ConfigError(f"backend {config.backend} is not installed; pip install 'captune[{config.backend}]'")
-    space = config.build_space()
     try:
+        space = config.build_space()
         bind(space.base, data.manifest)
     except SpaceError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(": ".join((*error.location, str(error)))) from None
     except ValidationError as error:  # the preset on this data, such as pictures too small for its stages
         raise ConfigError(f"{data.path} does not suit preset {config.preset}: {complaint(error)}") from None
     feasible = FeasibleSpace(space, partial(bind, manifest=data.manifest), config.limit, contents_of(data))
@@ -100,7 +101,7 @@ def create(
         RunError: the folder already holds something.
     """
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-        raise RunError(f"{run} exists; give another --run, or go on with `captune resume {run}`")
+        raise RunError(f"{run} exists; give another --run, or go on with `captune resume {shell_word(run)}`")
     run.path.mkdir(parents=True, exist_ok=True)
     RunSettings(
         search=config,

@@ -9,13 +9,16 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from captune.errors import among
 from captune.model.config import Modality, ModelConfig, Settings, TrialConfig
 from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, Measure
 from captune.tuner.space.declarations import Declaration, Group, declared
 from captune.tuner.space.dimensions import Space, SpaceError, parse_dimension
+from captune.tuner.space.meaning import as_declared
+from captune.tuner.space.meaning import check as check_meaning
 from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Objectives, shortened
 from captune.tuner.space.yaml_file import ConfigError, YamlFile
 
@@ -23,7 +26,18 @@ PresetName = Literal["paper", "captions", "compact", "full"]
 assert set(get_args(PresetName)) == set(PRESETS)
 
 
-class HalvingConfig(Settings):
+class _WithoutTruths(Settings):
+    """No setting of a search is true or false, and neither counts as 1 or 0."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"true and false are no values of it, got {value}")
+        return value
+
+
+class HalvingConfig(_WithoutTruths):
     """Asynchronous successive halving (Li et al., 2020, arXiv 1810.05934): when it looks and how many go on."""
 
     grace: Annotated[int, Group("Halving")] = Field(1, ge=1, le=1000, description="epochs that every trial is given")
@@ -32,7 +46,7 @@ class HalvingConfig(Settings):
     )
 
 
-class SearchConfig(Settings):
+class SearchConfig(_WithoutTruths):
     """What one search is asked to do. Values are bytes, seconds, plain numbers; texts as people write them are read."""
 
     preset: Annotated[PresetName, Group("Search")] = Field(
@@ -192,9 +206,10 @@ def read_search(
     if storage is not None:  # for every trial, so no longer drawn
         values["fixed"] = {**values["fixed"], "storage": storage}
         values["space"] = {name: value for name, value in values["space"].items() if name != "storage"}
-    config = SearchConfig.model_validate(values)
     try:
-        config.build_space()
+        values["fixed"], values["space"] = as_declared(values["fixed"], values["space"])
+        config = SearchConfig.model_validate(values)
+        check_meaning(config.build_space(), config.fixed, overridden=() if storage is None else ("storage",))
     except SpaceError as error:
         if error.location and error.location[0] in overrides:
             raise SettingError(": ".join(error.location), str(error)) from None
@@ -218,6 +233,7 @@ def read_trial_config(path: Path) -> TrialConfig:
     except ConfigError as error:
         raise file.error(str(error), "preset") from None
     try:
+        changes, _ = as_declared(changes, {})
         return _build_space(preset, changes, {}, PRESETS[preset].model.modality).base
     except SpaceError as error:
         # The names stand at the top of this file, not under `fixed`.
@@ -253,7 +269,7 @@ def _first(error: ValidationError) -> tuple[tuple[str, ...], str]:
     location = tuple(str(step) for step in detail["loc"])
     if detail["type"] == "extra_forbidden":
         names = HalvingConfig.model_fields if location[0] == "halving" else SearchConfig.model_fields
-        return location, f"unknown key; there are: {', '.join(names)}"
+        return location, f"unknown key; {among(location[-1], names)}"
     message = detail["msg"].removeprefix("Value error, ")
     value = shortened(detail["input"])
     return location, message if value in message else f"{message}, got {value}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
+from numbers import Integral, Real
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -10,7 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from captune.tuner.space.units import Unit
+from captune.model.config import ModelConfig, TrainConfig
+from captune.tuner.space.units import Unit, shortened
 
 _KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text", dict: "names with values"}
 
@@ -56,6 +60,23 @@ class Declaration:
         """Its name on the command line."""
         return "--" + self.name.replace(".", "-").replace("_", "-")
 
+    def read(self, value: Any) -> Any:
+        """A value as its kind has it: 1e3, 8.0 and "8" are whole numbers where these belong, true is none of them.
+
+        Raises:
+            ValueError: it is of another kind. Its range and its choices are not looked at.
+        """
+        if self.kind == _KINDS[bool] and not isinstance(value, bool):
+            raise ValueError(f"true or false is meant, got {shortened(value)}")
+        if self.kind not in (_KINDS[int], _KINDS[float]):
+            return value
+        number = _number(value)
+        if number is None:
+            raise ValueError(f"a {self.kind} is meant, and a finite one, got {shortened(value)}")
+        if self.kind == _KINDS[int] and number != int(number):
+            raise ValueError(f"a whole number is meant, got {shortened(value)}")
+        return int(number) if self.kind == _KINDS[int] else number
+
     def show(self, value: Any) -> str:
         """A value as people write it."""
         if value is None:
@@ -76,6 +97,24 @@ def declared(model: type[BaseModel], prefix: str = "") -> dict[str, Declaration]
         else:
             settings[f"{prefix}{name}"] = _declaration(f"{prefix}{name}", field)
     return settings
+
+
+@cache
+def configuration_settings() -> dict[str, Declaration]:
+    """What describes a network and its training, by the dotted names of `fixed` and `space`."""
+    return {**declared(ModelConfig), **declared(TrainConfig, "train.")}
+
+
+def _number(value: Any) -> int | float | None:
+    """A number, quoted or not, of any type of number; None for anything else, infinity, and more than 64 bits."""
+    for kind in (int, float) if isinstance(value, str) else ():
+        with suppress(ValueError):
+            value = kind(value)
+            break
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    plain = int(value) if isinstance(value, Integral) else float(value)
+    return plain if -(2**63) <= plain < 2**63 else None
 
 
 def _declaration(name: str, field: FieldInfo) -> Declaration:

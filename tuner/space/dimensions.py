@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
+from captune.errors import among
 from captune.model.config import (
     Flat,
     ImageConfig,
@@ -24,6 +25,7 @@ from captune.model.config import (
     restrict,
     unflatten,
 )
+from captune.tuner.space.units import shortened
 
 if TYPE_CHECKING:
     import optuna
@@ -59,10 +61,15 @@ class Choice:
 
     def __post_init__(self) -> None:
         if not self.options or len(set(map(repr, self.options))) != len(self.options):
-            raise ValueError(f"choices must be one or more, none twice, got {list(self.options)}")
+            raise ValueError(f"choices must be one or more, none twice, got {shortened(list(self.options))}")
         for option in self.options:
             if not isinstance(option, str | int | float | bool):
-                raise ValueError(f"a choice must be a text, a number or true/false, got {option!r}")
+                raise ValueError(f"a choice must be a text, a number or true/false, got {shortened(option)}")
+
+    @property
+    def countable(self) -> bool:
+        """Whether its values can be gone through."""
+        return True
 
     def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
         """Draws a value."""
@@ -96,7 +103,9 @@ class Number:
     def __post_init__(self) -> None:
         for bound in (self.low, self.high):
             if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
-                raise ValueError(f"low and high must be finite numbers, got {self.low!r} and {self.high!r}")
+                raise ValueError(
+                    f"low and high must be finite numbers, got {shortened(self.low)} and {shortened(self.high)}"
+                )
         if not self.low <= self.high:
             raise ValueError(f"low must not be above high, got low {self.low} and high {self.high}")
         if self.log and self.low <= 0:
@@ -105,6 +114,11 @@ class Number:
             raise ValueError(f"step must be above 0 and cannot go with log, got step {self.step}")
         if self.step is not None and not self.holds(self.high):
             raise ValueError(f"step must lead from low to high, got {self.low} to {self.high} by {self.step}")
+
+    @property
+    def countable(self) -> bool:
+        """Whether its values can be gone through."""
+        return self.whole or self.step is not None or self.low == self.high
 
     @property
     def whole(self) -> bool:
@@ -163,17 +177,17 @@ def parse_dimension(name: str, value: Any) -> Dimension:
         value = {"choices": value}
     if not isinstance(value, dict):
         raise SpaceError(
-            f"expected a list of choices or {{low, high}}, got {value!r}; a value to keep belongs under fixed",
+            f"expected a list of choices or {{low, high}}, got {shortened(value)}; a value to keep belongs under fixed",
             "space",
             name,
         )
     keys = {"choices", "when"} if "choices" in value else {"low", "high", "log", "step", "when"}
     for key in value:
         if key not in keys:
-            raise SpaceError(f"unknown key; there are: {', '.join(sorted(keys))}", "space", name, str(key))
+            raise SpaceError(f"unknown key; {among(str(key), sorted(keys))}", "space", name, str(key))
     when = value.get("when") or {}
     if not isinstance(when, dict):
-        raise SpaceError(f"expected name: value, got {when!r}", "space", name, "when")
+        raise SpaceError(f"expected name: value, got {shortened(when)}", "space", name, "when")
     conditions = tuple(
         Condition(other, tuple(accepted) if isinstance(accepted, list) else (accepted,))
         for other, accepted in when.items()
@@ -181,16 +195,16 @@ def parse_dimension(name: str, value: Any) -> Dimension:
     try:
         if "choices" in value:
             if not isinstance(value["choices"], list):
-                raise ValueError(f"choices must be a list, got {value['choices']!r}")
+                raise ValueError(f"choices must be a list, got {shortened(value['choices'])}")
             return Choice(tuple(map(_number, value["choices"])), conditions)
         for bound in ("low", "high"):
             if bound not in value:
-                raise ValueError(f"a range needs low and high, got {value!r}")
+                raise ValueError(f"a range needs low and high, got {shortened(value)}")
         step = value.get("step")
         if not isinstance(value.get("log", False), bool):
-            raise ValueError(f"log must be true or false, got {value['log']!r}")
+            raise ValueError(f"log must be true or false, got {shortened(value['log'])}")
         return Number(_number(value["low"]), _number(value["high"]), value.get("log", False), _number(step), conditions)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise SpaceError(str(error), "space", name) from None
 
 
@@ -219,7 +233,7 @@ class Space:
         for group, names in (("fixed", fixed), ("space", dimensions)):
             for name in names:
                 if name not in settings:
-                    raise SpaceError(f"unknown name; there are: {', '.join(settings)}", group, name)
+                    raise SpaceError(f"unknown name; {among(name, settings)}", group, name)
                 if name in OF_THE_DATA:
                     raise SpaceError("it comes from the prepared data; leave it out", group, name)
         try:
@@ -299,13 +313,14 @@ class Space:
         for name, dimension in self.dimensions.items():
             for condition in dimension.when:
                 if condition.name not in values:
-                    raise SpaceError(f"unknown name {condition.name}", "space", name, "when")
+                    reason = f"unknown name {condition.name}; {among(str(condition.name), values)}"
+                    raise SpaceError(reason, "space", name, "when")
                 if condition.name in self.dimensions and condition.name not in seen:
                     raise SpaceError(f"{condition.name} must stand before {name}", "space", name, "when")
             seen.add(name)
             ends = dimension.options if isinstance(dimension, Choice) else (dimension.low, dimension.high)
             for value in ends:
-                _check_value(self.base, name, value)
+                check_value(self.base, name, value, "space", name)
 
 
 def bind(config: TrialConfig, manifest: Manifest) -> TrialConfig:
@@ -348,14 +363,14 @@ def _number(value: Any) -> Any:
 
 def _replaced(base: TrialConfig, changes: Mapping[str, Any], group: str) -> TrialConfig:
     for name, value in changes.items():
-        _check_value(base, name, value, group)
+        check_value(base, name, value, group, name)
     try:
         return replace(base, changes)
     except ValidationError as error:
         raise SpaceError(complaint(error), group) from None
 
 
-def _check_value(base: TrialConfig, name: str, value: Any, group: str = "space") -> None:
+def check_value(base: TrialConfig, name: str, value: Any, *location: str) -> None:
     """Refuses a value that its own field refuses; what is impossible only together shows when it is drawn."""
     try:
         replace(base, {name: value})
@@ -364,4 +379,4 @@ def _check_value(base: TrialConfig, name: str, value: Any, group: str = "space")
         for detail in error.errors():
             if tuple(str(step) for step in detail["loc"])[-len(path) :] == path:
                 message = detail["msg"].removeprefix("Value error, ")
-                raise SpaceError(f"{message}, got {value!r}", group, name) from None
+                raise SpaceError(f"{message}, got {shortened(value)}", *location) from None

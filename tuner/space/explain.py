@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 
-from captune.model.config import ModelConfig, TrainConfig, flatten
+from captune.errors import among
+from captune.model.config import flatten
 from captune.model.presets import PRESETS
 from captune.tuner.space.config import SearchConfig, search_settings
-from captune.tuner.space.declarations import Declaration, declared
+from captune.tuner.space.declarations import Declaration, configuration_settings, declared
 from captune.tuner.space.dimensions import OF_THE_DATA
 from captune.tuner.space.yaml_file import ConfigError
 
@@ -31,9 +31,7 @@ def explanation(name: str) -> str:
     search, configuration = search_settings(), configuration_settings()
     setting = configuration.get(name) or search.get(name)
     if setting is None:
-        close = get_close_matches(name, [*configuration, *search], n=3, cutoff=0.5)
-        near = f"closest: {', '.join(close)}; " if close else ""
-        raise ConfigError(f"no setting {name!r}; {near}`captune explain` lists all")
+        raise ConfigError(f"no setting {name!r}; {among(name, [*configuration, *search])}; `captune explain` lists all")
     rows = [("values", values_of(setting)), ("default", setting.default)]
     if name in configuration:
         rows += [("presets", _presets(setting)), ("set by", _place(name))]
@@ -69,11 +67,6 @@ def with_reference(text: str) -> str:
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     return f"{before}{_BEGIN}\n\n{reference()}\n\n{_END}{after}"
-
-
-def configuration_settings() -> dict[str, Declaration]:
-    """What describes a network and its training, by the dotted names of `fixed` and `space`."""
-    return {**declared(ModelConfig), **declared(TrainConfig, "train.")}
 
 
 def values_of(setting: Declaration) -> str:

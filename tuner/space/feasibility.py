@@ -59,6 +59,18 @@ class FeasibleSpace:
         sized = ((self._count(config), place, config) for place, config in enumerate(self._configs(ways)))
         return min(sized, default=(0, 0, None))[-1]
 
+    def fitting(self) -> Iterator[tuple[Flat, TrialConfig]] | None:
+        """All that fits, as values of the dimensions and bound; None where it cannot be gone through."""
+        dimensions = self.space.dimensions
+        if not all(dimension.countable for dimension in dimensions.values()):
+            return None
+        options = {name: list(islice(dimension.values(), MOST + 1)) for name, dimension in dimensions.items()}
+        ways = list(islice(self.space.combinations(options), MOST + 1))
+        if len(ways) > MOST:
+            return None
+        bound = ((way, config) for way in ways for config in self._configs([way]))
+        return ((way, config) for way, config in bound if self._count(config) <= self.budget.limit)
+
     def never(self) -> dict[str, list[Any]]:
         """Options of choices, by name, with which no configuration fits."""
         choices = {name: d.options for name, d in self.space.dimensions.items() if isinstance(d, Choice)}

@@ -77,7 +77,10 @@ def show_duration(seconds: float) -> str:
 
 def shortened(value: object) -> str:
     """A value in a message: in full where it is of a readable length."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        return f"a {type(value).__name__} of very many digits"
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
@@ -95,7 +98,7 @@ def _gpus(value: Any) -> float | Literal["auto"]:
         return "auto"
     try:
         count = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         count = math.nan
     if not 0 <= count < math.inf:
         raise ValueError(f"GPUs are a number from 0, as 0.5 or 1, or auto, got {shortened(value)}")

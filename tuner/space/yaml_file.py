@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captune.errors import UsageError
+from captune.errors import UsageError, one_line
 
 if TYPE_CHECKING:
+    from ruamel.yaml.events import Event
     from ruamel.yaml.nodes import Node
 
+MOST_BYTES = 2**20
 MOST_VALUES = 10_000  # an alias counts as all that it stands for
 DEEPEST = 20
+_LARGEST = 2**63
 _YAML = "tag:yaml.org,2002:"
 _MERGE = f"{_YAML}merge"
-_PLAIN = {f"{_YAML}{name}" for name in ("null", "bool", "int", "float", "str", "timestamp", "seq", "map")}
+_VALUES = {f"{_YAML}{kind}" for kind in ("null", "bool", "int", "float", "str")}
 _OLD_TRUTHS = {"yes", "no", "on", "off"}
 
 Keys = tuple[str, ...]
@@ -32,8 +36,8 @@ class YamlFile:
         name: what messages call it.
 
     Raises:
-        ConfigError: no YAML, a key that stands twice or is no name, a tag of a programming language, or so many aliases
-            or levels that nobody can have meant it.
+        ConfigError: no YAML, a key that stands twice or is no name, a tag, a number of more than 64 bits, or so many
+            aliases or levels that nobody can have meant it.
     """
 
     def __init__(self, text: str, name: str) -> None:
@@ -46,10 +50,15 @@ class YamlFile:
     def open(cls, path: Path) -> YamlFile:
         """The file at `path`. Raises ConfigError where it cannot be read, too."""
         try:
-            return cls(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
+            with path.open("rb") as file:
+                content = file.read(MOST_BYTES + 1)
+            text = content.decode()
+        except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise ConfigError(f"cannot read {path}: {reason}") from None
+        if len(content) > MOST_BYTES:
+            raise ConfigError(f"{path} is larger than {MOST_BYTES // 2**20} MiB, as no settings are")
+        return cls(text, str(path))
 
     def error(self, message: str, *location: str) -> ConfigError:
         """An error at a key, or at the nearest key around it that stands in the file."""
@@ -57,7 +66,7 @@ class YamlFile:
         while nearest and nearest not in self._lines:
             nearest = nearest[:-1]
         line = f" line {self._lines[nearest]}" if nearest else ""
-        return ConfigError(": ".join((f"{self.name}{line}", *location, message)))
+        return ConfigError(": ".join((f"{self.name}{line}", *(one_line(key, 80) for key in location), message)))
 
     def _read(self, text: str) -> dict[str, Any]:
         from ruamel.yaml import YAML
@@ -65,22 +74,50 @@ class YamlFile:
 
         self._yaml = YAML(typ="safe", pure=True)
         try:
+            self._check_events(self._yaml.parse(text))
             root = self._yaml.compose(text)
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             raise self._not_yaml(error.problem or error.context, mark.line + 1 if mark else None) from None
+        except ConfigError:
+            raise
         except (YAMLError, ValueError) as error:
             raise self._not_yaml(str(error)) from None
-        except RecursionError:
-            raise ConfigError(
-                f"{self.name}: more than {DEEPEST} levels stand inside each other; write it flat"
-            ) from None
         if root is None:
             return {}
         content = self._value(root, ())
         if content is not None and not isinstance(content, dict):
             raise ConfigError(f"{self.name} line 1: expected keys with values, got {type(content).__name__}")
         return content or {}
+
+    def _check_events(self, events: Iterable[Event]) -> None:
+        """Refuses, before anything is built of it, what has too many levels or values, tags, or is another YAML."""
+        from ruamel.yaml.events import (
+            CollectionEndEvent,
+            CollectionStartEvent,
+            DocumentStartEvent,
+            NodeEvent,
+            ScalarEvent,
+        )
+
+        depth = count = 0
+        anchors: set[str] = set()
+        for event in events:
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            count += isinstance(event, NodeEvent)
+            if depth > DEEPEST:
+                raise self._at(event, f"more than {DEEPEST} levels stand inside each other; write it flat")
+            if count > MOST_VALUES:
+                raise self._at(event, f"more than {MOST_VALUES} values")
+            if isinstance(event, CollectionStartEvent | ScalarEvent):
+                if event.tag is not None:
+                    tag = one_line(str(event.tag).removeprefix(_YAML), 80)
+                    raise self._at(event, f"tag {tag} is not for settings; write the value alone")
+                if event.anchor in anchors:
+                    raise self._at(event, f"anchor &{one_line(event.anchor, 80)} stands here a second time")
+                anchors |= {event.anchor} - {None}
+            if isinstance(event, DocumentStartEvent) and event.version not in (None, (1, 2)):
+                raise self._at(event, "settings are YAML 1.2; leave the %YAML line out")
 
     def _value(self, node: Node, path: Keys, depth: int = 0) -> Any:
         from ruamel.yaml.nodes import MappingNode, SequenceNode
@@ -92,8 +129,6 @@ class YamlFile:
             raise self._at(
                 node, f"more than {DEEPEST} levels stand inside each other, or an alias inside its own anchor"
             )
-        if node.tag not in _PLAIN:
-            raise self._at(node, f"tag {str(node.tag).removeprefix(_YAML)} is not for settings; write the value alone")
         if isinstance(node, SequenceNode):
             return [self._value(item, path, depth + 1) for item in node.value]
         if not isinstance(node, MappingNode):
@@ -108,28 +143,30 @@ class YamlFile:
                     inherited = self._value(merged, path, depth + 1) | inherited
                 continue
             if key.tag != f"{_YAML}str":
-                raise self._at(
-                    key, f"a key must be a name, got {key.value if isinstance(key.value, str) else 'a list'}"
-                )
+                got = one_line(key.value, 80) if isinstance(key.value, str) else "a list or keys with values"
+                raise self._at(key, f"a key must be a name, got {got}")
             here = (*path, key.value)
             if key.value in content:  # YAML lets the last one win without a word
-                raise self._at(key, f"key {'.'.join(here)} stands here a second time; keep one")
+                raise self._at(key, f"key {one_line('.'.join(here), 80)} stands here a second time; keep one")
             self._lines[here] = key.start_mark.line + 1
             content[key.value] = self._value(value, here, depth + 1)
         return inherited | content
 
     def _scalar(self, node: Node) -> Any:
-        if node.tag == f"{_YAML}timestamp":  # a word like any other
+        if node.tag not in _VALUES:  # 2001-01-01, = and << are words like any other
             return str(node.value)
         if getattr(node, "style", None) is None and str(node.value).lower() in _OLD_TRUTHS:
             raise self._at(node, f"write true or false, or quote the word, got {node.value}")
         try:
-            return self._yaml.constructor.construct_object(node)
+            value = self._yaml.constructor.construct_object(node)
         except ValueError as error:
             raise self._at(node, f"not YAML: {str(error).partition(';')[0]}") from None
+        if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+            raise self._at(node, f"a number of more than 64 bits: {one_line(node.value, 60)}")
+        return value
 
-    def _at(self, node: Node, message: str) -> ConfigError:
-        return ConfigError(f"{self.name} line {node.start_mark.line + 1}: {message}")
+    def _at(self, place: Node | Event, message: str) -> ConfigError:
+        return ConfigError(f"{self.name} line {place.start_mark.line + 1}: {message}")
 
     def _not_yaml(self, problem: str, line: int | None = None) -> ConfigError:
         where = self.name if line is None else f"{self.name} line {line}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from captune.data_prep.store import PreparedData
+from captune.errors import shell_word
 from captune.files import written_aside
 from captune.model import metrics
 from captune.model.bundle import Bundle
@@ -52,7 +53,7 @@ def export(
         ProofError: over the budget, or the file gives other probabilities than the weights that were written.
     """
     if not run.proof.is_file():
-        raise RunError(f"{run} has no proved winner; run `captune refit {run}` first")
+        raise RunError(f"{run} has no proved winner; run `captune refit {shell_word(run)}` first")
     Proof.read(run.proof)
     if target.exists():
         raise RunError(f"{target} exists; name a path that does not")

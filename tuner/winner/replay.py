@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from captune.data_prep.store import PreparedData
+from captune.errors import shell_word
 from captune.model.config import unflatten
 from captune.results.records import Record, load_records
 from captune.results.run_folder import RunError, RunFolder
@@ -80,7 +81,7 @@ def replay(location: str, number: int, force: bool, *, say: Callable[[str], None
 def _record(run: RunFolder, number: int) -> Record:
     record = next((r for r in load_records(run) if r.number == number), None)
     if record is None:
-        raise RunError(f"the run has no trial {number}; `captune trials {run}` lists them")
+        raise RunError(f"the run has no trial {number}; `captune trials {shell_word(run)}` lists them")
     if record.seed is None or not record.curve:
         raise RunError(f"trial {number} ({record.fate}) trained no epoch that could be trained again; choose another")
     return record

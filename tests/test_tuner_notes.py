@@ -1,0 +1,77 @@
+"""What of a space is of no use is told before anything starts, and nothing else is."""
+
+from functools import partial
+from random import Random
+from typing import Any
+
+import pytest
+from test_tuner_dimensions import manifest
+
+from captune.model.size import Budget, Contents
+from captune.tuner.decisions.notes import notes
+from captune.tuner.space.config import read_search
+from captune.tuner.space.dimensions import bind
+from captune.tuner.space.feasibility import FeasibleSpace
+
+
+def told(
+    space: dict[str, Any] | None = None, *, preset: str = "compact", limit: int = 10**12, **changes: Any
+) -> list[str]:
+    overrides = {"trials": 1, **({} if space is None else {"space": space}), **changes}
+    config = read_search(None, preset=preset, default_preset=preset, overrides=overrides)
+    feasible = FeasibleSpace(
+        config.build_space(), partial(bind, manifest=manifest(side=48)), Budget(limit), Contents.typical(3)
+    )
+    random = Random(0)
+    draws = [feasible.space.draw(random) for _ in range(60)]
+    return list(notes(config, feasible, [(draw, feasible.bind(draw)) for draw in draws]))
+
+
+@pytest.mark.parametrize("preset", ["captions", "compact", "paper"])
+def test_shipped_space_gives_no_occasion(preset: str) -> None:
+    assert told(preset=preset, trials=50) == []
+
+
+@pytest.mark.parametrize(
+    ("space", "fixed", "preset", "words"),
+    [
+        ({"text.units": [8, 16]}, {"text.units": 16}, "compact", ("text.units", "fixed and searched", "16")),
+        ({"text.kernel": [1, 2]}, {"text.encoder": "gru"}, "compact", ("text.kernel", "changes nothing")),
+        ({"text.units": [8, 16]}, {"text.encoder": "average"}, "compact", ("text.units", "changes nothing")),
+        ({"train.gamma": {"low": 1.0, "high": 5.0}}, {}, "compact", ("train.gamma", "changes nothing", "focal")),
+        ({"train.weight_decay": [0.0, 0.1]}, {}, "compact", ("train.weight_decay", "changes nothing", "adamw")),
+        ({"train.optimizer": ["adam", "adamw"]}, {}, "compact", ("train.optimizer", "changes nothing")),
+        ({"image.scaling": ["unit", "backbone"]}, {}, "compact", ("image.scaling", "changes nothing")),
+        ({"fusion": ["gated", "concatenation"]}, {}, "captions", ("fusion", "changes nothing")),
+        ({"train.augment.zoom": [0.0, 0.5]}, {}, "captions", ("train.augment.zoom", "changes nothing")),
+        ({"image.blocks": [1, 2]}, {}, "paper", ("image.blocks", "changes nothing", "compact")),
+        (
+            {"text.encoder": ["convolution", "average"], "text.kernel": [1, 2]}, {}, "compact",
+            ("text.kernel", "% of its draws", "`when`"),
+        ),
+        ({"text.vocabulary_size": [400, 5000, 9000]}, {}, "compact", ("text.vocabulary_size is 500", "5000, 9000")),
+        ({"image.max_side": [0, 32, 48, 64]}, {}, "compact", ("image.max_side is 0", "0, 48, 64")),
+    ],
+)  # fmt: skip
+def test_what_is_of_no_use_is_told(space: Any, fixed: Any, preset: str, words: tuple[str, ...]) -> None:
+    (note,) = told(space, fixed=fixed, preset=preset)
+    assert all(word in note for word in words), note
+
+
+def test_condition_under_which_it_has_an_effect_is_no_occasion() -> None:
+    space = {
+        "text.encoder": ["convolution", "average"],
+        "text.kernel": {"choices": [1, 2], "when": {"text.encoder": "convolution"}},
+        "train.optimizer": ["adam", "adamw"],
+        "train.weight_decay": {"choices": [0.1, 0.2], "when": {"train.optimizer": "adamw"}},
+    }
+    (note,) = told(space, fixed={"train.weight_decay": 0.1})
+    assert note.startswith("train.weight_decay is fixed and searched") and "wherever it is not drawn" in note
+
+
+@pytest.mark.parametrize(("trials", "fewer"), [(3, False), (4, True), (None, False)])
+def test_space_with_fewer_networks_than_trials_is_told(trials: int | None, fewer: bool) -> None:
+    """Of eight configurations two each are one network, and one network does not fit."""
+    space = {"text.embedding": [8, 16, 32, 1024], "train.gamma": [1.0, 2.0]}
+    few = [note for note in told(space, limit=5_000_000, trials=trials, time_limit="1h") if "trials can run" in note]
+    assert few == (["only 3 of 4 trials can run: the space holds no other network that fits"] if fewer else [])

@@ -1,0 +1,57 @@
+"""What of a space is of no use: allowed, and hardly meant. Told before anything starts."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from captune.model.config import TrialConfig, flatten
+from captune.tuner.space.config import SearchConfig
+from captune.tuner.space.declarations import configuration_settings
+from captune.tuner.space.effects import idle, key_of
+from captune.tuner.space.feasibility import FeasibleSpace
+
+LOOKED_AT = 500  # draws
+
+
+def notes(
+    config: SearchConfig, feasible: FeasibleSpace, draws: Sequence[tuple[TrialConfig, TrialConfig]]
+) -> Iterator[str]:
+    """One line each.
+
+    Args:
+        draws: configurations as they were drawn, and the same on the data.
+    """
+    for name, dimension in feasible.space.dimensions.items():
+        if name in config.fixed:
+            closed = ", and wherever it is not drawn" if dimension.when else ""
+            yield f"{name} is fixed and searched: {config.fixed[name]} is what trial 0 has{closed}"
+    draws = draws[:LOOKED_AT]
+    yield from _without_effect(feasible, draws)
+    drawn = {key_of(bound) for _, bound in draws if feasible.budget.holds(feasible.size_of(bound))}
+    if config.trials is not None and len(drawn) < config.trials and (fitting := feasible.fitting()) is not None:
+        networks = {key_of(bound) for _, bound in fitting}
+        if len(networks) < config.trials:
+            yield f"only {len(networks)} of {config.trials} trials can run: the space holds no other network that fits"
+
+
+def _without_effect(feasible: FeasibleSpace, draws: Sequence[tuple[TrialConfig, TrialConfig]]) -> Iterator[str]:
+    opened, useless = Counter[str](), Counter[str]()
+    drawn_as: dict[tuple[str, Any], set[Any]] = defaultdict(set)  # values, by what each is on the data
+    for drawn, bound in draws:
+        without, values = idle(bound), flatten(bound)
+        for name, value in feasible.space.parameters(drawn).items():
+            opened[name] += 1
+            useless[name] += name in without
+            drawn_as[name, values[name]].add(value)
+    for name, count in useless.items():
+        meaning = configuration_settings()[name].meaning
+        if count == opened[name]:
+            yield f"{name} is searched and changes nothing ({meaning})"
+        elif count:
+            yield f"{name} changes nothing in {count / opened[name]:.0%} of its draws ({meaning}); `when` spares them"
+    for (name, value), several in drawn_as.items():
+        if len(several) > 1:
+            some = ", ".join(map(str, sorted(several)[:5])) + (", ..." if len(several) > 5 else "")
+            yield f"{name} is {value} on this data, whichever of these is drawn: {some}"

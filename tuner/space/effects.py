@@ -1,0 +1,46 @@
+"""Which settings have an effect beside the others, and which configurations are therefore one."""
+
+from __future__ import annotations
+
+import hashlib
+
+from captune.model.backbones import BACKBONES
+from captune.model.config import AugmentConfig, TrialConfig, flatten
+
+_COMPACT_ONLY = {"image.width", "image.stages", "image.blocks"}
+_AUGMENTATION = {f"train.augment.{name}" for name in AugmentConfig.model_fields}
+_DECAY = {"train.optimizer", "train.weight_decay"}
+
+
+def idle(config: TrialConfig) -> set[str]:
+    """Dotted names of settings that may be anything beside the others, such as the kernel of an encoder without one."""
+    image, text, train = config.model.image, config.model.text, config.train
+    names: set[str] = set()
+    if image is None:
+        names |= _AUGMENTATION
+    else:
+        names |= set() if image.backbone == "compact" else _COMPACT_ONLY
+        if image.backbone == "compact" or BACKBONES[image.backbone].scaling == "included":
+            names.add("image.scaling")
+    if text is None:
+        names.add("train.group_by_length")
+    else:
+        names |= set() if text.encoder == "convolution" else {"text.kernel"}
+        names |= {"text.units"} if text.encoder == "average" else set()
+    if image is None or text is None:
+        names.add("fusion")
+    if train.loss == "binary_crossentropy":
+        names.add("train.gamma")
+    if train.optimizer == "adam":
+        names.add("train.weight_decay")
+    if train.weight_decay == 0:  # AdamW without it is Adam
+        names.add("train.optimizer")
+    return names
+
+
+def key_of(config: TrialConfig) -> bytes:
+    """Stands for a network and its training among those seen before, in a hundredth of its memory."""
+    names = idle(config)
+    names |= _DECAY if names & _DECAY else set()  # where one does nothing there is no decay at all
+    values = sorted((name, value) for name, value in flatten(config).items() if name not in names)
+    return hashlib.blake2b(repr(values).encode(), digest_size=16).digest()
