@@ -80,15 +80,6 @@ def test_node_that_joins_trains_though_its_worker_takes_longer_to_start_than_tri
     assert 8 < summary["busy_seconds"]["start"] < summary["wall_seconds"] * 2
 
 
-def test_worker_that_replaces_a_worn_one_comes_to_train(nodes: Nodes, data: PreparedData, tmp_path: Path) -> None:
-    nodes.add(cpus=2)
-    settings = {"worker_trials": 4, "halving": {"grace": 1000}}
-    search = Search(tmp_path, data, 12, seconds=0.03, start=2.0, settings=settings)
-    search.finish(search.start(nodes.address))
-    assert {record.fate for record in search.records} == {"complete"}
-    assert len(search.starts()) <= 12 / 4 + 1  # one more at most: at the end a free worker takes the trial of a new one
-
-
 def test_trial_on_a_node_that_is_recalled_goes_on_elsewhere_from_the_epoch_it_was_at(
     nodes: Nodes, data: PreparedData, tmp_path: Path
 ) -> None:
