@@ -124,10 +124,11 @@ def read_csv(
 ) -> Records:
     """Read a CSV with the columns ImageID, Labels and Caption, in any order, others ignored.
 
-    Labels are whole numbers with blanks between them. Labels may be missing or empty where need_labels is
-    False, Caption may be missing always. Each row is one example, however odd its quotes: a quote that is
-    never closed, or whose field would swallow a line that is itself a row, is kept as a character, and where
-    Caption is the last column, commas without quotes belong to it. Only a line feed ends a row.
+    Labels are whole numbers with blanks between them. Where need_labels is False they may be missing and are
+    not looked at, and rows may share an ImageID; Caption may be missing always. Each row is one example,
+    however odd its quotes: a quote that is never closed, or whose field would swallow a line that is itself a
+    row, is kept as a character, and where Caption is the last column, commas without quotes belong to it. Only
+    a line feed ends a row.
 
     Raises DataError with the line: at the first bad row where on_bad is "error"; in both modes where the file
     as a whole is unusable (missing, empty, not UTF-8, a column missing, no usable row).
@@ -150,19 +151,18 @@ def read_csv(
         reason = None
         if len(fields) != columns.count:
             reason = f"{len(fields)} fields where the header has {columns.count}"
-        elif not (reason := name_fault(image_id)) and image_id in line_of:
-            reason = f"ImageID {image_id!r} stands on line {line_of[image_id]} already"
-        elif reason is None and columns.labels is not None:
-            labels, reason = _labels(fields[columns.labels], need_labels, known_labels)
+        elif not (reason := name_fault(image_id)) and need_labels:
+            assert columns.labels is not None
+            labels, reason = _labels(fields[columns.labels], known_labels)
+            if image_id in line_of:
+                reason = f"ImageID {image_id!r} stands on line {line_of[image_id]} already"
         if reason:
             gathered.fault(line, image_id, reason)
             continue
         line_of[image_id] = line
         caption = fields[columns.caption] if columns.caption is not None else ""
         gathered.good(line, Example(image_id, labels, caption))
-    return gathered.records(
-        has_labels=columns.labels is not None, has_captions=columns.caption is not None, label_names={}
-    )
+    return gathered.records(has_labels=need_labels, has_captions=columns.caption is not None, label_names={})
 
 
 def _columns(path: Path, line: int, header: list[str], need_labels: bool) -> Columns:
@@ -201,10 +201,10 @@ def _read_text(path: Path) -> str:
     return text if "\n" in text else text.replace("\r", "\n")
 
 
-def _labels(value: str, need_labels: bool, known_labels: frozenset[int] | None) -> tuple[tuple[int, ...], str | None]:
+def _labels(value: str, known_labels: frozenset[int] | None) -> tuple[tuple[int, ...], str | None]:
     """The label set in value, and what is wrong with it or None."""
     words = value.split()
-    if not words and need_labels:
+    if not words:
         return (), "no label: give at least one"
     for word in words:
         if not LABEL.fullmatch(word):

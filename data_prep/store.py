@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -192,7 +192,9 @@ def prepare(
         "seed": str(seed),
         "labels": "all" if label_ids is None else " ".join(map(str, sorted(label_ids))),
         "per-caption": str(per_caption),
-        "captions": json.dumps(asdict(captions)) if records.has_captions else "none",
+        "captions": json.dumps(captions.effective(e.caption for e in records.examples))
+        if records.has_captions
+        else "none",
         "pictures": "none" if images is None else _pictures_digest(images, records.examples),
         "side": "none" if images is None else str(side),
     }

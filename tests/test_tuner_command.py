@@ -155,6 +155,21 @@ def test_prepare_again_with_other_settings_is_refused_and_with_the_same_is_free(
     refused(captune(*source, "--side", 24), "side")
 
 
+@pytest.mark.parametrize(("options", "tokens"), [((), [1, 1, 1]), (("--characters",), [3, 2, 4])])
+def test_captions_without_blanks_are_told_and_can_be_parted(
+    captune: Captune, tmp_path: Path, options: tuple[str, ...], tokens: list[int]
+) -> None:
+    captions = ["\u5927\u72d7\u8dd1", "\u5c0f\u732b", "\u5927\u72d7\u548c\u732b"]
+    rows = [f"{n}.jpg,{1 + n % 2},{captions[n % 3]}\n" for n in range(30)]
+    (tmp_path / "train.csv").write_text("ImageID,Labels,Caption\n" + "".join(rows))
+    ran = captune("prepare", tmp_path / "train.csv", "--out", tmp_path / "data", *options)
+    assert ran.code == 0, ran.err
+    assert ("30 of 30 captions" in ran.err and "--characters" in ran.err) != bool(options)
+    prepared = PreparedData.open(tmp_path / "data")
+    assert prepared.tokens is not None
+    assert (prepared.tokens != 0).sum(axis=1)[:3].tolist() == tokens
+
+
 def test_prepare_refuses_a_missing_picture_folder(captune: Captune, twelve: Path) -> None:
     refused(captune("prepare", twelve / "train.csv", twelve / "nowhere", "--out", twelve.parent / "data"), "nowhere")
 

@@ -10,7 +10,7 @@ from typing import Literal
 from captune.data_prep.store import PreparedData
 from captune.errors import ArgumentError
 from captune.tuner.api.caller import left_as_it_was
-from captune.tuner.api.progress import bar
+from captune.tuner.api.progress import bar, say
 from captune.tuner.run.locations import open_data, preparing
 
 
@@ -64,6 +64,7 @@ def prepare(
     seed: int = 0,
     stop_words: bool = True,
     stems: bool = True,
+    characters: bool = False,
     max_tokens: int = 64,
     vocabulary: int = 20_000,
     min_count: int = 1,
@@ -85,6 +86,8 @@ def prepare(
         split: percent train/validation/test, stratified over all labels.
         seed: of the split.
         stop_words: whether English stop words are dropped. stems: whether words are reduced to their Porter stems.
+        characters: whether each character of a script without blanks between words (Chinese, Japanese, Thai, Lao,
+            Khmer, Burmese, Tibetan) is a token; else what stands between two blanks is one.
         max_tokens: of a caption that are kept at most. vocabulary: words that are kept at most. min_count: times that a
             word must stand in the training captions.
         labels: of a CSV, that are allowed, e.g. "1-11,13-19"; others are errors.
@@ -101,7 +104,7 @@ def prepare(
         >>> captune.prepare("train.csv", out="halves", split="50/25/25")
         <captune data set halves: 27 train, 16 validation, 16 test; 6 labels>
     """
-    from captune.data_prep.captions import CaptionSettings
+    from captune.data_prep.captions import CaptionSettings, count_unparted
     from captune.data_prep.split import parse_shares
     from captune.data_prep.store import prepare as prepare_data
 
@@ -124,6 +127,7 @@ def prepare(
     settings = CaptionSettings(
         remove_stop_words=stop_words,
         stem=stems,
+        characters=characters,
         max_tokens=max_tokens,
         vocabulary_limit=vocabulary,
         min_count=min_count,
@@ -144,6 +148,11 @@ def prepare(
             categories=numbers("categories", categories),
             decode=decode,
             progress=show,
+        )
+    if not characters and (unparted := count_unparted(prepared.captions)):
+        say(
+            f"note: {unparted} of {len(prepared)} captions have text of a script without blanks between words: what "
+            "stands between two blanks is one token; --characters makes one of each character"
         )
     return DataSet(str(out), prepared)
 

@@ -36,6 +36,9 @@ def prepare(
     seed: Annotated[int, typer.Option(help="of the split")] = 0,
     stop_words: Annotated[bool, typer.Option("--stop-words/--no-stop-words", help="drop English stop words")] = True,
     stems: Annotated[bool, typer.Option("--stems/--no-stems", help="reduce words to Porter stems")] = True,
+    characters: Annotated[
+        bool, typer.Option("--characters", help="make tokens of characters in scripts without blanks, e.g. Chinese")
+    ] = False,
     max_tokens: Annotated[int, typer.Option(help="tokens of a caption that are kept at most")] = 64,
     vocabulary: Annotated[int, typer.Option(help="words kept at most")] = 20_000,
     min_count: Annotated[int, typer.Option(help="times that a word must stand in the training captions")] = 1,
@@ -63,6 +66,7 @@ def prepare(
             seed=seed,
             stop_words=stop_words,
             stems=stems,
+            characters=characters,
             max_tokens=max_tokens,
             vocabulary=vocabulary,
             min_count=min_count,
