@@ -212,6 +212,15 @@ def test_prediction_looks_at_no_labels_and_an_image_may_stand_in_several_rows(
     assert rows == submit(captions_bundle, bare, tmp_path / "bare-out.csv")
 
 
+def test_rows_that_are_no_csv_and_were_mended_are_told_with_their_lines(
+    captions_bundle: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = table(tmp_path / "rows.csv", ["ImageID,Caption", "a.jpg,a box", 'b.jpg,"red" box, here', "c.jpg,a box"])
+    assert len(submit(captions_bundle, source, tmp_path / "out.csv")) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "rows.csv" in line and "lines 3" in line
+
+
 def test_evaluate_agrees_with_a_plain_computation(captions_bundle: Any, drawn: Path) -> None:
     from captune.tuner.api.classifier import Classifier
     from captune.tuner.winner.predict import probabilities

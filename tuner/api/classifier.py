@@ -141,6 +141,8 @@ class Classifier:
         folder = None if images is None else Path(images)
         rows = read_rows(self.bundle, Path(csv), folder, need_labels=need_labels, on_bad=on_bad)
         rows, answers = predict.probabilities_of_rows(self.bundle, rows)
+        for note in rows.records.notes:
+            say(f"note: {csv}: {note}")
         if bad := rows.records.bad:
             for row in bad:
                 say(f"{csv}, line {row.line} is left out: {row.reason}")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Location
 from captune.tuner.command.console import fail
 
@@ -80,5 +81,10 @@ def prepare(
     rows = data.prepared.manifest.rows_read
     counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
     print(f"{out}: {rows - data.skipped} of {rows} rows: {counts}")
+    captions = f"{data.captioned} rows, {len(data.prepared) - data.captioned} have none"
+    captions = captions if data.prepared.has_captions else "none"
+    print(f"labels: {len(data.labels)} on {len(data.prepared)} rows; captions: {captions}")
     if data.skipped:
         print(f"{data.skipped} rows skipped, each with its reason in {out}/bad_rows.csv")
+    for note in data.notes:
+        say(f"note: {note}")

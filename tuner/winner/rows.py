@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from captune.data_prep.csv_file import read_csv
 from captune.data_prep.images import ImageError, check_image, image_path
-from captune.data_prep.records import BadRow, DataError, OnBad, Records, read_csv
+from captune.data_prep.records import BadRow, DataError, OnBad, Records
 from captune.model.bundle import Bundle
 
 
