@@ -49,7 +49,7 @@ class Summary(Document):
     """By fate."""
     epochs: int
     slots: int
-    """Trials that ran at once."""
+    """Trials that could run at once, at most."""
     wall_seconds: float
     """Of this search; what is counted of trials is of the whole run."""
     busy_seconds: dict[str, float]

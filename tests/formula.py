@@ -6,7 +6,7 @@ Starts a search in RUN, or goes on with it; each of DATA and RUN is a path or an
 the variable CAPTUNE_FORMULA, a JSON object: seconds (of an epoch), faults (number of a trial's first attempt -> what
 goes wrong in its second epoch), log (a file that takes one line for each epoch trained), settings (of the search),
 cut_off (seconds without the head of the cluster after which a worker ends), hold (a file without which no attempt goes
-beyond its first epoch).
+beyond its first epoch), start (seconds that a worker takes to start; each start is a line in the file `log`.starts).
 """
 
 from __future__ import annotations
@@ -108,6 +108,10 @@ def worker() -> type:
                 from captune.cluster.nodes.cut_off import end_without_head
 
                 end_without_head(self._node, orders["cut_off"])
+            if "start" in orders:
+                with Path(f"{orders['log']}.starts").open("a") as file:
+                    file.write(f"{self._node}\n")
+                time.sleep(orders["start"])
 
         def epochs_of(self, job: Job, checkpoints: CheckpointWriter) -> Iterator[Epoch]:
             fault = orders["faults"].get(str(job.origin))

@@ -1,6 +1,6 @@
-"""Nodes that are given a rest."""
+"""What nodes are called, and which are given a rest."""
 
-from captune.cluster.nodes.health import FAILURES, REST_SECONDS, NodeHealth
+from captune.cluster.nodes.health import FAILURES, REST_SECONDS, NodeHealth, NodeNames
 
 
 def test_node_rests_after_failures_in_a_row_and_no_longer_than_it_should() -> None:
@@ -34,3 +34,9 @@ def test_node_that_fails_at_once_after_its_rest_rests_again() -> None:
     assert health.resting(later) == {}
     health.failed("a", later)
     assert health.resting(later) == {"a": REST_SECONDS}
+
+
+def test_nodes_of_one_host_have_names_of_their_own_that_stay() -> None:
+    names = NodeNames()
+    heard = [("a", "1"), ("a", "2"), ("b", "3"), ("a", "1"), ("a", "4"), ("a", "2")]
+    assert [names.of(host, node) for host, node in heard] == ["a", "a#2", "b", "a", "a#3", "a#2"]

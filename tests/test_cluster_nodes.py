@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Captune
 from ray_nodes import Nodes, until
-from test_survival import Search
+from test_survival import Search, nothing_runs_on  # noqa: F401 - a fixture
 
 from captune.cluster.nodes.address import ClusterError
 from captune.cluster.nodes.inspection import NodeRequirements, check_nodes, how_nodes_are, versions
@@ -59,6 +59,25 @@ def test_slots_fill_at_once_and_follow_nodes_that_come_and_go(nodes: Nodes, data
     assert len(done) == 24
     assert len({json.dumps(record.config, sort_keys=True) for record in done}) == 24
     assert summary["trials"]["lost"] >= 1
+
+
+def test_node_that_joins_trains_though_its_worker_takes_longer_to_start_than_trials_last(
+    nodes: Nodes, data: PreparedData, tmp_path: Path
+) -> None:
+    nodes.add(cpus=1)
+    search = Search(tmp_path, data, 1000, seconds=0.03, start=4.0, settings={"halving": {"grace": 1000}})
+    process = search.start(nodes.address)
+    until(lambda: search.run.journal.exists() and any(record.fate == "complete" for record in search.records))
+    nodes.add(cpus=1)
+    until(lambda: len({record.node for record in search.records if record.fate == "complete"}) == 2, 60)
+    started = search.starts()
+    process.terminate()
+    summary = search.finish(process)
+    assert len(started) == len(set(started)) == 2  # a worker on each, and none that was ended before its first trial
+    host, other = sorted({record.node for record in search.records if record.node})
+    assert other == f"{host}#2"
+    assert summary["slots"] == 2
+    assert 8 < summary["busy_seconds"]["start"] < summary["wall_seconds"] * 2
 
 
 def test_trial_on_a_node_that_is_recalled_goes_on_elsewhere_from_the_epoch_it_was_at(

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,42 @@ def test_session_can_be_opened_after_one_that_was_refused() -> None:
     assert state_of_this_process() == before
     with session(None) as nodes:
         assert nodes
+
+
+def listening() -> list[str]:
+    """Addresses, as the kernel writes them, on which this process and those that it started listen."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit():
+                parents[entry.name] = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
+    family, size = {str(os.getpid())}, 0
+    while len(family) > size:
+        size = len(family)
+        family |= {process for process, parent in parents.items() if parent in family}
+    sockets = set()
+    for process in family:
+        with suppress(OSError):
+            sockets |= {str(file.readlink()) for file in Path(f"/proc/{process}/fd").iterdir()}
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return [words[1] for words in lines if words[3] == "0A" and f"socket:[{words[9]}]" in sockets]
+
+
+def test_ray_of_a_local_session_listens_on_loopback_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import ray
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    loopback = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
+    with session(None) as nodes:
+        assert ray.get(ray.remote(lambda: "answered").remote()) == "answered"
+        assert len(nodes) == 1
+        time.sleep(3)  # agents come later
+        addresses = listening()
+    assert len(addresses) >= 4, "the head, the node's manager, this driver and a worker"
+    assert [address for address in addresses if not address.startswith(loopback)] == []
+    assert not {address.rpartition(":")[2] for address in addresses} & {f"{44217:04X}", f"{44227:04X}"}, "metrics"
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
 
 
 # Addresses

@@ -14,6 +14,9 @@ FENCED = {"cluster/nodes/ray_private.py", "tuner/ray_tune/private.py"}
 CORE = [
     ("ray._private.worker", "_worker_logs_enabled"),
     ("ray._raylet", "Config.initialize"),
+    ("ray._raylet", "AuthenticationTokenLoader.reset_cache"),
+    ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER"),
+    ("ray._private.services", "'if not ray_constants.ENABLE_RAY_CLUSTER:'"),
     ("ray._private.authentication.authentication_token_setup", "maybe_enable_token_auth_if_token_available"),
     ("ray._private.authentication.authentication_utils", "is_token_auth_enabled"),
     ("ray._private.services", "canonicalize_bootstrap_address"),

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.cluster  # imports Ray, starts none of it
 
 ATTRIBUTES = [
     ("ray.air.execution._internal.actor_manager", "RayActorManager._actor_task_failed"),
+    ("ray.air.execution._internal.actor_manager", "RayActorManager.is_actor_started"),
     ("ray.tune.execution.tune_controller", "TuneController._maybe_cache_trial_actor"),
     ("ray.tune.execution.tune_controller", "TuneController.get_trials"),
     ("ray.tune.progress_reporter", "TrialProgressCallback.on_trial_complete"),
@@ -21,7 +22,14 @@ ATTRIBUTES = [
     ("ray.tune.experiment.trial", "Trial.pickled_error_file"),
     ("ray.tune.experiment.trial", "_TemporaryTrialState.__init__"),
 ]
-OF_A_CONTROLLER = ("_stopped_trials", "_failed_trials", "_trials", "_trials_to_cache")
+OF_A_CONTROLLER = (
+    "_stopped_trials",
+    "_failed_trials",
+    "_trials",
+    "_trials_to_cache",
+    "_trial_to_actor",
+    "_actor_manager",
+)
 
 
 @pytest.mark.parametrize(("module", "path"), ATTRIBUTES, ids=[path for _, path in ATTRIBUTES])
@@ -61,6 +69,14 @@ def test_settings_of_ray_tune_are_read_by_it_and_are_as_before_afterwards(monkey
 
 def test_nothing_else_of_tuner_takes_what_is_private_of_ray() -> None:
     folder = Path(captune.__file__).parent / "tuner"
-    names = ("ray._", "_internal", "_stopped_trials", "_trials_to_cache", "ray_actor", "pickled_error_file")
+    names = (
+        "ray._",
+        "_internal",
+        "_stopped_trials",
+        "_trials_to_cache",
+        "_trial_to_actor",
+        "ray_actor",
+        "pickled_error_file",
+    )
     others = [path for path in folder.rglob("*.py") if path.name != "private.py"]
     assert [(path.name, name) for path in others for name in names if name in path.read_text()] == []

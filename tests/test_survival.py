@@ -75,6 +75,10 @@ class Search:
         assert out.strip(), f"seed {SEED}: {err[-3000:]}"
         return dict(json.loads(out.strip().splitlines()[-1]))
 
+    def starts(self) -> list[str]:
+        """Ids of the nodes on which workers have begun to start."""
+        return Path(f"{self.log}.starts").read_text().split()
+
     @property
     def records(self) -> list[Record]:
         return load_records(self.run)

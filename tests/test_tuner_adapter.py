@@ -1,5 +1,6 @@
 """Between Ray Tune and the director, and what Ray Tune keeps of trials."""
 
+import dataclasses
 import gc
 import pickle
 from collections.abc import Iterator
@@ -165,11 +166,71 @@ def test_workers_of_trials_that_take_too_long_are_ended_where_there_is_one(
     assert ended == ["actor of late"]
 
 
-def test_trials_that_wait_long_for_a_worker_are_counted(adapter: Any, director: FakeDirector) -> None:
-    director.running = {name: SimpleNamespace(started=0.0) for name in ("waits", "runs")}
-    adapter._trials = {"waits": trial("waits", status="PENDING"), "runs": trial("runs", status="RUNNING")}
+class Controller:
+    """What is asked of Ray's: the trials, and which of their workers a node has taken in."""
+
+    def __init__(self, *trials: Any, placed: str) -> None:
+        self._trials = list(trials)
+        self._stopped_trials: set[Any] = set()
+        self._failed_trials: set[Any] = set()
+        self._trials_to_cache: set[Any] = set()
+        self._trial_to_actor = {each: each.trial_id for each in trials if each.trial_id != "none"}
+        self._actor_manager = SimpleNamespace(is_actor_started=placed.split().__contains__)
+
+    def get_trials(self) -> list[Any]:
+        return self._trials
+
+
+class Known(SimpleNamespace):
+    """A trial of Ray's, which is a key."""
+
+    __hash__ = object.__hash__
+
+
+def known(name: str, status: str = "PENDING") -> Known:
+    actor = "actor" if status == "RUNNING" else None
+    return Known(trial_id=name, status=status, temporary_state=SimpleNamespace(ray_actor=actor))
+
+
+def test_trials_that_wait_long_for_a_node_and_those_whose_worker_starts_are_counted(
+    adapter: Any, director: FakeDirector
+) -> None:
+    trials = [known("waits"), known("starts"), known("runs", "RUNNING")]
+    adapter.on_trial_add(Controller(*trials, placed="starts runs"), trials[-1])
+    director.running = {each.trial_id: SimpleNamespace(started=0.0) for each in trials}
     assert adapter.unplaced(-1.0) == 1
     assert adapter.unplaced(10**9) == 0
+    assert adapter.starting() == 2
+
+
+@pytest.mark.parametrize(
+    ("trials", "placed", "chosen"),
+    [
+        ("runs starts none", "runs starts", "none"),
+        ("runs starts waits none", "runs starts", "waits"),  # the older one
+        ("runs starts begins", "runs starts begins", "starts"),  # nobody else is left for a free worker
+        ("runs", "runs", None),
+        ("", "", None),
+    ],
+)
+def test_free_worker_goes_to_the_first_trial_whose_own_does_not_start_yet(
+    adapter: Any, trials: str, placed: str, chosen: str | None
+) -> None:
+    each = [known(name, "RUNNING" if name == "runs" else "PENDING") for name in trials.split()]
+    choice = adapter.choose_trial_to_run(Controller(*each, placed=placed))
+    assert (choice and choice.trial_id) == chosen
+
+
+@pytest.mark.parametrize(("told", "work", "expected"), [(3.0, 2.0, 8.0), (9.0, 2.0, 9.0), (0.0, 2.0, 0.0)])
+def test_start_of_a_worker_counts_from_the_moment_at_which_its_slot_was_given_to_the_trial(
+    adapter: Any, director: FakeDirector, monkeypatch: pytest.MonkeyPatch, told: float, work: float, expected: float
+) -> None:
+    monkeypatch.setattr("captune.tuner.ray_tune.adapter.time.monotonic", lambda: 110.0)
+    director.running = {"a": SimpleNamespace(started=100.0)}
+    report = Report(HERE, dataclasses.replace(epoch(1), train_seconds=work, evaluate_seconds=0.0, start_seconds=told))
+    adapter.on_trial_result(None, trial("a"), {"message": report})
+    ((_, heard),) = director.heard
+    assert heard.epoch == dataclasses.replace(report.epoch, start_seconds=expected)
 
 
 def test_ray_finds_nothing_to_pickle(adapter: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which nodes are given a rest: one bad machine must not use up a search. Pure."""
+"""What a search knows of its nodes: their names, and which are given a rest. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,23 @@ REST_SECONDS = 300.0
 
 
 @dataclass
+class NodeNames:
+    """Tells nodes of one host apart: `host`, `host#2`, `host#3`, in the order in which they were first heard of."""
+
+    _ids: dict[str, list[str]] = field(default_factory=dict)
+
+    def of(self, host: str, node: str) -> str:
+        """What a node with the id `node` is called."""
+        ids = self._ids.setdefault(host, [])
+        if node not in ids:
+            ids.append(node)
+        place = ids.index(node) + 1
+        return host if place == 1 else f"{host}#{place}"
+
+
+@dataclass
 class NodeHealth:
-    """Failures of nodes, in a row. Times are seconds of one clock."""
+    """Failures of nodes, in a row: one bad machine must not use up a search. Times are seconds of one clock."""
 
     _failures: dict[str, int] = field(default_factory=dict)
     _until: dict[str, float] = field(default_factory=dict)

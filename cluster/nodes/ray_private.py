@@ -57,11 +57,29 @@ def job_of_installed_code() -> Any:
     return job
 
 
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """A Ray that is started while inside listens on this machine's loopback alone, and one that does so can be joined.
+
+    That is how Ray is where it offers no clusters, on macOS and Windows. Elsewhere it takes 127.0.0.1, wherever it is
+    named, for the machine's outer address, and listens on all there are.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
 def read_token_mode_again() -> None:
-    """Has Ray's native part go by RAY_AUTH_MODE as it is in the environment now."""
-    from ray._raylet import Config  # type: ignore[attr-defined]
+    """Has Ray's native part go by RAY_AUTH_MODE, and by the token, as they are in the environment now."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def use_token_that_is_here() -> None:

@@ -15,12 +15,21 @@ from captune.cluster.nodes.ray_private import (
     draining_nodes,
     import_ray,
     job_of_installed_code,
+    on_loopback,
     read_token_mode_again,
     worker_faults_kept_from_stdout,
 )
 from captune.cluster.nodes.resources import Node
+from captune.cluster.nodes.token_file import provide_token
 from captune.environment import environment
 from captune.errors import one_line
+
+# Pages of metrics ask for no token. Two of them have no switch: where there is no such port, there is no page.
+_NO_METRICS = {
+    "RAY_enable_metrics_collection": "0",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
+}
 
 
 @contextmanager
@@ -42,7 +51,8 @@ def session(address: str | None) -> Iterator[list[Node]]:
         import ray
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # the report would reach for the network
-        _open(address, {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True})
+        with on_loopback():
+            _open(address, {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True})
         try:
             yield alive()
         finally:
@@ -75,6 +85,9 @@ def _open(address: str | None, quiet: dict[str, Any]) -> None:
         raise ClusterError("this process has joined a Ray already: call ray.shutdown() first, or use another process")
     try:
         if address is None:
+            provide_token()
+            for name, value in _NO_METRICS.items():
+                os.environ.setdefault(name, value)
             ray.init(address="local", include_dashboard=False, job_config=job_of_installed_code(), **quiet)
         else:
             check_address(address)

@@ -40,8 +40,9 @@ def in_words(progress: Progress) -> str:
     left = ""
     if progress.seconds_left is not None:
         left = f", {int(progress.seconds_left) // 60}:{int(progress.seconds_left) % 60:02} left"
+    starting = f", {progress.starting} starting" if progress.starting else ""
     trouble = f"; {progress.trouble}" if progress.trouble else ""
-    return f"{done}{wanted}; best mean F1 {best}; {progress.running} of {progress.slots} slots{left}{trouble}"
+    return f"{done}{wanted}; best mean F1 {best}; {progress.running} of {progress.slots} slots{starting}{left}{trouble}"
 
 
 @contextmanager

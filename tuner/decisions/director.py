@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import optuna
 
-from captune.cluster.nodes.health import NodeHealth
+from captune.cluster.nodes.health import NodeHealth, NodeNames
 from captune.cluster.nodes.resources import Room
 from captune.errors import Error, WorkError
 from captune.model.size import show_bytes
@@ -87,7 +87,7 @@ class Director:
         self.best = max((r.mean_f1 for r in self.records if r.mean_f1 is not None), default=None)
         self._reports = sum(record.epochs for record in self.records)
         self._streak = Streak(scored=self.best is not None)
-        self._health = NodeHealth()
+        self._health, self._names = NodeHealth(), NodeNames()
         self._short_of_memory: list[Attempt] = []  # in their share of a GPU: what is as large needs more, too
         self._most_at_once = 1
         self._given_up = 0  # lost too often: counted as trials wanted, since a search must end
@@ -164,7 +164,7 @@ class Director:
         if attempt.last is not None and attempt.last.epoch >= epoch.epoch:
             return goes_on
         if attempt.last is None:
-            TrialAttributes(node=report.worker.node).write(attempt.trial)
+            TrialAttributes(node=self._names.of(report.worker.node, report.worker.node_id)).write(attempt.trial)
             if epoch.epoch > 1:  # else there is nothing to look for among all trials
                 attempt.take_over(before=epoch.epoch)
         self._health.well(report.worker.node_id)

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -28,7 +29,7 @@ from captune.tuner.decisions.trial_events import (
     Report,
     WorkerDied,
 )
-from captune.tuner.ray_tune.private import WorkerError, actor_of, error_of, forget_ended
+from captune.tuner.ray_tune.private import WorkerError, actor_of, error_of, forget_ended, is_placed
 from captune.tuner.training.checkpoints import CheckpointCleaner
 
 ASSIGNMENT, MESSAGE = "assignment", "message"
@@ -60,6 +61,7 @@ class Adapter(_NotSaved, FIFOScheduler):
         self._cleaner = cleaner
         self._over = over
         self._trials: dict[str, Any] = {}  # Ray's own objects of unfinished trials, by Ray's id
+        self._controller: Any = None  # Ray's own, as soon as there is a trial
         self.done = False  # nothing runs and nothing follows
         self.searcher = _Searcher(self)
         self.stopper = _Stopper(over)
@@ -76,19 +78,29 @@ class Adapter(_NotSaved, FIFOScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Has Ray forget the trials that ended, and remembers the others, the way to their workers."""
+        self._controller = tune_controller
         forget_ended(tune_controller)
         self._trials = {other.trial_id: other for other in tune_controller.get_trials()}
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Of the trials that wait the first whose worker does not start yet: a worker that is free goes to this one.
+
+        The first of all, as Ray has it, would leave the worker that starts for it, which Ray then ends: where trials
+        are shorter than a start, no worker would ever come to be. It is given a free one where no other trial is left.
+        """
+        waiting = [trial for trial in tune_controller.get_trials() if trial.status == "PENDING"]
+        return min(waiting, key=lambda trial: is_placed(tune_controller, trial), default=None)
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """An epoch that is not the last."""
-        goes_on = self._director.report(trial.trial_id, result[MESSAGE])
+        goes_on = self._report(trial.trial_id, result[MESSAGE])
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """The last message of a trial, or the report after which it was stopped."""
         message: Message = result[MESSAGE]
         if isinstance(message, Report):
-            self._director.report(trial.trial_id, message)
+            self._report(trial.trial_id, message)
             self._end(trial.trial_id, Completed())
         else:
             self._end(trial.trial_id, message)
@@ -96,6 +108,15 @@ class Adapter(_NotSaved, FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Its worker ended."""
         self._end(trial.trial_id, end_of_worker(error_of(trial)))
+
+    def _report(self, trial_id: str, report: Report) -> bool:
+        """Passes on a report. A worker's start took longer than it can tell: since its slot was given to the trial."""
+        epoch, attempt = report.epoch, self._director.running.get(trial_id)
+        if attempt is not None and epoch.start_seconds > 0:
+            work = sum(epoch.seconds().values()) - epoch.start_seconds
+            start = max(epoch.start_seconds, time.monotonic() - attempt.started - work)
+            report = replace(report, epoch=replace(epoch, start_seconds=start))
+        return self._director.report(trial_id, report)
 
     def _end(self, trial_id: str, end: End) -> None:
         ended = self._director.end(trial_id, end, now=time.monotonic())
@@ -118,12 +139,16 @@ class Adapter(_NotSaved, FIFOScheduler):
                 ray.kill(actor)
 
     def unplaced(self, seconds: float) -> int:
-        """Trials that have waited so long for a worker."""
+        """Trials that have waited so long for a node with room for their worker."""
         now = time.monotonic()
         return sum(
-            now - attempt.started > seconds and self._trials[trial_id].status == "PENDING"
+            now - attempt.started > seconds and not is_placed(self._controller, self._trials[trial_id])
             for trial_id, attempt in self._director.running.items()
         )
+
+    def starting(self) -> int:
+        """Trials whose worker is not ready yet."""
+        return sum(actor_of(self._trials[trial_id]) is None for trial_id in self._director.running)
 
     def close(self, reason: str, *, resumable: bool) -> None:
         """See `Director.close`."""

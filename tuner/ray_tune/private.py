@@ -115,3 +115,9 @@ def error_of(trial: Any) -> Exception | None:
 def actor_of(trial: Any) -> Any:
     """The worker that a trial runs in; None before it has one."""
     return trial.temporary_state.ray_actor
+
+
+def is_placed(controller: TuneController, trial: Any) -> bool:
+    """Whether a node has taken in the worker of a trial, which starts there until `actor_of` has it."""
+    worker = controller._trial_to_actor.get(trial)
+    return worker is not None and bool(controller._actor_manager.is_actor_started(worker))

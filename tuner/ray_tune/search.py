@@ -43,7 +43,8 @@ class Progress:
     """Where a running search stands, for the live line."""
 
     fates: dict[str, int]
-    running: int
+    running: int  # trials in a worker that is ready
+    starting: int  # trials whose worker is not ready yet
     best: float | None
     slots: int
     wanted: int | None  # feasible trials
@@ -106,7 +107,9 @@ def run_search(
                 say(limits(nodes, request))
                 for note in check_nodes(nodes, requirements):
                     say(note)
-            search = _Search(run, config, requirements, feasible, request, started, interrupt, show, say, mirror)
+            search = _Search(
+                run, config, requirements, feasible, request, at_once, started, interrupt, show, say, mirror
+            )
             try:
                 search.open()
                 if not interrupt.is_set():
@@ -115,7 +118,7 @@ def run_search(
                 wall = time.monotonic() - started
                 # Of the study at hand: reading a long journal again would take as much memory once more.
                 records = load_records(run) if search.study is None else records_of(search.study)
-                summary = summarise(records, config.limit, at_once, wall, interrupted=interrupt.is_set())
+                summary = summarise(records, config.limit, search.slots, wall, interrupted=interrupt.is_set())
                 summary.write(run.summary)
     return summary
 
@@ -129,6 +132,7 @@ class _Search:
     requirements: NodeRequirements
     feasible: FeasibleSpace
     request: Request
+    slots: int  # that there were at most
     started: float
     interrupt: Interrupt
     show: Callable[[Progress], None]
@@ -260,11 +264,12 @@ class _Search:
         """Whether the run is over; asked by Ray about once a second, so the place for what is to be done that often."""
         self.adapter.end_overdue()
         self._look_round()
-        director, mirror = self.director, self.mirror
+        director, mirror, starting = self.director, self.mirror, self.adapter.starting()
         self.show(
             Progress(
                 dict(director.fates),
-                len(director.running),
+                len(director.running) - starting,
+                starting,
                 director.best,
                 director.room.slots,
                 self.config.trials,
@@ -279,7 +284,10 @@ class _Search:
         now = time.monotonic()
         if now - self.room_checked >= _LOOK_SECONDS:
             self.room_checked = now
-            self.director.room = self._room()
+            room = self._room()
+            if room != self.director.room:
+                self.say(f"nodes came or went: room for {room.slots} trials at once on {room.nodes} nodes")
+            self.director.room, self.slots = room, max(self.slots, room.slots)
         waiting = self.adapter.unplaced(_WAIT_SECONDS)
         if waiting and now - self.wait_reported >= _WAIT_SECONDS:
             self.wait_reported = now
