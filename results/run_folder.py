@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from captune.errors import UsageError
-from captune.files import LockedError, locked
+from captune.files import LockedError, is_held, locked
 
 
 class RunError(UsageError):
@@ -21,11 +21,13 @@ class RunError(UsageError):
 class RunFolder:
     """The one owner of file names inside a run folder.
 
-    address: where the run is at home, if that is not the folder itself: messages name it.
+    address: where the run is at home, if that is not the folder itself: messages name it. written: of a copy, whether
+    a process writes there.
     """
 
     path: Path
     address: str | None = None
+    written: bool | None = None
 
     def __str__(self) -> str:
         return self.address or str(self.path)
@@ -90,6 +92,11 @@ class RunFolder:
                     f"{self} is being written by another process ({error.holder or 'starting'}); wait for it or end it"
                 ) from None
             yield
+
+    @property
+    def is_written(self) -> bool:
+        """Whether a process searches or refits here."""
+        return is_held(self.lock) if self.written is None else self.written
 
     def read_settings(self) -> dict[str, Any]:
         """The content of run.json, which makes a folder a run.

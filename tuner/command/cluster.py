@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 from collections.abc import Callable
 from dataclasses import MISSING
 from pathlib import Path
@@ -14,6 +15,7 @@ from captune.cluster.launch.kuberay import KubeRay, kuberay
 from captune.cluster.launch.options import Options, declarations
 from captune.cluster.launch.ray_up import RayUp, ray_up
 from captune.cluster.launch.slurm import Slurm, slurm
+from captune.interrupt import exit_status
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import AsJson, Location
 from captune.tuner.command.console import fail, print_json
@@ -61,7 +63,7 @@ def is_server(address: str | None) -> TypeGuard[str]:
 
 
 def follow_job(server: str, job: str) -> None:
-    """Shows a job's log until it ends, and ends with its status. Ctrl-C leaves the job running."""
+    """Shows a job's log until it ends, and ends with its status. Ctrl-C leaves the job running, and is no success."""
     from captune.cluster.jobs.follow import follow
 
     try:
@@ -69,7 +71,7 @@ def follow_job(server: str, job: str) -> None:
     except KeyboardInterrupt:
         say(f"\n{job} runs on; look again with: ray job logs --address {server} --follow {job}")
         say(f"end it with: ray job stop --address {server} {job}")
-        return
+        status = exit_status(signal.SIGINT)
     raise SystemExit(status)
 
 

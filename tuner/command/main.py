@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
 from captune.errors import ArgumentError, Error, WorkError
+from captune.interrupt import as_keyboard_interrupt
 from captune.tuner.command import classify, cluster, prepare, search, spaces, trials, winner
 from captune.tuner.command.console import fail, fail_usage
 from captune.tuner.command.options import settings_verb
@@ -19,8 +21,9 @@ app = typer.Typer(
 )
 
 
+@as_keyboard_interrupt(signal.SIGTERM, signal.SIGHUP)
 def main() -> None:
-    """Entry point: people's mistakes end with one line and status 2, failed work with status 1."""
+    """Entry point: people's mistakes end with one line and status 2, failed work with status 1, signals with theirs."""
     try:
         status = app(prog_name="captune", standalone_mode=False)
     except TyperException as error:
