@@ -158,7 +158,8 @@ def test_interrupted_following_says_how_to_look_again_and_how_to_end_the_job(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("captune.cluster.jobs.follow.follow", interrupted)
-    follow_job(SERVER, "raysubmit_1")
+    with pytest.raises(SystemExit, match="130"):  # the job runs on: nothing that follows may begin
+        follow_job(SERVER, "raysubmit_1")
     lines = capsys.readouterr().err
     assert f"ray job logs --address {SERVER} --follow raysubmit_1" in lines
     assert f"ray job stop --address {SERVER} raysubmit_1" in lines

@@ -187,7 +187,7 @@ class Mirror:
             self._remote.remove(f"{_JOURNAL}/{generation}")
 
     def _sign(self) -> None:
-        """Says now and then that the driver is there, in the end that it is not. The owner's mark may be another's now."""
+        """Says now and then that the driver is there, in the end that it is not; the owner's mark may be another's."""
         if self._closed or time.monotonic() - self._signed >= SIGN_SECONDS:
             sign = {"id": self._id, "time": datetime.now(UTC).isoformat(), "ended": self._closed}
             self._remote.write(_SIGN, json.dumps(sign).encode())
