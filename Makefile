@@ -20,9 +20,9 @@ test: $(READY)  ## All tests, three files at a time: many of them wait for proce
 test-fast: $(READY)  ## Tests of what needs neither Keras nor Ray, in less than a minute
 	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile fast -m 'not slow and not cluster'
 
-soak: $(READY)  ## Kills by the dozen: drivers, workers, nodes; drawn input by the thousand
+soak: $(READY)  ## Kills by the dozen, drawn input by the thousand, and what takes longest
 	CAPTUNE_SOAK=30 $(BIN)/python -m pytest tests/test_survival.py --timeout 3600
-	$(BIN)/python -m pytest -n 2 -m fuzz --hypothesis-profile soak --timeout 3600
+	$(BIN)/python -m pytest -n 2 -m 'soak or fuzz' --hypothesis-profile soak --timeout 3600
 
 bench: $(READY)  ## Measurements, one table each
 	for file in tests/benchmarks/*.py; do $(BIN)/python $$file || exit 1; done

@@ -61,9 +61,9 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs a server of object storage as slow, and puts files that start Ray first.
+    """Marks what needs a server of object storage as slow, and puts the files that take longest first.
 
-    These take longest: none is left for the end when several run at once.
+    None of them is then left for the end, when several run at once.
     """
     for item in items:
         place = getattr(item, "callspec", None) and item.callspec.params.get("url")  # type: ignore[attr-defined]
@@ -71,8 +71,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     if loaded := HEAVY & sys.modules.keys():
         raise pytest.UsageError(f"collecting the tests loads {', '.join(sorted(loaded))}: import it inside the test")
-    starting = {item.path for item in items if item.get_closest_marker("cluster")}
-    items.sort(key=lambda item: (item.path not in starting, item.path.name != "test_survival.py"))
+    ray, slow = ({item.path for item in items if item.get_closest_marker(name)} for name in ("cluster", "slow"))
+    longest = ("test_survival.py", "test_end_to_end.py")
+    items.sort(key=lambda item: (item.path.name not in longest, item.path not in ray, item.path not in slow))
 
 
 @pytest.fixture(autouse=True)

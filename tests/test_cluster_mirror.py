@@ -50,6 +50,8 @@ def test_mirrored_run_comes_back_without_checkpoints(url: str, run: Path, tmp_pa
         assert mirror.complaint is None
     fetch_run(url, tmp_path / "back")
     assert files_in(tmp_path / "back") == {n: data for n, data in files_in(run).items() if n in MIRRORED}
+    fetch_run(url, tmp_path / "less", leave=frozenset({"tracebacks", "winner/bundle"}))
+    assert set(files_in(tmp_path / "less")) == {"run.json", "study.journal", "winner/proof.json"}
 
 
 def test_changes_and_removals_are_mirrored_while_it_is_open(url: str, run: Path, tmp_path: Path) -> None:

@@ -663,6 +663,7 @@ def test_search_interrupted_before_its_first_trial_can_be_resumed(
     assert not [row for row in trials(captune, run) if row["fate"] == "running"]
 
 
+@pytest.mark.soak
 def test_interrupted_search_ends_soon_and_resume_brings_it_to_its_end(
     cluster: Cluster, captune: Captune, captions_data: PreparedData, captions_yaml: Path, tmp_path: Path
 ) -> None:

@@ -50,11 +50,13 @@ def test_search_with_jax_ends_with_a_proved_winner(run: RunFolder) -> None:
     assert proof["reloaded"]["max_difference"] <= 1e-6
 
 
+@pytest.mark.soak
 def test_replay_of_a_trial_of_jax_differs_by_nothing(run: RunFolder) -> None:
     told = json.loads(captune("replay", run.path, 0, "--json").stdout)
     assert told["largest_difference"] == 0.0
 
 
+@pytest.mark.soak
 def test_exports_of_jax_hold_what_the_winner_holds(run: RunFolder, tmp_path: Path) -> None:
     for arguments in (("copy", "bundle"), ("winner.keras", "keras")):
         told = captune("export", run.path, "--to", tmp_path / arguments[0], "--format", arguments[1]).stdout

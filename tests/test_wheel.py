@@ -77,6 +77,7 @@ def test_installed_wheel_is_what_its_command_runs(installed: Path, tmp_path: Pat
     assert home == [str(next(installed.parent.parent.glob("lib/python*/site-packages/captune/__init__.py"))), "full"]
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_demo_of_an_installed_wheel_goes_the_whole_way_in_a_folder_of_foreign_modules(
