@@ -50,9 +50,9 @@ def session(address: str | None) -> Iterator[list[Node]]:
             )
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # the report would reach for the network
         with scratch(folder_of_local_rays()) if address is None else nullcontext() as folder:
+            with sigterm_left_alone(), _closed_terminal_kept_from_ray():
+                _open(address, folder)
             try:
-                with sigterm_left_alone(), _closed_terminal_kept_from_ray():
-                    _open(address, folder)
                 yield alive()
             finally:
                 ray.shutdown()
