@@ -1,18 +1,23 @@
-"""Captions become token ids: NLTK word tokens, stop words out, Porter stems, one vocabulary."""
+"""Captions become token ids: NLTK word tokens, or characters; stop words out, Porter stems, one vocabulary."""
 
 from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from captune.data_prep.records import DataError
+
+if TYPE_CHECKING:
+    from regex import Pattern
 
 PADDING = 0
 UNKNOWN = 1
@@ -44,13 +49,22 @@ STOP_WORDS: frozenset[str] = frozenset(_FUNCTION_WORDS.split())
 # COCO's captions are such, and the tokenizer is slow.
 _PLAIN = re.compile(r"(?!.*(?:cannot|gimme|gonna|gotta|lemme|wanna))(?:[a-z0-9 ]|-(?!-)|,(?= ))*+\.? *")
 
+_JOINER = "\u200d"  # after a vowel killer it makes another letter, in Malayalam also at the end of a word
+_INVISIBLE = r"(?V1)[\p{Default_Ignorable_Code_Point}--[\u200c\u200d]]"
+# Line_Break=SA: what takes a dictionary to be parted into words, as Thai, Lao, Khmer and Burmese.
+_WITHOUT_BLANKS = r"[\p{Han}\p{Hiragana}\p{Tibetan}\p{Line_Break=SA}]"
+_WORD_BOUNDARY = r"(?V1w)\b"  # of Unicode's UAX 29
+
 
 @dataclass(frozen=True)
 class CaptionSettings:
     """How captions become tokens.
 
     max_tokens: tokens kept of a caption, 1 to 4096. vocabulary_limit: words kept, the commonest first, 1 to
-    10**6. min_count: how often a word must stand in the training captions, 1 or more.
+    10**6. min_count: how often a word must stand in the training captions, 1 or more. characters: whether each
+    character of a script without blanks between words is a token. marks: whether a word keeps the combining marks at
+    its end and is the same word however its letters are coded; False in files from before there was this choice,
+    whose networks know words without.
     """
 
     remove_stop_words: bool = True
@@ -58,9 +72,11 @@ class CaptionSettings:
     max_tokens: int = 64
     vocabulary_limit: int = 20_000
     min_count: int = 1
+    characters: bool = False
+    marks: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("remove_stop_words", "stem"):
+        for name in ("remove_stop_words", "stem", "characters", "marks"):
             if not isinstance(getattr(self, name), bool):
                 raise DataError(f"{name} must be true or false, got {getattr(self, name)!r}")
         for name, high in (("max_tokens", 4096), ("vocabulary_limit", 10**6), ("min_count", 10**9)):
@@ -68,34 +84,86 @@ class CaptionSettings:
             if type(value) is not int or not 1 <= value <= high:
                 raise DataError(f"{name} must be a whole number from 1 to {high}, got {value!r}")
 
+    @staticmethod
+    def stored(content: Mapping[str, Any]) -> dict[str, Any]:
+        """What a file holds of settings, as `asdict` made it, with what was so before it could be chosen."""
+        return {"marks": False, **content}
+
+    def effective(self, captions: Iterable[str]) -> dict[str, Any]:
+        """What has a say in the tokens of these captions, by name: ASCII has no marks, nor scripts without blanks."""
+        settings = asdict(self)
+        if all(map(str.isascii, captions)):
+            del settings["characters"], settings["marks"]
+        return settings
+
 
 def tokenize(caption: str, settings: CaptionSettings) -> list[str]:
-    """Lower-cased word tokens in order, at most as many as the caption has; [] where no word is left.
+    """Lower-cased word tokens in order; [] where no word is left.
 
     Tokens without a letter or digit (punctuation, emoji) are dropped; full stops and the like are cut off the
     ends of the others, since the tokenizer parts a full stop from its word only at the end of a caption.
     """
-    text = caption.replace("\u2019", "'").lower()
-    words = []
-    for token in text.replace(",", " ").split() if _PLAIN.fullmatch(text) else _splitter()(text):
-        word = _bare(token)
-        if not word or (settings.remove_stop_words and word in STOP_WORDS):
-            continue
-        words.append(_stem(word) if settings.stem else word)
-    return words
+    text = (_composed(caption) if settings.marks else caption).replace("\u2019", "'").lower()
+    tokens = text.replace(",", " ").split() if _PLAIN.fullmatch(text) else _splitter()(text)
+    words = [_bare(token, settings.marks) for token in tokens]
+    if settings.characters:
+        words = [piece for word in words for piece in _pieces(word)]
+    if settings.remove_stop_words:
+        words = [word for word in words if word not in STOP_WORDS]
+    return [_stem(word) if settings.stem else word for word in words if word]
+
+
+def count_unparted(captions: Iterable[str]) -> int:
+    """How many captions hold text of a script without blanks between words."""
+    return sum(not caption.isascii() and bool(_pattern(_WITHOUT_BLANKS).search(caption)) for caption in captions)
+
+
+def _composed(caption: str) -> str:
+    """The caption in lower case with each letter as one character where Unicode has it (NFC), nothing invisible.
+
+    Joiners stay, which change how letters look; the blank of no width that parts words in Khmer or Thai is a blank.
+    """
+    if caption.isascii():
+        return caption
+    visible = _pattern(_INVISIBLE).sub("", caption.replace("\u200b", " "))
+    # Twice: some letters have one character in lower case alone.
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", visible).lower())
 
 
 @lru_cache(maxsize=2**16)
-def _bare(token: str) -> str:
-    """The token without punctuation at its ends; a leading apostrophe of a contraction stays."""
+def _bare(token: str, marks: bool) -> str:
+    """The token without punctuation at its ends; a leading apostrophe of a contraction stays, and marks at the end."""
     if not any(map(str.isalnum, token)):
         return ""
     start, end = 0, len(token)
     while not token[end - 1].isalnum():
         end -= 1
+    while marks and end < len(token) and (_is_mark(token[end]) or (token[end] == _JOINER and _is_mark(token[end - 1]))):
+        end += 1
     while not token[start].isalnum() and not (token[start] == "'" and token[start:end] in STOP_WORDS):
         start += 1
     return token[start:end]
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character) in ("Mn", "Mc")
+
+
+def _pieces(word: str) -> list[str]:
+    """The word itself, or where its script has no blanks its characters, each with its marks.
+
+    A foreign word in Katakana, as a number or a word in Latin letters, stays whole.
+    """
+    if word.isascii() or not _pattern(_WITHOUT_BLANKS).search(word):
+        return [word]
+    return [piece for piece in _pattern(_WORD_BOUNDARY).split(word) if any(map(str.isalnum, piece))]
+
+
+@cache
+def _pattern(expression: str) -> Pattern[str]:
+    import regex  # knows the properties of Unicode, and comes with NLTK; only captions beyond ASCII need it
+
+    return regex.compile(expression)
 
 
 @cache
@@ -176,7 +244,7 @@ class Vocabulary:
             words = content["words"]
             if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
                 raise TypeError("words must be a list of strings")
-            return cls(tuple(words), CaptionSettings(**content["settings"]))
+            return cls(tuple(words), CaptionSettings(**CaptionSettings.stored(content["settings"])))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"this is not a vocabulary: {error}; prepare the data set again") from None
 

@@ -1,17 +1,20 @@
-"""CSV text becomes rows of fields, and no stray quote swallows a row."""
+"""CSV text becomes rows of fields: as the standard has it, and where that fails line by line, inventing no row."""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-# A quoted field counts only if a comma or a line end follows its closing quote; a quote that opens
-# anything else is an ordinary character. Possessive, so that a stray quote costs one scan, not n**2.
-_QUOTED = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"(?=,|\r?\n|\r?\Z)')
-_PLAIN = re.compile(r"[^,\n]*")
-_IMAGE_NAME = re.compile(r"[^\s\"][^\"]*\.(?:jpe?g|png|webp|bmp|gif)", re.IGNORECASE)
-LABEL = re.compile(r"[0-9]{1,9}")
+# A quoted field counts only if a comma or the line's end follows its closing quote; a quote that opens anything else
+# is an ordinary character. Possessive, so that stray quotes cost one scan.
+_QUOTED = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"(?=,|\Z)')
+_ENDING = re.compile(r"\.(?=\w*[a-z])\w{1,5}$", re.IGNORECASE)
+_MOST_LINES = 100  # of one field in a text whose quotes do not balance
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,69 +27,204 @@ class Columns:
     count: int
 
     @property
-    def caption_is_last(self) -> bool:
-        return self.caption == self.count - 1
-
-    def look_like_a_row(self, line: str) -> bool:
-        """Whether a line, its quotes taken as ordinary characters, can be a row of its own."""
-        fields = line.removesuffix("\r").split(",")
-        if len(fields) < self.count or not fields[self.image]:
-            return False
-        if _IMAGE_NAME.fullmatch(fields[self.image]):
-            return True
-        # Names without an ending convince only beside numbers where the labels should be.
-        return (
-            self.labels is not None
-            and not re.search(r"\s", fields[self.image])
-            and all(map(LABEL.fullmatch, fields[self.labels].split() or ["-"]))
-        )
+    def caption_takes_commas(self) -> bool:
+        """Whether fields left over can be of nothing but the caption."""
+        return self.caption == self.count - 1 and self.labels in (None, self.count - 2)
 
 
-def rows(text: str, columns: Columns | None = None) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, fields) of each row that is not blank; without columns each quote is taken at its word."""
-    start, line = 0, 1
-    while start < len(text):
-        fields, end = _row(text, start, columns)
-        if len(fields) > 1 or fields[0].strip():
-            yield line, fields
-        line += text.count("\n", start, end)
-        start = end
+class Row(NamedTuple):
+    """A row from its first line to its last, 1-based.
+
+    fault: why its fields cannot be known. mended: a stray quote was taken as a character, or commas without quotes as
+    the caption's. doubtful: one of its further lines could be a row, by the number of its fields.
+    """
+
+    line: int
+    last: int
+    fields: list[str]
+    fault: str | None = None
+    mended: bool = False
+    doubtful: bool = False
 
 
-def _row(text: str, start: int, columns: Columns | None) -> tuple[list[str], int]:
-    """The fields of the row at start, and where the next one starts."""
+def lines_of(text: str) -> list[str]:
+    """Lines with their ends, which are line feeds, carriage returns, or both."""
+    return io.StringIO(text, newline="").readlines()
+
+
+def header(lines: list[str]) -> Row | None:
+    """The first row that is not blank, or None. Raises csv.Error where it cannot be one."""
+    return next(filter(_has_text, _strict(lines, 0)), None)
+
+
+def rows(lines: list[str], start: int, columns: Columns) -> Iterator[Row]:
+    """The rows below the first `start` lines that are not blank.
+
+    Text that parses by RFC 4180, with as many fields in each row as the header has, is taken at its word: but for a
+    field whose further lines look like rows of this file, names and all, which can be read in two ways. Each of its
+    lines is then a fault. In other text each line is a row that has as many fields, if need be with quotes as
+    characters and commas in the caption.
+    """
+    if not _parses(lines, start, columns):
+        yield from _line_by_line(lines, start, columns)
+        return
+    for row in filter(_has_text, _strict(lines, start)):
+        yield from _judged(lines, row, columns)
+
+
+@contextlib.contextmanager
+def fields_of_any_length() -> Iterator[None]:
+    """Takes away the limit of the csv module, which is one for all of its readers, for a while."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _parses(lines: list[str], start: int, columns: Columns) -> bool:
+    """Whether all is CSV with as many fields as the header. To parse it twice costs less than to keep all rows."""
+    try:
+        return all(len(row.fields) == columns.count for row in filter(_has_text, _strict(lines, start)))
+    except csv.Error:
+        return False
+
+
+def _strict(lines: list[str], start: int, stop: int | None = None) -> Iterator[Row]:
+    """Rows by RFC 4180, blank ones too; csv.Error where the text is none."""
+    reader = csv.reader(lines[start:stop], strict=True)
+    last = start
+    for fields in reader:
+        yield Row(last + 1, start + reader.line_num, fields)
+        last = start + reader.line_num
+
+
+def _has_text(row: Row) -> bool:
+    return len(row.fields) > 1 or (len(row.fields) == 1 and bool(row.fields[0].strip()))
+
+
+def _judged(lines: list[str], row: Row, columns: Columns) -> Sequence[Row]:
+    """The row, or its lines as faults where it goes over lines that look like rows."""
+    if row.last == row.line:
+        return (row,)
+    first, *others = (_image(line, columns) for line in lines[row.line - 1 : row.last])
+    if first is None:  # cut after its first line it is no row
+        return (row,)
+    for line, image in enumerate(others, start=row.line + 1):
+        if image and _kind(image) == _kind(first) == _kind(row.fields[columns.image]):
+            reason = (
+                f"its quotes open on line {row.line} and close on line {row.last}, and line {line} looks like a row:"
+                " close the quote, or write the field in one line"
+            )
+            return _faults(lines, row.line, row.last, reason)
+    return (row._replace(doubtful=any(others)),)
+
+
+def _line_by_line(lines: list[str], start: int, columns: Columns) -> Iterator[Row]:
+    while start < len(lines):
+        row = _strict_row(lines, start)
+        if row and not _has_text(row):
+            start = row.last
+        elif row and len(row.fields) == columns.count:
+            yield from _judged(lines, row, columns)
+            start = row.last
+        else:
+            first, last = start + 1, start + 1
+            if row is None or row.last > first:
+                last = _end_of_stray(lines, first, columns)
+            if last > first:
+                yield from _faults(lines, first, last, f"its quotes are not in pairs up to line {last}: mend them")
+            else:
+                yield _mended(lines[start], first, columns)
+            start = last
+
+
+def _strict_row(lines: list[str], start: int) -> Row | None:
+    """The row that begins there by RFC 4180, if there is one."""
+    if '"' not in lines[start]:
+        return Row(start + 1, start + 1, lines[start].rstrip("\r\n").split(","))
+    try:
+        return next(_strict(lines, start, start + _MOST_LINES))
+    except csv.Error:
+        return None
+
+
+def _end_of_stray(lines: list[str], first: int, columns: Columns) -> int:
+    """Where the row ends whose first line has a stray quote.
+
+    That is its first line if the next one looks like a row of the same file. Else all lines before such a one may be
+    parts of the row.
+    """
+    image = _image(lines[first - 1], columns)
+    if image is None:
+        return first
+    last = end = first
+    while end < len(lines):
+        next_image = _image(lines[end], columns)
+        if next_image and _kind(next_image) == _kind(image):
+            break
+        end += 1
+        if lines[end - 1].strip():
+            last = end
+    return last
+
+
+def _mended(line: str, place: int, columns: Columns) -> Row:
+    """A row that ends with its line, quotes and commas taken for characters where they can be nothing else."""
+    fields, left_over = _fields(line, columns)
+    fault = None
+    if len(fields) == columns.count and '"' in fields[columns.image]:
+        fault = f"ImageID {fields[columns.image][:60]!r} has a quote that is not one of a pair: mend the quotes"
+    elif len(fields) + left_over != columns.count and not (left_over and _reads_as_text(fields[-1])):
+        fault = f"{len(fields) + left_over} fields where the header has {columns.count}"
+        if len(fields) == 1 and "," in fields[0]:
+            fault += ": the whole line is in quotes, take them away"
+        elif len(fields) + left_over > columns.count:
+            fault += ": put a caption with commas into quotes, and blanks between labels"
+    return Row(place, place, fields, fault, mended=fault is None)
+
+
+def _reads_as_text(caption: str) -> bool:
+    """Whether it begins with words. Labels with commas between them would else become a caption."""
+    return any(map(str.isalpha, caption.partition(",")[0]))
+
+
+def _faults(lines: list[str], first: int, last: int, reason: str) -> list[Row]:
+    """Each line that is not blank as a row that cannot be read."""
+    places = [place for place in range(first, last + 1) if lines[place - 1].strip()]
+    return [Row(place, place, lines[place - 1].rstrip("\r\n").split(","), reason) for place in places]
+
+
+def _image(line: str, columns: Columns) -> str | None:
+    """The name of the picture if the line is a row by the number of its fields, else None."""
+    fields, _ = _fields(line, columns)
+    if len(fields) < columns.count:
+        return None
+    # Commas may be the caption's: what stands behind it is counted from the end.
+    behind = columns.caption is not None and columns.image > columns.caption
+    return fields[columns.image - columns.count if behind else columns.image].strip() or None
+
+
+def _kind(image: str) -> bool | tuple[bool, bool]:
+    """What the names of one file have in common: an ending, or else whether they have digits and blanks."""
+    return bool(_ENDING.search(image)) or (bool(re.search(r"\d", image)), bool(re.search(r"\s", image)))
+
+
+def _fields(line: str, columns: Columns) -> tuple[list[str], int]:
+    """The fields of a line whose quotes may not be in pairs, and how many are left over and went to the caption."""
+    text = line.rstrip("\r\n")
     fields: list[str] = []
-    at = start
-    while True:
+    at = left_over = 0
+    while at <= len(text):
         begin = at
-        value, at = _field(text, at, start, columns)
-        is_last = columns is not None and columns.caption_is_last and len(fields) == columns.count - 1
-        if is_last and text[at : at + 1] == ",":
-            at = _line_end(text, at)
-            value = text[begin:at].removesuffix("\r")
+        if quoted := _QUOTED.match(text, begin):
+            value, at = quoted[1].replace('""', '"'), quoted.end()
+        else:
+            at = text.find(",", begin) % (len(text) + 1)
+            value = text[begin:at]
+        if columns.caption_takes_commas and len(fields) == columns.count - 1 and at < len(text):
+            left_over = text.count(",", at)
+            value, at = text[begin:], len(text)
         fields.append(value)
-        if text[at : at + 1] == ",":
-            at += 1
-            continue
-        return fields, _line_end(text, at) + 1
-
-
-def _field(text: str, at: int, row_start: int, columns: Columns | None) -> tuple[str, int]:
-    """The field at a place in the row that begins at row_start, and where it ends."""
-    if text[at : at + 1] == '"' and (quoted := _QUOTED.match(text, at)):
-        if columns is None or "\n" not in quoted[1]:
-            return quoted[1].replace('""', '"'), quoted.end()
-        # Over several lines it is two stray quotes if the lines make rows by themselves, else one long field.
-        first, *others = text[row_start : _line_end(text, quoted.end())].split("\n")
-        if not (columns.look_like_a_row(first) and any(map(columns.look_like_a_row, others))):
-            return quoted[1].replace('""', '"'), quoted.end()
-    plain = _PLAIN.match(text, at)
-    assert plain is not None
-    end = plain.end()
-    value = plain[0]
-    return (value if text[end : end + 1] == "," else value.removesuffix("\r")), end
-
-
-def _line_end(text: str, at: int) -> int:
-    end = text.find("\n", at)
-    return len(text) if end < 0 else end
+        at += 1
+    return fields, left_over

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,18 +58,33 @@ def image_path(folder: str | Path, image_id: str) -> Path:
 def read_image(path: str | Path, side: int) -> Pixels:
     """Decode the picture file at path: see decode. Raises ImageError naming the path."""
     path = Path(path)
+    with _file(path):
+        data = path.read_bytes()
+    return decode(data, side, name=str(path))
+
+
+def check_image(path: Path) -> None:
+    """Raise ImageError for a file that is no picture by its first bytes. One that is cut short shows when decoded."""
+    with _file(path), path.open("rb") as file, _opened(file, str(path)):
+        pass
+
+
+@contextlib.contextmanager
+def _file(path: Path) -> Iterator[None]:
+    """Raises ImageError for what is no file to read, and for what the system says while it is read."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"picture {path} is not a file")
         if status.st_size > MAX_FILE_BYTES:
             raise ImageError(f"picture {path} has {status.st_size} bytes, at most {MAX_FILE_BYTES} are read")
-        data = path.read_bytes()
+        if not status.st_size:
+            raise ImageError(f"picture {path} is empty (0 bytes)")
+        yield
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(f"picture {path} does not exist") from None
     except OSError as error:
         raise ImageError(f"picture {path} cannot be read: {error.strerror or error}") from None
-    return decode(data, side, name=str(path))
 
 
 def decode(data: bytes, side: int, *, name: str) -> Pixels:
@@ -81,14 +98,21 @@ def decode(data: bytes, side: int, *, name: str) -> Pixels:
     check_side(side)
     if not data:
         raise ImageError(f"picture {name} is empty (0 bytes)")
+    with _opened(io.BytesIO(data), name) as image:
+        # JPEG only: decodes at 1/2, 1/4 or 1/8, the smallest that still covers the target.
+        image.draft("RGB", (side, side))
+        return _stretched(image, side)
+
+
+@contextlib.contextmanager
+def _opened(file: IO[bytes], name: str) -> Iterator[Image.Image]:
+    """A picture of which the header is read. Raises ImageError for what is wrong with it, or goes wrong inside."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(_too_large(name, f"{width} x {height}"))
-            # JPEG only: decodes at 1/2, 1/4 or 1/8, the smallest that still covers the target.
-            image.draft("RGB", (side, side))
-            return _stretched(image, side)
+            yield image
     except DataError:
         raise
     except UnidentifiedImageError:

@@ -64,5 +64,5 @@ class Manifest:
         for name in ("label_ids", "label_names", "label_counts"):
             content[name] = tuple(content[name])
         if content["captions"] is not None:
-            content["captions"] = CaptionSettings(**content["captions"])
+            content["captions"] = CaptionSettings(**CaptionSettings.stored(content["captions"]))
         return cls(**content)

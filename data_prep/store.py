@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from captune.data_prep import assemble, folder
 from captune.data_prep.captions import CaptionSettings, Vocabulary
+from captune.data_prep.coco import read_coco
+from captune.data_prep.csv_file import read_csv
 from captune.data_prep.images import Pixels, check_side, image_path
 from captune.data_prep.manifest import BAD_ROWS, EXAMPLES, FILES, MANIFEST, PIXELS, VOCABULARY, Manifest
 from captune.data_prep.pixels import Decode, PixelFile, cores, in_threads
-from captune.data_prep.records import DataError, Example, OnBad, coco_files, read_coco, read_csv
+from captune.data_prep.records import DataError, Example, OnBad
 from captune.data_prep.split import SPLITS, Shares, check_shares
 
 if TYPE_CHECKING:
@@ -145,6 +147,7 @@ def prepare(
     workers: int | None = None,
     decode: Decode | None = None,
     progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> PreparedData:
     """Make a prepared data set in the folder out, or open it at once where it is there already.
 
@@ -153,6 +156,7 @@ def prepare(
     side: pixels, 1 to 1024. captions: None for the defaults. known_labels goes with "kaggle", per_caption
     and categories with "coco". workers: threads that decode, None for one per core. decode: what decodes in
     place of threads of this process; it has no part in what comes out. progress: called with (done, total) pictures.
+    note: called with each sentence that a person should know of how the source was read.
 
     With on_bad "skip", rows and pictures that cannot be used are left out and listed in bad_rows.csv. Nothing
     appears in out before everything is done. Killed and called again with the same inputs, it goes on with the
@@ -178,6 +182,9 @@ def prepare(
         raise DataError("per_caption and categories go with the format coco: use known_labels with kaggle")
     else:
         records = read_csv(source, on_bad=on_bad, known_labels=known_labels)
+    for sentence in records.notes:
+        if note is not None:
+            note(sentence)
     if images is None and not records.has_captions:
         raise DataError(f"{source} has no captions: name the folder of its pictures, or add a column Caption")
     if images is not None and not images.is_dir():
@@ -185,14 +192,16 @@ def prepare(
 
     label_ids = known_labels if categories is None else categories
     inputs = {
-        "source": _source_digest(source, format),
+        "source": records.sha256,
         "format": format,
         "on-bad": on_bad,
         "split": "/".join(f"{100 * share:g}" for share in shares),
         "seed": str(seed),
         "labels": "all" if label_ids is None else " ".join(map(str, sorted(label_ids))),
         "per-caption": str(per_caption),
-        "captions": json.dumps(asdict(captions)) if records.has_captions else "none",
+        "captions": json.dumps(captions.effective(e.caption for e in records.examples))
+        if records.has_captions
+        else "none",
         "pictures": "none" if images is None else _pictures_digest(images, records.examples),
         "side": "none" if images is None else str(side),
     }
@@ -235,14 +244,6 @@ def _reuse(out: Path, inputs: dict[str, str]) -> PreparedData:
         )
         raise DataError(f"{out} was prepared with another {differences}: choose another --out")
     return data
-
-
-def _source_digest(source: Path, kind: Format) -> str:
-    files = [source] if kind == "kaggle" else [path for path in coco_files(source) if path]
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _pictures_digest(images: Path, examples: tuple[Example, ...]) -> str:

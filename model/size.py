@@ -32,7 +32,7 @@ _HEADER_LENGTH = 8  # the number before a safetensors header, which is padded to
 _FRAME_BYTES = 420
 _INDENT_BYTES = 6  # a line of the configuration in bundle.json has over the same key in compact JSON, at most
 _WORD_BYTES = 12  # in vocabulary.json where the words are not known: English stems have 9 on average
-_SETTINGS_BYTES = 160  # of vocabulary.json without its words
+_SETTINGS_BYTES = 190  # of vocabulary.json without its words
 
 
 @dataclass(frozen=True)

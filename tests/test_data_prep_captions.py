@@ -1,9 +1,12 @@
 """Captions to token ids."""
 
+import json
 import re
+import unicodedata
 from collections.abc import Iterable
 
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +16,7 @@ from captune.data_prep.captions import (
     UNKNOWN,
     CaptionSettings,
     Vocabulary,
+    count_unparted,
     count_words,
     tokenize,
 )
@@ -20,6 +24,8 @@ from captune.data_prep.records import DataError
 
 PLAIN = CaptionSettings(remove_stop_words=False, stem=False)
 BOTH = CaptionSettings()
+CHARACTERS = CaptionSettings(remove_stop_words=False, stem=False, characters=True)
+BEFORE = CaptionSettings(remove_stop_words=False, stem=False, marks=False)
 
 
 def build_vocabulary(captions: Iterable[str], settings: CaptionSettings) -> Vocabulary:
@@ -56,6 +62,150 @@ def test_short_cut_for_plain_captions_changes_no_token(caption: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("captune.data_prep.captions._PLAIN", re.compile(r"(?!)"))
         assert tokenize(caption, PLAIN) == words
+
+
+@pytest.mark.parametrize(
+    ("language", "words"),
+    [
+        ("Hindi, a vowel sign last", ["\u0918\u094b\u0921\u093c\u093e", "\u0918\u094b\u0921\u093c\u0940"]),
+        ("Telugu, a vowel sign last", ["\u0c2a\u0c32\u0c41", "\u0c2a\u0c32\u0c3f", "\u0c2a\u0c32"]),
+        ("Kannada, a vowel killer last", ["\u0c95\u0cb2\u0ccd", "\u0c95\u0cb2"]),
+        (
+            "Malayalam, a letter of three characters last",
+            ["\u0d05\u0d35\u0d28\u0d4d\u200d", "\u0d05\u0d35\u0d28\u0d4d"],
+        ),
+        ("Arabic, three cases", ["\u0628\u064a\u062a\u064c", "\u0628\u064a\u062a\u064b", "\u0628\u064a\u062a\u064d"]),
+        ("Hebrew, a point last", ["\u05d9\u05dc\u05d3\u05b8", "\u05d9\u05dc\u05d3\u05b9"]),
+        ("Thai, a vowel above last", ["\u0e2b\u0e21\u0e35", "\u0e2b\u0e21\u0e38"]),
+        ("Yoruba, tones that no single character has", ["\u1ecdw\u1ecd\u0301", "\u1ecdw\u1ecd\u0300"]),
+        (
+            "Persian, parts of a word that do not join",
+            ["\u0645\u06cc\u200c\u0631\u0648\u062f", "\u0645\u06cc\u0631\u0648\u062f"],
+        ),
+    ],
+)
+def test_word_keeps_its_marks_and_no_more(language: str, words: list[str]) -> None:
+    words = [unicodedata.normalize("NFC", word) for word in words]
+    assert tokenize(" ".join(words), PLAIN) == words
+    assert tokenize("".join(f"\u00ab{word}\u00bb, {word}\u0964 {word}! " for word in words), PLAIN) == [
+        word for word in words for _ in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a caf\u00e9 na\u00efve", "a cafe\u0301 nai\u0308ve"),
+        ("\u01f0", "J\u030c"),  # in upper case there is no single character
+        ("\u00e5ngstr\u00f6m", "\u212bNGSTRO\u0308M"),
+        ("ti\u1ebfng vi\u1ec7t", "Tie\u0302\u0301ng Vie\u0323\u0302t"),
+        ("\ud55c\uad6d", "\u1112\u1161\u11ab\u1100\u116e\u11a8"),
+        ("\u0921\u093c", "\u095c"),
+        ("side walk", "si\u00adde wa\u2060lk\u200e"),
+        ("\u0e2b\u0e21\u0e32 \u0e41\u0e21\u0e27", "\u0e2b\u0e21\u0e32\u200b\u0e41\u0e21\u0e27"),
+        ("heart 1 \u845b", "heart\u2764\ufe0f 1\ufe0f\u20e3 \u845b\U000e0100"),
+        ("\u06a9\u062a\u0627\u0628", "\u06a9\u062a\u0627\u0628\u200c"),
+        ("dog", "dog\u200d \u0301"),
+    ],
+)
+def test_words_that_look_the_same_are_the_same(one: str, other: str) -> None:
+    assert tokenize(one, PLAIN) == tokenize(other, PLAIN) != []
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens"),
+    [
+        ("\u4e24\u53ea\u732b\u3002\u4e00\u8f86\u8f66", "\u4e24 \u53ea \u732b \u4e00 \u8f86 \u8f66"),
+        ("\u732b\u304c\u30bd\u30d5\u30a1\u30fc\u306b", "\u732b \u304c \u30bd\u30d5\u30a1\u30fc \u306b"),
+        ("\u0e19\u0e49\u0e33", "\u0e19\u0e49 \u0e33"),
+        ("\u1000\u102c\u1038", "\u1000\u102c\u1038"),
+        ("\u1786\u17d2\u1780\u17c2 two dogs", "\u1786\u17d2 \u1780\u17c2 two dogs"),
+        ("3\u53eadogs, a t-shirt", "3 \u53ea dogs a t-shirt"),
+        ("\uac1c \ub450 \ub9c8\ub9ac", "\uac1c \ub450 \ub9c8\ub9ac"),
+    ],
+)
+def test_characters_of_scripts_without_blanks_are_tokens_with_their_marks(caption: str, tokens: str) -> None:
+    assert tokenize(caption, CHARACTERS) == tokens.split()
+
+
+def test_captions_of_scripts_without_blanks_are_counted() -> None:
+    without = ["\u4e24\u53ea", "\u3053\u3053", "a sign: \u0e2b\u0e21\u0e32", "\u1000\u102c", "\u0f40", "\u1786\u17d2"]
+    assert count_unparted([*without, "a dog", "caf\u00e9", "\uac1c \ub450", "\u0915\u0940", "\u30bd\u30d5\u30a1"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("caption", "differ"), [("a dog\u2019s caf\u00e9", True), ("\u0932\u0940", True), ("a dog's", False)]
+)
+def test_settings_are_others_where_they_may_make_other_tokens(caption: str, differ: bool) -> None:
+    for other in (CHARACTERS, BEFORE):
+        assert (other.effective(["a", caption]) != PLAIN.effective(["a", caption])) == differ
+    assert PLAIN.effective([caption]) != BOTH.effective([caption])
+
+
+def test_vocabulary_of_before_parts_captions_as_it_did() -> None:
+    stored = {"remove_stop_words": False, "stem": False, "max_tokens": 3, "vocabulary_limit": 9, "min_count": 1}
+    vocabulary = Vocabulary.from_json(json.dumps({"settings": stored, "words": ["cafe", "nai\u0308ve", "\u0932"]}))
+    assert vocabulary.encode(["cafe\u0301 nai\u0308ve \u0932\u0940"]).tolist() == [[2, 3, 4]]
+    assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
+
+
+_LETTERS = st.sampled_from(
+    "aZ\u00e9\u0130\u01c4\u03a3\u0915\u0e01\u0e40\u05d0\u0628\u1112\u1161\u11a8\u4e00\u3042\u30ab\u1780\u1000\u0f40\ufa10\u212b9\u00bd"
+)
+_OTHERS = st.one_of(
+    st.characters(categories=("Mn", "Mc", "Me", "Cf")), st.sampled_from(" .,'\u2019-\u3002\u200b\u200c\u200d")
+)
+_CAPTIONS = st.one_of(st.text(max_size=40), st.lists(st.one_of(_LETTERS, _OTHERS), max_size=25).map("".join))
+
+
+@pytest.mark.fuzz
+@given(_CAPTIONS, st.booleans(), st.booleans())
+def test_coding_of_letters_changes_no_token_and_no_token_is_of_marks_alone(
+    caption: str, characters: bool, english: bool
+) -> None:
+    settings = CaptionSettings(remove_stop_words=english, stem=english, characters=characters)
+    tokens = tokenize(caption, settings)
+    for form in ("NFC", "NFD"):
+        assert tokenize(unicodedata.normalize(form, caption), settings) == tokens  # type: ignore[arg-type]
+    for token in tokens:
+        assert any(map(str.isalnum, token)) and token.split() == [token], ascii(token)
+        assert unicodedata.category(token[0])[0] != "M", ascii(token)
+
+
+def letters(text: str) -> list[str]:
+    """The letters and digits of a text, each with the marks that follow it."""
+    held: list[str] = []
+    is_open = False
+    for character in text:
+        is_mark = unicodedata.category(character) in ("Mn", "Mc")
+        if character.isalnum():
+            held.append(character)
+        elif is_mark and is_open:
+            held[-1] += character
+        is_open = character.isalnum() or (is_mark and is_open)
+    return held
+
+
+@pytest.mark.fuzz
+@given(_CAPTIONS, st.booleans())
+def test_no_letter_is_lost_invented_or_parted_from_its_marks(caption: str, characters: bool) -> None:
+    tokens = tokenize(caption, CaptionSettings(remove_stop_words=False, stem=False, characters=characters))
+    seen = "".join(character for character in caption.replace("\u200b", " ") if not is_invisible(character))
+    seen = unicodedata.normalize("NFC", unicodedata.normalize("NFC", seen).lower())
+    assert letters(" ".join(tokens)) == letters(seen)
+
+
+def is_invisible(character: str) -> bool:
+    """Whether it can be left out and nothing looks different; without a joiner letters do."""
+    return (
+        regex.fullmatch(r"\p{Default_Ignorable_Code_Point}", character) is not None and character not in "\u200c\u200d"
+    )
+
+
+@pytest.mark.fuzz
+@given(st.text(st.characters(max_codepoint=127), max_size=60))
+def test_captions_in_ascii_have_the_tokens_of_before(caption: str) -> None:
+    assert tokenize(caption, PLAIN) == tokenize(caption, BEFORE) == tokenize(caption, CHARACTERS)
 
 
 def test_stop_words_go_before_stems_are_made() -> None:

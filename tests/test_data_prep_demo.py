@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from captune.data_prep.csv_file import read_csv
 from captune.data_prep.demo import draw
 from captune.data_prep.images import read_image
-from captune.data_prep.records import DataError, read_csv
+from captune.data_prep.records import DataError
 
 
 def test_drawn_set_is_read_without_a_bad_row(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from captune.data_prep.images import MAX_PIXELS, ImageError, decode, image_path, read_image
+from captune.data_prep.images import MAX_PIXELS, ImageError, check_image, decode, image_path, read_image
 from captune.data_prep.records import DataError
 
 
@@ -186,3 +186,15 @@ def test_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         read_image(tmp_path / ("x" * 300), 8)
     (tmp_path / "good.png").write_bytes(encoded(photograph()))
     assert read_image(tmp_path / "good.png", 8).shape == (8, 8, 3)
+
+
+def test_first_bytes_tell_what_is_no_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").touch()
+    (tmp_path / "page").write_text("<html>404</html>")
+    for name in ("none", "pipe", "empty", "page", "."):
+        with pytest.raises(ImageError, match="picture"):
+            check_image(tmp_path / name)
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP"):
+        (tmp_path / kind).write_bytes(encoded(photograph(), kind))
+        check_image(tmp_path / kind)

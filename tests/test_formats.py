@@ -18,6 +18,13 @@ def test_prepared_set_opens(old: Path) -> None:
     assert data.captions[0] and data.tokens is not None
 
 
+def test_prepared_set_is_used_again_by_the_command_that_made_it(captune: Captune, old: Path) -> None:
+    before = {path: path.read_bytes() for path in (old / "data").iterdir()}
+    ran = captune("prepare", old / "train.csv", "--out", old / "data", "--split", "60/20/20")
+    assert ran.code == 0 and "59 of 59 rows" in ran.out, ran
+    assert {path: path.read_bytes() for path in (old / "data").iterdir()} == before
+
+
 def test_trials_are_those_of_then(captune: Captune, old: Path) -> None:
     assert json.loads(captune("trials", old / "run", "--format", "json").out) == json.loads(
         (old / "trials.json").read_text()

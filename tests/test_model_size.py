@@ -595,7 +595,7 @@ def test_bundle_of_the_paper_model_is_below_the_budget_and_a_keras_file_of_it_is
 @needs_real
 def test_words_of_real_captions_take_no_more_than_estimated() -> None:
     from captune.data_prep.captions import CaptionSettings, count_words, tokenize
-    from captune.data_prep.records import read_csv
+    from captune.data_prep.csv_file import read_csv
 
     captions = [example.caption for example in read_csv(REAL / "coco18" / "train.csv").examples[:3_000]]
     settings = CaptionSettings()

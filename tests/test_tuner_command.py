@@ -2,13 +2,15 @@
 
 import csv
 import json
+import os
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Captune, refused
+from conftest import Captune, Ran, refused
 
 from captune.data_prep.store import PreparedData
 from captune.model.config import ModelConfig, replace
@@ -18,6 +20,7 @@ from captune.model.size import Size, show_bytes, size
 from captune.results.attributes import epoch_attribute
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.run_folder import RunFolder
+from captune.tuner.api.datasets import prepare
 
 
 def rewrite(raw: Path, line: int, new: str) -> None:
@@ -105,6 +108,58 @@ def test_on_bad_skip_drops_lists_and_counts(captune: Captune, twelve: Path, name
     assert len(PreparedData.open(out)) == 11
 
 
+def notes(ran: Ran) -> list[str]:
+    """What a command that succeeded said beside its results."""
+    assert ran.code == 0, ran
+    return ran.err.splitlines()
+
+
+def test_prepare_says_how_many_rows_have_labels_and_captions(captune: Captune, twelve: Path) -> None:
+    rewrite(twelve, 3, "scene_00001.jpg,1,")
+    rewrite(twelve, 4, 'scene_00002.jpg,1," "')
+    ran = captune("prepare", twelve / "train.csv", "--out", twelve.parent / "data")
+    assert notes(ran) == []
+    assert "labels: 6 on 12 rows; captions: 10 rows, 2 have none" in ran.out.splitlines()
+    data = prepare(twelve / "train.csv", out=twelve.parent / "data")
+    assert (data.captioned, data.notes) == (10, ())
+
+
+def test_prepare_notes_what_was_mended_and_columns_that_are_not_captions(captune: Captune, twelve: Path) -> None:
+    rewrite(twelve, 3, 'scene_00001.jpg,1,"red" and blue, it says')
+    (note,) = notes(captune("prepare", twelve / "train.csv", "--out", twelve.parent / "data"))
+    assert note.startswith("note: ") and "3" in note
+    rewrite(twelve, 1, "ImageID,Labels,words")
+    rewrite(twelve, 3, "scene_00001.jpg,1,red")
+    out = twelve.parent / "pictures"
+    ran = captune("prepare", twelve / "train.csv", twelve / "images", "--out", out, "--side", 16)
+    assert "words" in notes(ran)[0]
+    assert "captions: none" in ran.out
+    refused(captune("prepare", twelve / "train.csv", "--out", twelve.parent / "none"), "no captions")
+
+
+@pytest.mark.parametrize(("row", "word"), [("{}.jpg,{}, ", "empty"), ("{}.jpg,4,words {}", "same labels, 4")])
+def test_data_from_which_nothing_can_be_learned_is_called_so(
+    captune: Captune, tmp_path: Path, row: str, word: str
+) -> None:
+    rows = [row.format(place, place % 3) for place in range(12)]
+    (tmp_path / "train.csv").write_text("\n".join(["ImageID,Labels,Caption", *rows]) + "\n")
+    (note,) = notes(captune("prepare", tmp_path / "train.csv", "--out", tmp_path / "data"))
+    assert word in note
+    assert prepare(tmp_path / "train.csv", out=tmp_path / "data").notes == (note.removeprefix("note: "),)
+
+
+def test_same_pipe_of_other_rows_is_another_source(captune: Captune, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    rows = [f"{place}.jpg,{place % 2},words {place}\n" for place in range(9)]
+    for count, code in ((9, 0), (8, 2), (9, 0)):
+        text = "".join(["ImageID,Labels,Caption\n", *rows[:count]])
+        writer = threading.Thread(target=pipe.write_text, args=(text,))
+        writer.start()
+        assert captune("prepare", pipe, "--out", tmp_path / "data").code == code
+        writer.join()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -153,6 +208,21 @@ def test_prepare_again_with_other_settings_is_refused_and_with_the_same_is_free(
     assert captune(*source, "--side", 16).code == 0
     assert captune(*source, "--side", 16).code == 0
     refused(captune(*source, "--side", 24), "side")
+
+
+@pytest.mark.parametrize(("options", "tokens"), [((), [1, 1, 1]), (("--characters",), [3, 2, 4])])
+def test_captions_without_blanks_are_told_and_can_be_parted(
+    captune: Captune, tmp_path: Path, options: tuple[str, ...], tokens: list[int]
+) -> None:
+    captions = ["\u5927\u72d7\u8dd1", "\u5c0f\u732b", "\u5927\u72d7\u548c\u732b"]
+    rows = [f"{n}.jpg,{1 + n % 2},{captions[n % 3]}\n" for n in range(30)]
+    (tmp_path / "train.csv").write_text("ImageID,Labels,Caption\n" + "".join(rows))
+    ran = captune("prepare", tmp_path / "train.csv", "--out", tmp_path / "data", *options)
+    assert ran.code == 0, ran.err
+    assert ("30 of 30 captions" in ran.err and "--characters" in ran.err) != bool(options)
+    prepared = PreparedData.open(tmp_path / "data")
+    assert prepared.tokens is not None
+    assert (prepared.tokens != 0).sum(axis=1)[:3].tolist() == tokens
 
 
 def test_prepare_refuses_a_missing_picture_folder(captune: Captune, twelve: Path) -> None:

@@ -203,6 +203,7 @@ def test_only_http_addresses_are_servers() -> None:
     assert not any(map(is_server, (None, "auto", "head:6379", "ray://head:10001", "")))
 
 
+@pytest.mark.cluster  # imports Ray, starts none of it
 def test_status_of_a_cluster_that_is_not_there_is_refused_in_seconds(captune: Captune) -> None:
     started = time.monotonic()
     refused(captune("cluster", "status", "--address", "127.0.0.1:1"), "127.0.0.1:1", "6379", code=1)

@@ -1,6 +1,8 @@
 """A bundle on rows that come as files: the answers of the network itself, in the order of the rows."""
 
 import csv
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ from builders import refused
 from PIL import Image
 
 from captune.data_prep.images import ImageError
-from captune.data_prep.records import DataError
+from captune.data_prep.records import DataError, OnBad
 from captune.data_prep.store import PreparedData
+from captune.errors import ArgumentError
 from captune.model.config import TrialConfig, replace
 from captune.model.metrics import METRICS, DecisionRule
 from captune.model.presets import PRESETS
@@ -67,10 +70,13 @@ def test_rows_from_files_get_the_answers_that_the_prepared_set_gets(
     bundle: Any, data: PreparedData, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import captune.tuner.winner.predict as inference
+    from captune.tuner.winner.rows import read_rows
 
     monkeypatch.setattr(inference, "BATCH", 50)  # 120 rows: two batches and a rest
-    records, pictures = inference.read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True)
-    found = inference.probabilities(bundle, [example.caption for example in records.examples], pictures)
+    rows, found = inference.probabilities_of_rows(
+        bundle, read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True)
+    )
+    assert len(rows.pictures) == 120
     assert found.shape == (120, 6)
     assert len(np.unique(found, axis=0)) > 100, "an answer that ignores its row shows nothing"
     for split in ("train", "validation", "test"):
@@ -90,10 +96,10 @@ def test_answers_are_those_that_training_sees(bundle: Any, data: PreparedData) -
 
 def examples(bundle: Any, drawn: Path) -> tuple[list[str], list[Path]]:
     """Captions and pictures of the drawn rows."""
-    from captune.tuner.winner.predict import read_rows
+    from captune.tuner.winner.rows import read_rows
 
-    records, pictures = read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True)
-    return [example.caption for example in records.examples], pictures
+    rows = read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True)
+    return [example.caption for example in rows.records.examples], list(rows.pictures)
 
 
 def test_one_row_alone_gets_the_answer_that_it_gets_among_others(bundle: Any, drawn: Path) -> None:
@@ -133,6 +139,7 @@ def test_no_examples_have_no_probabilities(bundle: Any) -> None:
         (["a box"], ["x.jpg", "y.jpg"], ("1 captions and 2 images",)),
         ("a box", ["x.jpg"], ("lists",)),
         (["a box"], "x.jpg", ("lists",)),
+        (["a box", float("nan")], ["x.jpg", "y.jpg"], ("captions[1]", "nan")),
         (["a box"], ["nowhere.jpg"], ("nowhere.jpg", "does not exist")),
         (["a box"], [np.zeros((8, 8), np.uint8)], ("(height, width, 3) uint8", "(8, 8)")),
         (["a box"], [np.zeros((8, 8, 3), np.float32)], ("(height, width, 3) uint8", "float32")),
@@ -148,18 +155,25 @@ def test_examples_that_the_bundle_cannot_read_are_refused(
     refused(lambda: probabilities(bundle, captions, images), *words, error=DataError)
 
 
-def test_file_beside_a_submission_and_one_in_its_place_stay_as_they_are(captions_bundle: Any, tmp_path: Path) -> None:
-    from captune.tuner.winner.predict import read_rows, write_submission
+def submit(
+    bundle: Any, source: Path, out: Path, images: Path | None = None, on_bad: OnBad = "error"
+) -> list[list[str]]:
+    """What `captune predict` writes for a CSV, row by row."""
+    from captune.tuner.api.classifier import Classifier
 
+    count = Classifier(Path("bundle"), bundle).predict_file(source, images, out=out, on_bad=on_bad)
+    with out.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["ImageID", "Labels"] and len(rows) == count
+    return rows
+
+
+def test_file_beside_a_submission_and_one_in_its_place_stay_as_they_are(captions_bundle: Any, tmp_path: Path) -> None:
     source = table(tmp_path / "rows.csv", ["ImageID,Caption", "a.jpg,a box"])
-    rows = read_rows(captions_bundle, source, None, need_labels=False)
     (tmp_path / "out.csv.tmp").write_text("mine")
-    write_submission(captions_bundle, *rows, tmp_path / "out.csv")
+    submit(captions_bundle, source, tmp_path / "out.csv")
     before = (tmp_path / "out.csv").read_bytes()
-    refused(lambda: write_submission(captions_bundle, *rows, tmp_path / "out.csv"), "out.csv", error=DataError)
-    refused(
-        lambda: write_submission(captions_bundle, *rows, tmp_path / "no" / "out.csv"), "no/out.csv", error=DataError
-    )
+    refused(lambda: submit(captions_bundle, source, tmp_path / "out.csv"), "out.csv", error=DataError)
     assert (tmp_path / "out.csv.tmp").read_text() == "mine" and (tmp_path / "out.csv").read_bytes() == before
 
 
@@ -168,37 +182,52 @@ def test_submission_has_a_label_for_every_row_in_order_also_without_any_words(
 ) -> None:
     from dataclasses import replace as changed
 
-    from captune.tuner.winner.predict import read_rows, write_submission
-
     strict = changed(captions_bundle, rule=DecisionRule(1.0))
     names = ["b.jpg", "a.jpg", "c.jpg", "d.jpg"]
     captions = ["a red box", "", "zzz qqq", "box " * 300]
     source = table(tmp_path / "rows.csv", ["ImageID,Caption", *map(",".join, zip(names, captions, strict=True))])
-    write_submission(strict, *read_rows(strict, source, None, need_labels=False), tmp_path / "out.csv")
-    with (tmp_path / "out.csv").open(newline="") as file:
-        found = list(csv.reader(file))
-    assert found[0] == ["ImageID", "Labels"]
-    assert [row[0] for row in found[1:]] == names
-    assert all(row[1] in {"1", "2", "3", "5", "6", "8"} for row in found[1:])
+    rows = submit(strict, source, tmp_path / "out.csv")
+    assert [row[0] for row in rows] == names
+    assert all(row[1] in {"1", "2", "3", "5", "6", "8"} for row in rows)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "rows.csv"]
 
 
 def test_low_threshold_gives_every_label_by_its_number(captions_bundle: Any, tmp_path: Path) -> None:
     from dataclasses import replace as changed
 
-    from captune.tuner.winner.predict import read_rows, write_submission
-
     lax = changed(captions_bundle, rule=DecisionRule(0.0))
     source = table(tmp_path / "rows.csv", ["ImageID,Caption", "a.jpg,a box"])
-    write_submission(lax, *read_rows(lax, source, None, need_labels=False), tmp_path / "out.csv")
-    assert (tmp_path / "out.csv").read_text() == "ImageID,Labels\na.jpg,1 2 3 5 6 8\n"
+    assert submit(lax, source, tmp_path / "out.csv") == [["a.jpg", "1 2 3 5 6 8"]]
+
+
+@pytest.mark.parametrize("labels", ["", "?", "nan", "1.0", "-3", "99", "[1; 2]", "unknown yet", '"1,2"'])
+def test_prediction_looks_at_no_labels_and_an_image_may_stand_in_several_rows(
+    captions_bundle: Any, tmp_path: Path, labels: str
+) -> None:
+    names = ["a.jpg", "b.jpg", "a.jpg"]
+    bare = table(tmp_path / "bare.csv", ["ImageID,Caption", *(f"{name},a red box" for name in names)])
+    full = table(tmp_path / "full.csv", ["ImageID,Labels,Caption", *(f"{name},{labels},a red box" for name in names)])
+    rows = submit(captions_bundle, full, tmp_path / "out.csv")
+    assert [row[0] for row in rows] == names
+    assert rows == submit(captions_bundle, bare, tmp_path / "bare-out.csv")
+
+
+def test_rows_that_are_no_csv_and_were_mended_are_told_with_their_lines(
+    captions_bundle: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = table(tmp_path / "rows.csv", ["ImageID,Caption", "a.jpg,a box", 'b.jpg,"red" box, here', "c.jpg,a box"])
+    assert len(submit(captions_bundle, source, tmp_path / "out.csv")) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "rows.csv" in line and "lines 3" in line
 
 
 def test_evaluate_agrees_with_a_plain_computation(captions_bundle: Any, drawn: Path) -> None:
-    from captune.tuner.winner.predict import evaluate, probabilities, read_rows
+    from captune.tuner.api.classifier import Classifier
+    from captune.tuner.winner.predict import probabilities
+    from captune.tuner.winner.rows import read_rows
 
-    records, pictures = read_rows(captions_bundle, drawn / "train.csv", None, need_labels=True)
-    scores = evaluate(captions_bundle, records, pictures)
+    scores = Classifier(Path("bundle"), captions_bundle).evaluate(drawn / "train.csv")
+    records = read_rows(captions_bundle, drawn / "train.csv", None, need_labels=True).records
     answers = probabilities(captions_bundle, [example.caption for example in records.examples], None)
     given = captions_bundle.rule.decide(answers)
     f1 = []
@@ -224,28 +253,135 @@ def test_evaluate_agrees_with_a_plain_computation(captions_bundle: Any, drawn: P
 def test_rows_that_cannot_be_scored_are_refused(
     captions_bundle: Any, tmp_path: Path, rows: list[str], words: str
 ) -> None:
-    from captune.tuner.winner.predict import read_rows
+    from captune.tuner.winner.rows import read_rows
 
     with pytest.raises(DataError, match=words):
         read_rows(captions_bundle, table(tmp_path / "rows.csv", rows), None, need_labels=True)
 
 
-def test_bundle_that_reads_pictures_asks_for_them_and_names_the_one_missing(
-    bundle: Any, drawn: Path, tmp_path: Path
-) -> None:
-    from captune.tuner.winner.predict import evaluate, read_rows
+def test_bundle_that_reads_pictures_asks_for_their_folder(bundle: Any, drawn: Path, tmp_path: Path) -> None:
+    from captune.tuner.winner.rows import read_rows
 
-    source = table(tmp_path / "rows.csv", ["ImageID,Labels,Caption", "nowhere.jpg,1,box"])
     with pytest.raises(DataError, match="folder"):
-        read_rows(bundle, source, None, need_labels=False)
-    with pytest.raises(ImageError, match=r"nowhere\.jpg"):
-        evaluate(bundle, *read_rows(bundle, source, drawn / "images", need_labels=True))
+        read_rows(bundle, drawn / "train.csv", None, need_labels=False)
+    with pytest.raises(DataError, match="nowhere"):
+        read_rows(bundle, drawn / "train.csv", tmp_path / "nowhere", need_labels=False)
 
 
-def test_submission_that_fails_half_way_leaves_no_file(bundle: Any, drawn: Path, tmp_path: Path) -> None:
-    from captune.tuner.winner.predict import read_rows, write_submission
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: path.unlink(),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "of no bytes": lambda path: path.write_bytes(b""),
+    "of text": lambda path: path.write_text("<html>404</html>"),
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:700]),
+}
 
-    source = table(tmp_path / "rows.csv", ["ImageID,Caption", "scene_00000.jpg,box", "nowhere.jpg,box"])
-    with pytest.raises(ImageError):
-        write_submission(bundle, *read_rows(bundle, source, drawn / "images", need_labels=False), tmp_path / "out.csv")
-    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+@pytest.mark.parametrize("row", [0, 7])
+def test_picture_that_cannot_be_used_is_told_with_its_line_and_nothing_is_written(
+    bundle: Any, twelve: Path, spoil: Callable[[Path], object], row: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captune.tuner.winner.predict.BATCH", 5)
+    spoil(twelve / "images" / f"scene_{row:05}.jpg")
+    refused(
+        lambda: submit(bundle, twelve / "train.csv", twelve / "out.csv", twelve / "images"),
+        "train.csv",
+        f"line {row + 2}:",
+        f"scene_{row:05}.jpg",
+        "--on-bad skip",
+        error=DataError,
+    )
+    assert sorted(path.name for path in twelve.iterdir()) == ["images", "train.csv"]
+
+
+def test_rows_that_cannot_be_used_are_left_out_and_listed_and_the_others_get_their_own_labels(
+    bundle: Any, twelve: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("captune.tuner.winner.predict.BATCH", 5)
+    whole = submit(bundle, twelve / "train.csv", twelve / "whole.csv", twelve / "images")
+    with (twelve / "train.csv").open("a") as file:
+        file.write("../secret.jpg,1,a box\nscene_00001.jpg,1,\n")
+    for row, spoil in zip((0, 3, 4, 6, 9, 11), SPOILT.values(), strict=True):
+        spoil(twelve / "images" / f"scene_{row:05}.jpg")
+    capsys.readouterr()
+    rows = submit(bundle, twelve / "train.csv", twelve / "out.csv", twelve / "images", on_bad="skip")
+    assert rows[:-1] == [whole[row] for row in (1, 2, 5, 7, 8, 10)] and rows[-1][0] == "scene_00001.jpg"
+    *lines, total = capsys.readouterr().err.splitlines()
+    assert [int(line.split(", line ")[1].split()[0]) for line in lines] == [2, 5, 6, 8, 11, 13, 14]
+    assert "7 of 14 rows" in total
+
+
+def test_scores_of_rows_left_out_are_those_of_a_file_without_them(
+    bundle: Any, twelve: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from captune.tuner.api.classifier import Classifier
+
+    monkeypatch.setattr("captune.tuner.winner.predict.BATCH", 5)
+    classifier = Classifier(Path("bundle"), bundle)
+    header, *rows = (twelve / "train.csv").read_text().splitlines()
+    image, _, caption = rows[2].split(",", 2)
+    unknown = ",".join([image, "1 77", caption])
+    table(twelve / "good.csv", [header, *rows[:2], *rows[4:9], *rows[10:]])
+    table(twelve / "bad.csv", [header, *rows[:2], unknown, *rows[3:], rows[0]])
+    SPOILT["missing"](twelve / "images" / "scene_00003.jpg")
+    SPOILT["cut short"](twelve / "images" / "scene_00009.jpg")
+    scores = classifier.evaluate(twelve / "bad.csv", twelve / "images", on_bad="skip")
+    skipped = scores.pop("skipped")
+    assert [(row["line"], row["image_id"]) for row in skipped] == [
+        (4, "scene_00002.jpg"),
+        (5, "scene_00003.jpg"),
+        (11, "scene_00009.jpg"),
+        (14, "scene_00000.jpg"),
+    ]
+    assert "77" in skipped[0]["reason"]
+    assert scores == classifier.evaluate(twelve / "good.csv", twelve / "images")
+    refused(lambda: classifier.evaluate(twelve / "bad.csv", twelve / "images"), "line 4", "77", error=DataError)
+
+
+@pytest.mark.parametrize("kind", ["missing", "cut short"])
+def test_file_without_one_usable_picture_is_refused(bundle: Any, twelve: Path, kind: str) -> None:
+    for picture in (twelve / "images").iterdir():
+        SPOILT[kind](picture)
+    refused(
+        lambda: submit(bundle, twelve / "train.csv", twelve / "out.csv", twelve / "images", on_bad="skip"),
+        "no usable row",
+        "line 2",
+        "scene_00000.jpg",
+        error=DataError,
+    )
+
+
+def test_picture_of_a_list_is_told_with_its_place(bundle: Any, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from captune.tuner.winner.predict import probabilities
+
+    monkeypatch.setattr("captune.tuner.winner.predict.BATCH", 2)
+    captions, pictures = (each[:5] for each in examples(bundle, drawn))
+    refused(
+        lambda: probabilities(bundle, captions, [*pictures[:3], Path("nowhere.jpg"), pictures[4]]),
+        "images[3]",
+        "nowhere.jpg",
+        error=ImageError,
+    )
+
+
+def test_place_where_no_file_can_be_made_is_refused_before_anything_is_read(
+    captions_bundle: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    (tmp_path / "file").write_text("mine")
+    for out, word in (
+        ("link", "exists"),
+        ("file", "exists"),
+        (".", "exists"),
+        ("no/out", "no "),
+        ("file/out", "file "),
+    ):
+        refused(lambda out=out: submit(captions_bundle, tmp_path / "absent.csv", tmp_path / out), word, error=DataError)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_other_word_for_bad_rows_is_refused(captions_bundle: Any, tmp_path: Path) -> None:
+    source = table(tmp_path / "rows.csv", ["ImageID,Caption", "a.jpg,a box"])
+    refused(lambda: submit(captions_bundle, source, tmp_path / "out", on_bad="ignore"), "skip", error=ArgumentError)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 A mirrored run holds what the run folder holds, but for three names:
 
 owner.json                       the driver that writes here: id, host, pid, time; a later one takes over
-sign.json                        its last sign of life: id, time, whether it has ended
+sign.json                        its last sign of life: id, time
 study.journal/ID/00000001        the journal of owner ID in pieces of whole lines, as objects cannot be appended to
 """
 
@@ -187,9 +187,9 @@ class Mirror:
             self._remote.remove(f"{_JOURNAL}/{generation}")
 
     def _sign(self) -> None:
-        """Says now and then that the driver is there, in the end that it is not; the owner's mark may be another's."""
-        if self._closed or time.monotonic() - self._signed >= SIGN_SECONDS:
-            sign = {"id": self._id, "time": datetime.now(UTC).isoformat(), "ended": self._closed}
+        """Says now and then that the driver is there; in a file of its own, as the owner's mark may be another's now."""
+        if time.monotonic() - self._signed >= SIGN_SECONDS:
+            sign = {"id": self._id, "time": datetime.now(UTC).isoformat()}
             self._remote.write(_SIGN, json.dumps(sign).encode())
             self._signed = time.monotonic()
 
@@ -216,7 +216,7 @@ class Mirror:
 
 
 def is_written(url: str) -> bool:
-    """Whether a driver writes to the run at `url`, by its last sign.
+    """Whether a driver writes to the run at `url`, by its last sign: for a while also one that has ended.
 
     Raises:
         StorageError: as RemoteFolder does.
@@ -225,13 +225,8 @@ def is_written(url: str) -> bool:
     owner, text = _owner(remote), remote.read(_SIGN)
     try:
         sign = json.loads(text or b"{}")
-        silent = datetime.now(UTC) - datetime.fromisoformat(sign["time"])
-        return (
-            owner is not None
-            and sign["id"] == owner["id"]
-            and not sign["ended"]
-            and silent.total_seconds() < SILENT_SECONDS
-        )
+        silence = (datetime.now(UTC) - datetime.fromisoformat(sign["time"])).total_seconds()
+        return owner is not None and sign["id"] == owner["id"] and silence < SILENT_SECONDS
     except (ValueError, KeyError, TypeError):
         return False
 

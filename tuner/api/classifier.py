@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from captune.data_prep.records import DataError, OnBad, Records
+from captune.errors import ArgumentError
 from captune.tuner.api.caller import left_as_it_was
+from captune.tuner.api.progress import say
 from captune.tuner.training.runtime import import_keras
 
 if TYPE_CHECKING:
@@ -68,7 +72,7 @@ class Classifier:
                 not read pictures.
 
         Raises:
-            DataError: what it reads is missing, or a picture cannot be read.
+            DataError: what it reads is missing, or a picture cannot be used: the error has its place in `images`.
 
         Example:
             >>> captune.load("run/winner/bundle").probabilities(captions=["a red ball", "two stars"]).shape
@@ -79,8 +83,12 @@ class Classifier:
         return predict.probabilities(self.bundle, captions, images)
 
     @left_as_it_was()
-    def evaluate(self, csv: str | Path, images: str | Path | None = None) -> dict[str, Any]:
+    def evaluate(self, csv: str | Path, images: str | Path | None = None, *, on_bad: OnBad = "error") -> dict[str, Any]:
         """Scores on the labelled rows of a CSV: mean_f1, micro_f1, macro_f1, map, per_label (F1 by id), examples.
+
+        Args:
+            on_bad: at a row that cannot be used, also for a label that the classifier does not know, "error" stops;
+                "skip" leaves it out, says so on stderr, and lists it as `skipped`: line, image_id, reason.
 
         Raises:
             DataError: a row cannot be used, with its line and value.
@@ -92,12 +100,20 @@ class Classifier:
         """
         from captune.tuner.winner import predict
 
-        rows = predict.read_rows(self.bundle, Path(csv), _path(images), need_labels=True)
-        return predict.evaluate(self.bundle, *rows)
+        records, answers = self._of_rows(csv, images, need_labels=True, on_bad=on_bad)
+        scores = predict.evaluate(self.bundle, records, answers)
+        return scores if on_bad == "error" else {**scores, "skipped": [asdict(row) for row in records.bad]}
 
     @left_as_it_was()
-    def predict_file(self, csv: str | Path, images: str | Path | None = None, *, out: str | Path) -> int:
+    def predict_file(
+        self, csv: str | Path, images: str | Path | None = None, *, out: str | Path, on_bad: OnBad = "error"
+    ) -> int:
         """Writes ImageID,Labels for every row of a CSV to `out`, which must not exist; the number of rows.
+
+        A column Labels is not looked at, and an ImageID may stand in several rows. The file appears when all is done.
+
+        Args:
+            on_bad: at a row that cannot be used "error" stops; "skip" leaves it out and says so on stderr.
 
         Raises:
             DataError: a row cannot be used, or `out` cannot be written.
@@ -108,9 +124,30 @@ class Classifier:
         """
         from captune.tuner.winner import predict
 
-        rows, pictures = predict.read_rows(self.bundle, Path(csv), _path(images), need_labels=False)
-        predict.write_submission(self.bundle, rows, pictures, Path(out))
-        return len(rows.examples)
+        check_new(Path(out))
+        records, answers = self._of_rows(csv, images, need_labels=False, on_bad=on_bad)
+        predict.write_submission(self.bundle, records, answers, Path(out))
+        return len(records.examples)
+
+    def _of_rows(
+        self, csv: str | Path, images: str | Path | None, *, need_labels: bool, on_bad: OnBad
+    ) -> tuple[Records, NDArray[np.float32]]:
+        """The rows of a CSV that can be used, and their probabilities; those that cannot be used are told."""
+        from captune.tuner.winner import predict
+        from captune.tuner.winner.rows import read_rows
+
+        if on_bad not in ("error", "skip"):
+            raise ArgumentError("on_bad", f"error or skip, got {on_bad!r}")
+        folder = None if images is None else Path(images)
+        rows = read_rows(self.bundle, Path(csv), folder, need_labels=need_labels, on_bad=on_bad)
+        rows, answers = predict.probabilities_of_rows(self.bundle, rows)
+        for note in rows.records.notes:
+            say(f"note: {csv}: {note}")
+        if bad := rows.records.bad:
+            for row in bad:
+                say(f"{csv}, line {row.line} is left out: {row.reason}")
+            say(f"{len(bad)} of {len(bad) + len(answers)} rows are left out")
+        return rows.records, answers
 
     def __repr__(self) -> str:
         return f"<captune classifier {self.path}: {len(self.labels)} labels from {' and '.join(self.reads)}>"
@@ -136,5 +173,11 @@ def load(path: str | Path, *, backend: str | None = None) -> Classifier:
     return Classifier(Path(path), Bundle.load(Path(path)))
 
 
-def _path(where: str | Path | None) -> Path | None:
-    return None if where is None else Path(where)
+def check_new(out: Path) -> None:
+    """Raises DataError unless a file can be made at `out`."""
+    if os.path.lexists(out):
+        raise DataError(f"{out} exists; name a file that does not")
+    if not out.parent.is_dir():
+        raise DataError(f"{out.parent} is not a folder; make it, or name another place for {out.name}")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise DataError(f"{out.parent} may not be written to; name another place for {out.name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ class DataSet:
     """A prepared data set.
 
     where: its folder or its address (s3://, gs://). skipped: rows that were left out, each with its reason in
-    bad_rows.csv beside it.
+    bad_rows.csv beside it. notes: sentences on how the source was read and on what is odd about it.
 
     Example:
         >>> data = captune.prepare("train.csv", out="data", split="60/20/20")
@@ -29,6 +29,7 @@ class DataSet:
 
     where: str
     prepared: PreparedData
+    notes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -46,9 +47,15 @@ class DataSet:
         """Rows that were left out."""
         return self.prepared.manifest.rows_skipped
 
+    @property
+    def captioned(self) -> int:
+        """Examples whose caption is not empty."""
+        return sum(map(bool, map(str.strip, self.prepared.captions)))
+
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
-        return f"<captune data set {self.where}: {counts}; {len(self.labels)} labels>"
+        notes = f"; {len(self.notes)} notes" if self.notes else ""
+        return f"<captune data set {self.where}: {counts}; {len(self.labels)} labels{notes}>"
 
 
 @left_as_it_was()
@@ -64,6 +71,7 @@ def prepare(
     seed: int = 0,
     stop_words: bool = True,
     stems: bool = True,
+    characters: bool = False,
     max_tokens: int = 64,
     vocabulary: int = 20_000,
     min_count: int = 1,
@@ -76,7 +84,8 @@ def prepare(
     """Decodes pictures and captions once. Called again with the same it returns at once; interrupted, it goes on.
 
     Args:
-        source: a CSV with the columns ImageID, Labels, Caption; or a folder or file of COCO annotations.
+        source: a CSV with the columns ImageID, Labels, Caption; or a folder or file of COCO annotations. It may be a
+            pipe.
         images: folder of the pictures; None for captions alone.
         out: folder of the data set, or an address (s3://, gs://).
         format: of `source`.
@@ -85,6 +94,8 @@ def prepare(
         split: percent train/validation/test, stratified over all labels.
         seed: of the split.
         stop_words: whether English stop words are dropped. stems: whether words are reduced to their Porter stems.
+        characters: whether each character of a script without blanks between words (Chinese, Japanese, Thai, Lao,
+            Khmer, Burmese, Tibetan) is a token; else what stands between two blanks is one.
         max_tokens: of a caption that are kept at most. vocabulary: words that are kept at most. min_count: times that a
             word must stand in the training captions.
         labels: of a CSV, that are allowed, e.g. "1-11,13-19"; others are errors.
@@ -124,10 +135,12 @@ def prepare(
     settings = CaptionSettings(
         remove_stop_words=stop_words,
         stem=stems,
+        characters=characters,
         max_tokens=max_tokens,
         vocabulary_limit=vocabulary,
         min_count=min_count,
     )
+    notes: list[str] = []
     with preparing(str(out)) as folder, bar("pictures", shown=progress) as show:
         prepared = prepare_data(
             Path(source),
@@ -144,8 +157,31 @@ def prepare(
             categories=numbers("categories", categories),
             decode=decode,
             progress=show,
+            note=notes.append,
         )
-    return DataSet(str(out), prepared)
+    data = DataSet(str(out), prepared, tuple(notes))
+    return replace(data, notes=(*data.notes, *_oddities(data)))
+
+
+def _oddities(data: DataSet) -> list[str]:
+    """What makes captions or labels of little use to a network."""
+    from captune.data_prep.captions import count_unparted
+
+    notes = []
+    if data.prepared.has_captions and not data.captioned:
+        notes.append(f"the captions of all {len(data.prepared)} rows are empty: nothing can be learned from them")
+    settings = data.prepared.manifest.captions
+    if settings and not settings.characters and (unparted := count_unparted(data.prepared.captions)):
+        notes.append(
+            f"{unparted} of {len(data.prepared)} captions have text of a script without blanks between words: what"
+            " stands between two blanks is one token; --characters makes one of each character"
+        )
+    labels = data.prepared.labels
+    if (labels == labels[0]).all():
+        notes.append(
+            f"all {len(labels)} rows have the same labels, {' '.join(map(str, data.labels))}: nothing to tell apart"
+        )
+    return notes
 
 
 def open_data_set(where: str | Path | DataSet) -> DataSet:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from captune.tuner.command.arguments import AsJson, BundlePath, Pictures
-from captune.tuner.command.console import fail, print_json
+from captune.tuner.command.console import print_json
+
+OnBad = Annotated[
+    Literal["error", "skip"],
+    typer.Option(help="bad rows: error stops at the first, skip leaves them out and lists them on stderr"),
+]
 
 
 def evaluate(
     bundle: BundlePath,
     csv: Annotated[Path, typer.Argument(help="CSV with Labels")],
     images: Pictures = None,
+    on_bad: OnBad = "error",
     as_json: AsJson = False,
 ) -> None:
     """Scores a bundle on labelled rows."""
@@ -22,7 +28,7 @@ def evaluate(
     from captune.tuner.api.classifier import load
 
     classifier = load(bundle)
-    scores = classifier.evaluate(csv, images)
+    scores = classifier.evaluate(csv, images, on_bad=on_bad)
     if as_json:
         print_json(scores)
         return
@@ -35,13 +41,13 @@ def evaluate(
 
 def predict(
     bundle: BundlePath,
-    csv: Annotated[Path, typer.Argument(help="CSV, with or without Labels")],
+    csv: Annotated[Path, typer.Argument(help="CSV; its Labels are not looked at")],
     images: Pictures = None,
     out: Annotated[Path, typer.Option(help="CSV to write: ImageID,Labels")] = ...,  # type: ignore[assignment]
+    on_bad: OnBad = "error",
 ) -> None:
     """Writes the labels that a bundle gives, one row for each row of the CSV."""
-    from captune.tuner.api.classifier import load
+    from captune.tuner.api.classifier import check_new, load
 
-    if out.exists():
-        fail(f"{out} exists; name a file that does not")
-    print(f"{out}: {load(bundle).predict_file(csv, images, out=out)} rows")
+    check_new(out)  # before what takes seconds
+    print(f"{out}: {load(bundle).predict_file(csv, images, out=out, on_bad=on_bad)} rows")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +27,8 @@ app = typer.Typer(
 @as_keyboard_interrupt(signal.SIGTERM, signal.SIGHUP)
 def main() -> None:
     """Entry point: people's mistakes end with one line and status 2, failed work with status 1, signals with theirs."""
+    # In place: a command for a cluster is sent as it was typed, and homes differ there.
+    sys.argv[1:] = map(_from_home, sys.argv[1:])
     try:
         status = app(prog_name="captune", standalone_mode=False)
     except TyperException as error:
@@ -35,6 +40,22 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that may not be written
         fail(str(error), WorkError.exit_status)
     raise SystemExit(status)
+
+
+def _from_home(argument: str) -> str:
+    """An argument, or its value after `--option=`, that begins with a tilde as a path: with the home folder instead.
+
+    Shells do so but for the tilde after `=`, and what starts a command without a shell does not.
+    """
+    option, value = re.fullmatch(r"(--[\w.-]+=)?(.*)", argument, re.DOTALL).groups("")  # type: ignore[union-attr]
+    if not value.startswith("~"):
+        return argument
+    try:
+        return option + str(Path(value).expanduser())
+    except RuntimeError:  # nobody of that name, or it is no path
+        if value == "~" or re.match(r"~[\w.-]*/", value):
+            fail(f"{argument}: there is no such home folder; name the path from / on")
+        return argument
 
 
 @app.callback(invoke_without_command=True)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from captune.interrupt import exit_status
+from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Location
 from captune.tuner.command.console import fail
 
@@ -38,6 +39,9 @@ def prepare(
     seed: Annotated[int, typer.Option(help="of the split")] = 0,
     stop_words: Annotated[bool, typer.Option("--stop-words/--no-stop-words", help="drop English stop words")] = True,
     stems: Annotated[bool, typer.Option("--stems/--no-stems", help="reduce words to Porter stems")] = True,
+    characters: Annotated[
+        bool, typer.Option("--characters", help="make tokens of characters in scripts without blanks, e.g. Chinese")
+    ] = False,
     max_tokens: Annotated[int, typer.Option(help="tokens of a caption that are kept at most")] = 64,
     vocabulary: Annotated[int, typer.Option(help="words kept at most")] = 20_000,
     min_count: Annotated[int, typer.Option(help="times that a word must stand in the training captions")] = 1,
@@ -65,6 +69,7 @@ def prepare(
             seed=seed,
             stop_words=stop_words,
             stems=stems,
+            characters=characters,
             max_tokens=max_tokens,
             vocabulary=vocabulary,
             min_count=min_count,
@@ -78,5 +83,10 @@ def prepare(
     rows = data.prepared.manifest.rows_read
     counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
     print(f"{out}: {rows - data.skipped} of {rows} rows: {counts}")
+    captions = f"{data.captioned} rows, {len(data.prepared) - data.captioned} have none"
+    captions = captions if data.prepared.has_captions else "none"
+    print(f"labels: {len(data.labels)} on {len(data.prepared)} rows; captions: {captions}")
     if data.skipped:
         print(f"{data.skipped} rows skipped, each with its reason in {out}/bad_rows.csv")
+    for note in data.notes:
+        say(f"note: {note}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captune.data_prep.captions import Vocabulary
-from captune.data_prep.images import Picture, image_path, square
+from captune.data_prep.images import ImageError, Picture, square
 from captune.data_prep.labels import Labels
-from captune.data_prep.records import DataError, Records, read_csv
+from captune.data_prep.records import BadRow, DataError, Records
 from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model import metrics
 from captune.model.bundle import Bundle
 from captune.model.training import predict
+from captune.tuner.winner.rows import Rows
 
 BATCH = 256
 
@@ -47,23 +48,6 @@ class _Examples:
         return inputs, np.empty(0, np.float32)
 
 
-def read_rows(bundle: Bundle, source: Path, images: Path | None, *, need_labels: bool) -> tuple[Records, list[Path]]:
-    """The rows of a CSV, and the picture of each where the bundle reads pictures.
-
-    Raises:
-        DataError: the CSV is bad, has a label unknown to the bundle, or lacks what the bundle reads.
-    """
-    labels = frozenset(bundle.label_ids) if need_labels else None
-    records = read_csv(source, need_labels=need_labels, known_labels=labels)
-    if bundle.config.text is not None and not records.has_captions:
-        raise DataError(f"the bundle reads captions, {source} has no column Caption; add it")
-    if bundle.config.image is None:
-        return records, []
-    if images is None:
-        raise DataError(f"the bundle reads pictures; name their folder after {source}")
-    return records, [image_path(images, example.image_id) for example in records.examples]
-
-
 def probabilities(
     bundle: Bundle, captions: Sequence[str] | None, images: Sequence[Picture] | None
 ) -> NDArray[np.float32]:
@@ -86,13 +70,37 @@ def probabilities(
         raise DataError("the bundle reads pictures; give images, one for each caption")
     if captions is not None and images is not None and len(captions) != len(images):
         raise DataError(f"{len(captions)} captions and {len(images)} images; each example has one of both")
+    for place, caption in enumerate(captions or ()):
+        if not isinstance(caption, str):
+            raise DataError(f"captions[{place}] must be a text, got {caption!r}; give an empty one where there is none")
+
+    def fault(place: int, reason: str) -> None:
+        raise ImageError(f"images[{place}]: {reason}")
+
+    return _probabilities(bundle, captions, images, fault)
+
+
+def _probabilities(
+    bundle: Bundle,
+    captions: Sequence[str] | None,
+    images: Sequence[Picture] | None,
+    fault: Callable[[int, str], None],
+) -> NDArray[np.float32]:
+    """The same; a picture that cannot be decoded is black, after `fault` has been told its place and what is wrong."""
     image, count = bundle.config.image, len(captions if captions is not None else images or ())
     if not count:
         return np.empty((0, bundle.config.num_labels), np.float32)
 
     def decoded(rows: slice) -> NDArray[np.uint8]:
         assert image is not None and images is not None
-        return np.stack([square(picture, image.side) for picture in images[rows]])
+        pictures = images[rows]
+        pixels = np.zeros((len(pictures), image.side, image.side, 3), np.uint8)
+        for row, picture in enumerate(pictures):
+            try:
+                pixels[row] = square(picture, image.side)
+            except ImageError as error:
+                fault(rows.start + row, str(error))
+        return pixels
 
     tokens = None if captions is None else _tokens(bundle, captions)
     return predict(bundle.network, _Examples(count, tokens, decoded if image else None))
@@ -120,11 +128,26 @@ def _tokens(bundle: Bundle, captions: Sequence[str]) -> NDArray[np.int32] | None
     return np.pad(ids, ((0, 0), (0, width - ids.shape[1])))
 
 
-def evaluate(bundle: Bundle, records: Records, pictures: Sequence[Path]) -> dict[str, Any]:
-    """Scores by the bundle's decision rule: the keys of `captune evaluate --json`."""
+def probabilities_of_rows(bundle: Bundle, rows: Rows) -> tuple[Rows, NDArray[np.float32]]:
+    """The rows that can be used, now that their pictures have been decoded, and (n, num_labels) of them.
+
+    Raises:
+        DataError: a picture cannot be decoded, and no row may be left out.
+    """
+    captions = [example.caption for example in rows.records.examples] if bundle.config.text is not None else None
+    bad: dict[int, BadRow] = {}
+
+    def fault(place: int, reason: str) -> None:
+        bad[place] = rows.fault(place, reason)
+
+    answers = _probabilities(bundle, captions, rows.pictures if bundle.config.image is not None else None, fault)
+    return (rows.without(bad), np.delete(answers, list(bad), axis=0)) if bad else (rows, answers)
+
+
+def evaluate(bundle: Bundle, records: Records, answers: NDArray[np.float32]) -> dict[str, Any]:
+    """Scores of probabilities (n, num_labels) by the bundle's decision rule: the keys of `captune evaluate --json`."""
     truth = Labels(bundle.label_ids, bundle.label_names).multi_hot([e.labels for e in records.examples])
-    scores = _of_records(bundle, records, pictures)
-    return by_label(metrics.score(truth, scores, bundle.rule.decide(scores)), bundle.label_ids)
+    return by_label(metrics.score(truth, answers, bundle.rule.decide(answers)), bundle.label_ids)
 
 
 def by_label(scores: metrics.Scores, label_ids: Sequence[int]) -> dict[str, Any]:
@@ -133,13 +156,13 @@ def by_label(scores: metrics.Scores, label_ids: Sequence[int]) -> dict[str, Any]
     return {**scores.metrics(), "per_label": per_label, "examples": scores.examples}
 
 
-def write_submission(bundle: Bundle, records: Records, pictures: Sequence[Path], out: Path) -> None:
+def write_submission(bundle: Bundle, records: Records, answers: NDArray[np.float32], out: Path) -> None:
     """`ImageID,Labels` for every row in its order, labels separated by blanks.
 
     Raises:
         DataError: `out` exists or cannot be written.
     """
-    sets = labels(bundle, _of_records(bundle, records, pictures))
+    sets = labels(bundle, answers)
     try:
         with written_aside(out, replace=False) as aside, aside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -152,18 +175,11 @@ def write_submission(bundle: Bundle, records: Records, pictures: Sequence[Path],
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
 
 
-def _of_records(bundle: Bundle, records: Records, pictures: Sequence[Path]) -> NDArray[np.float32]:
-    captions = [example.caption for example in records.examples] if bundle.config.text is not None else None
-    return probabilities(bundle, captions, pictures if bundle.config.image is not None else None)
-
-
 def _main(artefact: Path, bundle: Path, data: Path, split: str, out: Path) -> None:
     """Probabilities of a split by an exported file, in this fresh process: the other half of the proof.
 
     A .keras file holds the network alone; labels, rule and vocabulary come from the bundle it was exported from.
     """
-    from dataclasses import replace
-
     import keras
 
     loaded = Bundle.load(bundle)
