@@ -187,7 +187,7 @@ class Mirror:
             self._remote.remove(f"{_JOURNAL}/{generation}")
 
     def _sign(self) -> None:
-        """Says now and then that the driver is there; in a file of its own, as the owner's mark may be another's now."""
+        """Says now and then that the driver is there; in a file of its own: the owner's mark may be another's."""
         if time.monotonic() - self._signed >= SIGN_SECONDS:
             sign = {"id": self._id, "time": datetime.now(UTC).isoformat()}
             self._remote.write(_SIGN, json.dumps(sign).encode())
