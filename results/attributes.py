@@ -23,6 +23,8 @@ SCORED: tuple[Fate, ...] = ("complete", "stopped")
 """Fates that leave a score which may win."""
 HALVED = "halving"
 """With what the reason begins of a trial that halving stopped."""
+LOST = "the search ended without it"
+"""The reason of a trial that a killed search left running."""
 _EPOCH = "epoch:"
 
 
@@ -44,7 +46,8 @@ class TrialAttributes:
     written costs the journal a line, in the order of the fields. Epochs are kept beside them: `epoch_attribute`.
 
     config: flat, by dotted names. seed: of the training; what has one was let through the gate. reason: of the fate, in
-    one line. node, threads: of the worker. replaces: number of the first attempt, where this continues a lost trial.
+    one line. seconds: that it is known to have run, where its end was told later than it came. node, threads: of the
+    worker. replaces: number of the first attempt, where this continues a lost trial.
     tries: attempts so far, this one included. gpus: that it is to be given, where that is not what all are given.
     void: why the draw is no trial, such as one that repeats another, or whose values are impossible together.
     """
@@ -58,6 +61,7 @@ class TrialAttributes:
     tries: StrictInt | None = None
     gpus: float | None = None
     reason: str | None = None
+    seconds: float | None = None
     fate: Fate | None = None
     void: str | None = None
 

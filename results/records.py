@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from captune.model.metrics import KINDS, METRICS, Epoch
-from captune.results.attributes import TrialAttributes, TrialSize, epochs_of, origin_of
+from captune.results.attributes import LOST, TrialAttributes, TrialSize, epochs_of, origin_of
 from captune.results.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ class Record:
     """One trial as a value. `mean_f1` is that of its best epoch, None before the first."""
 
     number: int
-    fate: str  # one of FATES; "running" or "waiting" before it has one
+    fate: str  # one of FATES; "running" or "waiting" before it has one, see `left_behind`
     mean_f1: float | None
     best_epoch: int | None
     epochs: int
     weights_bytes: int  # 0, as the next two, while the trial waits to be drawn
     bundle_bytes: int  # at most
     margin_bytes: int  # what is left of the budget; below zero it is over
-    seconds: float | None  # wall time from asking to telling
+    seconds: float | None  # wall time from asking to telling; of a killed search's trials that of the epochs reported
     node: str | None
     reason: str | None
     seed: int | None
@@ -93,11 +93,21 @@ def records_of(study: optuna.Study) -> list[Record]:
     return [_record(trial, attributes) for trial, attributes in trials if attributes.void is None]
 
 
+def left_behind(record: Record) -> Record:
+    """A record of a search that no process runs any more: what it left running is lost, or waits to be handed out."""
+    if record.fate != "running":
+        return record
+    return replace(record, fate="waiting") if record.seed is None else replace(record, fate="lost", reason=LOST)
+
+
 def _record(trial: optuna.trial.FrozenTrial, attributes: TrialAttributes) -> Record:
     reports = epochs_of(trial.user_attrs)
     size = attributes.size or TrialSize(0, 0, 0)
     finite = [epoch for epoch in reports if math.isfinite(epoch.mean_f1)]
     best = max(finite, key=lambda epoch: epoch.mean_f1, default=None)
+    seconds = attributes.seconds
+    if seconds is None and trial.duration is not None:
+        seconds = trial.duration.total_seconds()
     return Record(
         number=trial.number,
         fate=attributes.fate or ("waiting" if trial.state.name == "WAITING" else "running"),
@@ -107,7 +117,7 @@ def _record(trial: optuna.trial.FrozenTrial, attributes: TrialAttributes) -> Rec
         weights_bytes=size.weights_bytes,
         bundle_bytes=size.bundle_bytes,
         margin_bytes=size.margin_bytes,
-        seconds=trial.duration.total_seconds() if trial.duration else None,
+        seconds=seconds,
         node=attributes.node,
         reason=attributes.reason,
         seed=attributes.seed,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from captune.errors import UsageError, one_line
-from captune.files import LockedError, locked, remove_leftovers
+from captune.files import LockedError, is_held, locked, remove_leftovers
 from captune.reading import UnreadableError, json_object
 
 
@@ -25,11 +25,13 @@ class BusyError(RunError):
 class RunFolder:
     """The one owner of file names inside a run folder.
 
-    address: where the run is at home, if that is not the folder itself: messages name it.
+    address: where the run is at home, if that is not the folder itself: messages name it. written: of a copy, whether
+    a process writes there.
     """
 
     path: Path
     address: str | None = None
+    written: bool | None = None
 
     def __str__(self) -> str:
         return self.address or str(self.path)
@@ -125,6 +127,11 @@ class RunFolder:
             raise BusyError(f"{self} is being {work} by another process ({holder}); {way_out}") from None
         except OSError as error:
             raise RunError(f"{lock} cannot be held ({error.strerror or error}); {self} must be writable") from None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether a process searches here, or refits while none does."""
+        return is_held(self.lock) if self.written is None else self.written
 
     def read_settings(self) -> dict[str, Any]:
         """The content of run.json, which makes a folder a run.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from captune.model.config import Settings
-from captune.model.metrics import KINDS
+from captune.model.metrics import KINDS, Epoch
 from captune.model.size import Budget
 from captune.results.attributes import HALVED
 from captune.results.documents import Document
@@ -42,16 +43,28 @@ class Unbeaten(Best):
     bundle_bytes: int | None = None
 
 
+@dataclass(frozen=True)
+class Session:
+    """One process that searched in a run. slots: trials that ran at once. signal: that ended it, SIGINT say."""
+
+    slots: int
+    wall_seconds: float
+    signal: str | None = None
+
+
 class Summary(Document):
-    """What summary.json holds."""
+    """What summary.json holds: of the whole run, but for what is of its last session, a search or a resume that had
+    something to do."""
 
     trials: dict[str, int]
     """By fate."""
     epochs: int
+    session_epochs: int | None = None
+    """Of these, those of the last session; None in files of before."""
     slots: int
-    """Trials that could run at once, at most."""
+    """Trials that could run at once, at most, in the last session."""
     wall_seconds: float
-    """Of this search; what is counted of trials is of the whole run."""
+    """Of the last session."""
     busy_seconds: dict[str, float]
     """By kind, see captune.model.metrics.KINDS."""
     trained_share: TrainedShare
@@ -59,24 +72,29 @@ class Summary(Document):
     best: Best | None
     frontier: tuple[Unbeaten, ...]
     interrupted: bool
+    signal: str | None = None
+    """What interrupted it: SIGINT is Ctrl-C."""
+
+    def of_session(self, other: Summary) -> Summary:
+        """The same with the session of another."""
+        names = ("session_epochs", "slots", "wall_seconds")
+        return self.model_copy(update={name: getattr(other, name) for name in names})
 
 
-def summarise(records: Sequence[Record], budget: Budget, slots: int, wall: float, *, interrupted: bool) -> Summary:
+def summarise(records: Sequence[Record], budget: Budget, session: Session, *, before: Sequence[Record] = ()) -> Summary:
     """What a search came to.
 
     Args:
         records: all trials of a run.
-        slots: trials that ran at once.
-        wall: seconds of this search.
+        before: the same when the session began.
     """
-    ahead = frontier(records, budget)
-    # An epoch that a later attempt took over from a lost one, or trained again, counts once.
-    epochs = list({(r.origin, epoch.epoch): epoch for r in records for epoch in r.curve}.values())
+    ahead, epochs = frontier(records, budget), _epochs(records)
     return Summary(
         trials=Counter(r.fate for r in records),
         epochs=len(epochs),
-        slots=slots,
-        wall_seconds=round(wall, 3),
+        session_epochs=len(epochs) - len(_epochs(before)),
+        slots=session.slots,
+        wall_seconds=round(session.wall_seconds, 3),
         busy_seconds={kind: round(sum(e.seconds()[kind] for e in epochs), 3) for kind in KINDS},
         trained_share=TrainedShare(
             all=trained_share(records), warm=trained_share(r for r in records if r.spent["start"] == 0)
@@ -87,8 +105,14 @@ def summarise(records: Sequence[Record], budget: Budget, slots: int, wall: float
             Unbeaten(number=r.number, mean_f1=r.mean_f1, weights_bytes=r.weights_bytes, bundle_bytes=r.bundle_bytes)
             for r in ahead
         ),
-        interrupted=interrupted,
+        interrupted=session.signal is not None,
+        signal=session.signal,
     )
+
+
+def _epochs(records: Iterable[Record]) -> list[Epoch]:
+    """All of a run. One that a later attempt took over from a lost one, or trained again, counts once."""
+    return list({(record.origin, epoch.epoch): epoch for record in records for epoch in record.curve}.values())
 
 
 def halving_saved(records: Iterable[Record]) -> Saved:

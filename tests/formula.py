@@ -2,7 +2,10 @@
 
     python tests/formula.py DATA RUN TRIALS [ADDRESS]
 
-Starts a search in RUN, or goes on with it; each of DATA and RUN is a path or an address. What the trials do comes from
+    python tests/formula.py captune VERB ...
+
+The first starts a search in RUN, or goes on with it; each of DATA and RUN is a path or an address. The second is the
+command line. What the trials do comes from
 the variable CAPTUNE_FORMULA, a JSON object: seconds (of an epoch), faults (number of a trial's first attempt -> what
 goes wrong in its second epoch), log (a file that takes one line for each epoch trained), settings (of the search),
 cut_off (seconds without the head of the cluster after which a worker ends), hold (a file without which no attempt goes
@@ -168,7 +171,19 @@ def main(data: str, where: str, trials: int, address: str | None = None) -> Summ
         )
 
 
+def command() -> None:
+    """The command itself, with these trials in place of networks."""
+    from captune.tuner.command.main import main as run_command
+    from captune.tuner.ray_tune import search
+
+    search.run_search = partial(search.run_search, worker=worker())
+    sys.argv = sys.argv[1:]
+    run_command()
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "captune":
+        command()
     try:
         print(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]).model_dump_json())
     except (Error, OSError) as error:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from object_storage import NEVER, Proxy, Requests, files_in, refusal
 
 from captune.cluster.object_storage.addresses import StorageError
-from captune.cluster.object_storage.mirror import Mirror, _journal, _owner, _Pieces, fetch_run
+from captune.cluster.object_storage.mirror import Mirror, _journal, _owner, _Pieces, fetch_run, is_written
 from captune.cluster.object_storage.remote_folder import RemoteFolder
 
 
@@ -320,6 +320,34 @@ def test_journal_with_a_missing_piece_is_not_fetched(url: str, run: Path, tmp_pa
     RemoteFolder(url).remove(sorted(RemoteFolder(url).list("study.journal"))[2])
     assert "lacks piece 3" in refusal(lambda: fetch_run(url, tmp_path / "back"))
     assert not (tmp_path / "back").exists()
+
+
+def test_driver_that_is_silent_writes_no_more(url: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = RemoteFolder(url)
+    with Mirror(run, url, interval=NEVER) as mirror:
+        assert is_written(url)
+        sign = remote.read("sign.json")
+        mirror._attempt()
+        assert remote.read("sign.json") == sign, "once a minute"
+        monkeypatch.setattr("captune.cluster.object_storage.mirror.SIGN_SECONDS", 0.0)
+        mirror._attempt()
+        assert remote.read("sign.json") != sign
+        monkeypatch.setattr("captune.cluster.object_storage.mirror.SILENT_SECONDS", 0.0)
+        assert not is_written(url), "killed, or without a network"
+        monkeypatch.undo()
+    for damaged in (b"", b"[]", b'{"id": 3}', b"\xff"):
+        remote.write("sign.json", damaged)
+        assert not is_written(url)
+
+
+def test_sign_of_a_driver_that_was_taken_over_from_is_not_that_of_its_successor(
+    url: str, run: Path, tmp_path: Path
+) -> None:
+    first = Mirror(run, url, interval=NEVER)
+    fetch_run(url, tmp_path / "second")
+    with Mirror(tmp_path / "second", url, interval=NEVER):
+        assert "was taken over" in refusal(first.close)
+        assert is_written(url)
 
 
 @pytest.mark.parametrize("mark", [b"", b"{}", b"[]", b'{"id": "../.."}', b'{"id": 3}', b"\xff"])

@@ -610,7 +610,7 @@ def test_time_limit_ends_the_search_with_no_trial_left_running(
     scored = [row for row in rows if row["mean_f1"] is not None]
     assert ran.code == (0 if scored else 1), ran  # a slow machine may score nothing in this time
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert 8 <= summary["wall_seconds"] < 20
+    assert 8 <= summary["wall_seconds"] < 11
     assert summary["interrupted"] is False
     assert rows
     assert not [row for row in rows if row["fate"] in ("running", "waiting")]
@@ -677,7 +677,7 @@ def test_search_interrupted_before_its_first_trial_can_be_resumed(
     os.killpg(process.pid, signal.SIGINT)
     ran = finished(process, within=60)
     assert time.monotonic() - sent <= 15
-    assert ran.code == 0, ran
+    assert ran.code == 130, ran
     said = [line for line in ran.err.splitlines() if not line.startswith(PREFLIGHT)]
     assert said == [f"interrupted; go on with: captune resume {run}"]
     assert not [row for row in trials(captune, run) if row["fate"] == "running"]
@@ -702,7 +702,7 @@ def test_interrupted_search_ends_soon_and_resume_brings_it_to_its_end(
     assert time.monotonic() - sent <= 15
     assert f"captune resume {run}" in ran.err, ran
     assert "Traceback" not in ran.err
-    assert ran.code == 0, ran
+    assert ran.code == 130, ran
     left = trials(captune, run)
     assert not [row for row in left if row["fate"] in ("running", "waiting")]
     lost = [row for row in left if row["fate"] == "lost"]

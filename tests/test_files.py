@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captune.errors import one_line
-from captune.files import LockedError, is_leftover, locked, remove_leftovers, written_aside
+from captune.files import LockedError, is_held, is_leftover, keep, locked, remove_leftovers, scratch, written_aside
 
 
 def make(path: Path, *, folder: bool, text: str = "new") -> None:
@@ -171,3 +173,66 @@ def test_one_line_is_one_line_and_short(text: str, limit: int) -> None:
 def test_one_line_has_no_colours_and_says_where_it_was_cut() -> None:
     assert one_line("\x1b[31mno\x1b[0m\n  module") == "no module"
     assert one_line("abcdef", 4) == "abc…"
+
+
+# Scratch
+
+KILLED = """\
+import os, sys
+from pathlib import Path
+from captune.files import scratch
+with scratch(Path(sys.argv[1])) as folder:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "file").write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_scratch_is_gone_at_the_end_and_stays_where_it_is_to_be_kept(tmp_path: Path) -> None:
+    with scratch(tmp_path) as folder:
+        (folder / "deep").mkdir()
+        (folder / "link").symlink_to(tmp_path)
+    assert names(tmp_path) == set()
+    with pytest.raises(KeyboardInterrupt), scratch(tmp_path) as folder:
+        (folder / "file").write_text("kept")
+        keep(folder)
+        raise KeyboardInterrupt
+    with scratch(tmp_path):
+        pass
+    assert names(tmp_path) == {folder.name} and names(folder) == {"file"}
+
+
+def test_scratch_of_a_killed_process_is_removed_by_the_next_and_nothing_else(tmp_path: Path) -> None:
+    foreign = tmp_path / "captune-abcdefgh"
+    foreign.mkdir()
+    (tmp_path / "captune-12345678").symlink_to(foreign)
+    before = names(tmp_path)
+    with scratch(tmp_path) as in_use:
+        subprocess.run([sys.executable, "-c", KILLED, tmp_path])
+        (left,) = names(tmp_path) - before - {in_use.name}
+        with scratch(tmp_path) as other:
+            assert names(tmp_path) == before | {in_use.name, other.name}, left
+    assert names(tmp_path) == before
+
+
+def test_lock_is_held_while_a_process_has_it_and_looking_leaves_no_trace(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not is_held(path) and names(tmp_path) == set()
+    with locked(path):
+        assert is_held(path)
+    before = path.read_bytes()
+    assert not is_held(path) and path.read_bytes() == before
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    assert is_held(path), "nobody can tell"
+
+
+def test_reader_that_looks_at_a_lock_for_a_moment_keeps_nobody_out(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+    reader = path.open()
+    fcntl.flock(reader, fcntl.LOCK_SH)
+    moment = threading.Timer(0.01, reader.close)
+    moment.start()
+    with locked(path):
+        moment.join()

@@ -13,6 +13,11 @@ FENCED = {"cluster/nodes/ray_private.py", "tuner/ray_tune/private.py"}
 # Module, and what is used of it: an attribute, one of a class, or a text of its source.
 CORE = [
     ("ray._private.worker", "_worker_logs_enabled"),
+    ("ray._private.utils", "set_sigterm_handler"),
+    ("ray._private.worker", "'    connect(\n        _global_node,'"),
+    ("ray._private.worker", "'ray._private.utils.set_sigterm_handler('"),
+    ("ray._private.node", "'ray._private.utils.set_sigterm_handler('"),
+    ("ray._common.utils", "get_default_system_temp_dir"),
     ("ray._raylet", "Config.initialize"),
     ("ray._raylet", "AuthenticationTokenLoader.reset_cache"),
     ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER"),

@@ -18,7 +18,7 @@ from captune.model.metrics import Epoch
 from captune.model.presets import CAPTIONS
 from captune.results.attributes import FATES, SCORED, epoch_attribute
 from captune.results.journal import STUDY_NAME, open_storage
-from captune.results.records import Record, load_records
+from captune.results.records import Record, left_behind, load_records
 from captune.results.run_folder import BusyError, RunError, RunFolder
 
 
@@ -250,6 +250,18 @@ def test_every_cut_of_the_journal_is_readable_and_only_ever_grows(run: RunFolder
         run.journal.write_bytes(content[:length])
         counts.append(len(load_records(run)))
     assert counts == sorted(counts) and counts[-1] == 2
+
+
+def test_what_nobody_runs_any_more_is_lost_or_waits(run: RunFolder) -> None:
+    study = new_study(run)
+    report(launch(study), epoch(1, 0.5))
+    study.ask()  # killed before it was let through
+    end(study, launch(study), "complete", best=0.5)
+    assert [record.fate for record in load_records(run)] == ["running", "running", "complete"]
+    lost, waiting, complete = map(left_behind, load_records(run))
+    assert (lost.fate, lost.reason, lost.mean_f1, lost.seconds) == ("lost", "the search ended without it", 0.5, None)
+    assert (waiting.fate, waiting.reason) == ("waiting", None)
+    assert complete == load_records(run)[2]
 
 
 def test_reading_changes_no_file(run: RunFolder) -> None:

@@ -14,7 +14,7 @@ from builders import record as plain_record
 from captune.model.size import Budget
 from captune.results.records import Record
 from captune.results.run_folder import RunError
-from captune.results.summary import Summary, halving_saved, summarise, trained_share
+from captune.results.summary import Session, Summary, halving_saved, summarise, trained_share
 
 
 def record(number: int, scores: list[float], **changes: Any) -> Record:
@@ -47,7 +47,7 @@ def test_share_is_of_the_time_that_trials_held_their_slot() -> None:
 
 def test_summary_counts_an_epoch_once_and_is_json(tmp_path: Path) -> None:
     records = [record(0, [0.5], fate="lost"), record(1, [0.5, 0.7], origin=0), record(2, [], fate="over_budget")]
-    summary = summarise(records, Budget(1000), 2, 12.3456, interrupted=True)
+    summary = summarise(records, Budget(1000), Session(2, 12.3456, "SIGTERM"), before=records[:1])
     summary.write(tmp_path / "summary.json")
     assert Summary.read(tmp_path / "summary.json") == summary
     content = json.loads((tmp_path / "summary.json").read_text())
@@ -57,6 +57,7 @@ def test_summary_counts_an_epoch_once_and_is_json(tmp_path: Path) -> None:
         "version": 1,
         "trials": {"lost": 1, "complete": 1, "over_budget": 1},
         "epochs": 2,
+        "session_epochs": 1,
         "slots": 2,
         "wall_seconds": 12.346,
         "busy_seconds": {
@@ -65,11 +66,20 @@ def test_summary_counts_an_epoch_once_and_is_json(tmp_path: Path) -> None:
         "best": {"number": 1, "mean_f1": 0.7},
         "frontier": [{"number": 1, "mean_f1": 0.7, "weights_bytes": 101, "bundle_bytes": 200}],
         "interrupted": True,
+        "signal": "SIGTERM",
     }  # fmt: skip
 
 
+def test_session_with_nothing_to_do_leaves_the_numbers_of_the_one_before() -> None:
+    records = [record(0, [0.5, 0.7])]
+    earlier = summarise(records, Budget(), Session(2, 30.0, "SIGINT"))
+    again = summarise(records, Budget(), Session(4, 3.0), before=records).of_session(earlier)
+    assert (again.epochs, again.session_epochs, again.slots, again.wall_seconds) == (2, 2, 2, 30.0)
+    assert (again.interrupted, again.signal) == (False, None)
+
+
 def test_summary_of_nothing_has_no_best() -> None:
-    summary = summarise([], Budget(), 1, 0.0, interrupted=False)
+    summary = summarise([], Budget(), Session(1, 0.0))
     assert (summary.best, summary.frontier) == (None, ())
     assert (summary.trained_share.all, summary.trained_share.warm) == (None, None)
 
@@ -85,7 +95,7 @@ def test_summary_of_nothing_has_no_best() -> None:
     ],
 )
 def test_damaged_summary_is_refused_by_field_in_one_line(tmp_path: Path, changes: dict[str, Any], word: str) -> None:
-    content = json.loads(summarise([], Budget(), 1, 0.0, interrupted=False).to_json()) | changes
+    content = json.loads(summarise([], Budget(), Session(1, 0.0)).to_json()) | changes
     (tmp_path / "summary.json").write_text(json.dumps(content))
     refused(lambda: Summary.read(tmp_path / "summary.json"), "summary.json", word, error=RunError)
 
@@ -100,6 +110,6 @@ def test_warm_share_leaves_the_first_trial_of_each_worker_out() -> None:
     first = record(0, [0.5, 0.6])
     started = dataclasses.replace(first.curve[0], start_seconds=4.0)
     first = dataclasses.replace(first, curve=(started, *first.curve[1:]), seconds=20.0)
-    found = summarise([first, record(1, [0.5, 0.6])], Budget(), 1, 30.0, interrupted=False)
+    found = summarise([first, record(1, [0.5, 0.6])], Budget(), Session(1, 30.0))
     assert (found.trained_share.all, found.trained_share.warm) == (0.4, 0.6)
     assert found.busy_seconds["start"] == pytest.approx(4.0)

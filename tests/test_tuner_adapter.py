@@ -164,6 +164,8 @@ def test_workers_of_trials_that_take_too_long_are_ended_where_there_is_one(
         adapter._trials[name] = trial(name, temporary_state=SimpleNamespace(ray_actor=actor))
     adapter.end_overdue()
     assert ended == ["actor of late"]
+    adapter.close("time limit", resumable=False)
+    assert ended == ["actor of late"] * 2, "it could write a checkpoint of a trial that is done"
 
 
 class Controller:
@@ -241,8 +243,13 @@ def test_ray_finds_nothing_to_pickle(adapter: Any, tmp_path: Path) -> None:
 
 
 def test_the_run_ends_when_asked_to_and_no_single_trial_does(adapter: Any) -> None:
+    from captune.tuner.ray_tune.adapter import Over
+
     assert adapter.stopper("a", {}) is False
     assert adapter.stopper.stop_all() is False
+    adapter.stopper._over = lambda: True
+    with pytest.raises(Over):
+        adapter.stopper.stop_all()
 
 
 def kept_error(error: Exception, folder: Path) -> Any:

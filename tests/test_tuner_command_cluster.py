@@ -158,7 +158,8 @@ def test_interrupted_following_says_how_to_look_again_and_how_to_end_the_job(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("captune.cluster.jobs.follow.follow", interrupted)
-    follow_job(SERVER, "raysubmit_1")
+    with pytest.raises(SystemExit, match="130"):  # the job runs on: nothing that follows may begin
+        follow_job(SERVER, "raysubmit_1")
     lines = capsys.readouterr().err
     assert f"ray job logs --address {SERVER} --follow raysubmit_1" in lines
     assert f"ray job stop --address {SERVER} raysubmit_1" in lines
@@ -202,7 +203,7 @@ def test_only_http_addresses_are_servers() -> None:
     assert not any(map(is_server, (None, "auto", "head:6379", "ray://head:10001", "")))
 
 
-@pytest.mark.slow
+@pytest.mark.cluster  # imports Ray, starts none of it
 def test_status_of_a_cluster_that_is_not_there_is_refused_in_seconds(captune: Captune) -> None:
     started = time.monotonic()
     refused(captune("cluster", "status", "--address", "127.0.0.1:1"), "127.0.0.1:1", "6379", code=1)

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -341,10 +342,56 @@ def test_no_trial_is_running_after_the_time_limit_and_scores_stay(search: Search
     directed.report("b", 1, 0.4)
     directed.director.close(reason="time limit", resumable=False)
     assert [(r.fate, r.mean_f1, r.reason) for r in search.records] == [
-        ("stopped", None, "time limit"),
+        ("lost", None, "time limit before its first epoch"),
         ("stopped", 0.4, "time limit"),
     ]
     assert [t.state for t in search.in_study] == [TrialState.FAIL, TrialState.PRUNED]
+
+
+def test_trial_that_the_time_limit_gave_no_epoch_is_handed_out_again_and_counts_once(search: Search) -> None:
+    directed = search.direct(trials=3)
+    directed.director.study.enqueue_trial({"text.embedding": 24})  # as the preset is
+    before = [directed.start(name) for name in "ab"]
+    assert all(ended.score is None for ended in directed.director.close(reason="time limit", resumable=False))
+    again = search.direct(trials=3)
+    after = [again.start(name) for name in "ab"]
+    assert [(job.config, job.seed, job.origin) for job in after] == [(j.config, j.seed, j.origin) for j in before]
+    for name in "ab":
+        again.finish(name)
+    assert again.use_up() == 1
+    assert Counter(r.fate for r in search.records) == {"lost": 2, "complete": 3}
+
+
+def days_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on Optuna's clock is three days ahead."""
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=3)
+
+    monkeypatch.setattr("optuna.storages.journal._storage.datetime", Later)
+
+
+def test_time_until_somebody_resumes_a_killed_search_is_no_ones(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directed = search.direct()
+    epochs = directed.start("ended").config.train.epochs
+    for number in range(1, epochs + 1):
+        directed.report("ended", number, 0.9, train_seconds=3.0)
+    for name in ("half", "none"):
+        directed.start(name)
+    directed.report("half", 1, 0.95, train_seconds=3.0, start_seconds=2.0)
+    days_later(monkeypatch)
+    resumed = search.direct()  # the driver was killed
+    ended = [("complete", 4.0 * epochs), ("lost", 6.0), ("lost", 0.0)]
+    assert [(r.fate, r.seconds) for r in search.records[:3]] == ended
+    resumed.start("half again")
+    resumed.report("half again", 2, 0.96, train_seconds=5.0)
+    search.direct()  # and again
+    again = next(r for r in search.records if r.origin == 1 and r.number > 2)
+    assert (again.epochs, again.fate, again.seconds) == (2, "lost", 6.0), "not of what it took over"
 
 
 def test_resume_hands_out_what_was_interrupted_first_with_seed_and_parameters(search: Search) -> None:

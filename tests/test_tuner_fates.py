@@ -19,6 +19,7 @@ from captune.tuner.decisions.fates import (
     Streak,
     TrialLimits,
     Verdict,
+    cut_off,
     judge,
 )
 from captune.tuner.decisions.trial_events import (
@@ -73,6 +74,23 @@ def test_end_means(end: End, course: Course, fate: str | None, reason: str, agai
     assert reason in (verdict.reason or "")
     assert (verdict.reason is None) == (fate == "complete")
     assert (verdict.traceback is not None) == (fate == "failed")
+
+
+@pytest.mark.parametrize(
+    ("course", "resumable", "fate", "reason"),
+    [
+        (Course(epoch(2), 0.5), False, "stopped", "over"),
+        (Course(None, 0.5), False, "stopped", "over"),  # of an earlier attempt
+        (Course(), False, "lost", "over before its first epoch"),
+        (Course(epoch(2), 0.5), True, "lost", "over"),
+        (Course(), True, "lost", "over"),
+    ],
+)
+def test_trial_that_the_end_of_the_search_cuts_off_is_done_only_with_a_score(
+    course: Course, resumable: bool, fate: str, reason: str
+) -> None:
+    verdict = cut_off(course, "over", resumable=resumable)
+    assert (verdict.fate, verdict.reason, verdict.again) == (fate, reason, None)
 
 
 def test_every_kind_of_end_is_decided() -> None:

@@ -1,33 +1,6 @@
-"""How a search ends: Ctrl-C, and what ends Ray Tune. No Ray runs here."""
-
-import os
-import signal
+"""What ended Ray Tune. No Ray runs here."""
 
 import pytest
-
-from captune.tuner.ray_tune.interrupt import Interrupt
-
-
-def test_first_ctrl_c_is_noted_and_the_second_does_what_it_always_does() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with Interrupt() as interrupt:
-        assert not interrupt.is_set()
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interrupt.is_set()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_signals_are_left_as_they_were_found() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with Interrupt() as interrupt:
-        pass
-    assert not interrupt.is_set()
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-# What ended Ray Tune
 
 
 def _through(ray_first: bool, error: Exception) -> Exception:

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and locks between processes: the one way for both."""
+"""Files and folders that appear whole or not at all, folders for a while, and locks between processes: the one way."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ import platform
 import re
 import secrets
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 _SCRATCH = re.compile(r"\.captune-[0-9a-f]{8}\.tmp")
+_HELD = ".held"  # the lock in a folder that `scratch` made
+_READER_SECONDS = 0.05  # after which a reader that looked at a lock has let go of it
 
 
 class LockedError(OSError):
@@ -87,17 +92,85 @@ def locked(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[
         OSError: the file cannot be made, or is a link or a pipe.
     """
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise LockedError(path, file.read().strip()) from None
-        except OSError:
-            pass
+        if not _lock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)):
+            raise LockedError(path, file.read().strip())
         if not shared:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}\n")
             file.flush()
         yield
+
+
+def _lock(file: IO[str], kind: int) -> bool:
+    """Whether the kernel gives the lock; it does where the file system has none."""
+    for seconds in (_READER_SECONDS, 0.0):
+        try:
+            fcntl.flock(file, kind)
+        except BlockingIOError:
+            time.sleep(seconds)
+        except OSError:
+            return True
+        else:
+            return True
+    return False
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock on a file, which may be missing; also where that cannot be known."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextlib.contextmanager
+def scratch(parent: Path | None = None) -> Iterator[Path]:
+    """A new folder, removed at the end; and those that killed processes have left beside it are removed before.
+
+    A folder that was made here is known by the lock in it, which the kernel gives back when its process ends.
+
+    Args:
+        parent: where; the temporary directory if None.
+    """
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    for other in parent.glob("captune-*"):
+        with contextlib.suppress(OSError):
+            ours = other.stat(follow_symlinks=False).st_uid == os.getuid() and (other / _HELD).is_file()
+            if ours and not is_held(other / _HELD):
+                _clear(other)
+    made = Path(tempfile.mkdtemp(prefix=".captune-", dir=parent))  # under a name that nobody looks for
+    with locked(made / _HELD):
+        folder = made.rename(parent / made.name[1:])
+        try:
+            yield folder
+        finally:
+            if (folder / _HELD).exists():
+                _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Removes a folder of `scratch`, last of all what it is known by: what others still write is left to the next."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != _HELD:
+                path.unlink()
+        shutil.rmtree(folder)
+
+
+def keep(folder: Path) -> None:
+    """Has a folder that `scratch` made stay for good."""
+    (folder / _HELD).unlink()
 
 
 def flush(path: Path) -> None:

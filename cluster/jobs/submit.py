@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from captune.cluster.jobs.package import JobError, own_version, shipment
 from captune.cluster.jobs.server import LostError, Server, client_kept_quiet, patiently
+from captune.files import scratch
 
 _STOP_SECONDS = 60  # a search tells its study how it ended; Ray's own three are too few
 _NO_AGENT = "No available agent to submit job"  # what a server says whose head is still starting
@@ -36,11 +35,12 @@ def submit(
     command = _addressed(shipped.arguments, joins)
     own = {name: size for name, size in shipped.sizes if name in files.values()}
     settings = "".join(f", {name} ({size} bytes)" for name, size in own.items())
-    with client_kept_quiet(), tempfile.TemporaryDirectory(prefix="captune-job-") as folder:
+    with client_kept_quiet(), scratch() as aside:
         server = Server(address)
         code = len(shipped.contents) - len(own)
         say(f"sending captune's code ({code} files){settings}; {shipped.total / 1024:.0f} KiB")
-        shipped.write(Path(folder))
+        folder = aside / "job"
+        shipped.write(folder)
         # As Ctrl-C, after which a search can be resumed; Ray's default is SIGTERM.
         stop = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}
 
@@ -48,7 +48,7 @@ def submit(
             try:
                 return server.submit(
                     entrypoint=f"exec python -m captune {shlex.join(command)}",
-                    runtime_env={"working_dir": folder, "env_vars": stop},
+                    runtime_env={"working_dir": str(folder), "env_vars": stop},
                     metadata={"captune": own_version() or "unknown", "command": shlex.join(["captune", *arguments])},
                 )
             except LostError as error:

@@ -48,7 +48,7 @@ each=(srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-tas
 clean() {
   status=$?
   rm -rf "$folder"
-  if [ "$status" -eq 0 ]; then
+  if [ "$status" -eq 0 ] || [ "$status" -eq 130 ]; then # done, or interrupted by the notice below
     "${each[@]}" rm -rf "$RAY_TMPDIR" || true
   else
     echo "Ray's own logs are in $RAY_TMPDIR on each node" >&2

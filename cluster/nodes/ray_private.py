@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 JOB_CLIENT_LOGGERS = (
@@ -38,6 +41,39 @@ def worker_faults_kept_from_stdout() -> Iterator[None]:
         yield
     finally:
         worker._worker_logs_enabled = before
+
+
+@contextmanager
+def sigterm_left_alone() -> Iterator[None]:
+    """SIGTERM stays with whoever has it, where Ray's start takes it twice: in Python, and in its native part, unseen.
+
+    The one ends the process with 15, the other aborts it. What Ray has started by then hears SIGTERM as it always does.
+    """
+    from ray._private import utils, worker
+
+    set_handler, connect = utils.set_sigterm_handler, worker.connect
+
+    def connect_and_take_back(*arguments: Any, **options: Any) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            connect(*arguments, **options)
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    utils.set_sigterm_handler, worker.connect = lambda handler: None, connect_and_take_back
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler, worker.connect = set_handler, connect
+
+
+def folder_of_local_rays() -> Path:
+    """Where a Ray of this machine makes its folder if it is not told otherwise."""
+    from ray._common.utils import get_default_system_temp_dir
+
+    return Path(get_default_system_temp_dir())
 
 
 class _NoFolders(list[str]):

@@ -5,24 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from captune.cluster.nodes.address import ClusterError, check_address
 from captune.cluster.nodes.ray_private import (
     draining_nodes,
+    folder_of_local_rays,
     import_ray,
     job_of_installed_code,
     on_loopback,
     read_token_mode_again,
+    sigterm_left_alone,
     worker_faults_kept_from_stdout,
 )
 from captune.cluster.nodes.resources import Node
 from captune.cluster.nodes.token_file import provide_token
 from captune.environment import environment
 from captune.errors import one_line
+from captune.files import scratch
 
 # Pages of metrics ask for no token. Two of them have no switch: where there is no such port, there is no page.
 _NO_METRICS = {
@@ -34,9 +37,9 @@ _NO_METRICS = {
 
 @contextmanager
 def session(address: str | None) -> Iterator[list[Node]]:
-    """Ray, connected; on leaving, disconnected, and stopped if it was started here.
+    """Ray, connected; on leaving, disconnected, and stopped if it was started here, with all that it wrote.
 
-    Environment, log level and signal handler of this process are afterwards what they were before.
+    Environment and log level of this process are afterwards what they were before; its signals are its own throughout.
 
     Args:
         address: None for a local cluster of this machine's CPUs and GPUs; "auto" or "host:port" of a running one.
@@ -50,13 +53,18 @@ def session(address: str | None) -> Iterator[list[Node]]:
     with _process_restored(), worker_faults_kept_from_stdout():
         import ray
 
+        if ray.is_initialized():
+            raise ClusterError(
+                "this process has joined a Ray already: call ray.shutdown() first, or use another process"
+            )
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # the report would reach for the network
-        with on_loopback():
-            _open(address, {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True})
-        try:
-            yield alive()
-        finally:
-            ray.shutdown()
+        with scratch(folder_of_local_rays()) if address is None else nullcontext() as folder:
+            with on_loopback(), sigterm_left_alone(), _closed_terminal_kept_from_ray():
+                _open(address, folder)
+            try:
+                yield alive()
+            finally:
+                ray.shutdown()
 
 
 @contextmanager
@@ -65,7 +73,7 @@ def _process_restored() -> Iterator[None]:
 
     A local Ray asks for a token, and has this process ask for one from then on: the next Ray may have none.
     """
-    log, handler = logging.getLogger("ray"), signal.getsignal(signal.SIGTERM)
+    log = logging.getLogger("ray")
     level = log.level
     try:
         with environment():
@@ -74,21 +82,30 @@ def _process_restored() -> Iterator[None]:
     finally:
         read_token_mode_again()
         log.setLevel(level)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
 
 
-def _open(address: str | None, quiet: dict[str, Any]) -> None:
+@contextmanager
+def _closed_terminal_kept_from_ray() -> Iterator[None]:
+    """What is started here does not hear that the terminal is closed, nor does it hear Ctrl-C: this process ends it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _open(address: str | None, folder: Path | None) -> None:
+    """Starts or joins Ray. folder: of what a local one writes."""
     import ray
 
-    if ray.is_initialized():
-        raise ClusterError("this process has joined a Ray already: call ray.shutdown() first, or use another process")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if address is None:
             provide_token()
             for name, value in _NO_METRICS.items():
                 os.environ.setdefault(name, value)
-            ray.init(address="local", include_dashboard=False, job_config=job_of_installed_code(), **quiet)
+            quiet |= {"include_dashboard": False, "_temp_dir": str(folder)}
+            ray.init(address="local", job_config=job_of_installed_code(), **quiet)
         else:
             check_address(address)
             ray.init(address=address, job_config=job_of_installed_code(), **quiet)

@@ -1,8 +1,9 @@
 """A run folder mirrored in object storage while it is searched, and brought back from there.
 
-A mirrored run holds what the run folder holds, but for two names:
+A mirrored run holds what the run folder holds, but for three names:
 
 owner.json                       the driver that writes here: id, host, pid, time; a later one takes over
+sign.json                        its last sign of life: id, time
 study.journal/ID/00000001        the journal of owner ID in pieces of whole lines, as objects cannot be appended to
 """
 
@@ -12,6 +13,7 @@ import json
 import os
 import platform
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,8 +30,10 @@ from captune.files import written_aside
 from captune.reading import parsed_object
 
 PIECE_BYTES = 1 << 20  # of the journal: the piece that still grows is sent again with each change
-_OWNER, _JOURNAL, _SETTINGS = "owner.json", "study.journal", "run.json"
-_NOT_MIRRORED = frozenset({"checkpoints", "lock", _OWNER, _JOURNAL})
+SIGN_SECONDS, SILENT_SECONDS = 60.0, 300.0
+"""Between two signs of life; and without one after which nobody writes any more, as clocks of machines may differ."""
+_OWNER, _SIGN, _JOURNAL, _SETTINGS = "owner.json", "sign.json", "study.journal", "run.json"
+_NOT_MIRRORED = frozenset({"checkpoints", "lock", _OWNER, _SIGN, _JOURNAL})
 
 
 class Mirror:
@@ -56,6 +60,7 @@ class Mirror:
         """Whether another driver has taken over the address; nothing is written there any more."""
         self._run, self._remote, self._interval = run, RemoteFolder(url), interval
         self._id = uuid.uuid4().hex
+        self._signed = -SIGN_SECONDS  # second of the clock
         self._piece_bytes = piece_bytes
         self._sent: dict[str, tuple[int, int] | None] = {}  # by name: size and time; None for what was there before
         self._pieces = _Pieces(piece_bytes)
@@ -64,6 +69,7 @@ class Mirror:
         self._one_by_one = threading.Lock()
         self._take_over()
         self._upload()
+        self._sign()
         self._thread = threading.Thread(target=self._watch, name="mirror", daemon=True)
         self._thread.start()
 
@@ -104,7 +110,7 @@ class Mirror:
             StorageError: that failed.
         """
         if self._end() and not self._lost():
-            for name in (*self._sent, _JOURNAL, _OWNER):
+            for name in (*self._sent, _JOURNAL, _SIGN, _OWNER):
                 self._remote.remove(name)
 
     def _end(self) -> bool:
@@ -129,6 +135,7 @@ class Mirror:
             if self._lost():
                 return
             self._upload()
+            self._sign()
             self.complaint = None
         except StorageError as error:
             self.complaint = str(error)
@@ -180,6 +187,13 @@ class Mirror:
         for generation in {name.split("/")[1] for name in self._remote.list(_JOURNAL)} - {self._id}:
             self._remote.remove(f"{_JOURNAL}/{generation}")
 
+    def _sign(self) -> None:
+        """Says now and then that the driver is there; in a file of its own: the owner's mark may be another's."""
+        if time.monotonic() - self._signed >= SIGN_SECONDS:
+            sign = {"id": self._id, "time": datetime.now(UTC).isoformat()}
+            self._remote.write(_SIGN, json.dumps(sign).encode())
+            self._signed = time.monotonic()
+
     def _upload(self) -> None:
         """The journal first: a summary must not know of trials that it lacks."""
         files = _mirrored(self._run)
@@ -200,6 +214,22 @@ class Mirror:
             content = file.read()
             for number, piece in self._pieces.due(content[: content.rfind(b"\n") + 1]):
                 self._remote.write(f"{_JOURNAL}/{self._id}/{number:08}", piece)
+
+
+def is_written(url: str) -> bool:
+    """Whether a driver writes to the run at `url`, by its last sign: for a while also one that has ended.
+
+    Raises:
+        StorageError: as RemoteFolder does.
+    """
+    remote = RemoteFolder(url)
+    owner, text = _owner(remote), remote.read(_SIGN)
+    try:
+        sign = json.loads(text or b"{}")
+        silence = (datetime.now(UTC) - datetime.fromisoformat(sign["time"])).total_seconds()
+        return owner is not None and sign["id"] == owner["id"] and silence < SILENT_SECONDS
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def fetch_run(url: str, folder: Path, *, leave: frozenset[str] = frozenset()) -> None:

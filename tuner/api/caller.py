@@ -15,7 +15,7 @@ def left_as_it_was() -> Iterator[None]:
 
     TensorFlow, scikit-learn and others set variables and filters when they are imported. What is imported stays, so a
     second call finds nothing to change back. Signal handlers and log levels are changed back where they are changed:
-    captune.cluster.nodes.session, captune.tuner.ray_tune.interrupt, captune.results.optuna_private.
+    captune.cluster.nodes.session, captune.interrupt, captune.results.optuna_private.
     """
     with environment(), warnings.catch_warnings():
         yield

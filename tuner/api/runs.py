@@ -72,10 +72,13 @@ class Run:
             ['complete', 'complete', 'complete']
         """
         from captune.results.frontier import frontier as unbeaten
-        from captune.results.records import load_records
+        from captune.results.records import left_behind, load_records
 
         with reading(self.where) as folder:
+            is_written = folder.is_written
             records = load_records(folder)
+            if not is_written and not folder.is_written:  # neither before nor after it was read
+                records = [left_behind(record) for record in records]
             return unbeaten(records, RunSettings.of(folder).search.limit) if frontier else records
 
     @left_as_it_was()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 from collections.abc import Callable
 from dataclasses import MISSING
 from pathlib import Path
@@ -15,6 +16,7 @@ from captune.cluster.launch.options import Options, declarations
 from captune.cluster.launch.ray_up import RayUp, ray_up
 from captune.cluster.launch.slurm import Slurm, slurm
 from captune.errors import shell_word, without_colours
+from captune.interrupt import exit_status
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import AsJson, Location
 from captune.tuner.command.console import fail, print_json, tell
@@ -62,7 +64,7 @@ def is_server(address: str | None) -> TypeGuard[str]:
 
 
 def follow_job(server: str, job: str) -> None:
-    """Shows a job's log until it ends, and ends with its status. Ctrl-C leaves the job running."""
+    """Shows a job's log until it ends, and ends with its status. Ctrl-C leaves the job running, and is no success."""
     from captune.cluster.jobs.follow import follow
 
     try:
@@ -70,7 +72,7 @@ def follow_job(server: str, job: str) -> None:
     except KeyboardInterrupt:
         say(f"\n{job} runs on; look again with: ray job logs --address {shell_word(server)} --follow {job}")
         say(f"end it with: ray job stop --address {shell_word(server)} {job}")
-        return
+        status = exit_status(signal.SIGINT)
     raise SystemExit(status)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from captune.errors import ArgumentError, Error, WorkError, one_line
+from captune.interrupt import as_keyboard_interrupt
 from captune.tuner.command import classify, cluster, prepare, search, spaces, trials, winner
 from captune.tuner.command.console import fail, fail_usage, streams, tell
 from captune.tuner.command.options import settings_verb
@@ -23,8 +25,9 @@ app = typer.Typer(
 
 
 @streams()
+@as_keyboard_interrupt(signal.SIGTERM, signal.SIGHUP)
 def main() -> None:
-    """Entry point: people's mistakes end with one line and status 2, failed work with status 1."""
+    """Entry point: people's mistakes end with one line and status 2, failed work with status 1, signals with theirs."""
     for word in sys.argv:
         if any("\ud800" <= letter <= "\udfff" for letter in word):
             fail(f"{word} is not UTF-8, as names of files must be here; rename it")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from captune.interrupt import exit_status
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Location
 from captune.tuner.command.console import fail, tell
@@ -81,7 +83,7 @@ def prepare(
             address=address,
         )
     except KeyboardInterrupt:
-        fail("interrupted; the same command goes on where it was", status=1)
+        fail("interrupted; the same command goes on where it was", exit_status(signal.SIGINT))
     rows = data.prepared.manifest.rows_read
     counts = ", ".join(f"{count} {split}" for split, count in data.counts.items())
     tell(f"{out}: {rows - data.skipped} of {rows} rows: {counts}")

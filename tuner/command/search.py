@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from captune.errors import shell_word
+from captune.interrupt import exit_status
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Address, Location, RunPath
 from captune.tuner.command.cluster import follow_job, is_server, send
@@ -73,7 +75,10 @@ def _tell(run: Run) -> None:
     """How a search ended."""
     summary = run.summary
     fates = ", ".join(f"{count} {fate}" for fate, count in summary.trials.items()) or "no trials"
-    tell(f"{run.where}: {fates}; {summary.epochs} epochs in {summary.wall_seconds:.0f} s")
+    epochs = f"{summary.epochs} epochs"
+    if summary.session_epochs not in (None, summary.epochs):
+        epochs += f", {summary.session_epochs} of them"
+    tell(f"{run.where}: {fates}; {epochs} in {summary.wall_seconds:.0f} s")
     if summary.trained_share.all is not None:
         others = [kind for kind in summary.busy_seconds if kind not in ("train", "evaluate")]
         tell(
@@ -86,8 +91,7 @@ def _tell(run: Run) -> None:
         tell(f"best: trial {summary.best.number}, mean F1 {summary.best.mean_f1:.4f} on validation")
     if summary.interrupted:
         say(f"interrupted; go on with: captune resume {shell_word(run.where)}")
-        if summary.best is None:
-            return
+        raise SystemExit(exit_status(signal.Signals[summary.signal or "SIGINT"]))
     if summary.best is None:
         fail("no trial has a score; `captune trials` shows why", status=1)
     where = shell_word(run.where)

@@ -20,7 +20,7 @@ from captune.model.size import show_bytes
 from captune.results.attributes import SCORED, TrialAttributes
 from captune.results.records import Record
 from captune.tuner.decisions.attempts import Attempt, reports_of
-from captune.tuner.decisions.fates import Streak, TrialLimits, Verdict, judge
+from captune.tuner.decisions.fates import Streak, TrialLimits, Verdict, cut_off, judge
 from captune.tuner.decisions.gate import Admitted, Gate, UsedUp
 from captune.tuner.decisions.halving import Rungs, is_finite
 from captune.tuner.decisions.recovery import enqueue_again
@@ -225,11 +225,12 @@ class Director:
         """Gives every trial that still runs its fate when the search ends.
 
         Args:
-            resumable: whether they are to be handed out again by a resume, or are done (the time limit).
+            resumable: whether they are to be handed out again by a resume, or are done (the time limit) if they have
+                a score.
         """
         ended = []
         for key, attempt in list(self.running.items()):
             if attempt.last is None and not resumable:
                 attempt.take_over()  # its earlier attempts' scores may win
-            ended.append(self._settle(key, Verdict("lost" if resumable else "stopped", reason)))
+            ended.append(self._settle(key, cut_off(attempt.course, reason, resumable=resumable)))
         return ended

@@ -107,6 +107,21 @@ def _completed(course: Course) -> Verdict:
     return Verdict("complete")
 
 
+def cut_off(course: Course, reason: str, *, resumable: bool) -> Verdict:
+    """The fate of a trial that runs when the search ends.
+
+    Lost trials are handed out again by a resume, and so is what has no score: it was tried no more than one that waits.
+
+    Args:
+        resumable: whether it is to go on, or was given what time there was.
+    """
+    if resumable:
+        return Verdict("lost", reason)
+    return (
+        Verdict("stopped", reason) if course.best is not None else Verdict("lost", f"{reason} before its first epoch")
+    )
+
+
 def halving_reason(epoch: int) -> str:
     """Why halving stopped a trial, as records say it."""
     return f"{HALVED} at epoch {epoch}"

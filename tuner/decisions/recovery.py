@@ -8,14 +8,12 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import TrialState
 
-from captune.results.attributes import TrialAttributes, origin_of
+from captune.results.attributes import LOST, TrialAttributes, origin_of
 from captune.results.optuna_private import enqueued_parameters, reopened
 from captune.results.records import Record
 from captune.tuner.decisions.fates import Again, halving_reason
 from captune.tuner.decisions.gate import Gate
 from captune.tuner.decisions.halving import Rungs
-
-LOST = "the search ended without it"
 
 
 def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Record]) -> None:
@@ -24,13 +22,14 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
     A trial which had trained all its epochs, or whose last report halving had cut, is done: only the telling was
     missing. Others are lost. A search can be ended here too: what is done twice does no harm.
     """
-    scores = {record.number: record.mean_f1 for record in records}
+    by_number = {record.number: record for record in records}
     for half in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         trial, attributes = reopened(study, half), TrialAttributes.of(half)
         if attributes.void is not None:
             gate.set_aside(trial, attributes.void)
         elif attributes.fate is not None:
-            gate.finish(trial, attributes.fate, best=scores[half.number])
+            TrialAttributes(seconds=_reported_seconds(by_number[half.number], records)).write(trial)
+            gate.finish(trial, attributes.fate, best=by_number[half.number].mean_f1)
     trials = study.get_trials(deepcopy=False)
     for record in records:
         if record.fate != "running":
@@ -47,7 +46,9 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
             if parameters and record.origin == record.number:
                 study.enqueue_trial(parameters)  # the preset, say; first, as one too many is only set aside
             gate.set_aside(trial, "the search ended before it was handed out")
-        elif last is None:
+            continue
+        TrialAttributes(seconds=_reported_seconds(record, records)).write(trial)
+        if last is None:
             gate.tell(trial, "lost", reason=LOST)
         elif not (math.isfinite(last.mean_f1) and math.isfinite(last.loss)):
             gate.tell(trial, "diverged", reason=f"no finite score after epoch {last.epoch}")
@@ -64,6 +65,13 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
         turned_away = attributes.replaces is not None and attributes.void is not None
         if attributes.fate == "lost" or turned_away:
             enqueue_again(study, one, Again(tries=1))
+
+
+def _reported_seconds(record: Record, records: Sequence[Record]) -> float:
+    """Of the epochs that a trial reported itself: not of those it took over, nor until somebody asked again."""
+    attempts = (other for other in records if other.origin == record.origin and other.number < record.number)
+    earlier = {order for attempt in attempts for order in attempt.order.values()}
+    return sum(sum(e.seconds().values()) for e in record.curve if record.order[e.epoch] not in earlier)
 
 
 def enqueue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial, again: Again) -> None:

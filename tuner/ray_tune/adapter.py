@@ -36,6 +36,10 @@ ASSIGNMENT, MESSAGE = "assignment", "message"
 """Keys of the one value in what Ray Tune carries to a worker, and from it."""
 
 
+class Over(BaseException):
+    """Leaves Ray Tune at once, past all that it catches: it would wait ten seconds for epochs that nobody wants."""
+
+
 class _NotSaved:
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles what it is given to restore it one day, and we never restore from Ray."""
@@ -49,7 +53,7 @@ class Adapter(_NotSaved, FIFOScheduler):
         director: decides.
         run: takes tracebacks.
         cleaner: told of every trial that is finished.
-        over: whether the run is to end; asked about once a second.
+        over: whether the run is to end, whatever runs; asked about once a second.
     """
 
     def __init__(
@@ -151,7 +155,10 @@ class Adapter(_NotSaved, FIFOScheduler):
         return sum(actor_of(self._trials[trial_id]) is None for trial_id in self._director.running)
 
     def close(self, reason: str, *, resumable: bool) -> None:
-        """See `Director.close`."""
+        """See `Director.close`. Workers are ended first, as they write checkpoints."""
+        for trial in self._trials.values():
+            if (actor := actor_of(trial)) is not None:
+                ray.kill(actor)
         for ended in self._director.close(reason, resumable=resumable):
             self._follow(ended)
 
@@ -184,8 +191,10 @@ class _Stopper(_NotSaved, Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether the run is over."""
-        return self._over()
+        """Raises Over as soon as the run is."""
+        if self._over():
+            raise Over
+        return False
 
 
 def end_of_worker(error: Exception | None) -> End:

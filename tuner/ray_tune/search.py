@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,12 +16,13 @@ from captune.cluster.object_storage.addresses import StorageError, join
 from captune.cluster.object_storage.mirror import Mirror
 from captune.data_prep.store import PreparedData
 from captune.errors import one_line
+from captune.files import scratch
+from captune.interrupt import Interrupt
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.optuna_private import quiet_optuna
-from captune.results.records import load_records, records_of
+from captune.results.records import Record, load_records, records_of
 from captune.results.run_folder import RunError, RunFolder
-from captune.results.summary import Summary, summarise
-from captune.tuner.ray_tune.interrupt import Interrupt
+from captune.results.summary import Session, Summary, summarise
 from captune.tuner.ray_tune.memory import measured_share
 from captune.tuner.run.locations import reading
 from captune.tuner.run.settings import RunSettings, check, remember
@@ -65,8 +66,8 @@ def run_search(
 ) -> Summary:
     """Searches until the trials or the time are used up, and returns what summary.json holds.
 
-    What an earlier search of the same folder left unfinished goes on first, from its checkpoints. Ctrl-C ends it
-    cleanly; a second one at once.
+    What an earlier search of the same folder left unfinished goes on first, from its checkpoints. The first signal
+    (see Interrupt) ends it cleanly; a second Ctrl-C at once.
 
     Args:
         run: a folder made by `create`.
@@ -84,7 +85,7 @@ def run_search(
         ClusterError, ResourceError: nowhere to run.
     """
     started = time.monotonic()
-    # From here on: Ctrl-C in the middle of an import or of Ray's start would come out as any kind of error.
+    # From here on: a signal in the middle of an import or of Ray's start would come out as any kind of error.
     with Interrupt() as interrupt, run.writing(), quiet_optuna():
         settings = remember(run, config)
         if mirror is not None:
@@ -97,7 +98,6 @@ def run_search(
             versions(),
         )
         with session(address) as nodes:
-            interrupt.arm()
             gpus = config.gpus_per_trial
             if gpus == "auto":
                 gpus = measured_share(config, feasible, requirements.data, nodes, say)
@@ -112,13 +112,18 @@ def run_search(
             )
             try:
                 search.open()
-                if not interrupt.is_set():
+                if not search.is_over:
                     search.drive(worker)
             finally:
                 wall = time.monotonic() - started
                 # Of the study at hand: reading a long journal again would take as much memory once more.
                 records = load_records(run) if search.study is None else records_of(search.study)
-                summary = summarise(records, config.limit, search.slots, wall, interrupted=interrupt.is_set())
+                before = records if search.study is None else search.records
+                own = Session(search.slots, wall, None if interrupt.cause is None else interrupt.cause.name)
+                summary = summarise(records, config.limit, own, before=before)
+                if records == before:  # nothing was left to do
+                    with suppress(RunError):
+                        summary = summary.of_session(Summary.read(run.summary))
                 summary.write(run.summary)
     return summary
 
@@ -139,6 +144,7 @@ class _Search:
     say: Callable[[str], None]
     mirror: Mirror | None
     study: optuna.Study | None = None  # once it is open
+    records: Sequence[Record] = ()  # as they were then
     room_checked: float = 0.0  # second of the clock, as the next
     wait_reported: float = 0.0
 
@@ -174,14 +180,14 @@ class _Search:
         gate = Gate(study, self.feasible, seed=config.seed)
         rungs = Rungs.of(config.halving, records)
         recover(study, gate, rungs, records)
-        self.study = study
+        self.study, self.records = study, records_of(study)
         self.director = Director(
             study,
             gate,
             rungs,
             TrialLimits(config.retries, config.trial_timeout, config.min_free),
             trials=config.trials,
-            records=records_of(study),
+            records=self.records,
             threads=max(1, int(self.request.cpus)),
             gpus=self.request.gpus,
             room=self._room(),
@@ -192,7 +198,7 @@ class _Search:
         from ray import tune
 
         from captune.tuner.decisions.director import SearchError
-        from captune.tuner.ray_tune.adapter import ASSIGNMENT, Adapter
+        from captune.tuner.ray_tune.adapter import ASSIGNMENT, Adapter, Over
         from captune.tuner.ray_tune.private import NoReporter, Silence, mended_tune
         from captune.tuner.ray_tune.worker import TrialWorker, WorkerLimits
         from captune.tuner.training.checkpoints import CheckpointCleaner, CheckpointPolicy, checkpoints_at
@@ -218,7 +224,7 @@ class _Search:
         placed = tune.with_resources(trainable, resources)
         placed.__qualname__ = TrialWorker.__name__  # as lists of actors show it; Ray's wrapper has a name of its own
         # Ray's own record of the experiment is thrown away: the study is the record.
-        with tempfile.TemporaryDirectory(prefix="captune-", ignore_cleanup_errors=True) as scratch, mended_tune():
+        with scratch() as folder_of_tune, mended_tune():
             tuner = tune.Tuner(
                 placed,
                 tune_config=tune.TuneConfig(
@@ -229,7 +235,7 @@ class _Search:
                 ),
                 run_config=tune.RunConfig(
                     name="experiment",
-                    storage_path=scratch,
+                    storage_path=str(folder_of_tune),
                     stop=adapter.stopper,
                     verbose=0,
                     callbacks=[Silence()],
@@ -241,8 +247,10 @@ class _Search:
             fault: Exception | None = None
             try:
                 tuner.fit()
+            except Over:
+                pass
             except Exception as error:
-                if not adapter.done and not self._over():  # else it is Ray Tune's own summary, which nobody reads
+                if not adapter.done and not self.is_over:  # else it is Ray Tune's own summary, which nobody reads
                     fault = _fault(error)
         if self._taken_over:
             assert self.mirror is not None
@@ -277,7 +285,7 @@ class _Search:
                 director.waiting or director.complaint or (mirror.complaint if mirror is not None else None),
             )
         )
-        return self._over()
+        return self.is_over
 
     def _look_round(self) -> None:
         """Takes note of nodes that came or went, and says each minute for what trials wait."""
@@ -297,7 +305,9 @@ class _Search:
         room = Room.of(alive(), self.request)
         return replace(room, slots=self.config.slots or room.slots)
 
-    def _over(self) -> bool:
+    @property
+    def is_over(self) -> bool:
+        """Whether it is to end, whatever runs."""
         ended = self._seconds_left() == 0 or self.interrupt.is_set() or self.director.fault is not None
         return ended or self._taken_over
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from captune.cluster.object_storage.addresses import StorageError, is_url, join
 from captune.cluster.object_storage.data_cache import local_copy, upload_data
-from captune.cluster.object_storage.mirror import Mirror, fetch_run
+from captune.cluster.object_storage.mirror import Mirror, fetch_run, is_written
 from captune.cluster.object_storage.remote_folder import RemoteFolder
 from captune.data_prep.store import PreparedData
 from captune.errors import shell_word
+from captune.files import keep, scratch
 from captune.model.size import parse_bytes
 from captune.results.run_folder import RunError, RunFolder
 
@@ -76,10 +77,9 @@ def reading(location: str, *, leave: frozenset[str] = frozenset({"winner", "trac
     if not is_url(location):
         yield RunFolder(Path(location))
         return
-    with tempfile.TemporaryDirectory(prefix="captune-") as scratch:
-        folder = Path(scratch) / "run"
-        fetch_run(location, folder, leave=leave)
-        yield RunFolder(folder, location)
+    with scratch() as aside:
+        fetch_run(location, aside / "run", leave=leave)
+        yield RunFolder(aside / "run", location, is_written(location))
 
 
 @contextmanager
@@ -122,34 +122,30 @@ def searching(location: str, *, new: bool = False) -> Iterator[tuple[RunFolder, 
     if not is_url(location):
         yield RunFolder(Path(location)), None
         return
-    twin = Path(tempfile.mkdtemp(prefix="captune-")) / "run"
-    run = RunFolder(twin, location)
-    try:
+    with scratch() as aside:
+        run = RunFolder(aside / "run", location)
         if not new:
-            fetch_run(location, twin)
+            fetch_run(location, run.path)
         elif RemoteFolder(location).exists():
             raise RunError(
                 f"{location} holds something; give another --run, or go on with `captune resume {shell_word(location)}`"
             )
-        mirror = Mirror(twin, location)
-    except BaseException:
-        shutil.rmtree(twin.parent)
-        raise
-    try:
-        with mirror:
-            try:
-                yield run, mirror
-            finally:
-                if not run.settings.exists():
-                    with suppress(StorageError):  # what went wrong before counts
-                        mirror.withdraw()
-    except StorageError as error:
-        if mirror.complaint is None:
-            raise
-        raise StorageError(f"{error}; the run as it is now is in {twin}") from error
-    finally:
-        if mirror.complaint is None:
-            shutil.rmtree(twin.parent)
+        mirror = Mirror(run.path, location)
+        try:
+            with mirror:
+                try:
+                    yield run, mirror
+                finally:
+                    if not run.settings.exists():
+                        with suppress(StorageError):  # what went wrong before counts
+                            mirror.withdraw()
+        except StorageError as error:
+            if mirror.complaint is None:
+                raise
+            raise StorageError(f"{error}; the run as it is now is in {run.path}") from error
+        finally:
+            if mirror.complaint is not None:
+                keep(aside)
 
 
 def _cache() -> Path:

@@ -56,7 +56,9 @@ class SearchConfig(_WithoutTruths):
         None, ge=1, le=1_000_000, description="configurations inside the budget to try; none: until the time limit"
     )
     time_limit: Annotated[Duration | None, Group("Search")] = Field(
-        None, description="wall time of the search; none: until all trials are done"
+        None,
+        description="wall time of the search, the start of Ray included, after which what runs is ended; "
+        "none: until all trials are done",
     )
     modality: Annotated[Modality, Group("Search")] = Field(description="what is read; by itself what the preset reads")
     objectives: Annotated[Objectives, Group("Search")] = Field(

@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
 from captune.cluster.object_storage.addresses import StorageError, is_url
 from captune.cluster.object_storage.remote_folder import RemoteFolder
-from captune.files import remove_leftovers
+from captune.files import remove_leftovers, scratch
 from captune.model.checkpoint import Checkpoint, CheckpointError
 from captune.model.layout import MANIFEST
 from captune.model.metrics import Epoch
@@ -95,16 +94,16 @@ class ObjectStore:
     @contextmanager
     def read(self, name: str) -> Iterator[Path]:
         """A copy of the file for the while."""
-        with TemporaryDirectory(prefix="captune-") as scratch:
-            copy = Path(scratch) / PurePosixPath(name).name
+        with scratch() as folder:
+            copy = folder / PurePosixPath(name).name
             if self._remote.exists(name):
                 self._remote.download(name, copy)
             yield copy
 
     def write(self, name: str, make: Callable[[Path], None]) -> None:
         """Has `make` write the file or bundle `name` here, and uploads it; of a bundle last what makes it one."""
-        with TemporaryDirectory(prefix="captune-") as scratch:
-            copy = Path(scratch) / PurePosixPath(name).name
+        with scratch() as folder:
+            copy = folder / PurePosixPath(name).name
             make(copy)
             if copy.is_file():
                 self._remote.upload(copy, name)

@@ -4,15 +4,18 @@ they are.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeVar
 
 from captune.errors import Error, WorkError
+from captune.interrupt import SIGNALS, as_keyboard_interrupt, exit_status
 
 T = TypeVar("T")
 _END_SECONDS = 10.0  # that an interrupted process has to end
@@ -67,17 +70,28 @@ def _result(pipe: Connection, say: Callable[[str], None]) -> tuple[str, Any]:
 
 
 def _serve(pipe: Connection) -> None:
+    done = threading.Event()
     try:
         work, arguments = pipe.recv()  # which imports the module of the work
+        threading.Thread(target=_end_with_the_other, args=(pipe, done), daemon=True).start()
         outcome = ("result", work(*arguments, say=lambda text: pipe.send(("said", text))))
     except Error as error:
         outcome = ("error", error)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent by the terminal, and by the other process
-        sys.exit(130)
+        sys.exit(exit_status(signal.SIGINT))
+    done.set()
     pipe.send(outcome)
 
 
+def _end_with_the_other(pipe: Connection, done: threading.Event) -> None:
+    """Interrupts the work once the process that waits for it is gone, killed for instance."""
+    with suppress(EOFError, OSError):
+        pipe.recv()  # nothing is sent any more
+    if not done.is_set():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 if __name__ == "__main__":
-    with suppress(BrokenPipeError, KeyboardInterrupt):  # nobody waits for it any more
+    # A terminal signals this process too, and the other one passes on what it hears.
+    with suppress(BrokenPipeError), as_keyboard_interrupt(*SIGNALS):  # a pipe that nobody reads any more
         _serve(Connection(int(sys.argv[1])))

@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from pydantic import BeforeValidator, ConfigDict
 
 from captune.data_prep.store import PreparedData
 from captune.errors import WorkError, one_line
+from captune.files import scratch
 from captune.model.config import Settings, Storage
 from captune.model.metrics import METRICS, Metrics
 from captune.model.size import Budget, Measure, Size, show_bytes
@@ -133,8 +133,8 @@ def probabilities_in_fresh_process(artefact: Path, bundle: Path, data: PreparedD
     """What an exported file answers in a process that knows nothing but the file."""
     import keras  # a proof is read without a framework
 
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "probabilities.npy"
+    with scratch() as folder:
+        out = folder / "probabilities.npy"
         # -P: no module of the folder where someone works is taken for one of ours.
         command = [sys.executable, "-P", "-m", "captune.tuner.winner.predict"]
         command += map(str, (artefact, bundle, data.path, split, out))
