@@ -172,6 +172,7 @@ def test_same_pipe_of_other_rows_is_another_source(captune: Captune, tmp_path: P
         (["--split", "x"], ("x",)),
         (["--side", "0"], ("side", "0")),
         (["--side", "-4"], ("side", "-4")),
+        (["--side", "7"], ("--side", "8 to 1024", "7")),  # no network takes such
         (["--side", "100000"], ("side", "100000")),
         (["--seed", "-1"], ("seed", "-1")),
         (["--format", "x"], ("--format", "'kaggle', 'coco'", "x")),

@@ -226,6 +226,8 @@ def test_export_refuses_what_is_there_and_what_has_no_winner(
         export(winner, captions_data, BUDGET, tmp_path / "mine", "bundle", None)
     with pytest.raises(RunError, match=r"\*\.keras"):
         export(winner, captions_data, BUDGET, tmp_path / "x.h5", "keras", None)
+    with pytest.raises(RunError, match="--format keras"):
+        export(winner, captions_data, BUDGET, tmp_path / "x.keras", "bundle", None)
     assert (tmp_path / "mine").read_text() == "mine"
 
 

@@ -123,6 +123,8 @@ def prepare(
         raise ArgumentError("format", f"kaggle or coco, got {format!r}")
     if on_bad not in ("error", "skip"):
         raise ArgumentError("on_bad", f"error or skip, got {on_bad!r}")
+    if isinstance(side, int) and not 8 <= side <= 1024:
+        raise ArgumentError("side", f"8 to 1024 pixels, which is what networks take, got {side}")
     if format == "coco" and labels is not None:
         raise ArgumentError("labels", "for format kaggle alone; choose COCO categories by `categories`")
     if format == "kaggle" and (per_caption or categories is not None):

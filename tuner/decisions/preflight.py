@@ -29,11 +29,11 @@ class Preflight:
     """A search before it starts. Sizes are the bytes that count for the budget.
 
     share: of drawn configurations that fit. sizes: of all drawn, rising. least: the smallest configuration that the
-    space reaches. fixed: bytes of the parts that no dimension changes. never: options of choices that fit in nothing.
-    notes: what of the space is of no use, a line each. first: the configurations that would run first, with what is
-    refused between them left out. checkpoint: bytes of the largest checkpoint seen among what fits, with the best
-    network that a running trial keeps beside it. network: of the largest such network. keep: of how many trials one is
-    kept.
+    space reaches. constant: bytes of the parts that no dimension changes. never: options of choices that fit in
+    nothing. notes: what of the space is of no use, a line each. first: the configurations that would run first, with
+    what is refused between them left out. checkpoint: bytes of the largest checkpoint seen among what fits, with the
+    best network that a running trial keeps beside it. network: of the largest such network. keep: of how many trials
+    one is kept.
     """
 
     budget: Budget
@@ -41,7 +41,7 @@ class Preflight:
     share: float
     sizes: tuple[int, ...]
     least: Size
-    fixed: dict[str, int]
+    constant: dict[str, int]
     never: dict[str, list[Any]]
     notes: tuple[str, ...]
     first: tuple[tuple[TrialConfig, Size], ...]
@@ -77,7 +77,7 @@ def inspect(config: SearchConfig, feasible: FeasibleSpace) -> Preflight:
         share=sum(map(feasible.budget.holds, drawn)) / DRAWS,
         sizes=tuple(sorted(map(feasible.budget.bytes_of, everywhere))),
         least=smallest,
-        fixed={
+        constant={
             part: count
             for part, count in smallest.parts.items()
             if all(size.parts.get(part) == count for size in everywhere)
@@ -121,14 +121,14 @@ def lines(preflight: Preflight, space: Space, run: str) -> list[str]:
         space: what was drawn from, for the names of its dimensions.
         run: path or address where the run would be written.
     """
-    fixed = ", ".join(f"{part} {show_bytes(count)}" for part, count in preflight.fixed.items()) or "nothing"
+    constant = ", ".join(f"{part} {show_bytes(count)}" for part, count in preflight.constant.items()) or "no part"
     report = [
         f"budget     {preflight.budget}",
         f"fits       {preflight.share:.1%} of {DRAWS} draws"
         + (f"; {DRAWS - preflight.possible} of them are impossible together" if preflight.possible < DRAWS else ""),
         f"sizes      smallest {show_bytes(preflight.budget.bytes_of(preflight.least))}, "
         f"median {show_bytes(int(statistics.median(preflight.sizes)))}, largest {show_bytes(preflight.sizes[-1])}",
-        f"fixed      {fixed}",
+        f"constant   {constant}",
     ]
     report += [f"never fits {name}: {', '.join(map(str, options))}" for name, options in preflight.never.items()]
     report += [f"note       {note}" for note in preflight.notes]

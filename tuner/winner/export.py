@@ -59,6 +59,8 @@ def export(
         raise RunError(f"{target} exists; name a path that does not")
     if kind == "keras" and target.suffix != ".keras":
         raise RunError(f"a Keras file must be named *.keras, got {target}")
+    if kind == "bundle" and target.suffix == ".keras":
+        raise RunError(f"a bundle is a folder, and {target} would look like a Keras file; give --format keras")
     target.parent.mkdir(parents=True, exist_ok=True)
     bundle = Bundle.load(run.bundle)
     winner = probabilities_of_split(bundle, data, "test")
