@@ -25,19 +25,36 @@ DROPOUT = "image_dropout"
 
 
 def encode(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
-    """Features of pictures: those of the backbone, then dropout and the dense layer. See `pool` for the rest.
+    """Features of pictures: those of the backbone, then dropout and the dense layer. See `maps` for the rest.
 
     Returns:
         float32 of shape (batch, features): `units` features, or the pooled channels where `units` is 0.
     """
-    x = layers.Dropout(config.dropout, name=DROPOUT)(pool(pixels, config, load_weights=load_weights))
+    x = layers.Dropout(config.dropout, name=DROPOUT)(features(pixels, config, load_weights=load_weights))
     if config.units:
         x = layers.Dense(config.units, activation="relu", name="image_dense")(x)
     return x
 
 
-def pool(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
-    """What the backbone makes of pictures, pooled over the positions.
+def features(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
+    """All before the layer DROPOUT: what is computed once where the backbone is frozen. See `maps`.
+
+    Returns:
+        float32 of shape (batch, channels), twice the channels where `pooling` is both.
+    """
+    x = maps(pixels, config, load_weights=load_weights)
+    match config.pooling:
+        case "average":
+            return layers.GlobalAveragePooling2D(name="image_pooling")(x)
+        case "max":
+            return layers.GlobalMaxPooling2D(name="image_pooling")(x)
+        case "both":
+            average = layers.GlobalAveragePooling2D(name="image_average")(x)
+            return ops.concatenate([average, layers.GlobalMaxPooling2D(name="image_max")(x)], axis=-1)
+
+
+def maps(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
+    """What the backbone makes of pictures, position by position.
 
     Args:
         pixels: RGB of shape (batch, side, side, 3), 0..255.
@@ -45,7 +62,7 @@ def pool(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) 
         load_weights: False where the caller fills all weights in afterwards (a bundle being loaded).
 
     Returns:
-        float32 of shape (batch, channels), twice the channels where `pooling` is both.
+        float32 of shape (batch, height, width, channels).
 
     Raises:
         WeightsError: the weights that `config` names cannot be loaded.
@@ -56,28 +73,13 @@ def pool(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) 
         )
         pixels = resizing(ops.cast(pixels, "float32"))
     if config.backbone == "compact":
-        maps = _compact(_rescaling(1 / 255)(pixels), config)
         if load_weights and config.weights != "none":
             raise WeightsError(f"compact has no pretrained weights, got {config.weights}; use weights: none")
-    else:
-        backbone = _named(config, load_weights=load_weights)
-        backbone.trainable = not config.frozen
-        # A frozen backbone also keeps its batch-norm statistics: Keras runs it in inference mode.
-        maps = backbone(_scaled(pixels, config))
-    match config.pooling:
-        case "average":
-            x = layers.GlobalAveragePooling2D(name="image_pooling")(maps)
-        case "max":
-            x = layers.GlobalMaxPooling2D(name="image_pooling")(maps)
-        case "both":
-            x = ops.concatenate(
-                [
-                    layers.GlobalAveragePooling2D(name="image_average")(maps),
-                    layers.GlobalMaxPooling2D(name="image_max")(maps),
-                ],
-                axis=-1,
-            )
-    return x
+        return _compact(_rescaling(1 / 255)(pixels), config)
+    backbone = _named(config, load_weights=load_weights)
+    backbone.trainable = not config.frozen
+    # A frozen backbone also keeps its batch-norm statistics: Keras runs it in inference mode.
+    return backbone(_scaled(pixels, config))
 
 
 def _compact(x: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:

@@ -325,10 +325,10 @@ def test_larger_pictures_are_reduced_for_the_backbone_and_smaller_ones_are_not()
 def test_reduced_pictures_are_averaged_not_sampled() -> None:
     import keras
 
-    from captune.model.image_encoder import pool
+    from captune.model.image_encoder import features
 
     pixels = keras.Input((32, 32, 3), dtype="uint8")
-    reducing = pool(pixels, IMAGE.model_copy(update={"max_side": 16}), load_weights=False)
+    reducing = features(pixels, IMAGE.model_copy(update={"max_side": 16}), load_weights=False)
     stripes = np.zeros((1, 32, 32, 3), np.uint8)
     stripes[:, ::2] = 200
     layer = keras.Model(pixels, reducing).get_layer("image_resizing")

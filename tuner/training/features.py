@@ -113,7 +113,7 @@ def _compute(path: Path, data: PreparedData, config: ImageConfig, storage: Stora
 def _backbone(config: ImageConfig) -> keras.Model:
     import keras
 
-    from captune.model.image_encoder import pool
+    from captune.model.image_encoder import features
 
     pixels = keras.Input((config.side, config.side, 3), dtype="uint8", name="image")
-    return keras.Model(pixels, pool(pixels, config, load_weights=True))
+    return keras.Model(pixels, features(pixels, config, load_weights=True))
