@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from captune.model.backbones import BACKBONES
+from captune.model.towers import TOWERS, Cut
 
 BackboneName = Literal[
     "compact",
@@ -26,6 +27,10 @@ BackboneName = Literal[
     "DenseNet121",
     "VGG16",
     "ConvNeXtTiny",
+    "EfficientNetLite0",
+    "EfficientNetLite1",
+    "EfficientNetLite2",
+    "AlexNet",
 ]
 Modality = Literal["both", "image", "caption"]
 Storage = Literal["float32", "float16", "int8"]
@@ -43,7 +48,14 @@ class ImageConfig(Settings):
     """The image encoder: backbone, pooling over the picture, dropout, dense layer."""
 
     backbone: BackboneName = Field("compact", description="network that reads the pixels")
-    weights: str = Field("none", description="imagenet, none (random start), or a Keras weights file without top")
+    weights: str = Field(
+        "none", description="imagenet, none (random start), or a file: .safetensors, .npz, .weights.h5, .keras, .h5"
+    )
+    cut: Cut = Field(
+        "final",
+        description="where the backbone ends: last_map before its final 1x1 convolution, stride_16 at the last map "
+        "with a position for every 16 pixels a side; what is behind is no part of the network",
+    )
     frozen: bool = Field(False, description="leave the backbone's weights as they are loaded")
     scaling: Literal["backbone", "unit"] = Field(
         "backbone", description="pixels as the backbone's ImageNet weights expect them, or divided by 255"
@@ -68,8 +80,19 @@ class ImageConfig(Settings):
         if self.backbone == "compact" and self.seen_side < 2 ** (self.stages + 1):
             least = 2 ** (self.stages + 1)
             raise ValueError(f"{self.stages} stages need a side of {least} pixels, got {self.seen_side}")
-        if self.backbone != "compact" and self.seen_side < 32:
-            raise ValueError(f"{self.backbone} needs a side of at least 32 pixels, got {self.seen_side}")
+        if self.backbone != "compact" and self.seen_side < (least := BACKBONES[self.backbone].least_side):
+            raise ValueError(f"{self.backbone} needs a side of at least {least} pixels, got {self.seen_side}")
+        return self
+
+    @model_validator(mode="after")
+    def _backbone_can_end_there(self) -> Self:
+        if self.weights == "imagenet" and self.backbone in TOWERS:
+            raise ValueError(
+                f"{self.backbone} has its weights from a file, see `captune weights convert`, or from none"
+            )
+        cuts = ("final", *BACKBONES[self.backbone].cuts) if self.backbone != "compact" else ("final",)
+        if self.cut not in cuts:
+            raise ValueError(f"{self.backbone} ends at {' or '.join(cuts)}, got image.cut {self.cut}")
         return self
 
     @property

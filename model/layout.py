@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from captune.model.backbones import BACKBONES
+from captune.model.backbones import BACKBONES, behind
 from captune.model.config import ImageConfig, ModelConfig, Storage, TextConfig
 
 STORAGES: dict[Storage, int] = {"float32": 4, "float16": 2, "int8": 1}
@@ -51,6 +51,10 @@ class Tensors(NamedTuple):
         """Totals of several."""
         _, *counts = zip(*tensors, strict=True)
         return cls(part, *map(sum, counts))
+
+    def less(self, other: Tensors) -> Tensors:
+        """Totals without those of some of them."""
+        return Tensors(self.part, *(total - some for total, some in zip(self[1:], other[1:], strict=True)))
 
     def bytes_as(self, storage: Storage) -> int:
         """Bytes of all values, int8 with its scales."""
@@ -130,7 +134,7 @@ def _image(config: ImageConfig) -> Tensors:
 def _named(config: ImageConfig) -> Tensors:
     figures = BACKBONES[config.backbone]
     name = len(backbone_tensor(0))
-    return Tensors(
+    whole = Tensors(
         "",
         values=figures.parameters,
         frozen=figures.statistics,
@@ -142,6 +146,11 @@ def _named(config: ImageConfig) -> Tensors:
         matrix_names=figures.matrices * name,
         integers=figures.integers,
     )
+    cut_off = [
+        _tensor(backbone_tensor(0), *shape, frozen=not trained)
+        for shape, trained in behind(config.backbone, config.cut)
+    ]
+    return whole.less(Tensors.sum("", cut_off)) if cut_off else whole
 
 
 def backbone_tensor(place: int) -> str:
@@ -199,7 +208,7 @@ def _pooled(config: ImageConfig) -> int:
     if config.backbone == "compact":
         channels = config.width * 2**config.stages
     else:
-        channels = BACKBONES[config.backbone].features
+        channels = BACKBONES[config.backbone].channels_at(config.cut)
     return channels * (2 if config.pooling == "both" else 1)
 
 

@@ -3,6 +3,7 @@
 import random
 from typing import Any
 
+from captune.model.backbones import BACKBONES
 from captune.model.config import ImageConfig, ModelConfig, TextConfig
 
 ENCODERS: list[Any] = ["bilstm", "lstm", "gru", "convolution", "average"]
@@ -11,12 +12,13 @@ ENCODERS: list[Any] = ["bilstm", "lstm", "gru", "convolution", "average"]
 def random_config(draw: random.Random, backbone: Any, storage: Any) -> ModelConfig:
     """Small widths are drawn often: at 1 to 4 values a channel matrices turn into vectors."""
     width = [1, 2, 3, 4, 5, draw.randint(6, 60)]
-    source, frozen = ("none", False) if backbone == "compact" else draw.choice([("none", False), ("imagenet", True)])
+    source, frozen = ("none", False) if backbone == "compact" else draw.choice([("none", False), ("file", True)])
     image = ImageConfig(
         backbone=backbone,
         weights=source,
         frozen=frozen,
-        side=32,
+        side=64,
+        cut=draw.choice(["final", *(BACKBONES[backbone].cuts if backbone in BACKBONES else ())]),
         pooling=draw.choice(["average", "max", "both"]),
         units=draw.choice([0, *width]),
         width=draw.randint(4, 12),
