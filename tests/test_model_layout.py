@@ -125,7 +125,7 @@ def part_of(path: str) -> str:
 
 
 @pytest.mark.slow
-def test_bytes_of_a_hundred_random_networks_are_those_of_keras_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_of_two_hundred_random_networks_are_those_of_keras_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Named backbones are built once, and stand in the networks as something of their width without weights."""
     import keras
 
@@ -138,7 +138,7 @@ def test_bytes_of_a_hundred_random_networks_are_those_of_keras_variables(monkeyp
 
     monkeypatch.setattr(image_encoder, "_named", weightless)
     draw, storages, kinds = random.Random(20), list(STORAGES), set()
-    for n in range(100):
+    for n in range(200):
         config = random_config(draw, NAMES[n % len(NAMES)], storages[n // len(NAMES) % len(storages)])
         if n % 50 == 0:
             keras.utils.clear_session()  # takes longer than a network
@@ -162,7 +162,8 @@ def test_bytes_of_a_hundred_random_networks_are_those_of_keras_variables(monkeyp
             kinds.add(("text", config.text.encoder, config.storage))
         if config.modality == "both":
             kinds.add(("fusion", config.fusion, config.storage))
-    assert len(kinds) == (len(NAMES) + len(ENCODERS) + 2) * len(storages)
+            kinds.add(("head", config.image.head, config.storage))
+    assert len(kinds) == (len(NAMES) + len(ENCODERS) + 3 + 3) * len(storages)
 
 
 @pytest.mark.slow
