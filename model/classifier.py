@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 from numpy.typing import NDArray
 
 from captune.model import heads, image_encoder, text_encoder
@@ -43,12 +45,12 @@ def build(config: ModelConfig, *, load_weights: bool = True) -> keras.Model:
         text = text_encoder.encode(inputs["caption"], config.text)
         words = heads.wide(inputs["caption"], config.text, labels) if config.text.wide else None
     if config.image is not None and config.has_parts:
-        parts = [
-            heads.of_image(image, config.image, labels, dropout, OF_IMAGE),
-            heads.linear(text, labels, dropout, OF_CAPTION, words),
-            heads.linear(_joined(image, text, config), labels, dropout, _OF_BOTH),
-        ]
-        logits = layers.Add(name=LOGITS, dtype="float32")(parts)
+        # Without a caption the picture answers alone.
+        present = ops.cast(ops.any(ops.not_equal(inputs["caption"], 0), axis=1, keepdims=True), "float32")
+        of_image = heads.of_image(image, config.image, labels, dropout, OF_IMAGE)
+        of_caption = heads.linear(text, labels, dropout, OF_CAPTION, words)
+        of_both = heads.linear(_joined(image, text, config), labels, dropout, _OF_BOTH)
+        logits = layers.Add(name=LOGITS, dtype="float32")([of_image, of_caption * present, of_both * present])
     elif config.text is None and config.image is not None and config.image.head != "pooled":
         logits = heads.of_image(image, config.image, labels, dropout, LOGITS)
     else:
@@ -60,6 +62,17 @@ def with_own_logits(network: keras.Model) -> keras.KerasTensor:
     """Logits of the whole, of the picture and of the caption, (batch, 3 * num_labels), where fusion is summed."""
     parts = [network.get_layer(name).output for name in (LOGITS, OF_IMAGE, OF_CAPTION)]
     return layers.Concatenate(name="own_logits", dtype="float32")(parts)
+
+
+def alone(network: keras.Model, modality: Literal["image", "caption"]) -> keras.Model:
+    """The part of a network that answers by picture or caption alone, where fusion is summed.
+
+    Returns:
+        A model from a dict of this one input to probabilities of shape (batch, num_labels).
+    """
+    logits = network.get_layer(OF_IMAGE if modality == "image" else OF_CAPTION).output
+    inputs = {x.name: x for x in network.inputs if x.name == modality}
+    return keras.Model(inputs, layers.Activation("sigmoid")(logits))
 
 
 def start_at(network: keras.Model, log_odds: NDArray[np.floating]) -> None:

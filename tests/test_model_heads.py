@@ -179,10 +179,17 @@ def test_wide_branch_starts_at_nothing(buckets: int) -> None:
         summed(image=image(head="queries"), text=text(wide=True)),
     ],
 )
-def test_logits_of_picture_caption_and_both_are_added(config: ModelConfig) -> None:
+def test_logits_of_picture_caption_and_both_are_added_where_there_is_a_caption(config: ModelConfig) -> None:
+    from captune.model.classifier import alone
+
     network = built(config)
     whole, *parts = values(network, "logits", "logits_of_image", "logits_of_caption", "logits_of_both")
-    assert whole == pytest.approx(sum(parts), abs=1e-5)
+    has_caption = CAPTIONS.any(axis=1)
+    assert whole[has_caption] == pytest.approx(sum(parts)[has_caption], abs=1e-5)
+    assert whole[~has_caption] == pytest.approx(parts[0][~has_caption], abs=1e-5)
+    for part, name in zip(parts, ("image", "caption"), strict=False):
+        own = alone(network, name).predict_on_batch({name: inputs_of(network)[name]})
+        assert logit(own) == pytest.approx(part, abs=1e-4)
     for name, others in (("image", "caption"), ("caption", "image")):
         changed = {**inputs_of(network), others: inputs_of(network)[others][::-1]}
         import keras
@@ -220,6 +227,7 @@ def test_network_starts_at_the_prior() -> None:
                 variable.assign(np.zeros(variable.shape))
         start_at(network, odds)
         assert values(network, "logits")[0] == pytest.approx(np.tile(odds, (5, 1)), abs=1e-5)
+        assert not config.has_parts or values(network, "logits_of_both")[0][0] == pytest.approx(-odds, abs=1e-5)
         for name in {layer.name for layer in network.layers} & {"logits_of_image", "logits_of_caption"}:
             assert values(network, name)[0] == pytest.approx(np.tile(odds, (5, 1)), abs=1e-5)
 
