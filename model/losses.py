@@ -28,9 +28,13 @@ def inverse_frequency(counts: Sequence[int]) -> NDArray[np.float32]:
     return (weights / weights.mean()).astype(np.float32)
 
 
-def make_loss(config: TrainConfig, label_counts: Sequence[int]) -> Loss:
-    """The loss that `config` names, as a function of (targets, logits), both (batch, num_labels), to (batch,)."""
-    weights = inverse_frequency(label_counts) if config.class_weights == "inverse" else None
+def make_loss(config: TrainConfig, label_counts: Sequence[int], dynamic_weights: Any = None) -> Loss:
+    """The loss that `config` names, as a function of (targets, logits), both (batch, num_labels), to (batch,).
+
+    Args:
+        dynamic_weights: of the labels, a variable (num_labels,) that is read at each step; None where they are not.
+    """
+    weights = inverse_frequency(label_counts) if config.class_weights == "inverse" else dynamic_weights
 
     def loss(targets: Any, logits: Any) -> Any:
         logits = ops.cast(logits, "float32")
