@@ -42,7 +42,7 @@ class DynamicWeights(keras.metrics.Metric):
     def reset_state(self) -> None:
         """Forgets the counts, as Keras does before each epoch; the weights stay."""
         for counts in (self.hits, self.sizes):
-            counts.assign(ops.zeros_like(counts))
+            counts.assign(ops.zeros(counts.shape))
 
     def take_up(self) -> None:
         """Makes the weights of the next epoch from the counts of the one that ended."""
