@@ -30,8 +30,14 @@ class DynamicWeights(keras.metrics.Metric):
         self.values = keras.Variable(np.ones(num_labels, np.float32), trainable=False, name="label_weights")
 
     def update_state(self, targets: Any, logits: Any, sample_weight: Any = None) -> None:
-        """Counts a batch. targets: 0 or 1; logits: above zero where a label is given; both (batch, num_labels)."""
-        truth, labels = ops.cast(targets, "float32"), ops.cast(logits > 0, "float32")
+        """Counts a batch.
+
+        Args:
+            targets: 0 or 1, (batch, num_labels).
+            logits: above zero where a label is given; the same shape, or more columns with those of parts behind.
+            sample_weight: of no account.
+        """
+        truth, labels = ops.cast(targets, "float32"), ops.cast(logits[:, : targets.shape[-1]] > 0, "float32")
         self.hits.assign_add(ops.sum(truth * labels, axis=0))
         self.sizes.assign_add(ops.sum(truth + labels, axis=0))
 

@@ -40,7 +40,11 @@ def test_decisions_are_those_of_the_naive_model(reports: Any, grace: int, reduct
             at.append(score)
             better = sum(other > score for other in at)
             expected = better < math.ceil(len(at) / reduction)
-        assert rungs.goes_on(trial, epoch, score, epochs=LONG) is expected, (epoch, score, at if epoch in seen else None)
+        assert rungs.goes_on(trial, epoch, score, epochs=LONG) is expected, (
+            epoch,
+            score,
+            at if epoch in seen else None,
+        )
 
 
 @few
@@ -63,7 +67,9 @@ def test_nan_leaves_no_mark_on_a_rung(scores: list[float]) -> None:
 @given(scores=st.lists(SCORES, max_size=20), grace=st.integers(2, 10))
 def test_every_trial_is_given_its_grace(scores: list[float], grace: int) -> None:
     rungs = Rungs(HalvingConfig(grace=grace), LONG)
-    assert all(rungs.goes_on(n, epoch, score, epochs=LONG) for n, score in enumerate(scores) for epoch in range(1, grace))
+    assert all(
+        rungs.goes_on(n, epoch, score, epochs=LONG) for n, score in enumerate(scores) for epoch in range(1, grace)
+    )
 
 
 @few
