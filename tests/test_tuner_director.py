@@ -136,7 +136,7 @@ class Search:
         directions = ["maximize", "minimize"][:objectives]
         study = optuna.create_study(study_name=STUDY_NAME, storage=storage, directions=directions, load_if_exists=True)
         gate = Gate(study, feasible, seed=seed)
-        rungs = Rungs.of(HalvingConfig(grace=1, reduction=2), records)
+        rungs = Rungs.of(HalvingConfig(grace=1, reduction=2), records, schedule=space.base.train.epochs)
         recover(study, gate, rungs, records)
         records = load_records(self.run)
         limits = TrialLimits(retries, timeout, min_free)
