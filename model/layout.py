@@ -86,7 +86,7 @@ def layout(config: ModelConfig) -> Iterator[Tensors]:
     features: list[int] = []
     if config.image is not None:
         yield _image(config.image)
-        features.append(config.image.units or _pooled(config.image))
+        features.append(config.image.units or pooled_features(config.image))
     if config.text is not None:
         yield _text(config.text)
         features.append(config.text.dense or _encoded(config.text))
@@ -126,7 +126,7 @@ def _image(config: ImageConfig) -> Tensors:
     backbone = list(_compact(config)) if config.backbone == "compact" else [_named(config)]
     total = Tensors.sum("", backbone)
     frozen = total.values if config.frozen else total.frozen
-    dense = _dense("image_dense", _pooled(config), config.units) if config.units else []
+    dense = _dense("image_dense", pooled_features(config), config.units) if config.units else []
     whole = Tensors.sum("image encoder", [*backbone, *dense])
     return whole._replace(frozen=frozen)
 
@@ -203,7 +203,7 @@ def _recurrent(name: str, inputs: int, units: int, *, gates: int, biases: int) -
     ]
 
 
-def _pooled(config: ImageConfig) -> int:
+def pooled_features(config: ImageConfig) -> int:
     """Features after pooling."""
     if config.backbone == "compact":
         channels = config.width * 2**config.stages
