@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from captune.model.backbones import BACKBONES
 from captune.model.config import ImageConfig, Storage, TrialConfig
-from captune.model.layout import pooled_features
+from captune.model.layout import features_shape
 from captune.model.towers import Cut
 
 BYTES_PER_VALUE = 2
@@ -40,9 +40,9 @@ class FrozenFeatures:
             image.cut,
             "backbone" if BACKBONES[image.backbone].scaling == "included" else image.scaling,
             image.seen_side,
-            image.pooling,
+            image.pooling if image.head == "pooled" else "none",
             storage,
-            (pooled_features(image),),
+            features_shape(image),
             mirrored,
         )
 

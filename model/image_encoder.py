@@ -25,28 +25,41 @@ IMAGENET_RGB_DEVIATIONS = (0.229, 0.224, 0.225)
 
 
 DROPOUT = "image_dropout"
-"""The first layer after the backbone and its pooling."""
+"""The first layer after what a frozen backbone computes once."""
 
 
 def encode(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
     """Features of pictures: those of the backbone, then dropout and the dense layer. See `maps` for the rest.
 
     Returns:
-        float32 of shape (batch, features): `units` features, or the pooled channels where `units` is 0.
+        float32 of shape (batch, features): `units` features, or the pooled channels where `units` is 0. Where `head`
+        reads positions (batch, height, width, channels): `position_units` channels, or the backbone's where it is 0.
     """
     x = layers.Dropout(config.dropout, name=DROPOUT)(features(pixels, config, load_weights=load_weights))
-    if config.units:
-        x = layers.Dense(config.units, activation="relu", name="image_dense")(x)
+    if config.head == "pooled":
+        return _dense(x, config)
+    if config.position_units:
+        x = layers.Conv2D(config.position_units, 1, activation="relu", name="image_positions")(x)
     return x
+
+
+def whole(x: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
+    """Features (batch, features) of the whole picture, of what `encode` gives."""
+    return x if config.head == "pooled" else _dense(_pooled(x, config), config)
 
 
 def features(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
     """All before the layer DROPOUT: what is computed once where the backbone is frozen. See `maps`.
 
     Returns:
-        float32 of shape (batch, channels), twice the channels where `pooling` is both.
+        float32 of shape (batch, channels), twice the channels where `pooling` is both; the maps where `head` reads
+        positions.
     """
     x = maps(pixels, config, load_weights=load_weights)
+    return _pooled(x, config) if config.head == "pooled" else x
+
+
+def _pooled(x: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
     match config.pooling:
         case "average":
             return layers.GlobalAveragePooling2D(name="image_pooling")(x)
@@ -55,6 +68,10 @@ def features(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bo
         case "both":
             average = layers.GlobalAveragePooling2D(name="image_average")(x)
             return ops.concatenate([average, layers.GlobalMaxPooling2D(name="image_max")(x)], axis=-1)
+
+
+def _dense(x: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
+    return layers.Dense(config.units, activation="relu", name="image_dense")(x) if config.units else x
 
 
 def maps(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
@@ -87,12 +104,13 @@ def maps(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) 
 
 
 def _compact(x: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
-    """A small network for CPUs: a convolution of stride 2, then stages of convolutions, each halved by its maxima."""
+    """A small network for CPUs: a convolution of stride 2, then stages of convolutions, each halved by maxima."""
     x = _convolution(x, config.width, "compact_stem", strides=2)
     for stage in range(1, config.stages + 1):
         for block in range(config.blocks):
             x = _convolution(x, config.width * 2**stage, f"compact_{stage}_{block}")
-        x = layers.MaxPooling2D(2, padding="same", name=f"compact_{stage}_halving")(x)
+        if stage < config.stages or config.last_halving:
+            x = layers.MaxPooling2D(2, padding="same", name=f"compact_{stage}_halving")(x)
     return x
 
 

@@ -21,9 +21,12 @@ def random_config(draw: random.Random, backbone: Any, storage: Any) -> ModelConf
         cut=draw.choice(["final", *(BACKBONES[backbone].cuts if backbone in BACKBONES else ())]),
         pooling=draw.choice(["average", "max", "both"]),
         units=draw.choice([0, *width]),
+        head=draw.choice(["pooled", "positions", "queries"]),
+        position_units=draw.choice([0, *width]),
         width=draw.randint(4, 12),
         stages=draw.randint(1, 4),
         blocks=draw.randint(1, 3),
+        last_halving=draw.choice([True, False]),
     )
     text = TextConfig(
         encoder=draw.choice(ENCODERS),
@@ -33,12 +36,14 @@ def random_config(draw: random.Random, backbone: Any, storage: Any) -> ModelConf
         units=draw.choice(width),
         kernel=draw.randint(1, 5),
         dense=draw.choice([0, *width]),
+        wide=draw.choice([True, False]),
+        wide_buckets=draw.choice([0, *width]),
     )
     reads = draw.choice(["both", "both", "image", "caption"])
     return ModelConfig(
         image=image if reads != "caption" else None,
         text=text if reads != "image" else None,
-        fusion=draw.choice(["concatenation", "gated"]),
+        fusion=draw.choice(["concatenation", "gated", "summed"] if image.head == "pooled" else ["summed"]),
         head_units=draw.choice([0, *width]),
         num_labels=draw.choice(width),
         storage=storage,

@@ -184,7 +184,8 @@ def test_bytes_of_two_hundred_random_networks_are_those_of_keras_variables(monke
             kinds.add(("text", config.text.encoder, config.storage))
         if config.modality == "both":
             kinds.add(("fusion", config.fusion, config.storage))
-    assert len(kinds) == (len(NAMES) + len(ENCODERS) + 2) * len(storages)
+            kinds.add(("head", config.image.head, config.storage))
+    assert len(kinds) == (len(NAMES) + len(ENCODERS) + 3 + 3) * len(storages)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from captune.model.backbones import BACKBONES, map_side
 from captune.model.config import ImageConfig, ModelConfig
+from captune.model.layout import features_shape
 from captune.model.size import size
 from captune.model.towers import TOWERS
 
@@ -88,6 +89,19 @@ def test_map_of_every_side_has_as_many_positions_as_were_told(name: Any) -> None
             maps = {side: network.compute_output_shape((1, side, side, 3)) for side in sides}
         for side, shape in maps.items():
             assert shape[1] == shape[2] == map_side(name, cut, side), side
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"pooling": "both"}, {"head": "positions"}, {"head": "queries"}], ids=str)
+@pytest.mark.parametrize(("name", "cut"), [("EfficientNetLite0", "stride_16"), ("MobileNetV3Small", "last_map")])
+def test_what_is_kept_of_a_picture_has_the_shape_that_was_told(name: Any, cut: Any, changes: dict[str, Any]) -> None:
+    import keras
+
+    from captune.model.image_encoder import features
+
+    config = image(name, cut, 101, **changes, max_side=96, position_units=8)
+    pixels = keras.Input((101, 101, 3), dtype="uint8")
+    assert features(pixels, config, load_weights=False).shape == (None, *features_shape(config))
 
 
 @pytest.mark.slow

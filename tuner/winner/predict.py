@@ -1,4 +1,7 @@
-"""A bundle at work on captions and pictures that come as files: scores, and labels for new rows."""
+"""A bundle at work on captions and pictures that come as files: scores, and labels for new rows.
+
+Probabilities are the network's own here: the bundle's rule calibrates them and makes labels of them.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model import metrics
 from captune.model.bundle import Bundle
+from captune.model.classifier import alone
 from captune.model.training import predict
 from captune.tuner.winner.rows import Rows
 
@@ -56,7 +60,7 @@ def probabilities(
     Args:
         captions: of the pictures; left out where the bundle does not read captions.
         images: files, arrays of (height, width, 3) uint8 RGB, or Pillow's images; decoded a batch at a time. Left out
-            where the bundle does not read pictures.
+            where the bundle does not read pictures. Where its fusion is summed, one of both may be left out anyhow.
 
     Raises:
         DataError: what the bundle reads is missing, there are other numbers of captions and of pictures, or a picture
@@ -64,9 +68,10 @@ def probabilities(
     """
     if isinstance(captions, str) or isinstance(images, str | Path):
         raise DataError("captions and images are lists, one item an example; put a single one in [ ]")
-    if bundle.config.text is not None and captions is None:
+    answers_alone = bundle.config.has_parts and (captions is not None or images is not None)
+    if bundle.config.text is not None and captions is None and not answers_alone:
         raise DataError("the bundle reads captions; give captions, one for each picture")
-    if bundle.config.image is not None and images is None:
+    if bundle.config.image is not None and images is None and not answers_alone:
         raise DataError("the bundle reads pictures; give images, one for each caption")
     if captions is not None and images is not None and len(captions) != len(images):
         raise DataError(f"{len(captions)} captions and {len(images)} images; each example has one of both")
@@ -103,11 +108,14 @@ def _probabilities(
         return pixels
 
     tokens = None if captions is None else _tokens(bundle, captions)
-    return predict(bundle.network, _Examples(count, tokens, decoded if image else None))
+    network = bundle.network
+    if bundle.config.has_parts and (captions is None or images is None):
+        network = alone(network, "image" if captions is None else "caption")
+    return predict(network, _Examples(count, tokens, decoded if image and images is not None else None))
 
 
 def labels(bundle: Bundle, probabilities: NDArray[np.float32]) -> list[tuple[int, ...]]:
-    """The ids of the labels that the bundle's rule gives to each of (n, num_labels), in their order."""
+    """The ids of the labels that the bundle's rule makes of (n, num_labels) probabilities, in their order."""
     return Labels(bundle.label_ids, bundle.label_names).label_sets(bundle.rule.decide(probabilities))
 
 
@@ -134,20 +142,21 @@ def probabilities_of_rows(bundle: Bundle, rows: Rows) -> tuple[Rows, NDArray[np.
     Raises:
         DataError: a picture cannot be decoded, and no row may be left out.
     """
-    captions = [example.caption for example in rows.records.examples] if bundle.config.text is not None else None
+    reads_captions = bundle.config.text is not None and rows.records.has_captions
+    captions = [example.caption for example in rows.records.examples] if reads_captions else None
     faults: dict[int, str] = {}
 
     def fault(place: int, reason: str) -> None:
         faults[place] = rows.fault(place, reason)
 
-    answers = _probabilities(bundle, captions, rows.pictures if bundle.config.image is not None else None, fault)
-    return (rows.without(faults), np.delete(answers, list(faults), axis=0)) if faults else (rows, answers)
+    found = _probabilities(bundle, captions, rows.pictures, fault)
+    return (rows.without(faults), np.delete(found, list(faults), axis=0)) if faults else (rows, found)
 
 
-def evaluate(bundle: Bundle, records: Records, answers: NDArray[np.float32]) -> dict[str, Any]:
-    """Scores of probabilities (n, num_labels) by the bundle's decision rule: the keys of `captune evaluate --json`."""
+def evaluate(bundle: Bundle, records: Records, probabilities: NDArray[np.float32]) -> dict[str, Any]:
+    """Scores of what the bundle's rule makes of (n, num_labels) probabilities: keys of `captune evaluate --json`."""
     truth = Labels(bundle.label_ids, bundle.label_names).multi_hot([e.labels for e in records.examples])
-    return by_label(metrics.score(truth, answers, bundle.rule.decide(answers)), bundle.label_ids)
+    return by_label(metrics.score(truth, bundle.rule.answers(probabilities)), bundle.label_ids)
 
 
 def by_label(scores: metrics.Scores, label_ids: Sequence[int]) -> dict[str, Any]:
@@ -156,20 +165,27 @@ def by_label(scores: metrics.Scores, label_ids: Sequence[int]) -> dict[str, Any]
     return {**scores.metrics(), "per_label": per_label, "examples": scores.examples}
 
 
-def write_submission(bundle: Bundle, records: Records, answers: NDArray[np.float32], out: Path) -> None:
+def write_submission(
+    bundle: Bundle, records: Records, probabilities: NDArray[np.float32], out: Path, *, with_probabilities: bool
+) -> None:
     """`ImageID,Labels` for every row in its order, labels separated by blanks.
+
+    Args:
+        with_probabilities: further columns, named by the ids of all labels, hold their calibrated probabilities.
 
     Raises:
         DataError: `out` exists or cannot be written.
     """
-    sets = labels(bundle, answers)
+    sets = labels(bundle, probabilities)
+    columns = bundle.label_ids if with_probabilities else ()
+    calibrated = bundle.rule.calibrated(probabilities)[:, : len(columns)]
     try:
         with written_aside(out, replace=False) as aside, aside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["ImageID", "Labels"])
+            writer.writerow(["ImageID", "Labels", *columns])
             writer.writerows(
-                [example.image_id, " ".join(map(str, labels))]
-                for example, labels in zip(records.examples, sets, strict=True)
+                [example.image_id, " ".join(map(str, labels)), *(f"{p:.6g}" for p in row)]
+                for example, labels, row in zip(records.examples, sets, calibrated, strict=True)
             )
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
