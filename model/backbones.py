@@ -1,19 +1,23 @@
 """The image backbones that captune knows by name, as figures: no framework is needed to read them.
 
-Counts are those of `keras.applications.NAME(include_top=False, pooling="avg")` for three input channels and do not
-depend on the picture's side. The tests build every one with Keras and compare, so a wrong figure cannot stay.
+Counts are those of `keras.applications.NAME(include_top=False)`, or of the tower of that name that captune builds
+itself (captune.model.towers), for three input channels; they do not depend on the picture's side. The tests build every
+one with Keras and compare, so a wrong figure cannot stay.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from captune.errors import WorkError
+from captune.model.towers import TOWERS, Cut, Shape
 
-Scaling = Literal["caffe", "torch", "included"]
+Scaling = Literal["caffe", "torch", "lite", "included"]
 """What a backbone's ImageNet weights expect of 0..255 RGB pixels: "caffe" BGR less the channel means, "torch"
-0..1 less the means over the deviations, "included" untouched, as the network scales by itself."""
+0..1 less the means over the deviations, "lite" less 127, over 128, "included" untouched, as the network scales by
+itself."""
 
 
 class WeightsError(WorkError):
@@ -27,7 +31,8 @@ class Backbone:
     parameters, statistics: values in all variables, and in those never trained (batch norm, input normalisation).
     tensors, features: variables, output channels. matrices, matrix_values, channels: variables that float16 and int8
     reduce (see model/layout.py), their values and their output channels. shapes: characters of all shapes, as "[3,3]".
-    integers: variables that are 8-byte counters.
+    integers: variables that are 8-byte counters. cuts: channels at each cut but the end. least_side: pixels a side
+    that it needs.
     """
 
     parameters: int
@@ -40,17 +45,58 @@ class Backbone:
     channels: int
     shapes: int
     integers: int = 0
+    cuts: Mapping[Cut, int] = field(default_factory=dict)
+    least_side: int = 32
+
+    def channels_at(self, cut: Cut) -> int:
+        """Channels of the map where it ends."""
+        return self.features if cut == "final" else self.cuts[cut]
 
 
 BACKBONES: dict[str, Backbone] = {
     "ResNet50": Backbone(23_587_712, 53_120, 318, 2048, "caffe", 53, 23_454_912, 26_560, 2037),
-    "EfficientNetV2B0": Backbone(5_919_312, 60_608, 359, 1280, "included", 91, 5_784_576, 43_824, 2484),
-    "EfficientNetV2B1": Backbone(6_931_124, 71_072, 441, 1280, "included", 111, 6_773_152, 51_364, 3029),
-    "EfficientNetV2B2": Backbone(8_769_374, 82_288, 460, 1408, "included", 116, 8_586_384, 59_558, 3197),
-    "EfficientNetB0": Backbone(4_049_571, 42_023, 312, 1280, "included", 81, 3_956_192, 30_348, 2092, integers=1),
-    "MobileNetV3Small": Backbone(939_120, 12_112, 206, 576, "included", 52, 912_008, 8_944, 1282),
-    "MobileNetV3Large": Backbone(2_996_352, 24_400, 262, 960, "included", 62, 2_942_472, 17_280, 1658),
+    "EfficientNetV2B0": Backbone(
+        5_919_312, 60_608, 359, 1280, "included", 91, 5_784_576, 43_824, 2484, cuts={"last_map": 192}
+    ),
+    "EfficientNetV2B1": Backbone(
+        6_931_124, 71_072, 441, 1280, "included", 111, 6_773_152, 51_364, 3029, cuts={"last_map": 192}
+    ),
+    "EfficientNetV2B2": Backbone(
+        8_769_374, 82_288, 460, 1408, "included", 116, 8_586_384, 59_558, 3197, cuts={"last_map": 208}
+    ),
+    "EfficientNetB0": Backbone(
+        4_049_571, 42_023, 312, 1280, "included", 81, 3_956_192, 30_348, 2092, integers=1, cuts={"last_map": 320}
+    ),
+    "MobileNetV3Small": Backbone(
+        939_120, 12_112, 206, 576, "included", 52, 912_008, 8_944, 1282, cuts={"last_map": 96}
+    ),
+    "MobileNetV3Large": Backbone(
+        2_996_352, 24_400, 262, 960, "included", 62, 2_942_472, 17_280, 1658, cuts={"last_map": 160}
+    ),
     "DenseNet121": Backbone(7_037_504, 83_648, 604, 1024, "torch", 120, 6_870_208, 10_240, 3914),
     "VGG16": Backbone(14_714_688, 0, 26, 512, "caffe", 13, 14_710_464, 4_224, 226),
     "ConvNeXtTiny": Backbone(27_820_128, 0, 180, 768, "included", 58, 27_756_000, 41_184, 1187),
+    "EfficientNetLite0": Backbone(
+        3_413_024, 42_016, 245, 1280, "lite", 49, 3_328_992, 21_008, 1562, cuts={"last_map": 320, "stride_16": 112}
+    ),
+    "EfficientNetLite1": Backbone(
+        4_189_344, 53_664, 320, 1280, "lite", 64, 4_082_016, 26_832, 2040, cuts={"last_map": 320, "stride_16": 112}
+    ),
+    "EfficientNetLite2": Backbone(
+        4_869_168, 58_096, 320, 1280, "lite", 64, 4_752_976, 29_048, 2040, cuts={"last_map": 352, "stride_16": 120}
+    ),
+    "AlexNet": Backbone(
+        2_469_696, 0, 10, 256, "torch", 5, 2_468_544, 1_152, 87, cuts={"stride_16": 256}, least_side=63
+    ),
 }
+
+
+def behind(name: str, cut: Cut) -> Iterator[tuple[Shape, bool]]:
+    """Shape of each variable that a backbone has not where it ends at `cut`, and whether it would be trained."""
+    if name in TOWERS:
+        yield from ((shape, "moving" not in variable) for variable, shape in TOWERS[name].behind(cut))
+    elif cut == "last_map":
+        backbone = BACKBONES[name]
+        yield (1, 1, backbone.cuts[cut], backbone.features), True
+        for trained in (True, True, False, False):  # of the batch normalisation after it
+            yield (backbone.features,), trained

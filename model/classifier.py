@@ -1,12 +1,21 @@
-"""The whole network: encoders, fusion, head."""
+"""The whole network: encoders, fusion, heads."""
 
 from __future__ import annotations
 
-import keras
-from keras import layers
+from typing import Literal
 
-from captune.model import image_encoder, text_encoder
+import keras
+import numpy as np
+from keras import layers, ops
+from numpy.typing import NDArray
+
+from captune.model import heads, image_encoder, text_encoder
 from captune.model.config import ModelConfig
+
+LOGITS = "logits"
+"""Layer that gives the values before the sigmoid."""
+OF_IMAGE, OF_CAPTION, _OF_BOTH = "logits_of_image", "logits_of_caption", "logits_of_both"
+"""Layers whose values it adds where fusion is summed."""
 
 
 def build(config: ModelConfig, *, load_weights: bool = True) -> keras.Model:
@@ -18,33 +27,84 @@ def build(config: ModelConfig, *, load_weights: bool = True) -> keras.Model:
 
     Returns:
         A model from a dict of inputs ("image": (batch, side, side, 3) uint8, "caption": (batch, max_tokens) int32,
-        each only where it is read) to probabilities of shape (batch, num_labels). Its layer "logits" gives the
+        each only where it is read) to probabilities of shape (batch, num_labels). Its layer LOGITS gives the
         values before the sigmoid.
 
     Raises:
         WeightsError: see there.
     """
+    labels, dropout = config.num_labels, config.head_dropout
     inputs: dict[str, keras.KerasTensor] = {}
-    features: list[keras.KerasTensor] = []
+    image = text = words = None
     if config.image is not None:
         side = config.image.side
         inputs["image"] = keras.Input((side, side, 3), dtype="uint8", name="image")
-        features.append(image_encoder.encode(inputs["image"], config.image, load_weights=load_weights))
+        image = image_encoder.encode(inputs["image"], config.image, load_weights=load_weights)
     if config.text is not None:
         inputs["caption"] = keras.Input((config.text.max_tokens,), dtype="int32", name="caption")
-        features.append(text_encoder.encode(inputs["caption"], config.text))
-    x = features[0] if len(features) == 1 else _fuse(features, config)
-    if config.head_units:
-        x = layers.Dense(config.head_units, activation="relu", name="head_dense")(x)
-    x = layers.Dropout(config.head_dropout, name="head_dropout")(x)
-    logits = layers.Dense(config.num_labels, name="logits", dtype="float32")(x)
+        text = text_encoder.encode(inputs["caption"], config.text)
+        words = heads.wide(inputs["caption"], config.text, labels) if config.text.wide else None
+    if config.image is not None and config.has_parts:
+        # Without a caption the picture answers alone.
+        present = ops.cast(ops.any(ops.not_equal(inputs["caption"], 0), axis=1, keepdims=True), "float32")
+        of_image = heads.of_image(image, config.image, labels, dropout, OF_IMAGE)
+        of_caption = heads.linear(text, labels, dropout, OF_CAPTION, words)
+        of_both = heads.linear(_joined(image, text, config), labels, dropout, _OF_BOTH)
+        logits = layers.Add(name=LOGITS, dtype="float32")([of_image, of_caption * present, of_both * present])
+    elif config.text is None and config.image is not None and config.image.head != "pooled":
+        logits = heads.of_image(image, config.image, labels, dropout, LOGITS)
+    else:
+        logits = heads.linear(_joined(image, text, config), labels, dropout, LOGITS, words)
     return keras.Model(inputs, layers.Activation("sigmoid", name="probabilities")(logits), name="captune")
+
+
+def with_own_logits(network: keras.Model) -> keras.KerasTensor:
+    """Logits of the whole, of the picture and of the caption, (batch, 3 * num_labels), where fusion is summed."""
+    parts = [network.get_layer(name).output for name in (LOGITS, OF_IMAGE, OF_CAPTION)]
+    return layers.Concatenate(name="own_logits", dtype="float32")(parts)
+
+
+def alone(network: keras.Model, modality: Literal["image", "caption"]) -> keras.Model:
+    """The part of a network that answers by picture or caption alone, where fusion is summed.
+
+    Returns:
+        A model from a dict of this one input to probabilities of shape (batch, num_labels).
+    """
+    logits = network.get_layer(OF_IMAGE if modality == "image" else OF_CAPTION).output
+    inputs = {x.name: x for x in network.inputs if x.name == modality}
+    return keras.Model(inputs, layers.Activation("sigmoid")(logits))
+
+
+def start_at(network: keras.Model, log_odds: NDArray[np.floating]) -> None:
+    """Lets the logits start at (num_labels,) values, give or take what random kernels add.
+
+    Picture and caption start at them each, and both together at their negative: by Bayes' rule, what two independent
+    witnesses say is added, and what was known before counts once.
+    """
+    for layer in network.layers:
+        if layer.name.startswith(LOGITS) and getattr(layer, "bias", None) is not None:
+            layer.bias.assign(-log_odds if layer.name.startswith(_OF_BOTH) else log_odds)
+
+
+def _joined(image: keras.KerasTensor | None, text: keras.KerasTensor | None, config: ModelConfig) -> keras.KerasTensor:
+    """Features (batch, width) of all that is read, through the dense layer before the outputs."""
+    features = []
+    if config.image is not None:
+        features.append(image_encoder.whole(image, config.image))
+    if config.text is not None:
+        features.append(text)
+    x = features[0] if len(features) == 1 else _fuse(features, config)
+    return layers.Dense(config.head_units, activation="relu", name="head_dense")(x) if config.head_units else x
 
 
 def _fuse(features: list[keras.KerasTensor], config: ModelConfig) -> keras.KerasTensor:
     """Concatenation, or that with every feature scaled by a gate (Miech et al., 2017, arXiv 1706.06905)."""
+    if config.modality_dropout:
+        # All features of an example or none: what is there is scaled up, as by any dropout.
+        each = {"rate": config.modality_dropout, "noise_shape": (None, 1)}
+        features = [layers.Dropout(**each, name=f"fusion_dropout_{place}")(x) for place, x in enumerate(features)]
     both = layers.Concatenate(name="fusion_concatenation")(features)
-    if config.fusion == "concatenation":
+    if config.fusion != "gated":
         return both
     gate = layers.Dense(both.shape[-1], activation="sigmoid", name="fusion_gate")(both)
     return layers.Multiply(name="fusion_gated")([both, gate])

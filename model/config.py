@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from captune.model.backbones import BACKBONES
+from captune.model.towers import TOWERS, Cut
 
 BackboneName = Literal[
     "compact",
@@ -26,6 +27,10 @@ BackboneName = Literal[
     "DenseNet121",
     "VGG16",
     "ConvNeXtTiny",
+    "EfficientNetLite0",
+    "EfficientNetLite1",
+    "EfficientNetLite2",
+    "AlexNet",
 ]
 Modality = Literal["both", "image", "caption"]
 Storage = Literal["float32", "float16", "int8"]
@@ -43,7 +48,14 @@ class ImageConfig(Settings):
     """The image encoder: backbone, pooling over the picture, dropout, dense layer."""
 
     backbone: BackboneName = Field("compact", description="network that reads the pixels")
-    weights: str = Field("none", description="imagenet, none (random start), or a Keras weights file without top")
+    weights: str = Field(
+        "none", description="imagenet, none (random start), or a file: .safetensors, .npz, .weights.h5, .keras, .h5"
+    )
+    cut: Cut = Field(
+        "final",
+        description="where the backbone ends: last_map before its final 1x1 convolution, stride_16 at the last map "
+        "with a position for every 16 pixels a side; what is behind is no part of the network",
+    )
     frozen: bool = Field(False, description="leave the backbone's weights as they are loaded")
     scaling: Literal["backbone", "unit"] = Field(
         "backbone", description="pixels as the backbone's ImageNet weights expect them, or divided by 255"
@@ -54,10 +66,21 @@ class ImageConfig(Settings):
     )
     pooling: Literal["average", "max", "both"] = Field("average", description="over the positions")
     units: int = Field(128, ge=0, le=4096, description="dense layer after pooling; 0: none")
-    dropout: Share = Field(0.0, description="share of pooled features dropped in training")
+    head: Literal["pooled", "positions", "queries"] = Field(
+        "pooled",
+        description="labels from the whole picture, or from each position: the mean of exponentials over them "
+        "(positions), or a mean that each label weights by what it looks for (queries)",
+    )
+    position_units: int = Field(
+        0, ge=0, le=4096, description="positions, queries only: dense layer at each position before; 0: none"
+    )
+    dropout: Share = Field(0.0, description="share of the backbone's features dropped in training")
     width: int = Field(16, ge=4, le=256, description="compact only: channels of the first convolution")
     stages: int = Field(3, ge=1, le=6, description="compact only: stages, each half the side, twice the channels")
     blocks: int = Field(1, ge=1, le=4, description="compact only: convolutions in a stage")
+    last_halving: bool = Field(
+        True, description="compact only: whether the last stage halves the side too; false: four times the positions"
+    )
 
     @model_validator(mode="after")
     def _weights_suit_the_backbone(self) -> Self:
@@ -68,8 +91,19 @@ class ImageConfig(Settings):
         if self.backbone == "compact" and self.seen_side < 2 ** (self.stages + 1):
             least = 2 ** (self.stages + 1)
             raise ValueError(f"{self.stages} stages need a side of {least} pixels, got {self.seen_side}")
-        if self.backbone != "compact" and self.seen_side < 32:
-            raise ValueError(f"{self.backbone} needs a side of at least 32 pixels, got {self.seen_side}")
+        if self.backbone != "compact" and self.seen_side < (least := BACKBONES[self.backbone].least_side):
+            raise ValueError(f"{self.backbone} needs a side of at least {least} pixels, got {self.seen_side}")
+        return self
+
+    @model_validator(mode="after")
+    def _backbone_can_end_there(self) -> Self:
+        if self.weights == "imagenet" and self.backbone in TOWERS:
+            raise ValueError(
+                f"{self.backbone} has its weights from a file, see `captune weights convert`, or from none"
+            )
+        cuts = ("final", *BACKBONES[self.backbone].cuts) if self.backbone != "compact" else ("final",)
+        if self.cut not in cuts:
+            raise ValueError(f"{self.backbone} ends at {' or '.join(cuts)}, got image.cut {self.cut}")
         return self
 
     @property
@@ -92,6 +126,10 @@ class TextConfig(Settings):
     dense: int = Field(128, ge=0, le=4096, description="dense layer after the encoder; 0: none")
     embedding_dropout: Share = Field(0.0, description="share of embedded values dropped in training")
     dropout: Share = Field(0.0, description="share of the encoder's features dropped in training")
+    wide: bool = Field(False, description="each word adds to the logits by itself, too: a linear branch")
+    wide_buckets: int = Field(
+        0, ge=0, le=2**20, description="wide only: rows that pairs of words share by a hash; 0: single words alone"
+    )
 
 
 class ModelConfig(Settings):
@@ -99,7 +137,13 @@ class ModelConfig(Settings):
 
     image: ImageConfig | None = None
     text: TextConfig | None = None
-    fusion: Literal["concatenation", "gated"] = Field("concatenation", description="how the encoders meet")
+    fusion: Literal["concatenation", "gated", "summed"] = Field(
+        "concatenation",
+        description="how the encoders meet; summed: logits of the picture, of the caption and of both are added",
+    )
+    modality_dropout: Share = Field(
+        0.0, description="share of pictures' and of captions' features that fusion goes without in training"
+    )
     head_units: int = Field(0, ge=0, le=4096, description="dense layer before the outputs; 0: none")
     head_dropout: Share = Field(0.0, description="share dropped in training before the outputs")
     num_labels: int = Field(18, ge=1, le=10_000, description="outputs; set from the data")
@@ -110,6 +154,20 @@ class ModelConfig(Settings):
         if self.image is None and self.text is None:
             raise ValueError("a model needs an image encoder, a text encoder, or both")
         return self
+
+    @model_validator(mode="after")
+    def _logits_are_summed(self) -> Self:
+        if self.modality == "both" and self.image.head != "pooled" and self.fusion != "summed":  # type: ignore[union-attr]
+            raise ValueError(
+                f"image.head {self.image.head} gives logits, which fusion {self.fusion} cannot join with a caption; "  # type: ignore[union-attr]
+                "use fusion: summed, or image.head: pooled"
+            )
+        return self
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether picture and caption have logits of their own."""
+        return self.fusion == "summed" and self.modality == "both"
 
     @property
     def modality(self) -> Modality:
@@ -155,6 +213,10 @@ class TrainConfig(Settings):
     )
     gamma: float = Field(2.0, ge=1, le=8, description="focal, asymmetric: how much easy (negative) labels fade")
     class_weights: Literal["none", "inverse"] = Field("none", description="inverse: rare labels weigh more")
+    own_losses: float = Field(
+        0.0, ge=0, le=10, description="fusion summed only: weight of the picture's and of the caption's own loss"
+    )
+    prior_start: bool = Field(False, description="logits start at the labels' log odds in training, not at zero")
     augment: AugmentConfig = AugmentConfig()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",

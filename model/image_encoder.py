@@ -11,9 +11,13 @@ import numpy as np
 from keras import layers, ops
 
 from captune.errors import one_line
+from captune.model import tower_network
 from captune.model.backbones import BACKBONES, WeightsError
 from captune.model.config import ImageConfig
 from captune.model.keras_private import layers_within
+from captune.model.towers import TOWERS
+from captune.model.weights_file import SUFFIXES
+from captune.model.weights_file import load_weights as load_weights_file
 
 IMAGENET_BGR_MEANS = (103.939, 116.779, 123.68)
 IMAGENET_RGB_MEANS = (0.485, 0.456, 0.406)
@@ -21,28 +25,41 @@ IMAGENET_RGB_DEVIATIONS = (0.229, 0.224, 0.225)
 
 
 DROPOUT = "image_dropout"
-"""The first layer after the backbone and its pooling."""
+"""The first layer after what a frozen backbone computes once."""
 
 
 def encode(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
     """Features of pictures: those of the backbone, then dropout and the dense layer. See `maps` for the rest.
 
     Returns:
-        float32 of shape (batch, features): `units` features, or the pooled channels where `units` is 0.
+        float32 of shape (batch, features): `units` features, or the pooled channels where `units` is 0. Where `head`
+        reads positions (batch, height, width, channels): `position_units` channels, or the backbone's where it is 0.
     """
     x = layers.Dropout(config.dropout, name=DROPOUT)(features(pixels, config, load_weights=load_weights))
-    if config.units:
-        x = layers.Dense(config.units, activation="relu", name="image_dense")(x)
+    if config.head == "pooled":
+        return _dense(x, config)
+    if config.position_units:
+        x = layers.Conv2D(config.position_units, 1, activation="relu", name="image_positions")(x)
     return x
+
+
+def whole(x: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
+    """Features (batch, features) of the whole picture, of what `encode` gives."""
+    return x if config.head == "pooled" else _dense(_pooled(x, config), config)
 
 
 def features(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
     """All before the layer DROPOUT: what is computed once where the backbone is frozen. See `maps`.
 
     Returns:
-        float32 of shape (batch, channels), twice the channels where `pooling` is both.
+        float32 of shape (batch, channels), twice the channels where `pooling` is both; the maps where `head` reads
+        positions.
     """
     x = maps(pixels, config, load_weights=load_weights)
+    return _pooled(x, config) if config.head == "pooled" else x
+
+
+def _pooled(x: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
     match config.pooling:
         case "average":
             return layers.GlobalAveragePooling2D(name="image_pooling")(x)
@@ -51,6 +68,10 @@ def features(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bo
         case "both":
             average = layers.GlobalAveragePooling2D(name="image_average")(x)
             return ops.concatenate([average, layers.GlobalMaxPooling2D(name="image_max")(x)], axis=-1)
+
+
+def _dense(x: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
+    return layers.Dense(config.units, activation="relu", name="image_dense")(x) if config.units else x
 
 
 def maps(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
@@ -83,12 +104,13 @@ def maps(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) 
 
 
 def _compact(x: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
-    """A small network for CPUs: a convolution of stride 2, then stages of convolutions, each halved by its maxima."""
+    """A small network for CPUs: a convolution of stride 2, then stages of convolutions, each halved by maxima."""
     x = _convolution(x, config.width, "compact_stem", strides=2)
     for stage in range(1, config.stages + 1):
         for block in range(config.blocks):
             x = _convolution(x, config.width * 2**stage, f"compact_{stage}_{block}")
-        x = layers.MaxPooling2D(2, padding="same", name=f"compact_{stage}_halving")(x)
+        if stage < config.stages or config.last_halving:
+            x = layers.MaxPooling2D(2, padding="same", name=f"compact_{stage}_halving")(x)
     return x
 
 
@@ -115,6 +137,8 @@ def _scaled(pixels: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor
             pairs = zip(IMAGENET_RGB_MEANS, IMAGENET_RGB_DEVIATIONS, strict=True)
             scale = [1 / (255 * deviation) for deviation in IMAGENET_RGB_DEVIATIONS]
             return _rescaling(scale, [-mean / deviation for mean, deviation in pairs])(pixels)
+        case "lite":
+            return _rescaling(1 / 128, -127 / 128)(pixels)
 
 
 def _rescaling(scale: float | list[float], offset: list[float] | float = 0.0) -> layers.Rescaling:
@@ -123,31 +147,55 @@ def _rescaling(scale: float | list[float], offset: list[float] | float = 0.0) ->
 
 
 def _named(config: ImageConfig, *, load_weights: bool) -> keras.Model:
-    """A network of keras.applications without its top, its weights loaded."""
+    """A backbone without its top as far as its cut, its weights loaded."""
     weights = config.weights if load_weights and config.weights != "none" else None
     if weights not in (None, "imagenet") and not Path(weights).is_file():
         raise WeightsError(
             f"image.weights must be imagenet, none or a weights file without top, but {weights} is no file"
         )
+    if config.backbone in TOWERS:
+        network = tower_network.build(config.backbone, config.cut, config.seen_side)
+        if weights is not None:
+            load_weights_file(network, Path(weights))
+        return network
+    return _until(_of_keras(config, weights), config)
+
+
+def _until(network: keras.Model, config: ImageConfig) -> keras.Model:
+    """A network of keras.applications without what is behind the cut."""
+    if config.cut == "final":
+        return network
+    last = next(layer for layer in reversed(network.layers) if isinstance(layer, layers.Conv2D))
+    return keras.Model(network.input, last.input, name=network.name)
+
+
+def _of_keras(config: ImageConfig, weights: str | None) -> keras.Model:
+    """A network of keras.applications without its top. weights: imagenet, a file, or None for random ones."""
     build = partial(
         getattr(keras.applications, config.backbone),
         include_top=False,
         input_shape=(config.seen_side, config.seen_side, 3),
     )
-    try:
-        network = build(weights=weights)
-        return _mend_normalisation(network, build) if weights and config.backbone == "EfficientNetB0" else network
-    except Exception as error:  # Keras raises plain Exception for a failed download, others for a bad file
-        if weights is None:
-            raise
-        way_out = (
-            "fetch the no-top weights file where there is a network and pass it as image.weights: FILE, "
-            "or choose image.weights: none"
-            if weights == "imagenet"
-            else "pass a Keras weights file of this backbone saved without its top"
-        )
-        reason = one_line(error, 200)
-        raise WeightsError(f"weights {weights} of {config.backbone} cannot be loaded; {way_out} ({reason})") from error
+    if weights is None:
+        return build(weights=None)
+    if weights.lower().endswith(SUFFIXES):
+        network = build(weights=None)
+        load_weights_file(network, Path(weights))
+    else:
+        try:
+            network = build(weights=weights)
+        except Exception as error:  # Keras raises plain Exception for a failed download, others for a bad file
+            way_out = (
+                "fetch the no-top weights file where there is a network and pass it as image.weights: FILE, "
+                "or choose image.weights: none"
+                if weights == "imagenet"
+                else "pass a Keras weights file of this backbone saved without its top"
+            )
+            reason = one_line(error, 200)
+            raise WeightsError(
+                f"weights {weights} of {config.backbone} cannot be loaded; {way_out} ({reason})"
+            ) from error
+    return _mend_normalisation(network, build) if config.backbone == "EfficientNetB0" else network
 
 
 def _mend_normalisation(network: keras.Model, build: Callable[..., keras.Model]) -> keras.Model:

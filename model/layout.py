@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from captune.model.backbones import BACKBONES
+from captune.model.backbones import BACKBONES, behind
 from captune.model.config import ImageConfig, ModelConfig, Storage, TextConfig
 
 STORAGES: dict[Storage, int] = {"float32": 4, "float16": 2, "int8": 1}
@@ -52,6 +52,10 @@ class Tensors(NamedTuple):
         _, *counts = zip(*tensors, strict=True)
         return cls(part, *map(sum, counts))
 
+    def less(self, other: Tensors) -> Tensors:
+        """Totals without those of some of them."""
+        return Tensors(self.part, *(total - some for total, some in zip(self[1:], other[1:], strict=True)))
+
     def bytes_as(self, storage: Storage) -> int:
         """Bytes of all values, int8 with its scales."""
         scales = _SCALE_BYTES * self.channels if storage == "int8" else 0
@@ -79,21 +83,50 @@ def is_matrix(shape: Sequence[int]) -> bool:
 
 def layout(config: ModelConfig) -> Iterator[Tensors]:
     """All tensors of a network, shared ones once, in groups of one part each."""
+    image, text, labels = config.image, config.text, config.num_labels
     features: list[int] = []
-    if config.image is not None:
-        yield _image(config.image)
-        features.append(config.image.units or _pooled(config.image))
-    if config.text is not None:
-        yield _text(config.text)
-        features.append(config.text.dense or _encoded(config.text))
+    # Logits by position alone leave nothing to be made of the whole picture.
+    joined = image is None or image.head == "pooled" or config.has_parts
+    if image is not None:
+        yield _image(image, joined=joined)
+        features.append(image.units or _pooled(image))
+    if text is not None:
+        yield _text(text)
+        features.append(text.dense or _encoded(text))
     width = sum(features)
     if len(features) == 2 and config.fusion == "gated":
         yield Tensors.sum("fusion", _dense("fusion_gate", width, width))
     head: list[Tensors] = []
-    if config.head_units:
+    if config.head_units and joined:
         head += _dense("head_dense", width, config.head_units)
         width = config.head_units
-    yield Tensors.sum("head", [*head, *_dense("logits", width, config.num_labels)])
+    if config.has_parts and image is not None and text is not None:
+        head += _of_image("logits_of_image", image, features[0], labels)
+        head += _dense("logits_of_caption" + ("_dense" if text.wide else ""), features[1], labels)
+        head += _dense("logits_of_both", width, labels)
+    elif image is not None and not joined:
+        head += _of_image("logits", image, 0, labels)
+    else:
+        head += _dense("logits" + ("_dense" if text is not None and text.wide else ""), width, labels)
+    if text is not None and text.wide:
+        head.append(_tensor("logits_of_words/embeddings", text.vocabulary_size, labels))
+        if text.wide_buckets:
+            head.append(_tensor("logits_of_pairs/embeddings", text.wide_buckets, labels))
+    yield Tensors.sum("head", head)
+
+
+def _of_image(name: str, config: ImageConfig, features: int, labels: int) -> list[Tensors]:
+    """The head of a picture: of its `features`, or by position."""
+    if config.head == "pooled":
+        return _dense(name, features, labels)
+    positions = _positions(f"{name}_map", _channels(config), labels)
+    if config.head == "queries":
+        positions.append(_tensor(f"{name}_queries/kernel", 1, 1, _channels(config), labels))
+    return positions
+
+
+def _positions(name: str, inputs: int, units: int) -> list[Tensors]:
+    return [_tensor(f"{name}/kernel", 1, 1, inputs, units), _tensor(f"{name}/bias", units)]
 
 
 @lru_cache(maxsize=2**16)
@@ -118,11 +151,13 @@ def _dense(name: str, inputs: int, units: int) -> list[Tensors]:
 
 
 @lru_cache(maxsize=4096)
-def _image(config: ImageConfig) -> Tensors:
+def _image(config: ImageConfig, *, joined: bool) -> Tensors:
     backbone = list(_compact(config)) if config.backbone == "compact" else [_named(config)]
     total = Tensors.sum("", backbone)
     frozen = total.values if config.frozen else total.frozen
-    dense = _dense("image_dense", _pooled(config), config.units) if config.units else []
+    dense = _dense("image_dense", _pooled(config), config.units) if config.units and joined else []
+    if config.head != "pooled" and config.position_units:
+        dense += _positions("image_positions", _backbone_channels(config), config.position_units)
     whole = Tensors.sum("image encoder", [*backbone, *dense])
     return whole._replace(frozen=frozen)
 
@@ -130,7 +165,7 @@ def _image(config: ImageConfig) -> Tensors:
 def _named(config: ImageConfig) -> Tensors:
     figures = BACKBONES[config.backbone]
     name = len(backbone_tensor(0))
-    return Tensors(
+    whole = Tensors(
         "",
         values=figures.parameters,
         frozen=figures.statistics,
@@ -142,6 +177,11 @@ def _named(config: ImageConfig) -> Tensors:
         matrix_names=figures.matrices * name,
         integers=figures.integers,
     )
+    cut_off = [
+        _tensor(backbone_tensor(0), *shape, frozen=not trained)
+        for shape, trained in behind(config.backbone, config.cut)
+    ]
+    return whole.less(Tensors.sum("", cut_off)) if cut_off else whole
 
 
 def backbone_tensor(place: int) -> str:
@@ -196,11 +236,18 @@ def _recurrent(name: str, inputs: int, units: int, *, gates: int, biases: int) -
 
 def _pooled(config: ImageConfig) -> int:
     """Features after pooling."""
+    return _channels(config) * (2 if config.pooling == "both" else 1)
+
+
+def _channels(config: ImageConfig) -> int:
+    """Of what is pooled, or read position by position."""
+    return (config.position_units if config.head != "pooled" else 0) or _backbone_channels(config)
+
+
+def _backbone_channels(config: ImageConfig) -> int:
     if config.backbone == "compact":
-        channels = config.width * 2**config.stages
-    else:
-        channels = BACKBONES[config.backbone].features
-    return channels * (2 if config.pooling == "both" else 1)
+        return config.width * 2**config.stages
+    return BACKBONES[config.backbone].channels_at(config.cut)
 
 
 def _encoded(config: TextConfig) -> int:

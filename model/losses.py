@@ -28,6 +28,17 @@ def inverse_frequency(counts: Sequence[int]) -> NDArray[np.float32]:
     return (weights / weights.mean()).astype(np.float32)
 
 
+def log_odds(counts: Sequence[int], examples: int) -> NDArray[np.float32]:
+    """The logit of each label's share of the training examples, (num_labels,).
+
+    Args:
+        counts: see `inverse_frequency`. Each label counts as seen and as missed half a time more: none is infinite.
+        examples: of training.
+    """
+    seen = np.asarray(counts, dtype=np.float64) + 0.5
+    return np.log(seen / (examples + 1 - seen)).astype(np.float32)
+
+
 def make_loss(config: TrainConfig, label_counts: Sequence[int]) -> Loss:
     """The loss that `config` names, as a function of (targets, logits), both (batch, num_labels), to (batch,)."""
     weights = inverse_frequency(label_counts) if config.class_weights == "inverse" else None
@@ -52,6 +63,21 @@ def make_loss(config: TrainConfig, label_counts: Sequence[int]) -> Loss:
         return ops.mean(values, axis=-1)
 
     return loss
+
+
+def with_own(loss: Loss, share: float) -> Loss:
+    """A loss of a network and of its parts, of what `captune.model.classifier.with_own_logits` gives.
+
+    Args:
+        loss: of each.
+        share: what that of a part counts beside that of the whole.
+    """
+
+    def total(targets: Any, logits: Any) -> Any:
+        whole, image, caption = ops.split(logits, 3, axis=-1)
+        return loss(targets, whole) + share * (loss(targets, image) + loss(targets, caption))
+
+    return total
 
 
 def _crossentropy(targets: Any, logits: Any) -> Any:

@@ -230,6 +230,8 @@ def _widths(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
             yield "image.width", config.image.width, 4
         if config.image.units:
             yield "image.units", config.image.units, 1
+        if config.image.head != "pooled" and config.image.position_units:
+            yield "image.position_units", config.image.position_units, 1
     if config.text is not None:
         yield "text.vocabulary_size", config.text.vocabulary_size, 3
         yield "text.embedding", config.text.embedding, 1
@@ -237,5 +239,7 @@ def _widths(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
             yield "text.units", config.text.units, 1
         if config.text.dense:
             yield "text.dense", config.text.dense, 1
+        if config.text.wide and config.text.wide_buckets:
+            yield "text.wide_buckets", config.text.wide_buckets, 1
     if config.head_units:
         yield "head_units", config.head_units, 1

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from captune.model import metrics
 from captune.model.augment import RandomAffine
 from captune.model.checkpoint import Checkpoint, numbered
-from captune.model.classifier import build
+from captune.model.classifier import LOGITS, build, start_at, with_own_logits
 from captune.model.config import ModelConfig, Storage, TrialConfig
 from captune.model.image_encoder import DROPOUT, normalisations
-from captune.model.losses import make_loss
+from captune.model.losses import log_odds, make_loss, with_own
 from captune.model.metrics import Epoch
 from captune.model.optimizer import make_optimizer
 from captune.model.rule import cross_fitted, fit_rule
@@ -32,7 +32,7 @@ _STEPS_PER_CALL = 16
 
 
 FEATURES = "features"
-"""Name of the input that holds features of pictures, (batch, channels) float32, instead of "image"."""
+"""Name of the input that holds features of pictures, (batch, .., channels) float32, instead of "image"."""
 
 
 class Batches(Protocol):
@@ -93,15 +93,20 @@ class Training:
         self._scored = cut(self.network)
         self._head: keras.Model | None = None  # from features of pictures to probabilities
         if config.train.cached_features:
-            self._head = cut(_after_backbone(self.network, "probabilities"))
+            self._head = cut(_after_backbone(self.network, self.network.output))
         with self._scope():
             # The network that learns: the same one, or its twin that computes in bfloat16 or on several devices.
             twin = bfloat16 or spread is not None
             self._learner = _twin(config.model, bfloat16=bfloat16) if twin else self.network
+            if config.train.prior_start:
+                start_at(self._learner, log_odds(label_counts, _examples(train)))
+            loss, logits = make_loss(config.train, label_counts), self._learner.get_layer(LOGITS).output
+            if config.train.own_losses and config.model.has_parts:
+                loss, logits = with_own(loss, config.train.own_losses), with_own_logits(self._learner)
             self._trained = cut(
-                _after_backbone(self._learner, "logits")
+                _after_backbone(self._learner, logits)
                 if config.train.cached_features
-                else _with_augmentation(self._learner, config, seed)
+                else _with_augmentation(self._learner, logits, config, seed)
             )
             optimizer = make_optimizer(
                 config.train,
@@ -112,7 +117,7 @@ class Training:
             optimizer.build(self._trained.trainable_variables)
             self._trained.compile(
                 optimizer=optimizer,
-                loss=make_loss(config.train, label_counts),
+                loss=loss,
                 jit_compile=_jit(),
                 # TensorFlow cannot take several at once where the last call of an epoch has fewer on several devices.
                 steps_per_execution=_STEPS_PER_CALL if spread is None else 1,
@@ -283,6 +288,12 @@ def _first_call(started: float, called: list[float], *, steps: int) -> float:
     return max(0.0, first - _STEPS_PER_CALL * (called[-1] - called[0]) / others)
 
 
+def _examples(batches: Batches) -> int:
+    """How many `batches` hold: all are as large as the first but for the last."""
+    first, last = (len(batches.batch(1, index)[1]) for index in (0, len(batches) - 1))
+    return (len(batches) - 1) * first + last
+
+
 def put_through(network: keras.Model, storage: Storage) -> None:
     """Replaces every weight by what comes back of it from `storage`."""
     network.set_weights([through(values, storage) for values in network.get_weights()])
@@ -335,22 +346,22 @@ def _twin(config: ModelConfig, *, bfloat16: bool) -> keras.Model:
         keras.config.set_dtype_policy(before)
 
 
-def _after_backbone(network: keras.Model, output: str) -> keras.Model:
+def _after_backbone(network: keras.Model, output: keras.KerasTensor) -> keras.Model:
     """The part of a network that reads features of pictures instead of pictures, with its weights."""
     inputs = {FEATURES: network.get_layer(DROPOUT).input} | {x.name: x for x in network.inputs if x.name != "image"}
-    after = keras.Model(list(inputs.values()), network.get_layer(output).output)
+    after = keras.Model(list(inputs.values()), output)
     anew = {name: keras.Input(x.shape[1:], dtype=x.dtype, name=name) for name, x in inputs.items()}
     return keras.Model(anew, after(list(anew.values())))
 
 
-def _with_augmentation(network: keras.Model, config: TrialConfig, seed: int) -> keras.Model:
-    """The network up to its logits, pictures changed at random first; weights are shared with `network`."""
-    logits = keras.Model({x.name: x for x in network.inputs}, network.get_layer("logits").output)
+def _with_augmentation(network: keras.Model, logits: keras.KerasTensor, config: TrialConfig, seed: int) -> keras.Model:
+    """The network up to logits of its own, pictures changed at random first; weights are shared with `network`."""
+    learner = keras.Model({x.name: x for x in network.inputs}, logits)
     if config.model.image is None or not config.train.augment.active:
-        return logits
+        return learner
     inputs = {x.name: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in network.inputs}
     changed = RandomAffine(config.train.augment, seed=seed)(inputs["image"])
-    return keras.Model(inputs, logits({**inputs, "image": changed}))
+    return keras.Model(inputs, learner({**inputs, "image": changed}))
 
 
 def _as_it_is(network: keras.Model) -> keras.Model:

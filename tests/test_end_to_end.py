@@ -71,14 +71,13 @@ print(json.dumps({key: actor["ActorClassName"] for key, actor in state.actors().
 # `captune` that does not throw Ray's own folder of the experiment away, but leaves it in the folder named first, and
 # beside it, a line each, what every trial is told that Ray's controller takes on.
 KEEPING = """\
-import json, sys, tempfile
+import json, sys
 from contextlib import nullcontext
+from pathlib import Path
+import captune.files
 from captune.model.config import flatten
-from captune.tuner.command import main as cli
-folder, made = sys.argv.pop(1), tempfile.TemporaryDirectory
-def kept(*args, prefix=None, **named):
-    if prefix != "captune-":
-        return made(*args, prefix=prefix, **named)
+folder = sys.argv.pop(1)
+def kept():
     from ray.tune.execution.tune_controller import TuneController
     add = TuneController.add_trial
     def noted(self, trial):
@@ -87,8 +86,9 @@ def kept(*args, prefix=None, **named):
             file.write(json.dumps({"origin": job.origin, "config": flatten(job.config)}) + "\\n")
         add(self, trial)
     TuneController.add_trial = noted
-    return nullcontext(folder)
-tempfile.TemporaryDirectory = kept
+    return nullcontext(Path(folder))
+captune.files.scratch = kept  # before it is imported by name
+from captune.tuner.command import main as cli
 cli.main()
 """
 

@@ -202,7 +202,7 @@ def test_scratch_is_gone_at_the_end_and_stays_where_it_is_to_be_kept(tmp_path: P
     assert names(tmp_path) == {folder.name} and names(folder) == {"file"}
 
 
-def test_scratch_of_a_killed_process_is_removed_by_the_next_and_nothing_else(tmp_path: Path) -> None:
+def test_scratch_of_a_killed_process_is_removed_with_the_next_and_nothing_else(tmp_path: Path) -> None:
     foreign = tmp_path / "captune-abcdefgh"
     foreign.mkdir()
     (tmp_path / "captune-12345678").symlink_to(foreign)
@@ -211,7 +211,8 @@ def test_scratch_of_a_killed_process_is_removed_by_the_next_and_nothing_else(tmp
         subprocess.run([sys.executable, "-c", KILLED, tmp_path])
         (left,) = names(tmp_path) - before - {in_use.name}
         with scratch(tmp_path) as other:
-            assert names(tmp_path) == before | {in_use.name, other.name}, left
+            assert names(tmp_path) == before | {in_use.name, other.name, left}
+        assert names(tmp_path) == before | {in_use.name}
     assert names(tmp_path) == before
 
 

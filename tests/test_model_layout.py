@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from networks import ENCODERS, random_config
 
-from captune.model.backbones import BACKBONES
+from captune.model.backbones import BACKBONES, behind
 from captune.model.config import ImageConfig
 from captune.model.layout import STORAGES, channel_axis, is_matrix, layout
 from captune.model.size import size
+from captune.model.towers import TOWERS
 
 NAMES: list[Any] = ["compact", *BACKBONES]
 Shape = tuple[int, ...]
@@ -87,12 +88,17 @@ def variables(network: Any) -> list[Variable]:
 
 
 @cache
-def backbone_of(name: str) -> tuple[list[Variable], int]:
+def backbone_of(name: str, cut: Any = "final") -> tuple[list[Variable], int]:
     """Variables and output channels of a backbone as Keras has it; building one takes a second."""
     import keras
 
+    from captune.model.image_encoder import _named
+
     keras.utils.clear_session()
-    network = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(32, 32, 3))
+    if cut == "final" and name not in TOWERS:
+        network = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(64, 64, 3))
+    else:
+        network = _named(ImageConfig(backbone=name, cut=cut, side=64), load_weights=False)  # type: ignore[arg-type]
     return variables(network), network.output.shape[-1]
 
 
@@ -113,7 +119,19 @@ def test_every_figure_of_a_backbone_is_that_of_keras(name: str) -> None:
         "channels": sum(map(channels, matrices)),
         "shapes": sum(len("[" + ",".join(map(str, shape)) + "]") for shape in shapes),
         "integers": sum(v.nbytes == 8 * math.prod(v.shape) for v in weights),
+        "cuts": {cut: backbone_of(name, cut)[1] for cut in BACKBONES[name].cuts},
+        "least_side": BACKBONES[name].least_side,  # see test_model_towers
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in BACKBONES if BACKBONES[name].cuts])
+def test_what_is_behind_a_cut_is_not_there(name: str) -> None:
+    whole, _ = backbone_of(name)
+    for cut in BACKBONES[name].cuts:
+        ends = [v.shape for v in backbone_of(name, cut)[0]]
+        assert ends == [v.shape for v in whole][: len(ends)]
+        assert [(v.shape, v.trainable) for v in whole][len(ends) :] == list(behind(name, cut))
 
 
 # Random networks
@@ -125,7 +143,7 @@ def part_of(path: str) -> str:
 
 
 @pytest.mark.slow
-def test_bytes_of_a_hundred_random_networks_are_those_of_keras_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_of_two_hundred_random_networks_are_those_of_keras_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Named backbones are built once, and stand in the networks as something of their width without weights."""
     import keras
 
@@ -134,11 +152,12 @@ def test_bytes_of_a_hundred_random_networks_are_those_of_keras_variables(monkeyp
 
     def weightless(config: ImageConfig, *, load_weights: bool) -> Any:
         pixels = keras.Input((config.side, config.side, 3))
-        return keras.Model(pixels, keras.ops.repeat(pixels[..., :1], backbone_of(config.backbone)[1], axis=-1))
+        channels = backbone_of(config.backbone, config.cut)[1]
+        return keras.Model(pixels, keras.ops.repeat(pixels[..., :1], channels, axis=-1))
 
     monkeypatch.setattr(image_encoder, "_named", weightless)
     draw, storages, kinds = random.Random(20), list(STORAGES), set()
-    for n in range(100):
+    for n in range(200):
         config = random_config(draw, NAMES[n % len(NAMES)], storages[n // len(NAMES) % len(storages)])
         if n % 50 == 0:
             keras.utils.clear_session()  # takes longer than a network
@@ -146,7 +165,7 @@ def test_bytes_of_a_hundred_random_networks_are_those_of_keras_variables(monkeyp
         if config.image is not None and config.image.backbone != "compact":
             whole += [
                 Variable(f"image_{v.path}", v.shape, v.nbytes, v.trainable and not config.image.frozen)
-                for v in backbone_of(config.image.backbone)[0]
+                for v in backbone_of(config.image.backbone, config.image.cut)[0]
             ]
         totals = size(config)
         assert totals.parameters == sum(math.prod(v.shape) for v in whole), config
@@ -162,7 +181,8 @@ def test_bytes_of_a_hundred_random_networks_are_those_of_keras_variables(monkeyp
             kinds.add(("text", config.text.encoder, config.storage))
         if config.modality == "both":
             kinds.add(("fusion", config.fusion, config.storage))
-    assert len(kinds) == (len(NAMES) + len(ENCODERS) + 2) * len(storages)
+            kinds.add(("head", config.image.head, config.storage))
+    assert len(kinds) == (len(NAMES) + len(ENCODERS) + 3 + 3) * len(storages)
 
 
 @pytest.mark.slow
@@ -172,7 +192,7 @@ def test_totals_are_those_of_what_a_bundle_writes() -> None:
     from captune.model.classifier import build
 
     draw = random.Random(7)
-    for backbone in ["compact"] * 30 + ["MobileNetV3Small"]:
+    for backbone in ["compact"] * 30 + ["MobileNetV3Small", "EfficientNetLite0", "EfficientNetLite0", "AlexNet"]:
         config = random_config(draw, backbone, "float32")
         written = {name: tuple(w.shape) for name, w in named_weights(build(config, load_weights=False))}
         groups = list(layout(config))

@@ -22,6 +22,12 @@ TEXT = TextConfig(encoder="average", vocabulary_size=WORDS, max_tokens=TOKENS, e
 IMAGE = ImageConfig(side=SIDE, width=4, stages=2, units=8)
 CAPTION = ModelConfig(text=TEXT, num_labels=LABELS)
 BOTH = ModelConfig(image=IMAGE, text=TEXT, fusion="gated", num_labels=LABELS)
+SUMMED = ModelConfig(
+    image=IMAGE.model_copy(update={"head": "positions", "position_units": 6}),
+    text=TEXT.model_copy(update={"wide": True, "wide_buckets": 50}),
+    fusion="summed",
+    num_labels=LABELS,
+)
 
 
 @dataclass(frozen=True)
@@ -129,12 +135,38 @@ def test_same_seed_gives_the_same_epochs_twice_in_one_process_and_another_seed_o
         (CAPTION, {"augment": AugmentConfig(flip=True), "class_weights": "inverse", "loss": "focal"}),
         (CAPTION, {"schedule": "cosine", "warmup": 0.5, "ema": 0.5, "epochs": 1}),
         (CAPTION, {"optimizer": "adamw", "weight_decay": 0.0, "label_smoothing": 0.1}),
+        (SUMMED, {"own_losses": 0.3, "prior_start": True, "loss": "asymmetric", "ema": 0.5}),
+        (SUMMED, {"own_losses": 0.3, "augment": AugmentConfig(flip=True)}),
     ],
 )
 def test_every_setting_of_training_gives_finite_epochs(model: ModelConfig, settings: Any) -> None:
     epochs = fitted(model, **{"epochs": 2, **settings})
     assert len(epochs) == settings.get("epochs", 2)
     assert all(math.isfinite(value) for epoch in without_seconds(epochs) for value in epoch)
+
+
+def test_parts_learn_by_losses_of_their_own() -> None:
+    """The loss of a part alone reaches only what it is made of: without one the picture's noise is left to the sum."""
+    import keras
+
+    from captune.model.metrics import mean_average_precision
+
+    validation, scores = task(40, 2), {}
+    for own_losses in (0.0, 1.0):
+        learner = training(SUMMED, rows=256, own_losses=own_losses, learning_rate=0.02)
+        for number in range(1, 6):
+            learner.epoch(number)
+        caption = keras.Model(learner.network.inputs, learner.network.get_layer("logits_of_caption").output)
+        scores[own_losses] = mean_average_precision(
+            validation.labels.astype(np.uint8), np.asarray(caption.predict_on_batch(validation.inputs))
+        )
+    assert scores[1.0] > 0.9 and scores[1.0] > scores[0.0] - 0.02
+
+
+def test_first_loss_of_a_network_that_starts_at_the_prior_is_lower() -> None:
+    for model in (CAPTION, SUMMED):
+        odds, zero = (training(model, prior_start=start, learning_rate=1e-7).epoch(1) for start in (True, False))
+        assert odds < zero
 
 
 # Divergence

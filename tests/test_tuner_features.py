@@ -58,7 +58,16 @@ def trained(config: TrialConfig, data: PreparedData, keeper: Any = None) -> list
     return list(train_trial(Job(config, 5, 0), data, keeper))
 
 
-@pytest.mark.parametrize("changes", [{"image.pooling": "both"}, {"storage": "int8", "train.ema": 0.9}])
+POSITIONS = {
+    "image.head": "positions",
+    "image.position_units": 8,
+    "fusion": "summed",
+    "train.own_losses": 0.3,
+    "train.prior_start": True,
+}
+
+
+@pytest.mark.parametrize("changes", [{"image.pooling": "both"}, {"storage": "int8", "train.ema": 0.9}, POSITIONS])
 def test_trial_on_cached_features_learns_what_it_learns_without(
     weights: Path, own: PreparedData, changes: dict[str, Any]
 ) -> None:

@@ -157,6 +157,52 @@ def test_examples_that_the_bundle_cannot_read_are_refused(
     refused(lambda: probabilities(bundle, captions, images), *words, error=DataError)
 
 
+@pytest.fixture(scope="module")
+def summed_bundle(data: PreparedData) -> Any:
+    return untrained(data, replace(PRESETS["compact"], {**TINY, "fusion": "summed", "image.head": "positions"}))
+
+
+def test_where_logits_are_summed_the_picture_answers_without_a_caption_and_the_caption_without_a_picture(
+    summed_bundle: Any, drawn: Path
+) -> None:
+    from captune.tuner.winner.predict import probabilities
+
+    captions, pictures = (part[:4] for part in examples(summed_bundle, drawn))
+    of_picture, of_caption = (
+        probabilities(summed_bundle, captions, None),
+        probabilities(summed_bundle, None, pictures),
+    )
+    both = probabilities(summed_bundle, captions, pictures)
+    assert of_picture.shape == of_caption.shape == both.shape == (4, 6)
+    assert np.abs(of_picture - both).max() > 1e-3 < np.abs(of_caption - both).max()
+    # A caption without a word is none.
+    np.testing.assert_allclose(probabilities(summed_bundle, [""] * 4, pictures), of_caption, atol=1e-6)
+    with pytest.raises(DataError, match="give captions"):
+        probabilities(summed_bundle, None, None)
+
+
+def test_file_without_captions_or_without_pictures_is_answered_and_told_where_logits_are_summed(
+    summed_bundle: Any, drawn: Path, tmp_path: Path
+) -> None:
+    from captune.tuner.winner.predict import probabilities, probabilities_of_rows
+    from captune.tuner.winner.rows import read_rows
+
+    captions, pictures = examples(summed_bundle, drawn)
+    rows, answers = probabilities_of_rows(
+        summed_bundle, read_rows(summed_bundle, drawn / "train.csv", None, need_labels=True)
+    )
+    assert "no folder of pictures, so captions answer alone" in rows.records.notes
+    np.testing.assert_allclose(answers, probabilities(summed_bundle, captions, None), atol=1e-6)
+    bare = table(tmp_path / "bare.csv", ["ImageID", *(path.name for path in pictures)])
+    rows, answers = probabilities_of_rows(
+        summed_bundle, read_rows(summed_bundle, bare, drawn / "images", need_labels=False)
+    )
+    assert "no column Caption, so pictures answer alone" in rows.records.notes
+    np.testing.assert_allclose(answers, probabilities(summed_bundle, None, pictures), atol=1e-6)
+    with pytest.raises(DataError, match=r"name their folder|add it"):
+        read_rows(summed_bundle, bare, None, need_labels=False)
+
+
 def submit(
     bundle: Any, source: Path, out: Path, images: Path | None = None, on_bad: OnBad = "error"
 ) -> list[list[str]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from captune.tuner.api.runs import Plan, Run, open_run, plan, search
     from captune.tuner.api.sizes import SizeReport, size
     from captune.tuner.api.spaces import Choice, Float, Int, SearchSpace, explain, search_yaml, space
+    from captune.tuner.api.weights import convert_weights
     from captune.tuner.api.winners import Winner
 
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     "runs": ("Plan", "Run", "open_run", "plan", "search"),
     "sizes": ("SizeReport", "size"),
     "spaces": ("Choice", "Float", "Int", "SearchSpace", "explain", "search_yaml", "space"),
+    "weights": ("convert_weights",),
     "winners": ("Winner",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -50,6 +52,7 @@ __all__ = [
     "Winner",
     "WorkError",
     "__version__",
+    "convert_weights",
     "explain",
     "load",
     "open_run",

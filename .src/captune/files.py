@@ -134,19 +134,15 @@ def is_held(path: Path) -> bool:
 
 @contextlib.contextmanager
 def scratch(parent: Path | None = None) -> Iterator[Path]:
-    """A new folder, removed at the end; and those that killed processes have left beside it are removed before.
+    """A new folder, removed at the end; and with it those that killed processes have left beside it.
 
-    A folder that was made here is known by the lock in it, which the kernel gives back when its process ends.
+    Not before: what such a process had started may outlive it for some seconds, and make its folder anew. A folder that
+    was made here is known by the lock in it, which the kernel gives back when its process ends.
 
     Args:
         parent: where; the temporary directory if None.
     """
     parent = Path(tempfile.gettempdir()) if parent is None else parent
-    for other in parent.glob("captune-*"):
-        with contextlib.suppress(OSError):
-            ours = other.stat(follow_symlinks=False).st_uid == os.getuid() and (other / _HELD).is_file()
-            if ours and not is_held(other / _HELD):
-                _clear(other)
     made = Path(tempfile.mkdtemp(prefix=".captune-", dir=parent))  # under a name that nobody looks for
     with locked(made / _HELD):
         folder = made.rename(parent / made.name[1:])
@@ -155,6 +151,11 @@ def scratch(parent: Path | None = None) -> Iterator[Path]:
         finally:
             if (folder / _HELD).exists():
                 _clear(folder)
+            for other in parent.glob("captune-*"):
+                with contextlib.suppress(OSError):
+                    ours = other.stat(follow_symlinks=False).st_uid == os.getuid() and (other / _HELD).is_file()
+                    if ours and not is_held(other / _HELD):
+                        _clear(other)
 
 
 def _clear(folder: Path) -> None:

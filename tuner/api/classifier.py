@@ -73,7 +73,7 @@ class Classifier:
         Args:
             captions: n texts; None where it does not read captions.
             images: n pictures: paths, arrays of (height, width, 3) uint8 RGB, or Pillow's images; None where it does
-                not read pictures.
+                not read pictures. Where it sums logits of both (`fusion: summed`), either may be None.
 
         Raises:
             DataError: what it reads is missing, or a picture cannot be used: the error has its place in `images`.

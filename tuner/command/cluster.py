@@ -48,7 +48,7 @@ def send(server: str, arguments: list[str], parent: Any) -> str:
 
     verb, *rest = arguments
     verbs = parent.command.commands
-    if verb not in verbs or verb in ("submit", "cluster"):
+    if verb not in verbs or verb in ("submit", "cluster", "weights"):
         fail(f"{verb} cannot be sent to a cluster; send search, resume, refit or another verb that works on data")
     with verbs[verb].make_context(verb, list(rest), parent=parent) as context:
         for name, value in context.params.items():

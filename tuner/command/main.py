@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 
 from captune.errors import ArgumentError, Error, WorkError, one_line
 from captune.interrupt import as_keyboard_interrupt
-from captune.tuner.command import classify, cluster, prepare, search, spaces, trials, winner
+from captune.tuner.command import classify, cluster, prepare, search, spaces, trials, weights, winner
 from captune.tuner.command.console import fail, fail_usage, streams, tell
 from captune.tuner.command.options import settings_verb
 
@@ -99,4 +99,5 @@ for verb in (
 ):
     app.command()(verb)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(cluster.submit)
+app.add_typer(weights.weights, name="weights")
 app.add_typer(cluster.cluster, name="cluster")

@@ -7,7 +7,9 @@ import hashlib
 from captune.model.backbones import BACKBONES
 from captune.model.config import AugmentConfig, TrialConfig, flatten
 
-_COMPACT_ONLY = {"image.width", "image.stages", "image.blocks"}
+_COMPACT_ONLY = {"image.width", "image.stages", "image.blocks", "image.last_halving"}
+_OF_TWO = {"fusion", "modality_dropout"}
+_OF_THE_WHOLE = {"image.pooling", "image.units", "head_units"}
 _AUGMENTATION = {f"train.augment.{name}" for name in AugmentConfig.model_fields}
 _DECAY = {"train.optimizer", "train.weight_decay"}
 
@@ -22,13 +24,20 @@ def idle(config: TrialConfig) -> set[str]:
         names |= set() if image.backbone == "compact" else _COMPACT_ONLY
         if image.backbone == "compact" or BACKBONES[image.backbone].scaling == "included":
             names.add("image.scaling")
+        if image.head == "pooled":
+            names.add("image.position_units")
+        elif text is None:  # the logits come from positions alone
+            names |= _OF_THE_WHOLE
     if text is None:
         names.add("train.group_by_length")
     else:
         names |= set() if text.encoder == "convolution" else {"text.kernel"}
         names |= {"text.units"} if text.encoder == "average" else set()
+        names |= set() if text.wide else {"text.wide_buckets"}
     if image is None or text is None:
-        names.add("fusion")
+        names |= _OF_TWO
+    if not config.model.has_parts:
+        names.add("train.own_losses")
     if train.loss == "binary_crossentropy":
         names.add("train.gamma")
     if train.optimizer == "adam":

@@ -1,7 +1,7 @@
 """Features of a frozen backbone, computed once for all trials and kept beside the data.
 
-DATA/features/KEY.npy   (pictures, channels) float32, memory-mapped by its readers, and behind them the SHA-256 of all
-                        before it; KEY tells all that they follow from. One that is damaged is computed again.
+DATA/features/KEY.npy   (pictures, .., channels) float32, memory-mapped by its readers, and behind them the SHA-256 of
+                        all before it; KEY tells all that they follow from. One that is damaged is computed again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def backbone_features(data: PreparedData, config: ImageConfig, storage: Storage)
     The first process to ask computes them; others wait for it. One that dies leaves nothing.
 
     Returns:
-        (pictures, channels), by the number of the picture.
+        (pictures, channels) by number of the picture, (pictures, height, width, channels) where `head` reads positions.
 
     Raises:
         DataError: they cannot be written beside the data.
@@ -82,7 +82,7 @@ def _key(data: PreparedData, config: ImageConfig, storage: Storage) -> str:
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else config.weights,
         "scaling": config.scaling,
         "side": config.seen_side,
-        "pooling": config.pooling,
+        "pooling": config.pooling if config.head == "pooled" else "none",
         "storage": storage,
     }
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -94,7 +94,7 @@ def _compute(path: Path, data: PreparedData, config: ImageConfig, storage: Stora
 
     backbone = _backbone(config)
     put_through(backbone, storage)
-    shape = (data.num_pictures, backbone.output.shape[-1])
+    shape = (data.num_pictures, *backbone.output.shape[1:])
     # Written, not mapped: on a full disk that is an error, where a map would end the process.
     with written_aside(path) as aside, aside.open("wb") as file:
         digest = hashlib.sha256()

@@ -23,6 +23,7 @@ from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model import metrics
 from captune.model.bundle import Bundle
+from captune.model.classifier import alone
 from captune.model.training import predict
 from captune.tuner.winner.rows import Rows
 
@@ -59,7 +60,7 @@ def probabilities(
     Args:
         captions: of the pictures; left out where the bundle does not read captions.
         images: files, arrays of (height, width, 3) uint8 RGB, or Pillow's images; decoded a batch at a time. Left out
-            where the bundle does not read pictures.
+            where the bundle does not read pictures. Where its fusion is summed, one of both may be left out anyhow.
 
     Raises:
         DataError: what the bundle reads is missing, there are other numbers of captions and of pictures, or a picture
@@ -67,9 +68,10 @@ def probabilities(
     """
     if isinstance(captions, str) or isinstance(images, str | Path):
         raise DataError("captions and images are lists, one item an example; put a single one in [ ]")
-    if bundle.config.text is not None and captions is None:
+    answers_alone = bundle.config.has_parts and (captions is not None or images is not None)
+    if bundle.config.text is not None and captions is None and not answers_alone:
         raise DataError("the bundle reads captions; give captions, one for each picture")
-    if bundle.config.image is not None and images is None:
+    if bundle.config.image is not None and images is None and not answers_alone:
         raise DataError("the bundle reads pictures; give images, one for each caption")
     if captions is not None and images is not None and len(captions) != len(images):
         raise DataError(f"{len(captions)} captions and {len(images)} images; each example has one of both")
@@ -106,7 +108,10 @@ def _probabilities(
         return pixels
 
     tokens = None if captions is None else _tokens(bundle, captions)
-    return predict(bundle.network, _Examples(count, tokens, decoded if image else None))
+    network = bundle.network
+    if bundle.config.has_parts and (captions is None or images is None):
+        network = alone(network, "image" if captions is None else "caption")
+    return predict(network, _Examples(count, tokens, decoded if image and images is not None else None))
 
 
 def labels(bundle: Bundle, probabilities: NDArray[np.float32]) -> list[tuple[int, ...]]:
@@ -137,13 +142,14 @@ def probabilities_of_rows(bundle: Bundle, rows: Rows) -> tuple[Rows, NDArray[np.
     Raises:
         DataError: a picture cannot be decoded, and no row may be left out.
     """
-    captions = [example.caption for example in rows.records.examples] if bundle.config.text is not None else None
+    reads_captions = bundle.config.text is not None and rows.records.has_captions
+    captions = [example.caption for example in rows.records.examples] if reads_captions else None
     faults: dict[int, str] = {}
 
     def fault(place: int, reason: str) -> None:
         faults[place] = rows.fault(place, reason)
 
-    found = _probabilities(bundle, captions, rows.pictures if bundle.config.image is not None else None, fault)
+    found = _probabilities(bundle, captions, rows.pictures, fault)
     return (rows.without(faults), np.delete(found, list(faults), axis=0)) if faults else (rows, found)
 
 

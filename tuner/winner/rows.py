@@ -16,13 +16,13 @@ from captune.model.bundle import Bundle
 class Rows:
     """Rows of a CSV for a bundle.
 
-    pictures: of each row; none where the bundle reads no pictures. on_bad: whether a row that cannot be used ends the
-    work, or is left out and listed in records.bad.
+    pictures: of each row; None where the bundle reads no pictures, or does without. on_bad: whether a row that cannot
+    be used ends the work, or is left out and listed in records.bad.
     """
 
     source: Path
     records: Records
-    pictures: tuple[Path, ...]
+    pictures: tuple[Path, ...] | None
     on_bad: OnBad
 
     def fault(self, place: int, reason: str) -> str:
@@ -34,6 +34,7 @@ class Rows:
 
     def without(self, faults: Mapping[int, str]) -> Rows:
         """The rows but for those that cannot be used, by their places. DataError where no row is left."""
+        assert self.pictures is not None
         places = [place for place in range(len(self.pictures)) if place not in faults]
         if faults and not places:
             first, reason = min(faults.items())
@@ -55,17 +56,24 @@ def read_rows(bundle: Bundle, source: Path, images: Path | None, *, need_labels:
     """
     labels = frozenset(bundle.label_ids) if need_labels else None
     records = read_csv(source, on_bad=on_bad, need_labels=need_labels, known_labels=labels)
-    if bundle.config.text is not None and not records.has_captions:
-        raise DataError(f"the bundle reads captions, {source} has no column Caption; add it")
-    if bundle.config.image is None:
-        return Rows(source, records, (), on_bad)
+    config = bundle.config
+    answers_alone = config.has_parts and (records.has_captions or images is not None)
+    if config.text is not None and not records.has_captions:
+        if not answers_alone:
+            raise DataError(f"the bundle reads captions, {source} has no column Caption; add it")
+        records = replace(records, notes=(*records.notes, "no column Caption, so pictures answer alone"))
+    if config.image is None:
+        return Rows(source, records, None, on_bad)
     if images is None:
-        raise DataError(f"the bundle reads pictures; name their folder after {source}")
+        if not answers_alone:
+            raise DataError(f"the bundle reads pictures; name their folder after {source}")
+        records = replace(records, notes=(*records.notes, "no folder of pictures, so captions answer alone"))
+        return Rows(source, records, None, on_bad)
     if not images.is_dir():
         raise DataError(f"{images} is not a folder; name the folder of the pictures")
-    rows = Rows(source, records, tuple(image_path(images, example.image_id) for example in records.examples), on_bad)
-    faults: dict[int, str] = {}
-    for place, picture in enumerate(rows.pictures):
+    pictures = tuple(image_path(images, example.image_id) for example in records.examples)
+    rows, faults = Rows(source, records, pictures, on_bad), dict[int, str]()
+    for place, picture in enumerate(pictures):
         try:
             check_image(picture)
         except ImageError as error:
