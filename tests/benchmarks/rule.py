@@ -1,12 +1,14 @@
 """The kinds of decision rule in pairs: mean F1 on test of each, and calibration errors before and after.
 
     python tests/benchmarks/rule.py [SPLITS [EPOCHS]]
+    python tests/benchmarks/rule.py DATA BUNDLE...
 
 Preset captions is trained once on each of SPLITS (6) splits, for EPOCHS epochs instead of its own, by each of three
 losses: its own, asymmetric with gamma 3, and its own with inverse class weights. Rows are coco18/train.csv in the
 folder that CAPTUNE_TEST_DATA names, without it drawn captions. Every rule is fitted on validation and scored on test,
 with and without calibration; differences are from the threshold without. Intervals are 95 % bootstrap over the test
-rows of all splits.
+rows of all splits. Or the same for the networks of a search, RUN/checkpoints/N/best-E, each with the prepared set DATA:
+not for a winner, which was trained on validation.
 """
 
 from __future__ import annotations
@@ -81,8 +83,20 @@ def main(splits: int, epochs: int | None) -> None:
             compare(loss, [(data, trained(data, fixed, seed)) for seed, data in enumerate(sets)])
 
 
+def of_search(data: str, bundles: list[str]) -> None:
+    settle(1, "tensorflow", 0.0)
+    from captune.model.bundle import Bundle
+    from captune.tuner.winner.predict import probabilities_of_split
+
+    prepared = PreparedData.open(data)
+    for path in bundles:
+        bundle = Bundle.load(Path(path))
+        raw = {split: probabilities_of_split(bundle, prepared, split) for split in ("validation", "test")}
+        compare(path, [(prepared, raw)])
+
+
 def compare(loss: str, networks: list[tuple[PreparedData, dict[str, NDArray[np.float32]]]]) -> None:
-    """Prints the table of one loss."""
+    """Prints the table of one loss, or of one bundle."""
     scores, chosen = defaultdict[str, list[NDArray[np.float64]]](list), list[str]()
     errors = defaultdict[str, list[float]](list)
     for data, raw in networks:
@@ -113,5 +127,8 @@ def compare(loss: str, networks: list[tuple[PreparedData, dict[str, NDArray[np.f
 
 
 if __name__ == "__main__":
-    numbers = [int(argument) for argument in sys.argv[1:]]
-    main(numbers[0] if numbers else 6, numbers[1] if len(numbers) > 1 else None)
+    if len(sys.argv) > 2 and not sys.argv[1].isdigit():
+        of_search(sys.argv[1], sys.argv[2:])
+    else:
+        numbers = [int(argument) for argument in sys.argv[1:]]
+        main(numbers[0] if numbers else 6, numbers[1] if len(numbers) > 1 else None)
