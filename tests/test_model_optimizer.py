@@ -1,5 +1,6 @@
 """The optimizer: Adam as its authors have it, whichever way TensorFlow is asked to compute it."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,7 @@ def test_tower_stays_until_it_thaws_and_its_first_step_is_no_longer_than_the_rat
 ) -> None:
     tower, head = course(10, in_one_kernel, thaw=0.4, clip_norm=5.0, **decay)
     assert all((weights == tower[0]).all() for weights in tower[:5])
-    assert all((after != before).all() for before, after in zip(head, head[1:], strict=False))
+    assert all((after != before).all() for before, after in pairwise(head))
     first = np.abs(tower[5] - tower[4])
     assert (first > 0).all() and first.max() <= 1.5 * RATE
 
