@@ -24,7 +24,7 @@ from captune.model.classifier import build
 from captune.model.config import ModelConfig, Storage
 from captune.model.image_encoder import normalisations
 from captune.model.layout import backbone_tensor
-from captune.model.metrics import DecisionRule
+from captune.model.rule import DecisionRule
 from captune.model.size import size
 from captune.model.storage import restore, store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
 from captune.errors import UsageError, one_line
 from captune.model.config import ModelConfig, complaint
 from captune.model.layout import MANIFEST
-from captune.model.metrics import DecisionRule
+from captune.model.rule import DecisionRule
 from captune.reading import UnreadableError, json_object, sha256
 
-FORMAT = 2
+FORMAT = 3
+_WITH_THRESHOLD = 2  # the format whose rule is a threshold for the network's own probabilities
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
 _LABEL_IDS, _LABEL_NAMES = TypeAdapter(tuple[StrictInt, ...]), TypeAdapter(tuple[StrictStr, ...])
@@ -51,7 +52,7 @@ class BundleManifest:
         content: dict[str, Any] = {
             "format": FORMAT,
             "model": config,
-            "threshold": self.rule.threshold,
+            "rule": asdict(self.rule),
             "label_ids": self.label_ids,
             "label_names": self.label_names,
             "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())},
@@ -71,10 +72,11 @@ class BundleManifest:
         except UnreadableError as error:
             reason = one_line(error)
             raise BundleError(f"{path} is not a bundle ({reason}); name a folder that refit or export made") from None
-        if content.get("format") != FORMAT:
+        if content.get("format") not in (_WITH_THRESHOLD, FORMAT):
             version = one_line(repr(content.get("format")), 40)
             raise BundleError(
-                f"{path} has bundle format {version}, this captune reads format {FORMAT}; use a matching version"
+                f"{path} has bundle format {version}, this captune reads formats {_WITH_THRESHOLD} and {FORMAT}; "
+                "use a matching version"
             )
         sums = content.get("sha256")
         if not isinstance(sums, dict) or sums.get(MANIFEST) != _own_sum(content):
@@ -90,7 +92,8 @@ class BundleManifest:
                 _LABEL_IDS.validate_python(content["label_ids"]),
                 _LABEL_NAMES.validate_python(content["label_names"]),
             )
-            manifest = cls(config, DecisionRule(content["threshold"]), ids, names)
+            rule = {"value": content["threshold"]} if content["format"] == _WITH_THRESHOLD else content["rule"]
+            manifest = cls(config, DecisionRule(**rule), ids, names)
             if (config.text is None) == (VOCABULARY in sums):
                 raise ValueError(f"{VOCABULARY} belongs to a network that reads captions")
             if config.text is not None:

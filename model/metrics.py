@@ -1,4 +1,4 @@
-"""Scores of multi-label predictions, and the rule that turns probabilities into labels. NumPy alone."""
+"""Scores of multi-label predictions. No framework."""
 
 from __future__ import annotations
 
@@ -10,34 +10,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
-Bits = NDArray[np.integer] | NDArray[np.bool_]
-THRESHOLDS = np.arange(5, 96) / 100
-_NEIGHBOURS = 5  # thresholds to either side
+from captune.model.rule import Answers, Bits, DecisionRule, Floats
+
 KINDS = ("start", "data", "compile", "train", "evaluate", "checkpoint")
 """What the seconds of a trial go into."""
-
-
-@dataclass(frozen=True)
-class DecisionRule:
-    """A label is given when its probability reaches `threshold` (0 to 1); the likeliest one always."""
-
-    threshold: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"a threshold must be from 0 to 1, got {self.threshold}")
-
-    def decide(self, probabilities: Floats) -> NDArray[np.bool_]:
-        """(n, labels) probabilities to (n, labels) booleans with at least one True a row."""
-        labels = probabilities >= self.threshold
-        labels[np.arange(len(labels)), probabilities.argmax(axis=1)] = True
-        return labels
+_BINS = 15
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """The scores of a set of examples, each from 0 to 1, more is better: their one declaration.
+    """The scores of a set of examples, each from 0 to 1: their one declaration. More is better but in ERRORS.
 
     A new one is a line here, its value in `score`, and a test of that: records, tables, reports, `evaluate`, summary
     and proof show what is declared here, and runs from before it are read with NaN in its place.
@@ -47,6 +29,7 @@ class Metrics:
     micro_f1: float
     macro_f1: float
     map: float  # average precision of each label that occurs, averaged over labels
+    ece: float  # expected calibration error of all probabilities, less is better
 
     def metrics(self) -> dict[str, float]:
         """By name."""
@@ -54,6 +37,8 @@ class Metrics:
 
 
 METRICS = tuple(field.name for field in fields(Metrics))
+ERRORS = ("ece",)
+"""Metrics of which less is better."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +59,8 @@ class _Trained:
 class Epoch(Metrics, _Trained):
     """What one epoch of a trial reports: its number and training loss, validation scores, and what it cost."""
 
-    threshold: float  # of the rule fitted on the whole of validation: what a bundle of this epoch would use
+    # Fitted on the whole of validation: what a bundle of this epoch would use. None where nothing could be scored.
+    rule: DecisionRule | None
     train_seconds: float
     evaluate_seconds: float
     standard_error: float = 0.0  # of mean_f1, over the validation examples
@@ -89,12 +75,16 @@ class Epoch(Metrics, _Trained):
     def read(cls, values: Mapping[str, Any]) -> Self:
         """From its values by name: NaN or the default for one that is absent, other names are left out.
 
+        Before rules had kinds, an epoch had the `threshold` of its rule.
+
         Raises:
-            TypeError, ValueError: no number of an epoch, or a value that is no number.
+            TypeError, ValueError: no number of an epoch, a value that is no number, or a rule that is none.
         """
         absent = {field.name: math.nan if field.default is MISSING else field.default for field in fields(cls)}
+        del absent["rule"]
         numbers = {name: float(values.get(name, otherwise)) for name, otherwise in absent.items()}
-        return cls(int(numbers.pop("epoch")), **numbers)
+        rule = values.get("rule", {"value": values["threshold"]} if "threshold" in values else None)
+        return cls(int(numbers.pop("epoch")), rule=None if rule is None else DecisionRule(**rule), **numbers)
 
     def seconds(self) -> dict[str, float]:
         """Where its time went, by kind."""
@@ -107,50 +97,22 @@ def f1_per_example(truth: Bits, labels: Bits) -> NDArray[np.float64]:
     return _f1((truth & labels).sum(axis=1), truth.sum(axis=1) + labels.sum(axis=1), empty=1.0)
 
 
-def fit_rule(truth: Bits, probabilities: Floats) -> DecisionRule:
-    """The threshold with the best mean F1 around it on these examples; of equal ones the nearest to 0.5.
-
-    Mean F1 over thresholds is a plateau with noise on it, and the highest point of the noise is nothing to rely on:
-    each threshold counts with its neighbours up to 0.05 away.
-    """
-    means = np.array([f1_per_example(truth, DecisionRule(float(t)).decide(probabilities)).mean() for t in THRESHOLDS])
-    window = np.full(2 * _NEIGHBOURS + 1, 1 / (2 * _NEIGHBOURS + 1))
-    around = np.convolve(np.pad(means, _NEIGHBOURS, mode="edge"), window, mode="valid")
-    best = THRESHOLDS[around >= around.max() - 1e-12]
-    return DecisionRule(float(best[np.abs(best - 0.5).argmin()]))
-
-
-def cross_fitted(truth: Bits, probabilities: Floats) -> NDArray[np.bool_]:
-    """Labels given to each half of the examples by the rule fitted on the other half.
-
-    Scoring a rule on the examples that it was fitted on flatters it. Halves are the even and the odd rows: validation
-    rows are in no order that would favour one, and every trial is compared on the same halves.
-    """
-    if len(truth) < 2:
-        return DecisionRule(0.5).decide(probabilities)
-    labels = np.zeros(probabilities.shape, dtype=bool)
-    for half in (0, 1):
-        rule = fit_rule(truth[1 - half :: 2], probabilities[1 - half :: 2])
-        labels[half::2] = rule.decide(probabilities[half::2])
-    return labels
-
-
-def score(truth: Bits, probabilities: Floats, labels: Bits) -> Scores:
-    """All scores of decided labels.
+def score(truth: Bits, answers: Answers) -> Scores:
+    """All scores of what a rule made of probabilities.
 
     Args:
         truth: (n, labels) 0 or 1, n at least 1.
-        probabilities: (n, labels), for the average precision.
-        labels: (n, labels) decided labels.
+        answers: for these examples; average precision is of the network's own probabilities, whose order they keep.
     """
-    truth, labels = truth.astype(bool), labels.astype(bool)
+    truth, labels = truth.astype(bool), answers.labels
     hits, sizes = (truth & labels).sum(axis=0), truth.sum(axis=0) + labels.sum(axis=0)
     per_label = _f1(hits, sizes, empty=0.0)
     return Scores(
         mean_f1=float(f1_per_example(truth, labels).mean()),
         micro_f1=float(_f1(hits.sum(), sizes.sum(), empty=0.0)),
         macro_f1=float(per_label.mean()),
-        map=mean_average_precision(truth, probabilities),
+        map=mean_average_precision(truth, answers.raw),
+        ece=expected_calibration_error(truth, answers.probabilities),
         per_label=tuple(map(float, per_label)),
         examples=len(truth),
     )
@@ -164,6 +126,17 @@ def mean_average_precision(truth: Bits, probabilities: Floats) -> float:
     if not occurs.any():
         return 0.0
     return float(average_precision_score(truth[:, occurs], probabilities[:, occurs], average="macro"))
+
+
+def expected_calibration_error(truth: Bits, probabilities: Floats) -> float:
+    """How far probabilities are from the share of true labels among those like them.
+
+    Over all pairs of example and label, in 15 bins of equal width (Naeini et al., 2015; Guo et al., 2017): the
+    difference of mean probability and share in each bin, weighted by the bin's pairs.
+    """
+    bins = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
+    differences = np.bincount(bins.ravel(), weights=(probabilities - truth.astype(float)).ravel())
+    return float(np.abs(differences).sum() / truth.size)
 
 
 def bootstrap_interval(values: Floats, *, seed: int, draws: int = 2000) -> tuple[float, float]:

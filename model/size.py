@@ -29,8 +29,8 @@ _UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": MB, "GB": 10**9, "KiB": 2**10,
 _BYTES = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 _LARGEST = 2**60
 _HEADER_LENGTH = 8  # the number before a safetensors header, which is padded to a multiple of as much
-# bundle.json without configuration and labels: keys, threshold, three sums of 64 digits, line ends.
-_FRAME_BYTES = 420
+# bundle.json without configuration and labels: keys, rule, three sums of 64 digits, line ends.
+_FRAME_BYTES = 505
 _INDENT_BYTES = 6  # a line of the configuration in bundle.json has over the same key in compact JSON, at most
 _WORD_BYTES = 12  # in vocabulary.json where the words are not known: English stems have 9 on average
 _SETTINGS_BYTES = 190  # of vocabulary.json without its words

@@ -23,6 +23,7 @@ from captune.model.image_encoder import DROPOUT, normalisations
 from captune.model.losses import log_odds, make_loss, with_own
 from captune.model.metrics import Epoch
 from captune.model.optimizer import make_optimizer
+from captune.model.rule import cross_fitted, fit_rule
 from captune.model.storage import through
 from captune.model.text_encoder import Cut
 
@@ -270,16 +271,16 @@ def fit(
         if not np.isfinite(probabilities).all():
             yield _diverged(number, loss, seconds)
             return
-        labels = metrics.cross_fitted(truth, probabilities)
-        scores = metrics.score(truth, probabilities, labels)
+        answers = cross_fitted(truth, probabilities)
+        scores = metrics.score(truth, answers)
         yield Epoch(
             epoch=number,
             loss=loss,
             **scores.metrics(),
-            threshold=metrics.fit_rule(truth, probabilities).threshold,
+            rule=fit_rule(truth, probabilities),
             **seconds,
             evaluate_seconds=time.monotonic() - trained,
-            standard_error=float(metrics.f1_per_example(truth, labels).std() / math.sqrt(len(truth))),
+            standard_error=float(metrics.f1_per_example(truth, answers.labels).std() / math.sqrt(len(truth))),
         )
 
 
@@ -309,8 +310,8 @@ def put_through(network: keras.Model, storage: Storage) -> None:
 
 def _diverged(number: int, loss: float, seconds: dict[str, float]) -> Epoch:
     """The report of an epoch after which there is nothing to score."""
-    nothing = dict.fromkeys((*metrics.METRICS, "threshold"), math.nan)
-    return Epoch(number, loss, **nothing, **seconds, evaluate_seconds=0.0)
+    nothing = dict.fromkeys(metrics.METRICS, math.nan)
+    return Epoch(number, loss, **nothing, rule=None, **seconds, evaluate_seconds=0.0)
 
 
 def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:

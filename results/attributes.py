@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -115,8 +115,9 @@ def epoch_attribute(epoch: Epoch, order: int) -> tuple[str, dict[str, Any]]:
     Args:
         order: place of the report among all of the run: what halving decided can be decided again from it.
     """
-    # NaN and infinity have no place in JSON; an absent value is read back as NaN.
-    finite = {name: value for name, value in vars(epoch).items() if math.isfinite(value)}
+    # NaN and infinity have no place in JSON; an absent value is read back as NaN, an absent rule as None.
+    values = {name: value for name, value in asdict(epoch).items() if value is not None}
+    finite = {name: value for name, value in values.items() if isinstance(value, dict) or math.isfinite(value)}
     return f"{_EPOCH}{epoch.epoch}", finite | {"order": order}
 
 

@@ -24,12 +24,12 @@ def trial(record: Record) -> list[Table]:
     if spent:
         facts.add_row("seconds by kind", spent)
     curve = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("epoch", "loss", *METRICS, "threshold", "train s", "evaluate s"):
+    for heading in ("epoch", "loss", *METRICS, "rule", "train s", "evaluate s"):
         curve.add_column(heading, justify="right")
     for e in record.curve:
         seconds = (e.train_seconds, e.evaluate_seconds)
         scores = (e.loss, *e.metrics().values())
-        curve.add_row(str(e.epoch), *(f"{v:.4f}" for v in scores), f"{e.threshold:.2f}", *(f"{v:.1f}" for v in seconds))
+        curve.add_row(str(e.epoch), *(f"{v:.4f}" for v in scores), str(e.rule or ""), *(f"{v:.1f}" for v in seconds))
     settings = _two_columns("setting", "value")
     for name, value in record.config.items():
         if value is not None:

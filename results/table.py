@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from captune.errors import ArgumentError, among, visible
-from captune.model.metrics import METRICS
+from captune.model.metrics import ERRORS, METRICS
 from captune.results.records import Record
 from captune.results.report import without_nan
 from captune.results.run_folder import RunError
@@ -60,7 +60,7 @@ def frame(
         table = selected(table, where)
     if sort is not None:
         _check_columns([sort], columns)
-        rising = sort not in METRICS
+        rising = sort not in METRICS or sort in ERRORS
         table = table.sort_values(sort, ascending=rising, na_position="last", kind="stable")
     return table.head(limit) if limit is not None else table
 
@@ -140,6 +140,8 @@ def _shown(name: str, value: Any) -> str:
         return f"{value / 2**20:.2f}"
     if name == "seconds":
         return f"{value:.1f}"
+    if name in METRICS:
+        return f"{value:.4f}"
     if isinstance(value, float):
         whole = name.endswith(("epochs", "best_epoch", "units", "width")) or value.is_integer()
         return str(int(value)) if whole else f"{value:.4g}"

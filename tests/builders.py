@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from captune.errors import Error
-from captune.model.metrics import Epoch
+from captune.model.metrics import METRICS, Epoch
+from captune.model.rule import DecisionRule
 from captune.results.records import Record
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ SMALL: Mapping[str, Any] = {
 
 
 def epoch(number: int, score: float = 0.5, **changes: Any) -> Epoch:
-    """A report: all four scores are `score`; two seconds of training, one of evaluation."""
-    plain: dict[str, Any] = dict.fromkeys(("mean_f1", "micro_f1", "macro_f1", "map"), score)
-    plain |= {"loss": 0.5, "threshold": 0.5, "train_seconds": 2.0, "evaluate_seconds": 1.0}
+    """A report: all metrics are `score`; two seconds of training, one of evaluation."""
+    plain: dict[str, Any] = dict.fromkeys(METRICS, score)
+    plain |= {"loss": 0.5, "rule": DecisionRule(0.5), "train_seconds": 2.0, "evaluate_seconds": 1.0}
     return Epoch(number, **(plain | changes))
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from captune.errors import Error
 from captune.model.checkpoint import Checkpoint
 from captune.model.metrics import Epoch
+from captune.model.rule import DecisionRule
 from captune.results.run_folder import RunFolder
 from captune.results.summary import Summary
 from captune.tuner.space.config import SearchConfig
@@ -136,7 +137,7 @@ def worker() -> type:
                     with Path(orders["log"]).open("a") as file:
                         file.write(f"{job.origin} {epoch}\n")
                 reported = Epoch(
-                    epoch=epoch, micro_f1=value, macro_f1=value, map=value, threshold=0.5,
+                    epoch=epoch, micro_f1=value, macro_f1=value, map=value, ece=0.1, rule=DecisionRule(0.5),
                     train_seconds=orders["seconds"], evaluate_seconds=0.0, **report,
                 )  # fmt: skip
                 yield reported

@@ -232,7 +232,11 @@ def test_bundle_whose_sums_were_made_good_again_is_one_or_refused(bundle: Path, 
     finally:
         path.write_bytes(whole)
     if isinstance(after, BundleManifest):
-        assert list(after.label_ids) == sorted(set(after.label_ids)) and 0 <= after.rule.threshold <= 1
+        assert (
+            list(after.label_ids) == sorted(set(after.label_ids))
+            and 0 <= after.rule.value <= 1
+            and after.rule.scale > 0
+        )
         assert len(after.label_ids) == len(after.label_names) == after.config.num_labels
 
 

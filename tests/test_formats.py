@@ -1,6 +1,7 @@
 """What commit c3a2cec wrote as version 0.1.0 still opens: a prepared set, a finished run and its bundle."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -26,9 +27,21 @@ def test_prepared_set_is_used_again_by_the_command_that_made_it(captune: Captune
 
 
 def test_trials_are_those_of_then(captune: Captune, old: Path) -> None:
-    assert json.loads(captune("trials", old / "run", "--format", "json").out) == json.loads(
-        (old / "trials.json").read_text()
-    )
+    trials = json.loads(captune("trials", old / "run", "--format", "json").out)
+    assert [trial.pop("ece") for trial in trials] == [None] * 3, "a metric that came later"
+    assert trials == json.loads((old / "trials.json").read_text())
+
+
+def test_rules_of_then_are_thresholds_without_calibration(old: Path) -> None:
+    from captune.model.bundle_manifest import BundleManifest
+
+    run = package.open_run(old / "run")
+    rules = [epoch.rule for record in run.records() for epoch in record.curve]
+    assert len(rules) == 6
+    for rule in (*rules, run.winner.proof.rule, BundleManifest.read(old / "run" / "winner" / "bundle").rule):
+        assert rule is not None and (rule.kind, rule.scale, rule.shift) == ("threshold", 1.0, 0.0)
+    assert run.winner.proof.rule.value == 0.56
+    assert run.winner.proof.version == 1 and math.isnan(run.winner.proof.test.ece)
 
 
 def test_documents_are_read(old: Path) -> None:
@@ -43,8 +56,9 @@ def test_documents_are_read(old: Path) -> None:
 def test_bundle_answers_as_then(captune: Captune, old: Path) -> None:
     scores = json.loads(captune("evaluate", old / "run" / "winner" / "bundle", old / "train.csv", "--json").out)
     then = json.loads((old / "scores.json").read_text())
-    assert scores.keys() == then.keys()
-    assert scores["mean_f1"] == pytest.approx(then["mean_f1"], abs=1e-6)
+    assert scores.keys() == {*then, "ece"}
+    for name in ("mean_f1", "micro_f1", "macro_f1", "map", "per_label", "examples"):
+        assert scores[name] == pytest.approx(then[name], abs=1e-6)
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def bundle(config: ModelConfig, **changes: Any) -> Any:
 
     from captune.model.bundle import Bundle
     from captune.model.classifier import build
-    from captune.model.metrics import DecisionRule
+    from captune.model.rule import DecisionRule
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(4)
@@ -42,7 +42,7 @@ def bundle(config: ModelConfig, **changes: Any) -> Any:
     values = {
         "network": network,
         "config": config,
-        "rule": DecisionRule(0.35),
+        "rule": DecisionRule(0.35, "relative", 1.25, -0.5),
         "label_ids": (1, 2, 13),
         "label_names": ("person", "bicycle", "stop sign"),
         "vocabulary": VOCABULARY if config.text is not None else None,
@@ -364,8 +364,8 @@ def test_one_flipped_bit_in_any_file_is_found(copy: Path, name: str, place: floa
     assert name in refused(copy)
 
 
-def test_changed_threshold_is_found(copy: Path) -> None:
-    rewritten(copy, seal=False, threshold=0.36)
+def test_changed_rule_is_found(copy: Path) -> None:
+    rewritten(copy, seal=False, rule={"value": 0.36, "kind": "relative", "scale": 1.25, "shift": -0.5})
     assert "SHA-256" in refused(copy)
 
 
@@ -411,10 +411,21 @@ def test_what_is_no_folder_or_not_there_is_no_bundle(tmp_path: Path) -> None:
 # Manifests that are whole but wrong
 
 
-@pytest.mark.parametrize("number", [1, 3, 0, None, "2", [2]])
+@pytest.mark.parametrize("number", [1, 4, 0, None, "2", [2]])
 def test_other_format_is_refused_with_both_numbers_and_what_to_do(copy: Path, number: Any) -> None:
     rewritten(copy, format=number)
-    assert f"format {number!r}, this captune reads format 2; use a matching version" in refused(copy)
+    assert f"format {number!r}, this captune reads formats 2 and 3; use a matching version" in refused(copy)
+
+
+def test_bundle_of_the_format_before_has_a_threshold_and_no_calibration(copy: Path) -> None:
+    from captune.model.bundle import Bundle
+    from captune.model.rule import DecisionRule
+
+    rewritten(copy, format=2, threshold=0.36, rule=ABSENT)
+    before = Bundle.load(copy)
+    assert before.rule == DecisionRule(0.36, "threshold", 1.0, 0.0)
+    before.save(copy.parent / "again")
+    assert Bundle.load(copy.parent / "again").rule == before.rule
 
 
 def test_bundle_of_the_first_format_is_refused_by_its_format_though_all_else_differs_too(tmp_path: Path) -> None:
@@ -431,7 +442,7 @@ def test_bundle_of_the_first_format_is_refused_by_its_format_though_all_else_dif
     manifest["sha256"] = {name: digest(tmp_path / name) for name in ("weights.safetensors", "vocabulary.json")}
     manifest["sha256"]["bundle.json"] = _own_sum(manifest)
     (tmp_path / "bundle.json").write_text(json.dumps(manifest))
-    assert "bundle format 1, this captune reads format 2" in refused(tmp_path)
+    assert "bundle format 1, this captune reads formats 2 and 3" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "other.bin", "", ".", "weights.safetensors/x"])
@@ -454,10 +465,20 @@ def test_sum_of_a_file_that_is_not_a_bundles_own_is_refused_unread(copy: Path, n
         {"model": {}},
         {"model": {"text": {"units": -1}}},
         {"model": "x"},
-        {"threshold": "0.5"},
-        {"threshold": None},
-        {"threshold": 2},
-        {"threshold": float("nan")},
+        {"rule": None},
+        {"rule": 0.5},
+        {"rule": {}},
+        {"rule": {"value": "0.5"}},
+        {"rule": {"value": None}},
+        {"rule": {"value": 2}},
+        {"rule": {"value": float("nan")}},
+        {"rule": {"value": 0.5, "kind": "median"}},
+        {"rule": {"value": 0.5, "kind": ["relative"]}},
+        {"rule": {"value": 0.5, "scale": 0}},
+        {"rule": {"value": 0.5, "shift": float("inf")}},
+        {"rule": {"value": 0.5, "weight": 1}},
+        {"format": 2},
+        {"format": 2, "threshold": 2},
         {"label_ids": [1, 2]},
         {"label_ids": 3},
         {"label_ids": None},
@@ -466,7 +487,7 @@ def test_sum_of_a_file_that_is_not_a_bundles_own_is_refused_unread(copy: Path, n
         {"label_ids": [-1, 1, 13]},
         {"label_names": ["one"]},
         {"label_names": None},
-        *({key: ABSENT} for key in ("model", "threshold", "label_ids", "label_names", "sha256", "format")),
+        *({key: ABSENT} for key in ("model", "rule", "label_ids", "label_names", "sha256", "format")),
     ],
 )
 def test_manifest_with_a_wrong_value_or_without_one_is_refused(copy: Path, changes: dict[str, Any]) -> None:

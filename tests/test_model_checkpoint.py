@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import epoch as a_report
 from builders import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from captune.model.checkpoint import Checkpoint, CheckpointError, numbered
-from captune.model.metrics import Epoch
+from captune.model.rule import DecisionRule
 
 ARRAYS = {"00000": np.arange(6, dtype=np.float32).reshape(2, 3), "00001": np.array(7, np.uint32)}
 
@@ -32,7 +33,10 @@ def same(checkpoint: Checkpoint | None, expected: Checkpoint) -> bool:
 def test_what_was_written_is_read_and_the_newer_takes_the_place_of_the_older(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "last.safetensors"
     for epoch in (1, 2):
-        reports = tuple(Epoch(number, 1 / 3, *[0.1 * number] * 7) for number in range(1, epoch + 1))
+        reports = tuple(
+            a_report(number, 0.1 * number, loss=1 / 3, rule=DecisionRule(0.1 * number, "relative", 1.5, -0.25))
+            for number in range(1, epoch + 1)
+        )
         written = Checkpoint(epoch, "mine", {**ARRAYS, "nan": np.array([np.nan, np.inf])}, reports)
         written.write(path)
         assert same(Checkpoint.read(path, "mine"), written)

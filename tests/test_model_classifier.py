@@ -246,7 +246,7 @@ def test_efficientnet_b0_sees_pixels_as_keras_has_it_and_its_bundle_too(
     from keras.src.utils import file_utils
 
     from captune.model.bundle import Bundle
-    from captune.model.metrics import DecisionRule
+    from captune.model.rule import DecisionRule
 
     source = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(32, 32, 3))
     (layer,) = (layer for layer in source.layers if isinstance(layer, keras.layers.Normalization))

@@ -452,12 +452,19 @@ def _saved(network: Any, config: ModelConfig, path: Path, words: list[str], name
     """Bytes on disk of the bundle of a network."""
     from captune.data_prep.captions import CaptionSettings, Vocabulary
     from captune.model.bundle import Bundle, measured_bytes
-    from captune.model.metrics import DecisionRule
+    from captune.model.rule import DecisionRule
 
     labels = tuple(range(config.num_labels))
     vocabulary = Vocabulary(tuple(words), CaptionSettings()).to_json() if config.text is not None else None
     names = names or [f"traffic light {label}" for label in labels]
-    Bundle(network, config, DecisionRule(0.35000000000000003), labels, tuple(names), vocabulary).save(path)
+    Bundle(
+        network,
+        config,
+        DecisionRule(0.35000000000000003, "threshold", 1.23457, -0.123457),
+        labels,
+        tuple(names),
+        vocabulary,
+    ).save(path)
     return measured_bytes(path)
 
 
@@ -548,7 +555,7 @@ def test_smallest_network_with_the_longest_settings_is_below_its_predicted_bytes
     """Where weights are few, all else counts; 1e-7 is a digit longer in json than in pydantic."""
     from captune.data_prep.captions import CaptionSettings, Vocabulary
     from captune.model.bundle import Bundle, measured_bytes
-    from captune.model.metrics import DecisionRule
+    from captune.model.rule import DecisionRule
 
     image = ImageConfig(side=1024, width=4, stages=1, units=0, dropout=1e-7)
     text = TextConfig(
@@ -569,7 +576,7 @@ def test_smallest_network_with_the_longest_settings_is_below_its_predicted_bytes
     )
     longest = CaptionSettings(False, False, max_tokens=4096, vocabulary_limit=10**6, min_count=10**9)
     vocabulary = Vocabulary(("a",), longest).to_json() if config.text is not None else None
-    rule = DecisionRule(1.2345678901234567e-05)
+    rule = DecisionRule(1.2345678901234567e-05, "expected_f1", 1.23457e16, -0.000123457)
     Bundle(_built(config), config, rule, (10**6,), ("",), vocabulary).save(tmp_path / "bundle")
     totals = size(config, Contents.of([10**6], [""], ["a"]))
     assert measured_bytes(tmp_path / "bundle") <= totals.bundle_bytes <= measured_bytes(tmp_path / "bundle") + 200

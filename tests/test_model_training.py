@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from captune.model import metrics
 from captune.model.config import AugmentConfig, ImageConfig, ModelConfig, TextConfig, TrainConfig, TrialConfig
+from captune.model.rule import DecisionRule, cross_fitted, fit_rule
 
 pytestmark = pytest.mark.slow
 
@@ -84,8 +85,8 @@ def training(model: ModelConfig = CAPTION, rows: int = 64, bfloat16: bool = Fals
     return Training(config, of(train, model), counts, seed=0, bfloat16=bfloat16)
 
 
-def without_seconds(epochs: Sequence[metrics.Epoch]) -> list[tuple[float, ...]]:
-    return [(e.epoch, e.loss, e.mean_f1, e.micro_f1, e.macro_f1, e.map, e.threshold) for e in epochs]
+def without_seconds(epochs: Sequence[metrics.Epoch]) -> list[tuple[Any, ...]]:
+    return [(e.epoch, e.loss, e.mean_f1, e.micro_f1, e.macro_f1, e.map, e.ece, e.rule) for e in epochs]
 
 
 def test_network_learns_what_is_to_be_learnt() -> None:
@@ -99,7 +100,7 @@ def test_network_learns_what_is_to_be_learnt() -> None:
     assert epochs[-1].loss < epochs[0].loss / 2
     assert [epoch.epoch for epoch in epochs] == list(range(1, 9))
     assert all(epoch.train_seconds > 0 and epoch.evaluate_seconds > 0 for epoch in epochs)
-    assert all(0.05 <= epoch.threshold <= 0.95 for epoch in epochs)
+    assert all(epoch.rule is not None for epoch in epochs)
 
 
 def test_epochs_go_on_after_those_that_training_has_behind_it() -> None:
@@ -208,7 +209,7 @@ def test_finite_loss_with_nan_probabilities_ends_the_trial_too(monkeypatch: pyte
     monkeypatch.setattr(Training, "epoch", last_step_overflows)
     epochs = fitted(epochs=3)
     assert len(epochs) == 1
-    assert (epochs[0].loss, math.isnan(epochs[0].mean_f1), math.isnan(epochs[0].threshold)) == (0.5, True, True)
+    assert (epochs[0].loss, math.isnan(epochs[0].mean_f1), epochs[0].rule) == (0.5, True, None)
 
 
 def test_absurd_learning_rate_never_raises_and_ends_at_the_first_epoch_without_scores() -> None:
@@ -338,7 +339,7 @@ def from_bundle(learner: Any, model: ModelConfig, folder: Path) -> Any:
     labels = tuple(range(LABELS))
     vocabulary = '{"words": [], "settings": {}}' if model.text is not None else None
     with learner.averaged():
-        Bundle(learner.network, model, metrics.DecisionRule(0.5), labels, tuple(map(str, labels)), vocabulary).save(
+        Bundle(learner.network, model, DecisionRule(0.5), labels, tuple(map(str, labels)), vocabulary).save(
             folder / "bundle"
         )
     return Bundle.load(folder / "bundle").network
@@ -409,13 +410,12 @@ def test_scores_of_a_trial_are_those_of_its_bundle(tmp_path: Path) -> None:
     for number in (1, 2):
         learner.epoch(number)
 
-    def scores(probabilities: NDArray[np.float32]) -> tuple[float, ...]:
-        totals = metrics.score(truth, probabilities, metrics.cross_fitted(truth, probabilities))
-        rule = metrics.fit_rule(truth, probabilities)
-        return totals.mean_f1, totals.micro_f1, totals.macro_f1, totals.map, rule.threshold
+    def scores(probabilities: NDArray[np.float32]) -> tuple[Any, ...]:
+        totals = metrics.score(truth, cross_fitted(truth, probabilities))
+        return *totals.metrics().values(), fit_rule(truth, probabilities)
 
     shipped = scores(predict(from_bundle(learner, model, tmp_path), rows))
-    assert shipped == (scored.mean_f1, scored.micro_f1, scored.macro_f1, scored.map, scored.threshold)
+    assert shipped == (*scored.metrics().values(), scored.rule)
     assert shipped != scores(learner.predict(rows, stored=False))
 
 

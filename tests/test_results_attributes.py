@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import optuna
 import pytest
+from builders import epoch as a_report
 from hypothesis import given
 from hypothesis import strategies as st
 
 from captune.model.metrics import METRICS, Epoch
+from captune.model.rule import DecisionRule
 from captune.results.attributes import FATES, TrialAttributes, TrialSize, epoch_attribute, epochs_of, is_followed
 from captune.results.run_folder import RunError
 
@@ -67,21 +70,23 @@ def test_attribute_of_another_type_is_refused_by_its_name_in_one_line(name: str,
 @given(st.lists(st.tuples(numbers, numbers), max_size=12))
 def test_epochs_are_read_in_their_order_with_the_places_of_their_reports(curve: list[tuple[float, float]]) -> None:
     epochs = [
-        Epoch(number, loss, *[score] * len(METRICS), 0.5, 2.0, 1.0) for number, (loss, score) in enumerate(curve, 1)
+        Epoch(number, loss, *[score] * len(METRICS), DecisionRule(0.5, "relative", 2.0, -1.0), 2.0, 1.0)
+        for number, (loss, score) in enumerate(curve, 1)
     ]
     written = [epoch_attribute(epoch, 40 - epoch.epoch) for epoch in reversed(epochs)]
-    assert all(math.isfinite(number) for _, values in written for number in values.values())
+    json.dumps(written, allow_nan=False)
     reports = epochs_of(dict(written))
     assert list(reports.values()) == [40 - epoch.epoch for epoch in epochs]
     for epoch, read in zip(epochs, reports, strict=True):
-        assert read.epoch == epoch.epoch
+        assert (read.epoch, read.rule) == (epoch.epoch, epoch.rule)
         for name in ("loss", *METRICS):
             before, now = getattr(epoch, name), getattr(read, name)
             assert now == before if math.isfinite(before) else math.isnan(now)
 
 
 @pytest.mark.parametrize(
-    "value", [[], 5, "x", {}, {"epoch": "x"}, {"epoch": 1, "loss": []}, {"epoch": 1, "order": "x"}]
+    "value",
+    [[], 5, "x", {}, {"epoch": "x"}, {"epoch": 1, "loss": []}, {"epoch": 1, "order": "x"}, {"epoch": 1, "rule": "x"}],
 )
 def test_what_is_no_epoch_is_refused_by_its_name_in_one_line(value: Any) -> None:
     with pytest.raises(RunError, match="epoch:1 of the study is") as error:
@@ -92,8 +97,14 @@ def test_what_is_no_epoch_is_refused_by_its_name_in_one_line(value: Any) -> None
 def test_metric_that_came_later_is_nan_in_what_was_written_before() -> None:
     (epoch,) = epochs_of({"epoch:1": {"epoch": 1, "loss": 0.5, "mean_f1": 0.25, "of_a_newer_version": "x"}})
     assert epoch.mean_f1 == 0.25 and math.isnan(epoch.macro_f1) and epoch.compile_seconds == 0.0
+    assert epoch.rule is None
+
+
+def test_threshold_of_an_epoch_of_before_is_its_rule() -> None:
+    (epoch,) = epochs_of({"epoch:1": {"epoch": 1, "loss": 0.5, "mean_f1": 0.25, "threshold": 0.42}})
+    assert epoch.rule == DecisionRule(0.42)
 
 
 def test_a_seed_and_an_epoch_are_followed_by_something_outside() -> None:
-    assert is_followed("seed") and is_followed(epoch_attribute(Epoch(3, *[0.5] * 8), 0)[0])
+    assert is_followed("seed") and is_followed(epoch_attribute(a_report(3), 0)[0])
     assert not any(map(is_followed, ("config", "size", "fate", "node", "epochs")))

@@ -7,19 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import record
+from builders import epoch, record
 from rich.console import Console
 
 from captune.model.config import flatten
-from captune.model.metrics import Epoch
 from captune.model.presets import CAPTIONS
+from captune.model.rule import DecisionRule
 from captune.results import report
 from captune.results.records import Record
 
 CURVE = (
-    Epoch(1, 0.61, 0.5, 0.4, 0.3, 0.2, 0.35, 2.0, 1.0),
-    Epoch(2, 0.52, 0.6125, 0.41, 0.31, 0.21, 0.45, 2.1, 1.1),
-    Epoch(3, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, 2.2, 0.0),
+    epoch(1, rule=DecisionRule(0.35)),
+    epoch(2, 0.6125, rule=DecisionRule(0.45, "relative", 1.25, -0.5), ece=0.0123),
+    epoch(3, math.nan, loss=math.nan, rule=None),
 )
 RECORD = record(
     17, fate="diverged", curve=CURVE, reason="loss nan in epoch 3", seconds=9.5,
@@ -38,7 +38,19 @@ def shown(record: Record) -> str:
 
 def test_trial_is_shown_with_fate_cost_curve_and_settings() -> None:
     text = shown(RECORD)
-    for words in ("17", "diverged", "0.6125", "123456", "234567", "-34567", "machine-1", "loss nan in epoch 3", "0.35"):
+    for words in (
+        "17",
+        "diverged",
+        "0.6125",
+        "123456",
+        "234567",
+        "-34567",
+        "machine-1",
+        "loss nan in epoch 3",
+        "threshold 0.35",
+        "relative 0.45",
+        "0.0123",
+    ):
         assert words in text, words
     assert "0.00123" in text and "convolution" in text
 

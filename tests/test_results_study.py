@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
+from builders import epoch as a_report
 from builders import refused
 from optuna.trial import TrialState
 
@@ -23,7 +24,7 @@ from captune.results.run_folder import BusyError, RunError, RunFolder
 
 
 def epoch(number: int, mean_f1: float, loss: float = 0.5) -> Epoch:
-    return Epoch(number, loss, mean_f1, mean_f1 - 0.1, mean_f1 - 0.2, mean_f1 / 2, 0.4, 3.0, 1.0)
+    return a_report(number, mean_f1, loss=loss, micro_f1=mean_f1 - 0.1, macro_f1=mean_f1 - 0.2, map=mean_f1 / 2)
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_refused_trial_never_ran(run: RunFolder) -> None:
 def test_diverged_epoch_is_kept_without_a_score(run: RunFolder, loss: float) -> None:
     study = new_study(run)
     trial = launch(study)
-    lost = Epoch(2, loss, math.nan, math.nan, math.nan, math.nan, math.nan, 1.0, 0.0)
+    lost = a_report(2, math.nan, loss=loss, rule=None, train_seconds=1.0)
     report(trial, epoch(1, 0.4), lost)
     end(study, trial, "diverged", "loss nan in epoch 2")
     record = only(run)
@@ -149,7 +150,7 @@ def test_diverged_epoch_is_kept_without_a_score(run: RunFolder, loss: float) -> 
 def test_journal_holds_no_nan(run: RunFolder) -> None:
     study = new_study(run)
     trial = launch(study)
-    report(trial, Epoch(1, math.inf, math.nan, math.nan, math.nan, math.nan, math.nan, 1.0, 0.0))
+    report(trial, a_report(1, math.nan, loss=math.inf, rule=None))
     end(study, trial, "diverged")
     assert (only(run).mean_f1, only(run).best) == (None, None)
     for line in run.journal.read_text().splitlines():

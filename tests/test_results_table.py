@@ -26,9 +26,14 @@ KEYS = ["number", "fate", "mean_f1", "epochs", *BYTES, "seconds", "node", "reaso
 
 
 def record(number: int, mean_f1: float | None, fate: str = "complete", **changes: Any) -> Record:
-    scores = {"micro_f1": (mean_f1 or 0) / 2, "macro_f1": (mean_f1 or 0) / 3, "map": (mean_f1 or 0) / 4}
+    scores = {
+        "ece": 1 - (mean_f1 or 0),
+        "micro_f1": (mean_f1 or 0) / 2,
+        "macro_f1": (mean_f1 or 0) / 3,
+        "map": (mean_f1 or 0) / 4,
+    }
     plain = {
-        "curve": () if mean_f1 is None else (epoch(1, mean_f1, threshold=0.4, **scores),),
+        "curve": () if mean_f1 is None else (epoch(1, mean_f1, **scores),),
         "weights_bytes": 1_000_000 + number,
         "bundle_bytes": 1_250_000 + number,
         "margin_bytes": number - 2,
@@ -77,7 +82,7 @@ def test_json_is_a_list_of_objects_with_the_promised_keys() -> None:
 
 
 def test_json_holds_no_nan_where_a_trial_has_half_an_epoch() -> None:
-    half = epoch(1, math.nan, loss=math.nan, threshold=math.nan, mean_f1=0.5)
+    half = epoch(1, math.nan, loss=math.nan, rule=None, mean_f1=0.5)
     (trials,) = json.loads(render([record(0, 0.5, curve=(half,))], "json"), parse_constant=pytest.fail)
     assert trials["mean_f1"] == 0.5
     assert trials["map"] is None
@@ -215,6 +220,11 @@ def test_terminal_shows_bytes_in_mib_under_a_heading_that_says_so() -> None:
     assert line.split() == ["3.00", "4.00", "-0.50"]
 
 
+def test_terminal_shows_scores_with_four_decimals() -> None:
+    few = record(0, 0.5, curve=(epoch(1, 0.5, ece=0.00312, map=1.0),))
+    assert shown([few], columns=["mean_f1", "map", "ece"]).split()[-3:] == ["0.5000", "1.0000", "0.0031"]
+
+
 def test_terminal_shows_text_that_looks_like_markup_as_it_is() -> None:
     assert "[/red]" in shown(columns=["number", "reason"])
 
@@ -228,9 +238,8 @@ def test_scores_stand_beside_each_other_as_they_are_declared() -> None:
     """Whatever is declared: what is added there is shown everywhere."""
     columns = list(frame(RECORDS).columns)
     assert columns[2 : 2 + len(METRICS)] == list(METRICS)
-    assert [header for part in trial(RECORDS[0]) for header in map(str, (c.header for c in part.columns))][4:8] == list(
-        METRICS
-    )
+    headings = [str(column.header) for part in trial(RECORDS[0]) for column in part.columns]
+    assert headings[4 : 4 + len(METRICS)] == list(METRICS)
     assert [field.name for field in fields(HeldOutScores)][: len(METRICS)] == list(METRICS)
     for name in METRICS:
         assert numbers(sort=name)[:3] == [2, 4, 0], "best first"

@@ -304,7 +304,7 @@ def test_ray_keeps_of_a_long_search_the_trials_that_run_alone(tmp_path: Path, ca
             """No framework."""
 
         def epochs_of(self, job: Any, checkpoints: Any) -> Iterator[Epoch]:
-            yield Epoch(1, 0.1, 0.5, 0.5, 0.5, 0.5, 0.5, train_seconds=0.0, evaluate_seconds=0.0)
+            yield epoch(1, train_seconds=0.0, evaluate_seconds=0.0)
 
     run, alive = RunFolder(tmp_path / "run"), []
     wanted = {"trials": 30, "cpus_per_trial": 1, "min_free": 0, "fixed": {"train.epochs": 1}}

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from builders import epoch as a_report
 from conftest import Captune, Ran, refused
 
 from captune.data_prep.store import PreparedData
 from captune.model.config import ModelConfig, replace
-from captune.model.metrics import Epoch
 from captune.model.presets import PRESETS
 from captune.model.size import Size, show_bytes, size
 from captune.results.attributes import epoch_attribute
@@ -473,7 +473,7 @@ def run(tmp_path: Path, data: PreparedData) -> Path:
         trial.set_user_attr("size", {"weights_bytes": weights, "bundle_bytes": bundle, "margin_bytes": 3000 - weights})
         trial.set_user_attr("fate", fate)
         for epoch, score in enumerate(scores, 1):
-            name, value = epoch_attribute(Epoch(epoch, 0.5, score, score, score, score, 0.5, 1.0, 0.1), epoch)
+            name, value = epoch_attribute(a_report(epoch, score), epoch)
             trial.set_user_attr(name, value)
         if fate == "complete":
             study.tell(trial, 0.7)

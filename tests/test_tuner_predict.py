@@ -12,12 +12,14 @@ from builders import refused
 from PIL import Image
 
 from captune.data_prep.images import ImageError
+from captune.data_prep.labels import Labels
 from captune.data_prep.records import DataError, OnBad
 from captune.data_prep.store import PreparedData
 from captune.errors import ArgumentError
 from captune.model.config import TrialConfig, replace
-from captune.model.metrics import METRICS, DecisionRule
+from captune.model.metrics import METRICS, expected_calibration_error
 from captune.model.presets import PRESETS
+from captune.model.rule import DecisionRule
 from captune.tuner.space.dimensions import bind
 
 pytestmark = pytest.mark.slow
@@ -246,6 +248,33 @@ def test_low_threshold_gives_every_label_by_its_number(captions_bundle: Any, tmp
     assert submit(lax, source, tmp_path / "out.csv") == [["a.jpg", "1 2 3 5 6 8"]]
 
 
+def test_probabilities_are_calibrated_beside_the_labels_that_the_rule_makes_of_them(
+    captions_bundle: Any, tmp_path: Path
+) -> None:
+    from dataclasses import replace as changed
+
+    from captune.tuner.api.classifier import Classifier
+
+    captions = ["a red box", "two stars", ""]
+    source = table(tmp_path / "rows.csv", ["ImageID,Caption", *(f"{n}.jpg,{text}" for n, text in enumerate(captions))])
+    own = Classifier(tmp_path, changed(captions_bundle, rule=DecisionRule(0.5)))
+    classifier = Classifier(tmp_path, changed(captions_bundle, rule=DecisionRule(0.97, "relative", 2.0, -1.0)))
+    calibrated = classifier.probabilities(captions)
+    assert calibrated == pytest.approx(
+        DecisionRule(0.97, "relative", 2.0, -1.0).calibrated(own.probabilities(captions))
+    )
+    assert np.abs(calibrated - own.probabilities(captions)).min() > 0.01
+    assert classifier.predict_file(source, out=tmp_path / "out.csv", probabilities=True) == 3
+    with (tmp_path / "out.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["ImageID", "Labels", "1", "2", "3", "5", "6", "8"]
+    assert np.array([row[2:] for row in rows], float) == pytest.approx(calibrated, rel=1e-5)
+    for row, labels, p in zip(rows, classifier.predict(captions), calibrated, strict=True):
+        assert row[1] == " ".join(map(str, labels))
+        assert set(labels) == {label for label, q in zip(classifier.labels, p, strict=True) if q >= 0.97 * p.max()}
+    assert submit(classifier.bundle, source, tmp_path / "labels.csv") == [row[:2] for row in rows]
+
+
 @pytest.mark.parametrize("labels", ["", "?", "nan", "1.0", "-3", "99", "[1; 2]", "unknown yet", '"1,2"'])
 def test_prediction_looks_at_no_labels_and_an_image_may_stand_in_several_rows(
     captions_bundle: Any, tmp_path: Path, labels: str
@@ -281,6 +310,10 @@ def test_evaluate_agrees_with_a_plain_computation(captions_bundle: Any, drawn: P
         said = {label for label, on in zip(captions_bundle.label_ids, row, strict=True) if on}
         f1.append(2 * len(said & set(example.labels)) / (len(said) + len(example.labels)))
     assert scores["mean_f1"] == pytest.approx(np.mean(f1))
+    truth = Labels(captions_bundle.label_ids, captions_bundle.label_names).multi_hot(
+        [e.labels for e in records.examples]
+    )
+    assert scores["ece"] == pytest.approx(expected_calibration_error(truth, captions_bundle.rule.calibrated(answers)))
     assert scores["examples"] == 120
     assert list(scores) == [*METRICS, "per_label", "examples"]
     assert list(scores["per_label"]) == ["1", "2", "3", "5", "6", "8"]

@@ -21,6 +21,7 @@ from conftest import refused as only_line
 from captune.data_prep.store import PreparedData, prepare
 from captune.model.config import TrialConfig, flatten, replace
 from captune.model.presets import PRESETS
+from captune.model.rule import DecisionRule
 from captune.model.size import Budget, size
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
@@ -31,11 +32,12 @@ pytestmark = pytest.mark.slow
 
 TINY = {"text.units": 8, "text.embedding": 8, "train.epochs": 3, "train.batch_size": 32}
 BUDGET = Budget(10**6)
+RULE = DecisionRule(0.35, "relative", 1.5, -0.25)
 
 
 def record(config: TrialConfig, *, best: int = 1, **changes: Any) -> Record:
     """A complete trial of three epochs whose best one is `best`."""
-    curve = tuple(epoch(n, 0.5 if n == best else 0.1, threshold=0.35) for n in (1, 2, 3))
+    curve = tuple(epoch(n, 0.5 if n == best else 0.1, rule=RULE) for n in (1, 2, 3))
     predicted = size(config.model)
     return a_record(
         4, curve=curve, config=flatten(config), seed=5,
@@ -82,7 +84,8 @@ def refitted(run: RunFolder, record: Record, data: PreparedData, *, budget: Budg
 def test_proof_has_the_keys_that_users_build_on(winner: RunFolder, captions_data: PreparedData) -> None:
     proof = json.loads(winner.proof.read_text())
     assert proof.keys() >= {"trial", "config", "search", "test", "reloaded", "weights_bytes", "bundle_bytes"}
-    assert (proof["trial"], proof["epochs"], proof["threshold"]) == (4, 2, 0.35)
+    assert (proof["trial"], proof["epochs"], proof["version"]) == (4, 2, 2)
+    assert proof["rule"] == {"value": 0.35, "kind": "relative", "scale": 1.5, "shift": -0.25}
     assert proof["search"]["mean_f1"] == 0.5
     assert 0 <= proof["test"]["low"] <= proof["test"]["mean_f1"] <= proof["test"]["high"] <= 1
     assert proof["test"]["examples"] == captions_data.manifest.counts["test"]
@@ -250,7 +253,7 @@ def score_on_test(bundle: Path, data: PreparedData) -> float:
 
     loaded = Bundle.load(bundle)
     found = probabilities_of_split(loaded, data, "test")
-    return score(data.labels[data.rows("test")], found, loaded.rule.decide(found)).mean_f1
+    return score(data.labels[data.rows("test")], loaded.rule.answers(found)).mean_f1
 
 
 def test_proof_of_int8_scores_what_is_shipped(

@@ -17,9 +17,9 @@ from captune.model.metrics import Epoch
 pytestmark = pytest.mark.slow
 
 
-def scored(epochs: Iterator[Epoch]) -> list[dict[str, float]]:
+def scored(epochs: Iterator[Epoch]) -> list[dict[str, Any]]:
     """Everything that an epoch reports but the seconds."""
-    return [{name: getattr(e, name) for name in ("epoch", "loss", "mean_f1", "map", "threshold")} for e in epochs]
+    return [{name: getattr(e, name) for name in ("epoch", "loss", "mean_f1", "map", "ece", "rule")} for e in epochs]
 
 
 def test_trial_reports_every_epoch_and_repeats_itself_with_its_seed(data: PreparedData, tiny: TrialConfig) -> None:

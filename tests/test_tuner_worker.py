@@ -227,6 +227,6 @@ def test_worker_keeps_the_best_network_as_the_bundle_that_scored(
     (kept,) = (tmp_path / "4").glob("best-*")
     assert kept.name == f"best-{best.epoch}"
     loaded = Bundle.load(kept)
-    assert loaded.rule.threshold == best.threshold
+    assert loaded.rule == best.rule
     found = probabilities_of_split(loaded, data, "validation")
     assert mean_average_precision(data.labels[data.rows("validation")], found) == pytest.approx(best.map)

@@ -20,7 +20,7 @@ from pathlib import Path
 from captune.data_prep.captions import CaptionSettings, Vocabulary
 from captune.model.config import BackboneName, ImageConfig, ModelConfig, TextConfig
 from captune.model.layout import STORAGES
-from captune.model.metrics import DecisionRule
+from captune.model.rule import DecisionRule
 from captune.model.size import Contents, size
 from captune.tuner.training.runtime import settle
 

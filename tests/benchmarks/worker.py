@@ -46,7 +46,7 @@ def nothing() -> type:
 
         def epochs_of(self, job: Any, keeper: Any) -> Iterator[Epoch]:
             score = 1 / (1 + job.seed % 1000)
-            yield Epoch(1, 0.1, score, score, score, score, 0.5, train_seconds=0.0, evaluate_seconds=0.0)
+            yield Epoch(1, 0.1, score, score, score, score, 0.0, None, train_seconds=0.0, evaluate_seconds=0.0)
 
     return Nothing
 

@@ -44,10 +44,14 @@ def predict(
     csv: Annotated[Path, typer.Argument(help="CSV; its Labels are not looked at")],
     images: Pictures = None,
     out: Annotated[Path, typer.Option(help="CSV to write: ImageID,Labels")] = ...,  # type: ignore[assignment]
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="a further column for each label: its calibrated probability")
+    ] = False,
     on_bad: OnBad = "error",
 ) -> None:
     """Writes the labels that a bundle gives, one row for each row of the CSV."""
     from captune.tuner.api.classifier import check_new, load
 
     check_new(out)  # before what takes seconds
-    tell(f"{out}: {load(bundle).predict_file(csv, images, out=out, on_bad=on_bad)} rows")
+    count = load(bundle).predict_file(csv, images, out=out, probabilities=probabilities, on_bad=on_bad)
+    tell(f"{out}: {count} rows")

@@ -60,7 +60,9 @@ def refit(
     tell(f"search    mean F1 {proof.search.mean_f1:.4f} on {proof.search.examples} validation examples")
     interval = f"95 % {test.low:.4f} to {test.high:.4f}"
     tell(f"test      mean F1 {test.mean_f1:.4f} ({interval}), {test.examples} examples")
-    tell(f"          micro F1 {test.micro_f1:.4f}, macro F1 {test.macro_f1:.4f}, mAP {test.map:.4f}")
+    tell(
+        f"          micro F1 {test.micro_f1:.4f}, macro F1 {test.macro_f1:.4f}, mAP {test.map:.4f}, ECE {test.ece:.4f}"
+    )
     if len(proof.seeds) > 1:
         tell(f"seeds     mean F1 {', '.join(f'{score:.4f}' for score in proof.seeds)}")
     tell(

@@ -16,7 +16,8 @@ from captune.data_prep.batches import Batches, lengths
 from captune.data_prep.captions import Vocabulary
 from captune.data_prep.store import PreparedData
 from captune.model.config import ModelConfig, TrialConfig
-from captune.model.metrics import DecisionRule, Epoch
+from captune.model.metrics import Epoch
+from captune.model.rule import DecisionRule
 from captune.tuner.training import runtime
 from captune.tuner.training.checkpoints import CheckpointWriter
 from captune.tuner.training.features import backbone_features
@@ -54,9 +55,9 @@ def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | No
     best, writing = max([job.best, *(report.mean_f1 for report in earlier)]), 0.0
     for epoch in fit(trained, config.train.epochs, validation, data.labels[held_out], after=after):
         started = time.monotonic()
-        if checkpoints is not None and epoch.mean_f1 > best:
+        if checkpoints is not None and epoch.rule is not None and epoch.mean_f1 > best:
             best = epoch.mean_f1
-            checkpoints.best(epoch.epoch, partial(_save, trained, config, DecisionRule(epoch.threshold), data))
+            checkpoints.best(epoch.epoch, partial(_save, trained, config, epoch.rule, data))
         report = replace(epoch, data_seconds=opening, checkpoint_seconds=writing + time.monotonic() - started)
         yield report
         opening = 0.0

@@ -85,7 +85,7 @@ def export(
         format=kind,
         storage=stored,
         bytes=measured,
-        winner_mean_f1=metrics.score(truth, winner, bundle.rule.decide(winner)).mean_f1,
-        mean_f1=metrics.score(truth, shipped, bundle.rule.decide(shipped)).mean_f1,
+        winner_mean_f1=metrics.score(truth, bundle.rule.answers(winner)).mean_f1,
+        mean_f1=metrics.score(truth, bundle.rule.answers(shipped)).mean_f1,
         max_difference=float(np.abs(shipped - winner).max()),
     )

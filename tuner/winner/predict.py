@@ -1,4 +1,7 @@
-"""A bundle at work on captions and pictures that come as files: scores, and labels for new rows."""
+"""A bundle at work on captions and pictures that come as files: scores, and labels for new rows.
+
+Probabilities are the network's own here: the bundle's rule calibrates them and makes labels of them.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +115,7 @@ def _probabilities(
 
 
 def labels(bundle: Bundle, probabilities: NDArray[np.float32]) -> list[tuple[int, ...]]:
-    """The ids of the labels that the bundle's rule gives to each of (n, num_labels), in their order."""
+    """The ids of the labels that the bundle's rule makes of (n, num_labels) probabilities, in their order."""
     return Labels(bundle.label_ids, bundle.label_names).label_sets(bundle.rule.decide(probabilities))
 
 
@@ -146,14 +149,14 @@ def probabilities_of_rows(bundle: Bundle, rows: Rows) -> tuple[Rows, NDArray[np.
     def fault(place: int, reason: str) -> None:
         faults[place] = rows.fault(place, reason)
 
-    answers = _probabilities(bundle, captions, rows.pictures, fault)
-    return (rows.without(faults), np.delete(answers, list(faults), axis=0)) if faults else (rows, answers)
+    found = _probabilities(bundle, captions, rows.pictures, fault)
+    return (rows.without(faults), np.delete(found, list(faults), axis=0)) if faults else (rows, found)
 
 
-def evaluate(bundle: Bundle, records: Records, answers: NDArray[np.float32]) -> dict[str, Any]:
-    """Scores of probabilities (n, num_labels) by the bundle's decision rule: the keys of `captune evaluate --json`."""
+def evaluate(bundle: Bundle, records: Records, probabilities: NDArray[np.float32]) -> dict[str, Any]:
+    """Scores of what the bundle's rule makes of (n, num_labels) probabilities: keys of `captune evaluate --json`."""
     truth = Labels(bundle.label_ids, bundle.label_names).multi_hot([e.labels for e in records.examples])
-    return by_label(metrics.score(truth, answers, bundle.rule.decide(answers)), bundle.label_ids)
+    return by_label(metrics.score(truth, bundle.rule.answers(probabilities)), bundle.label_ids)
 
 
 def by_label(scores: metrics.Scores, label_ids: Sequence[int]) -> dict[str, Any]:
@@ -162,20 +165,27 @@ def by_label(scores: metrics.Scores, label_ids: Sequence[int]) -> dict[str, Any]
     return {**scores.metrics(), "per_label": per_label, "examples": scores.examples}
 
 
-def write_submission(bundle: Bundle, records: Records, answers: NDArray[np.float32], out: Path) -> None:
+def write_submission(
+    bundle: Bundle, records: Records, probabilities: NDArray[np.float32], out: Path, *, with_probabilities: bool
+) -> None:
     """`ImageID,Labels` for every row in its order, labels separated by blanks.
+
+    Args:
+        with_probabilities: further columns, named by the ids of all labels, hold their calibrated probabilities.
 
     Raises:
         DataError: `out` exists or cannot be written.
     """
-    sets = labels(bundle, answers)
+    sets = labels(bundle, probabilities)
+    columns = bundle.label_ids if with_probabilities else ()
+    calibrated = bundle.rule.calibrated(probabilities)[:, : len(columns)]
     try:
         with written_aside(out, replace=False) as aside, aside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["ImageID", "Labels"])
+            writer.writerow(["ImageID", "Labels", *columns])
             writer.writerows(
-                [example.image_id, " ".join(map(str, labels))]
-                for example, labels in zip(records.examples, sets, strict=True)
+                [example.image_id, " ".join(map(str, labels)), *(f"{p:.6g}" for p in row)]
+                for example, labels, row in zip(records.examples, sets, calibrated, strict=True)
             )
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from None

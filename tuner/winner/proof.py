@@ -1,4 +1,7 @@
-"""What proves a winner: its scores in the search, on test, and as it is shipped, which is loaded in a fresh process."""
+"""What proves a winner: its scores in the search, on test, and as it is shipped, which is loaded in a fresh process.
+
+What is compared are the network's own probabilities: calibration could hide a difference, or make one larger.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +23,7 @@ from captune.errors import WorkError, one_line
 from captune.files import scratch
 from captune.model.config import Settings, Storage
 from captune.model.metrics import METRICS, Metrics
+from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Measure, Size, show_bytes
 from captune.results.documents import Document
 
@@ -69,14 +74,17 @@ def _with_all_metrics(scores: Any) -> Any:
 
 
 class Proof(Document):
-    """What RUN/winner/proof.json holds."""
+    """What RUN/winner/proof.json holds. Version 1 had the `threshold` of its rule in the place of the rule."""
 
+    VERSION: ClassVar[int] = 2
+
+    version: int = VERSION
     trial: int
     config: dict[str, Any]
     """Flat, by dotted names."""
     epochs: int
     """Of the refit."""
-    threshold: float
+    rule: DecisionRule
     search: SearchScore
     test: Annotated[HeldOutScores, BeforeValidator(_with_all_metrics)]
     reloaded: ReloadedScore
@@ -92,6 +100,14 @@ class Proof(Document):
     data: str
     """Fingerprint of the data."""
     float32: UnroundedScore
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], name: str) -> Self:
+        """See Document."""
+        if "threshold" in content:
+            others = {key: value for key, value in content.items() if key != "threshold"}
+            content = others | {"rule": {"value": content["threshold"]}}
+        return super().parse(content, name)
 
 
 def check_bytes(path: Path, kind: str, predicted: Size, budget: Budget) -> int:

@@ -13,7 +13,7 @@ from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model import metrics
 from captune.model.config import TrialConfig, flatten, unflatten
-from captune.model.metrics import DecisionRule
+from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Size, refusal, size
 from captune.model.training import Spread
 from captune.results.records import Record
@@ -75,7 +75,7 @@ def refit(
 class _Scored:
     """What a network that was trained again answers on test."""
 
-    probabilities: NDArray[np.float32]  # (n, labels), with its weights as the storage gives them back
+    probabilities: NDArray[np.float32]  # (n, labels), not calibrated, with its weights as the storage gives them back
     rounded: metrics.Scores
     unrounded: metrics.Scores
 
@@ -104,6 +104,10 @@ class _Refit:
         epoch = epoch_to_keep(record)
         if record.seed is None:
             raise RunError(f"trial {record.number} has no seed; choose another with --trial")
+        if epoch.rule is None:
+            raise RunError(
+                f"trial {record.number} has no decision rule after its best epochs; choose another with --trial"
+            )
         config = unflatten(record.config)
         devices, batch = 1 if spread is None else spread.devices, config.train.batch_size
         if batch % devices:
@@ -117,8 +121,8 @@ class _Refit:
         rows = data.rows("test")
         if not len(rows):
             raise RunError(f"{data.path} has no test rows to prove the winner on; prepare it with --split 80/10/10")
-        rule, truth = DecisionRule(epoch.threshold), data.labels[rows]
-        return cls(record, config, record.seed, epoch.epoch, rule, data, truth, predicted, budget, spread, say)
+        truth = data.labels[rows]
+        return cls(record, config, record.seed, epoch.epoch, epoch.rule, data, truth, predicted, budget, spread, say)
 
     def train(self, turn: int, seeds: int, bundle: Path | None = None) -> _Scored:
         """With the seed of a turn from 0, on train + validation; saved to `bundle`."""
@@ -153,7 +157,7 @@ class _Refit:
             trial=self.record.number,
             config=flatten(self.config),
             epochs=self.epochs,
-            threshold=rule.threshold,
+            rule=rule,
             search=SearchScore(mean_f1=self.record.mean_f1, examples=data.manifest.counts["validation"]),
             test=HeldOutScores(**by_label(first.rounded, data.manifest.label_ids), low=low, high=high),
             reloaded=ReloadedScore(mean_f1=self._score(shipped).mean_f1, max_difference=difference),
@@ -169,4 +173,4 @@ class _Refit:
         )
 
     def _score(self, probabilities: NDArray[np.float32]) -> metrics.Scores:
-        return metrics.score(self.truth, probabilities, self.rule.decide(probabilities))
+        return metrics.score(self.truth, self.rule.answers(probabilities))
