@@ -44,7 +44,7 @@ class HalvingConfig(_WithoutTruths):
         1,
         ge=1,
         le=1000,
-        description="epochs until the first rung; of a trial with other epochs than trial 0 that share",
+        description="epochs of trial 0 before the first rung; of any other trial the same share",
     )
     reduction: Annotated[int, Group("Halving")] = Field(
         3, ge=2, le=16, description="one in so many goes on at each rung"
