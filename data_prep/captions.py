@@ -248,7 +248,7 @@ class Vocabulary:
                 raise TypeError("words must be a list of strings")
             return cls(tuple(words), CaptionSettings(**CaptionSettings.stored(content["settings"])))
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"this is not a vocabulary: {one_line(error, 200)}; prepare the data set again") from None
+            raise DataError(f"this is not a vocabulary: {one_line(error, 200)}") from None
 
 
 def count_words(tokenized: Iterable[Sequence[str]], settings: CaptionSettings) -> Vocabulary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import stat
@@ -18,7 +17,7 @@ from captune.data_prep import containers
 from captune.data_prep.memory import SharedBytes, bytes_needed, is_free
 from captune.data_prep.records import DataError, name_fault
 from captune.data_prep.squares import stretched, strips
-from captune.errors import WorkError, one_line
+from captune.errors import WorkError, is_of_the_machine, one_line
 
 Pixels = NDArray[np.uint8]
 Picture = str | Path | Image.Image | Pixels
@@ -39,9 +38,6 @@ SMALL_FILE_BYTES = 16 * 2**20
 # Pillow decodes the runs of a BMP in Python, one after another.
 MAX_RUN_PIXELS = 8 * 2**20
 _RUNS = (1, 2)  # compressions of a BMP
-
-# What the system says of a name for which no picture is there. Anything else is no fault of the picture.
-_NO_PICTURE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ}
 
 
 class ImageError(DataError):
@@ -211,9 +207,9 @@ def _opened(data: bytes, name: str, memory: SharedBytes, held: int, side: int = 
 
 def _fault(name: str, error: Exception, count: int = 0) -> ImageError | MachineError:
     """What an error says of a picture that takes some count of bytes, or of the machine."""
-    if isinstance(error, OSError) and error.errno in _NO_PICTURE:
-        return ImageError(f"picture {name} cannot be read: {error.strerror}")
     if isinstance(error, OSError) and error.errno is not None:
+        if not is_of_the_machine(error):
+            return ImageError(f"picture {name} cannot be read: {error.strerror}")
         return MachineError(f"picture {name} cannot be read: {error.strerror}; mend that, then do the same again")
     if isinstance(error, MemoryError) or not is_free(count):
         return MachineError(f"picture {name} cannot be read: memory ran out; give more, then do the same again")

@@ -16,7 +16,7 @@ from captune.data_prep.manifest import ANEW, EXAMPLES, MANIFEST, VOCABULARY, Man
 from captune.data_prep.records import DataError
 from captune.data_prep.split import SPLITS
 from captune.errors import one_line
-from captune.reading import UnreadableError, regular, sha256
+from captune.reading import MissingError, UnreadableError, machine_faults, regular, sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,14 +25,15 @@ Columns = Mapping[str, "pa.Array"]
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Of the set in a folder. Raises DataError."""
+    """Of the set in a folder. Raises DataError, or MissingError where there is none."""
     return Manifest.from_json(_content(path / MANIFEST), path / MANIFEST)
 
 
 def check_sizes(path: Path, manifest: Manifest) -> None:
     """Raise DataError unless every file is there and whole."""
     for name, expected in sorted(manifest.files.items()):
-        size = (path / name).stat().st_size if (path / name).is_file() else 0
+        with machine_faults(path / name):
+            size = (path / name).stat().st_size if (path / name).is_file() else 0
         if size != expected:
             raise DataError(f"{path / name} has {size} bytes, not {expected}: {ANEW}")
 
@@ -52,12 +53,13 @@ def read_examples(path: Path, manifest: Manifest) -> Columns:
     """The columns of a set, memory-mapped. Raise DataError unless they are such as prepare writes."""
     import pyarrow as pa
 
+    expected = _schema(manifest)
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path / EXAMPLES)))
-        expected = _schema(manifest)
-        if reader.num_record_batches != 1 or reader.schema != expected:
-            raise ValueError(f"its columns are not {', '.join(expected.names)}")
-        batch = reader.get_batch(0)
+        with machine_faults(path / EXAMPLES, unknown=pa.ArrowException):
+            reader = pa.ipc.open_file(pa.memory_map(str(path / EXAMPLES)))
+            if reader.num_record_batches != 1 or reader.schema != expected:
+                raise ValueError(f"its columns are not {', '.join(expected.names)}")
+            batch = reader.get_batch(0)
         batch.validate(full=True)
         columns = {name: batch.column(name) for name in expected.names}
         _check_values(columns, manifest)
@@ -68,8 +70,9 @@ def read_examples(path: Path, manifest: Manifest) -> Columns:
 
 def read_vocabulary(path: Path, manifest: Manifest) -> Vocabulary:
     """The words of a set that has captions. Raises DataError."""
+    content = _content(path / VOCABULARY)
     try:
-        vocabulary = Vocabulary.from_json(_content(path / VOCABULARY).decode())
+        vocabulary = Vocabulary.from_json(content.decode())
         if vocabulary.size != manifest.vocabulary_size or vocabulary.settings != manifest.captions:
             raise DataError(f"it is not the one of {manifest.vocabulary_size} ids that the manifest tells of")
     except ValueError as error:
@@ -146,5 +149,7 @@ def _content(path: Path) -> bytes:
     try:
         with regular(path) as file:
             return file.read()
+    except MissingError:
+        raise
     except UnreadableError as error:
         raise DataError(f"{error}: {ANEW}") from None

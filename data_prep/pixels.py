@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from captune.data_prep.images import ImageError, MachineError, Pixels, read_image
 from captune.data_prep.journal import GrowingPixels, PixelSums, pixel_schema
+from captune.data_prep.manifest import ANEW
 from captune.data_prep.records import DataError
 from captune.errors import one_line
+from captune.reading import machine_faults
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -169,13 +171,13 @@ class PixelFile:
 
         self.side = side
         try:
-            reader = pa.ipc.open_stream(pa.memory_map(str(path)))
-            if reader.schema != pixel_schema(side):
-                raise ValueError(f"it does not hold pictures of side {side}")
-            self._views = [_pixels_of(batch).reshape(-1, side, side, 3) for batch in reader]
+            with machine_faults(path, unknown=pa.ArrowException):
+                reader = pa.ipc.open_stream(pa.memory_map(str(path)))
+                if reader.schema != pixel_schema(side):
+                    raise ValueError(f"it does not hold pictures of side {side}")
+                self._views = [_pixels_of(batch).reshape(-1, side, side, 3) for batch in reader]
         except (OSError, ValueError, TypeError, pa.ArrowException) as error:
-            reason = one_line(error, 100)
-            raise DataError(f"{path} is damaged ({reason}): delete its folder and prepare it again") from None
+            raise DataError(f"{path} is damaged ({one_line(error, 100)}): {ANEW}") from None
         self._starts = np.cumsum([0, *(len(view) for view in self._views)])
 
     def __len__(self) -> int:

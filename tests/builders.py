@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+import resource
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,6 +51,17 @@ def record(
         seed=1, threads=1, origin=number, config={}, curve=curve, order={},
     )  # fmt: skip
     return dataclasses.replace(plain, **changes)
+
+
+@contextmanager
+def limited(limit: int, most: int) -> Iterator[None]:
+    """The system gives this process no more than that for a while, as RLIMIT_FSIZE or RLIMIT_NOFILE."""
+    soft, hard = resource.getrlimit(limit)
+    resource.setrlimit(limit, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(limit, (soft, hard))
 
 
 def refused(call: Callable[[], Any], *words: str, error: type[Exception] = Error) -> str:

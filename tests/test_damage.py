@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from builders import epoch, refused
+from builders import epoch, limited, refused
 from conftest import OLD
 from damage import damaged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from captune.data_prep.captions import Vocabulary
-from captune.data_prep.manifest import EXAMPLES, MANIFEST, PIXELS, VOCABULARY, Manifest
+from captune.data_prep.integrity import read_examples, read_vocabulary
+from captune.data_prep.manifest import ANEW, EXAMPLES, MANIFEST, PIXELS, VOCABULARY, Manifest
+from captune.data_prep.pixels import PixelFile
+from captune.data_prep.source import read_source
 from captune.data_prep.store import PreparedData
 from captune.errors import Error
 from captune.model.bundle_manifest import BundleManifest, _own_sum
 from captune.model.checkpoint import Checkpoint, CheckpointError
-from captune.reading import UnreadableError, json_object, parsed_object
+from captune.reading import NotReadError, UnreadableError, json_object, parsed_object
 from captune.results.documents import Document
 from captune.results.records import Record, load_records
 from captune.results.run_folder import RunFolder
@@ -255,6 +260,45 @@ def test_only_a_regular_file_is_read_and_nothing_is_waited_for(tmp_path: Path, t
     assert str(path) in refused(lambda: json_object(path), error=UnreadableError)
     if there != "nothing":
         refused(lambda: Checkpoint.read(path, "mine"), str(path), error=CheckpointError)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, EXAMPLES, VOCABULARY, PIXELS])
+def test_file_of_a_set_that_the_machine_does_not_let_be_read_is_not_called_damaged(
+    data: PreparedData, name: str
+) -> None:
+    reads: dict[str, Callable[[], Any]] = {
+        MANIFEST: lambda: PreparedData.open(data.path),
+        EXAMPLES: lambda: read_examples(data.path, data.manifest),
+        VOCABULARY: lambda: read_vocabulary(data.path, data.manifest),
+        PIXELS: lambda: PixelFile(data.path / PIXELS, data.manifest.side or 0),
+    }
+    with limited(resource.RLIMIT_NOFILE, 0):
+        message = refused(reads[name], str(data.path / name), "(Too many open files)", error=NotReadError)
+    assert "delete" not in message
+    assert NotReadError.exit_status == 1
+    reads[name]()
+
+
+def test_threads_that_arrow_cannot_start_are_no_damage(data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    def starts(_: str) -> None:
+        raise pa.ArrowException("Unknown error: Failed to launch worker thread")
+
+    monkeypatch.setattr(pa, "memory_map", starts)
+    for read in (lambda: read_examples(data.path, data.manifest), lambda: PixelFile(data.path / PIXELS, 8)):
+        refused(read, "worker thread", "do the same again", error=NotReadError)
+
+
+@pytest.mark.parametrize("read", [json_object, lambda path: BundleManifest.read(path.parent), read_source])
+def test_disk_that_fails_is_told_as_such(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    path = tmp_path / "bundle.json"
+    path.symlink_to("/proc/self/mem")  # a file whose first byte nobody can read
+    refused(lambda: read(path), str(path), "(Input/output error)", error=NotReadError)
+
+
+def test_advice_on_a_damaged_vocabulary_stands_once(data: PreparedData, tmp_path: Path) -> None:
+    (tmp_path / VOCABULARY).write_text("[]")
+    message = refused(lambda: read_vocabulary(tmp_path, data.manifest), VOCABULARY, "damaged", ANEW)
+    assert message.count("prepare") == 1
 
 
 @pytest.mark.parametrize("name", [MANIFEST, EXAMPLES, VOCABULARY, PIXELS])

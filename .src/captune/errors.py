@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
 
+# What the system says of a name under which there is nothing of the kind. All else is the machine's: permission, room,
+# memory, open files, a disk that fails.
+_OF_THE_NAME = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENXIO,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EILSEQ,
+}
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 # What a terminal obeys (controls but tab and line feed), what reorders or ends a line, and halves of characters, which
 # stand for bytes of a path that are no UTF-8.
@@ -45,6 +58,13 @@ class ArgumentError(UsageError):
 
 class WorkError(Error, RuntimeError):
     """Work that was asked for rightly and failed."""
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether the system or its memory refused what was asked of it, so that a file may be sound and its name right."""
+    if isinstance(error, OSError):
+        return error.errno is not None and error.errno not in _OF_THE_NAME
+    return isinstance(error, MemoryError)
 
 
 def one_line(error: object, limit: int = 300) -> str:

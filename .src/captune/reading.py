@@ -12,11 +12,37 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from captune.errors import UsageError, one_line
+from captune.errors import UsageError, WorkError, is_of_the_machine, one_line
 
 
 class UnreadableError(UsageError):
-    """What should be a file of captune's is missing, is no regular file, cannot be read, or holds something else."""
+    """What should be a file of captune's is missing, is no regular file, or holds something else."""
+
+
+class MissingError(UnreadableError):
+    """There is no such file."""
+
+
+class NotReadError(WorkError):
+    """The machine does not let a file be read, which may be sound: it is never called damaged."""
+
+
+@contextmanager
+def machine_faults(path: Path, unknown: type[Exception] | None = None) -> Iterator[None]:
+    """What the machine refuses while a file is read, by whatever library, as a NotReadError; all else as it is.
+
+    Args:
+        unknown: what the library raises, of this very type, where it does not know what went wrong: of the file it
+            would.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not unknown and not is_of_the_machine(error):
+            raise
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else one_line(error, 100)
+        reason = "memory ran out" if isinstance(error, MemoryError) else reason
+        raise NotReadError(f"{path} cannot be read ({reason}): mend that, then do the same again") from None
 
 
 @contextmanager
@@ -24,25 +50,30 @@ def regular(path: Path) -> Iterator[BufferedReader]:
     """A regular file, open to be read. A pipe or a device in its place is refused, not waited for.
 
     Raises:
-        UnreadableError: it is none, or cannot be read.
+        UnreadableError: it is none.
+        NotReadError: the machine does not let it be read.
     """
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        with (
+            machine_faults(path),
+            open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file,
+        ):
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UnreadableError(f"{path} is no regular file")
             yield file
     except OSError as error:
-        raise UnreadableError(f"{path} cannot be read ({error.strerror or error})") from None
+        kind = MissingError if isinstance(error, FileNotFoundError | NotADirectoryError) else UnreadableError
+        raise kind(f"{path} cannot be read ({error.strerror or error})") from None
 
 
 def sha256(path: Path) -> str:
-    """Of a regular file, in hex. Raises UnreadableError."""
+    """Of a regular file, in hex. Raises what `regular` does."""
     with regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """The JSON object that a regular file holds. Raises UnreadableError."""
+    """The JSON object that a regular file holds. Raises what `regular` and `parsed_object` do."""
     with regular(path) as file:
         return parsed_object(file.read(), path)
 
