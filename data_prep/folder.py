@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from captune.data_prep.records import DataError
+from captune.errors import WorkError, is_of_the_machine
 from captune.files import LockedError, flush, locked
 
 LOCK = "prepare.lock"
@@ -19,7 +20,8 @@ def building(out: Path, own_files: frozenset[str], half_done: frozenset[str] = f
 
     own_files: the names that may stand in it. What a killed or interrupted run left is cleaned up, but for the names
     in half_done; a folder with any other file is never touched. The journal is not part of what was built. Two runs
-    cannot build the same out at once. Raises DataError where out or the folder aside is taken, or the disk refuses.
+    cannot build the same out at once. Raises DataError where out or the folder aside is taken, WorkError where the disk
+    refuses.
     """
     aside = out.parent / f".{out.name}.partial"
     check_free(out)
@@ -51,11 +53,15 @@ def building(out: Path, own_files: frozenset[str], half_done: frozenset[str] = f
     except LockedError:
         raise DataError(f"{out} is being prepared by another process: wait for it") from None
     except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
+        kind = WorkError if is_of_the_machine(error) else DataError
+        raise kind(f"{out} cannot be written: {error.strerror or error}") from None
 
 
 def check_free(out: Path) -> None:
-    """Raise DataError unless out is missing or an empty folder."""
+    """Raise DataError unless out is missing or an empty folder, whose place a finished one can take."""
+    if out.is_symlink() or out.is_mount():
+        kind = "a link" if out.is_symlink() else "where a disk is mounted"
+        raise DataError(f"{out} is {kind}, which no folder can replace: name a new folder in it as --out")
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file: choose another --out")
     if out.is_dir() and any(out.iterdir()):

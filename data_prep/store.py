@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -24,7 +23,7 @@ from captune.data_prep.manifest import ANEW, BAD_ROWS, EXAMPLES, FILES, MANIFEST
 from captune.data_prep.pixels import BATCH_ROWS, Decode, PixelFile, cores, in_threads
 from captune.data_prep.records import DataError, Example, OnBad
 from captune.data_prep.split import SPLITS, Shares, check_shares
-from captune.reading import sha256
+from captune.reading import MissingError, sha256
 
 Format = Literal["kaggle", "coco"]
 
@@ -60,9 +59,12 @@ class PreparedData:
         Raises DataError for anything else. That each value is the one which was written, `verify` tells.
         """
         path = Path(path)
-        if not os.path.lexists(path / MANIFEST):
-            raise DataError(f"{path} is not a prepared data set (no {MANIFEST}): make one with captune prepare")
-        manifest = integrity.read_manifest(path)
+        try:
+            manifest = integrity.read_manifest(path)
+        except MissingError:
+            raise DataError(
+                f"{path} is not a prepared data set (no {MANIFEST}): make one with captune prepare"
+            ) from None
         integrity.check_sizes(path, manifest)
         return cls(path, manifest)
 
@@ -192,7 +194,8 @@ def prepare(
         if note is not None:
             note(sentence)
     if images is None and not records.has_captions:
-        raise DataError(f"{source} has no captions: name the folder of its pictures, or add a column Caption")
+        lacking = "captionsX.json beside an instancesX.json" if format == "coco" else "a column Caption"
+        raise DataError(f"{source} has no captions: name the folder of its pictures, or add {lacking}")
     if images is not None and not images.is_dir():
         raise DataError(f"{images} is not a folder: name the folder of the pictures")
 

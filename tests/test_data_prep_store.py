@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from builders import refused
+from builders import limited, refused
 from conftest import Captune
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,6 +30,7 @@ from captune.data_prep.images import MachineError, read_image
 from captune.data_prep.manifest import _sum_of
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData, prepare
+from captune.errors import WorkError
 from captune.reading import sha256
 
 REAL = Path(os.environ.get("CAPTUNE_TEST_DATA", "nowhere"))
@@ -253,6 +255,26 @@ def test_out_that_is_a_file_or_cannot_be_made_is_refused(raw: Path) -> None:
         make(raw)
     with pytest.raises(DataError, match="cannot be written"):
         make(raw, "data/below")
+
+
+def test_out_that_no_folder_can_replace_is_refused_before_the_first_picture(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(*_: Any) -> Any:
+        raise AssertionError
+
+    (raw / "empty").mkdir()
+    (raw / "data").symlink_to(raw / "empty")
+    rows = raw / "train.csv"
+    refused(lambda: prepare(rows, raw / "images", raw / "data", decode=decode), "is a link", "in it", error=DataError)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == raw / "empty")
+    refused(lambda: prepare(rows, raw / "images", raw / "empty", decode=decode), "is mounted", error=DataError)
+
+
+def test_full_disk_is_failed_work_and_no_wrong_input(raw: Path) -> None:
+    with limited(resource.RLIMIT_FSIZE, 1000):
+        refused(lambda: make(raw), "data cannot be written: File too large", error=WorkError)
+    assert leftovers(raw) == []
 
 
 def test_two_runs_cannot_build_the_same_set_at_once(raw: Path) -> None:

@@ -2,20 +2,23 @@
 
 import csv
 import os
+import resource
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from builders import refused
+from builders import limited, refused
 from PIL import Image
 
+from captune.data_prep.csv_file import read_csv
 from captune.data_prep.images import ImageError
 from captune.data_prep.labels import Labels
 from captune.data_prep.records import DataError, OnBad
 from captune.data_prep.store import PreparedData
-from captune.errors import ArgumentError
+from captune.errors import ArgumentError, WorkError
 from captune.model.config import TrialConfig, replace
 from captune.model.metrics import METRICS, expected_calibration_error
 from captune.model.presets import PRESETS
@@ -214,6 +217,17 @@ def submit(
         header, *rows = csv.reader(file)
     assert header == ["ImageID", "Labels"] and len(rows) == count
     return rows
+
+
+def test_full_disk_is_failed_work(captions_bundle: Any, tmp_path: Path) -> None:
+    from captune.tuner.winner.predict import write_submission
+
+    records = read_csv(table(tmp_path / "rows.csv", ["ImageID,Caption", "a.jpg,a box"]), need_labels=False)
+    probabilities, out = np.zeros((1, 6), np.float32), tmp_path / "out.csv"
+    write = partial(write_submission, captions_bundle, records, probabilities, out, with_probabilities=False)
+    with limited(resource.RLIMIT_FSIZE, 10):
+        refused(write, f"{out} cannot be written: File too large", error=WorkError)
+    assert not out.exists()
 
 
 def test_file_beside_a_submission_and_one_in_its_place_stay_as_they_are(captions_bundle: Any, tmp_path: Path) -> None:

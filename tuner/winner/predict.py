@@ -20,6 +20,7 @@ from captune.data_prep.images import ImageError, Picture, square
 from captune.data_prep.labels import Labels
 from captune.data_prep.records import DataError, Records
 from captune.data_prep.store import PreparedData
+from captune.errors import WorkError, is_of_the_machine
 from captune.files import written_aside
 from captune.model import metrics
 from captune.model.bundle import Bundle
@@ -174,7 +175,8 @@ def write_submission(
         with_probabilities: further columns, named by the ids of all labels, hold their calibrated probabilities.
 
     Raises:
-        DataError: `out` exists or cannot be written.
+        DataError: `out` exists, or there is no folder for it.
+        WorkError: the disk refuses.
     """
     sets = labels(bundle, probabilities)
     columns = bundle.label_ids if with_probabilities else ()
@@ -188,7 +190,8 @@ def write_submission(
                 for example, labels, row in zip(records.examples, sets, calibrated, strict=True)
             )
     except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
+        kind = WorkError if is_of_the_machine(error) else DataError
+        raise kind(f"{out} cannot be written: {error.strerror or error}") from None
 
 
 def _main(artefact: Path, bundle: Path, data: Path, split: str, out: Path) -> None:
