@@ -10,7 +10,18 @@ from pathlib import Path
 from posixpath import normpath
 
 from captune.data_prep.coco_json import Document, coco_files
-from captune.data_prep.records import BadRow, Collector, DataError, Example, OnBad, Records, listed, name_fault, shown
+from captune.data_prep.records import (
+    BadRow,
+    Collector,
+    DataError,
+    Example,
+    OnBad,
+    Records,
+    listed,
+    name_fault,
+    ranges,
+    shown,
+)
 from captune.data_prep.source import digest
 
 Id = int | str
@@ -26,11 +37,11 @@ def read_coco(
 ) -> Records:
     """Read COCO annotations: the files that coco_files gives for path.
 
-    One example per image with the caption of the lowest annotation id (the first where these are no whole numbers), or
-    with per_caption one per caption, where the image_id repeats; blanks around a caption are cut off. image_id is
-    file_name with forward slashes. Labels are the ids of the categories that the image's annotations name, crowds
-    included, out of categories where given. Ids are whole numbers, or all texts; categories whose ids are texts other
-    than numbers have their places in the list as labels, from 1.
+    One example per image with that caption, of those which are not blank, that has the lowest annotation id (the first
+    where these are no whole numbers), or with per_caption one per caption, where the image_id repeats; blanks around a
+    caption are cut off. image_id is file_name with forward slashes. Labels are the ids of the categories that the
+    image's annotations name, crowds included, out of categories where given. Ids are whole numbers, or all texts;
+    categories whose ids are texts other than numbers have their places in the list as labels, from 1.
 
     An image without a label is a bad row in both modes of on_bad: COCO has such images by design. Any other entry that
     cannot be used raises DataError where on_bad is "error"; else its image is a bad row, or it is noted where it
@@ -47,7 +58,7 @@ def read_coco(
         gathered.notes.append(f"category ids are texts: their places in the list are the labels, 1 to {len(names)}")
     chosen = frozenset(names) if categories is None else categories
     if unknown := chosen - names.keys():
-        raise DataError(f"{instances_path} has no category {min(unknown)}: choose among {sorted(names)}")
+        raise DataError(f"{instances_path} has no category {min(unknown)}: choose among {ranges(names)}")
     image_ids, place_of = _images(instances, faults)
     labels = _labels(instances, place_of, label_of, faults)
     texts = _captions(captions, place_of, faults, gathered.notes) if captions else {}
@@ -61,7 +72,7 @@ def read_coco(
             gathered.bad.append(BadRow(place, image_id, "no label of the chosen categories"))
         else:
             own = texts.get(place, [""])
-            for caption in own if per_caption else own[:1]:
+            for caption in own if per_caption else [next(filter(None, own), "")]:
                 gathered.good(place, Example(image_id, label_set, caption))
     return gathered.records(
         has_labels=True,
@@ -136,7 +147,8 @@ def _images(document: Document, faults: _Faults) -> tuple[list[str], dict[Id, in
     place_of_name: dict[str, int] = {}  # by names of one form
     for place, (entry, number, name) in enumerate(document.entries("images", "id", "file_name"), start=1):
         # Made on Windows, it has backslashes, which no name of a picture may have here.
-        image_id = _plain(name).replace("\\", "/") if isinstance(name, str) else ""
+        written = name.replace("\\", "/") if isinstance(name, str) else ""
+        image_id = _plain(written)
         image_ids.append(image_id)
         reason = _id_fault("id", number, kind)
         if reason is None and number in place_of:
@@ -146,7 +158,7 @@ def _images(document: Document, faults: _Faults) -> tuple[list[str], dict[Id, in
             place_of[number] = place
         if reason is None and not isinstance(name, str):
             reason = f"file_name {shown(name)} is no text"
-        reason = reason or name_fault(image_id)
+        reason = reason or name_fault(written)
         if not reason and normpath(image_id) in place_of_name:
             reason = f"file_name {shown(image_id)} is that of image {place_of_name[normpath(image_id)]} already"
         if reason:

@@ -9,7 +9,7 @@ from posixpath import normpath
 
 from captune.data_prep import csv_rows
 from captune.data_prep.csv_rows import Columns, Row
-from captune.data_prep.records import Collector, DataError, Example, OnBad, Records, listed, name_fault, shown
+from captune.data_prep.records import Collector, DataError, Example, OnBad, Records, listed, name_fault, ranges, shown
 from captune.data_prep.source import Source, digest, read_source
 
 _LABEL = re.compile(r"[0-9]{1,9}")
@@ -130,8 +130,7 @@ def _labels(value: str, known_labels: frozenset[int] | None) -> tuple[tuple[int,
         if not _LABEL.fullmatch(word):
             return (), f"label {shown(word)} is not a whole number below 10**9; give labels with blanks between them"
         if known_labels is not None and int(word) not in known_labels:
-            numbers = " ".join(map(str, sorted(known_labels)))
-            return (), f"label {int(word)} is unknown, known are {numbers}"
+            return (), f"label {int(word)} is unknown, known are {ranges(known_labels)}"
     return tuple(sorted({int(word) for word in words})), None
 
 

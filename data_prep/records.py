@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -12,8 +12,8 @@ from captune.errors import UsageError, WorkError
 
 OnBad = Literal["error", "skip"]
 
-_NO_NAME = re.compile(r"[\0\\\n\r]")
-_ABSOLUTE = re.compile(r"/|[A-Za-z]:")
+_NO_NAME = re.compile(r"[\0\\\n\r\ud800-\udfff]")
+_ABSOLUTE = re.compile(r"/|[A-Za-z]:[/\\]")
 
 MOST_LABELS = 1_000
 """Distinct labels of a source, as many as ImageNet has. The split counts all labels of all rows anew for each of them:
@@ -96,7 +96,8 @@ def name_fault(image_id: str) -> str | None:
     if not image_id:
         return "ImageID is empty"
     if _NO_NAME.search(image_id):
-        return f"ImageID {shown(image_id)} holds a NUL, a line end or a backslash: name it with forward slashes"
+        what = "a NUL, a line end, a backslash or half a character"
+        return f"ImageID {shown(image_id)} holds {what}: name it with forward slashes"
     if _ABSOLUTE.match(image_id):
         return f"ImageID {shown(image_id)} is an absolute path: name it relative to the image folder"
     if ".." in image_id.split("/"):
@@ -118,6 +119,18 @@ def listed(places: list[int]) -> str:
     """The first of some places, and how many more there are."""
     first = ", ".join(map(str, places[:5]))
     return first if len(places) <= 5 else f"{first} and {len(places) - 5} more"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers as a person writes them, 1-11,13-19: the first five ranges, and how many more there are."""
+    bounds: list[list[int]] = []
+    for number in sorted(numbers):
+        if bounds and number == bounds[-1][1] + 1:
+            bounds[-1][1] = number
+        else:
+            bounds.append([number, number])
+    first = ",".join(str(low) if low == high else f"{low}-{high}" for low, high in bounds[:5])
+    return first if len(bounds) <= 5 else f"{first} and {sum(high - low + 1 for low, high in bounds[5:])} more"
 
 
 @dataclass
@@ -152,9 +165,12 @@ class Collector:
             raise DataError(f"{self.path} has no usable row: {reason}")
         labels = {label for example in self.examples for label in example.labels}
         if len(labels) > MOST_LABELS:
+            mend = "choose among them by --categories"
+            if self.unit == "line":
+                mend = "these look like numbers of another kind; put labels there, or fewer of them"
             raise DataError(
-                f"{self.path} has {len(labels)} distinct labels in {len(self.examples)} rows, at most {MOST_LABELS} are"
-                " taken: these look like numbers of another kind; put labels there, or fewer of them"
+                f"{self.path} has {len(labels)} distinct labels in {len(self.examples)} {self.unit}s, at most"
+                f" {MOST_LABELS} are taken: {mend}"
             )
         return Records(
             tuple(self.examples),

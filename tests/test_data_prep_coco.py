@@ -92,13 +92,44 @@ def test_coco_with_hostile_file_name_is_refused_or_skipped(tmp_path: Path) -> No
     assert len(read_coco(tmp_path, on_bad="skip").examples) == 1
 
 
-def test_coco_text_without_a_utf8_form_is_replaced(tmp_path: Path) -> None:
-    instances, captions = coco(tmp_path)
-    instances["images"][0]["file_name"] = "\ud800.jpg"
+def test_coco_caption_without_a_utf8_form_is_replaced(tmp_path: Path) -> None:
+    _, captions = coco(tmp_path)
     captions["annotations"][1]["caption"] = "a \udfff dog"
-    (tmp_path / "instances_val.json").write_text(json.dumps(instances))
     (tmp_path / "captions_val.json").write_text(json.dumps(captions))
-    assert read_coco(tmp_path).examples[0] == Example("?.jpg", (2, 5), "a ? dog")
+    assert read_coco(tmp_path).examples[0].caption == "a ? dog"
+
+
+def test_coco_file_name_with_half_a_character_is_a_bad_name(tmp_path: Path) -> None:
+    instances, _ = coco(tmp_path)
+    instances["images"][0]["file_name"] = "\ud800.jpg"
+    (tmp_path / "instances_val.json").write_text(json.dumps(instances))
+    with pytest.raises(DataError, match=r"image 1: .*half a character"):
+        read_coco(tmp_path)
+    assert [row.image_id for row in read_coco(tmp_path, on_bad="skip").bad][:1] == ["?.jpg"]
+
+
+def test_coco_blank_caption_gives_way_to_the_first_that_has_text(tmp_path: Path) -> None:
+    _, captions = coco(tmp_path)
+    before = read_coco(tmp_path).examples
+    image = captions["annotations"][0]["image_id"]
+    captions["annotations"].append({"id": -1, "image_id": image, "caption": "  "})
+    (tmp_path / "captions_val.json").write_text(json.dumps(captions))
+    assert read_coco(tmp_path).examples == before and before[0].caption
+
+
+def test_coco_category_that_is_unknown_is_told_with_the_ranges_of_those_there_are(tmp_path: Path) -> None:
+    coco(tmp_path)
+    with pytest.raises(DataError, match=r"no category 7: choose among 2,5"):
+        read_coco(tmp_path, categories=frozenset({7}))
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "category_id"])
+def test_coco_key_that_stands_twice_is_refused(tmp_path: Path, key: str) -> None:
+    coco(tmp_path)
+    path = tmp_path / "instances_val.json"
+    path.write_text(path.read_text().replace(f'"{key}": ', f'"{key}": [], "{key}": ', 1))
+    with pytest.raises(DataError, match=rf"instances_val\.json: key '{key}' stands twice"):
+        read_coco(tmp_path, on_bad="skip")
 
 
 @pytest.mark.parametrize(

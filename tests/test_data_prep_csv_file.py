@@ -5,6 +5,7 @@ import io
 import os
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captune.data_prep.csv_file import read_csv
-from captune.data_prep.records import MOST_LABELS, BadRow, DataError, Example, Records
+from captune.data_prep.records import MOST_LABELS, BadRow, DataError, Example, Records, ranges
 from captune.errors import WorkError
 
 HEADER = "ImageID,Labels,Caption\n"
@@ -130,6 +131,24 @@ def test_byte_order_mark_and_line_ends_change_nothing(tmp_path: Path, mark: byte
     assert captions(records) == ["x", "y"]
 
 
+def test_byte_order_mark_where_files_were_joined_is_no_part_of_a_name(tmp_path: Path) -> None:
+    records = read(tmp_path, b"\xef\xbb\xbfImageID,Labels,Caption\n1.jpg,1,x\n\xef\xbb\xbf2.jpg,2,y\n")
+    assert [example.image_id for example in records.examples] == ["1.jpg", "2.jpg"]
+
+
+def test_name_with_a_colon_is_no_absolute_path(tmp_path: Path) -> None:
+    (example,) = read(tmp_path, "ImageID,Labels,Caption\nt:1.png,1,x\n").examples
+    assert example.image_id == "t:1.png"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [([3], "3"), ([5, 1, 2, 3], "1-3,5"), (range(1, 2000, 2), "1,3,5,7,9 and 995 more"), (range(10**5), "0-99999")],
+)
+def test_numbers_are_told_as_ranges(numbers: Sequence[int], text: str) -> None:
+    assert ranges(numbers) == text
+
+
 def test_test_file_without_labels_and_images_without_captions(tmp_path: Path) -> None:
     test = read(tmp_path, "ImageID,Caption\n1.jpg,x\n", need_labels=False)
     assert test.examples == (Example("1.jpg", (), "x"),) and not test.has_labels
@@ -150,7 +169,7 @@ def test_test_file_without_labels_and_images_without_captions(tmp_path: Path) ->
         ("2.jpg,1.0,x", "label '1.0'"),
         ("2.jpg,\u0661,x", "label '\u0661'"),
         (f"2.jpg,{'9' * 5000},x", "below 10"),
-        ("2.jpg,12,x", "label 12 is unknown"),
+        ("2.jpg,12,x", "label 12 is unknown, known are 1-2"),
         ("2.jpg,,x", "no label"),
         ("2.jpg, ,x", "no label"),
         ("2.jpg,1", "2 fields where the header has 3"),
@@ -195,6 +214,9 @@ def test_line_of_a_fault_counts_line_feeds_inside_captions(tmp_path: Path) -> No
         (b'"ImageID,Labels,Caption"\n"1.jpg,1,x"\n', "the whole line is in quotes"),
         ("ImageID,Labels,Caption\n1.jpg,1,x\n".encode("utf-16-le"), "UTF-16"),
         ("ImageID,Labels,Caption\n1.jpg,1,x\n".encode("utf-32-be"), "UTF-16"),
+        (b"\x1f\x8b\x08\0", "gzip: unpack"),
+        (b"PK\x03\x04\x14\0", "save its table as CSV"),
+        (b"ImageID,Labels,Caption\r1.jpg,1,x\r2.jpg,1,y\r3.jpg,1,\xff\r", "line 4: not UTF-8"),
         (b' {"images": []}', "--format coco"),
         (b'[{"ImageID": "1.jpg"}]', "JSON"),
         (b"captions,CAPTION,ImageID,Labels\na,b,1.jpg,1\n", "column Caption stands 2 times"),
