@@ -137,7 +137,15 @@ def test_prepare_notes_what_was_mended_and_columns_that_are_not_captions(captune
     refused(captune("prepare", twelve / "train.csv", "--out", twelve.parent / "none"), "no captions")
 
 
-@pytest.mark.parametrize(("row", "word"), [("{}.jpg,{}, ", "empty"), ("{0}.jpg,4,words {0}", "same labels, 4")])
+@pytest.mark.parametrize(
+    ("row", "word"),
+    [
+        ("{}.jpg,{}, ", "empty"),
+        ("{}.jpg,{},it is :-)", "no word stands in the captions"),
+        ("{0}.jpg,4,words {0}", "same labels, 4"),
+        ("{0}.jpg,4 {1},words {0}", "every row has 4"),
+    ],
+)
 def test_data_from_which_nothing_can_be_learned_is_called_so(
     captune: Captune, tmp_path: Path, row: str, word: str
 ) -> None:
@@ -166,6 +174,9 @@ def test_same_pipe_of_other_rows_is_another_source(captune: Captune, tmp_path: P
         (["--labels", "1-3"], ("line", "unknown")),
         (["--labels", "one"], ("--labels", "one")),
         (["--labels", "3-1"], ("--labels", "3-1")),
+        (["--labels", "1,3-2"], ("--labels", "1,3-2")),
+        (["--labels", "1-"], ("--labels", "1-")),
+        (["--labels", "0-999999999"], ("--labels", "at most 100000")),
         (["--split", "80/20"], ("80/10/10", "80/20")),
         (["--split", "80/10/20"], ("80/10/20",)),
         (["--split", "-10/100/10"], ("-10/100/10",)),

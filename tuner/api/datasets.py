@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
 from captune.data_prep.store import PreparedData
-from captune.errors import ArgumentError
+from captune.errors import ArgumentError, one_line
 from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.api.progress import bar
 from captune.tuner.run.locations import open_data, preparing
+
+_RANGE = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
+_MOST_NUMBERS = 100_000
 
 
 @dataclass(frozen=True)
@@ -171,12 +176,20 @@ def prepare(
 
 def _oddities(data: DataSet) -> list[str]:
     """What makes captions or labels of little use to a network, or its scores better than on anything new."""
-    from captune.data_prep.captions import count_unparted
+    from captune.data_prep.captions import FIRST_WORD, PADDING, count_unparted
+    from captune.data_prep.records import listed
 
     notes = []
-    if data.prepared.has_captions and not data.captioned:
+    tokens, settings = data.prepared.tokens, data.prepared.manifest.captions
+    if tokens is not None and not data.captioned:
         notes.append(f"the captions of all {len(data.prepared)} rows are empty: nothing can be learned from them")
-    settings = data.prepared.manifest.captions
+    elif tokens is not None and data.prepared.manifest.vocabulary_size == FIRST_WORD:
+        notes.append(
+            "no word stands in the captions as often as --min-count asks, stop words and signs aside: nothing can be"
+            " learned from them"
+        )
+    elif tokens is not None and (without := data.captioned - int((tokens[:, 0] != PADDING).sum())):
+        notes.append(f"{without} of {data.captioned} captions have no word, stop words and signs aside")
     if settings and not settings.characters and (unparted := count_unparted(data.prepared.captions)):
         notes.append(
             f"{unparted} of {len(data.prepared)} captions have text of a script without blanks between words: what"
@@ -192,6 +205,10 @@ def _oddities(data: DataSet) -> list[str]:
         notes.append(
             f"all {len(labels)} rows have the same labels, {' '.join(map(str, data.labels))}: nothing to tell apart"
         )
+    elif common := [
+        label for label, count in zip(data.labels, labels.sum(axis=0), strict=True) if count == len(labels)
+    ]:
+        notes.append(f"every row has {listed(common)} among its labels: nothing to tell apart by it")
     return notes
 
 
@@ -207,18 +224,25 @@ def numbers(name: str, given: str | Iterable[int] | None) -> frozenset[int] | No
     """A set of numbers, or a text like 1-11,13-19.
 
     Raises:
-        ArgumentError: `given` is neither, or empty.
+        ArgumentError: `given` is neither, or empty, or gives more than 100,000.
     """
     if given is None:
         return None
     try:
-        if isinstance(given, str):
-            ranges = [part.strip().partition("-") for part in given.split(",")]
-            found = {number for low, _, high in ranges for number in range(int(low), int(high or low) + 1)}
-        else:
-            found = set(map(int, given))
+        ranges = list(map(_range, given.split(","))) if isinstance(given, str) else [given]
+        several = set(islice(map(int, chain.from_iterable(ranges)), _MOST_NUMBERS + 1))
     except (ValueError, TypeError):
-        found = set()
-    if not found:
-        raise ArgumentError(name, f"numbers and ranges like 1-11,13-19, got {given!r}")
-    return frozenset(found)
+        ranges, several = [], set()
+    if not all(ranges) or not several:
+        raise ArgumentError(name, f"numbers and ranges like 1-11,13-19, got {one_line(repr(given), 80)}")
+    if len(several) > _MOST_NUMBERS:
+        raise ArgumentError(name, f"at most {_MOST_NUMBERS} numbers, got more by {one_line(repr(given), 80)}")
+    return frozenset(several)
+
+
+def _range(text: str) -> range:
+    """The numbers of 7 or 1-11, none of 11-1. Raises ValueError for what is neither."""
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    return range(int(match[1]), int(match[2] or match[1]) + 1)
