@@ -405,3 +405,9 @@ def test_condition_takes_one_value_or_several() -> None:
     several = parse_dimension("x", {"choices": [1], "when": {"y": ["a", "b"]}})
     assert one.when == (Condition("y", ("a",)),)
     assert several.when == (Condition("y", ("a", "b")),)
+
+
+def test_condition_without_a_value_is_refused() -> None:
+    with pytest.raises(SpaceError, match="one value or more") as caught:
+        parse_dimension("text.units", {"choices": [8, 16], "when": {"text.encoder": []}})
+    assert caught.value.location == ("space", "text.units", "when", "text.encoder")

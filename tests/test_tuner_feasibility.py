@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -304,3 +305,12 @@ def test_options_too_large_for_a_small_budget_are_found_in_the_space_of_preset_f
     ]
     assert {"ResNet50", "VGG16", "ConvNeXtTiny"} <= set(too_large) < set(backbones.options)
     assert feasible.never() == {"image.backbone": too_large}
+
+
+@pytest.mark.parametrize("name", ["train.learning_rate", "text.dropout"])
+def test_step_of_half_a_billion_values_is_not_gone_through(name: str) -> None:
+    space = space_of({name: {"low": 0.125, "high": 0.625, "step": 2**-30}})
+    started = time.process_time()
+    feasible = FeasibleSpace(space, lambda config: config, Budget(100 * MiB, "bundle"), CONTENTS)
+    assert feasible.smallest is not None and feasible.fitting() is None
+    assert time.process_time() - started < 2

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
+from captune.data_prep.captions import FIRST_WORD
 from captune.errors import among
 from captune.model.config import (
     Flat,
@@ -188,6 +189,8 @@ def parse_dimension(name: str, value: Any) -> Dimension:
     when = value.get("when") or {}
     if not isinstance(when, dict):
         raise SpaceError(f"expected name: value, got {shortened(when)}", "space", name, "when")
+    if barren := [other for other, accepted in when.items() if accepted == []]:
+        raise SpaceError("expected one value or more, got []", "space", name, "when", str(barren[0]))
     conditions = tuple(
         Condition(other, tuple(accepted) if isinstance(accepted, list) else (accepted,))
         for other, accepted in when.items()
@@ -340,6 +343,8 @@ def bind(config: TrialConfig, manifest: Manifest) -> TrialConfig:
         if manifest.vocabulary_size is None or manifest.max_tokens is None:
             raise SpaceError("the data has no captions; search it with --modality image")
         words, tokens = manifest.vocabulary_size, manifest.max_tokens
+        if words == FIRST_WORD:
+            raise SpaceError("no caption of the data has a word that was kept; search it with --modality image")
         sizes = {"vocabulary_size": min(text.vocabulary_size, words), "max_tokens": min(text.max_tokens, tokens)}
         text = TextConfig(**{**dict(text), **sizes})
     # Part by part: thousands of drawn configurations are bound before a search.

@@ -19,6 +19,7 @@ from captune.model.size import Budget, Contents, Size, refusal, size, would_fit
 from captune.tuner.space.dimensions import Choice, Scalar, Space
 
 MOST = 20_000  # configurations that are gone through, in about a second
+MOST_VALUES = 20_000  # of one dimension that are looked at
 
 
 class BudgetError(UsageError):
@@ -50,7 +51,8 @@ class FeasibleSpace:
     def smallest(self) -> TrialConfig | None:
         """The smallest configuration; None where no values are possible together.
 
-        Exact, but in a space so wide that more than MOST configurations can be the smallest: there that of so many.
+        Exact, but in a space so wide that more than MOST configurations can be the smallest, or a dimension has more
+        than MOST_VALUES: there that of so many.
         """
         ways: Iterable[Flat] | None = self._ways()
         if ways is None:
@@ -110,7 +112,9 @@ class FeasibleSpace:
         for name, dimension in self.space.dimensions.items():
             values = dict.fromkeys(value for c in conditions if c.name == name for value in c.values)
             opening = [value for value in values if dimension.holds(value)]
-            candidates[name] = opening + _least(name, (v for v in dimension.values() if v not in opening))
+            candidates[name] = opening + _least(
+                name, (v for v in islice(dimension.values(), MOST_VALUES) if v not in opening)
+            )
         return candidates
 
     def _count(self, config: TrialConfig) -> int:
