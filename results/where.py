@@ -77,6 +77,10 @@ def _as_python(match: re.Match[str]) -> str:
     return match[0] if match["name"] is None else f" {match['name']} "
 
 
+def _is_of_numbers(value: Any) -> bool:
+    return isinstance(value, pd.Series) and is_numeric_dtype(value) and not is_bool_dtype(value)
+
+
 class _Rows:
     """Evaluates expressions over the rows of a table: a column of values, or one value for all rows."""
 
@@ -121,8 +125,7 @@ class _Rows:
 
     def _number(self, node: ast.expr) -> Any:
         value = self._value(node)
-        numeric = isinstance(value, pd.Series) and is_numeric_dtype(value) and not is_bool_dtype(value)
-        if numeric or isinstance(value, float):
+        if _is_of_numbers(value) or isinstance(value, float):
             return value
         raise ValueError(f"{one_line(ast.unparse(node), 60)} is no number")
 
@@ -135,6 +138,8 @@ class _Rows:
         sides = self._value(left), self._value(right)
         if not any(isinstance(side, pd.Series) for side in sides):
             raise ValueError(f"{one_line(ast.unparse(left), 60)} is compared with no column")
+        if any(isinstance(side, str) for side in sides) and any(map(_is_of_numbers, sides)):
+            raise ValueError(f"{one_line(ast.unparse(left), 60)} is compared with another kind; write numbers bare")
         result: pd.Series[bool] = _COMPARISONS[type(op)](*sides)
         return result
 
@@ -164,6 +169,6 @@ class _Rows:
                 holds = _TEXT_TESTS[test]
                 values = self._column(column)
                 return values.map(lambda value: isinstance(value, str) and holds(value, text)).astype(bool)
-        raise ValueError(
-            f"{one_line(test, 60)} is not startswith, endswith or contains of a text, nor isna() or notna()"
-        )
+        if test in _TEXT_TESTS:
+            raise ValueError(f"{test} takes one text in quotes, as .{test}('halving')")
+        raise ValueError(f"{one_line(test, 60)} is not startswith, endswith, contains, isna or notna")

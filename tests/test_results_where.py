@@ -124,3 +124,15 @@ def test_drawn_expression_selects_rows_or_is_refused_in_one_line(where: str) -> 
     else:
         assert set(kept.index) <= set(TABLE.index)
     pd.testing.assert_frame_equal(TABLE, before)
+
+
+@pytest.mark.parametrize(
+    ("where", "word"),
+    [
+        ("fate.startswith(reason)", "takes one text in quotes"),
+        ("number == '0'", "another kind"),
+        ("fate.upper()", "upper"),
+    ],
+)
+def test_refusal_says_what_is_taken(where: str, word: str) -> None:
+    refused(lambda: rows(where), word, error=ArgumentError)

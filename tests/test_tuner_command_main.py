@@ -48,6 +48,29 @@ def test_home_folder_that_is_not_there_is_refused_and_nothing_made(captune: Capt
     assert not list(Path().iterdir())
 
 
+def test_current_folder_that_is_gone_is_named(captune: Captune, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "gone").mkdir()
+    monkeypatch.chdir(home / "gone")
+    (home / "gone").rmdir()
+    ran = captune("prepare", home / "train.csv", "--out", "data")
+    monkeypatch.chdir(home)
+    assert (ran.code, "current folder is no longer there" in ran.err) == (1, True), ran.err
+
+
+@pytest.mark.parametrize(("says", "ends"), [("x.so: failed to map segment from shared object", True), ("no x", False)])
+def test_module_that_memory_has_no_room_for_is_told_in_one_line(
+    captune: Captune, home: Path, monkeypatch: pytest.MonkeyPatch, says: str, ends: bool
+) -> None:
+    def loads(*_: object, **__: object) -> None:
+        raise ImportError(says)
+
+    monkeypatch.setattr("captune.data_prep.store.prepare", loads)
+    command = ("prepare", home / "train.csv", "--out", "data")
+    ran = captune(*command)
+    assert ran.code == 1 and says in ran.err
+    assert ("memory ran out" in ran.err and len(ran.err.splitlines()) == 1) == ends, ran.err
+
+
 def test_tilde_that_begins_no_path_stays(captune: Captune, home: Path) -> None:
     ran = captune("prepare", "../home/train.csv", "--out", "d~")
     assert ran.code == 0, ran.err

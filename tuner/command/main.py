@@ -17,6 +17,9 @@ from captune.tuner.command import classify, cluster, prepare, search, spaces, tr
 from captune.tuner.command.console import fail, fail_usage, streams, tell
 from captune.tuner.command.options import settings_verb
 
+_NO_MEMORY_TO_LOAD = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
+"""What the loader of the system says where a compiled module finds no room in memory."""
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -42,8 +45,11 @@ def main() -> None:
     except Error as error:
         fail(str(error), error.exit_status)
     except OSError as error:  # a full disk, a folder that may not be written
-        fail(str(error), WorkError.exit_status)
-    except MemoryError as error:
+        gone = isinstance(error, FileNotFoundError) and error.filename is None
+        fail("the current folder is no longer there; change to another" if gone else str(error), WorkError.exit_status)
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and not any(reason in str(error) for reason in _NO_MEMORY_TO_LOAD):
+            raise
         fail(f"memory ran out ({one_line(error) or 'none is left'}); give more", WorkError.exit_status)
     except UnicodeEncodeError as error:  # of the folder, say, that the command was given in
         fail(f"{error.object} is not UTF-8, as names of files must be here", WorkError.exit_status)
