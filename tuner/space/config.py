@@ -40,7 +40,12 @@ class _WithoutTruths(Settings):
 class HalvingConfig(_WithoutTruths):
     """Asynchronous successive halving (Li et al., 2020, arXiv 1810.05934): when it looks and how many go on."""
 
-    grace: Annotated[int, Group("Halving")] = Field(1, ge=1, le=1000, description="epochs that every trial is given")
+    grace: Annotated[int, Group("Halving")] = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="epochs of trial 0 before the first rung; of any other trial the same share",
+    )
     reduction: Annotated[int, Group("Halving")] = Field(
         3, ge=2, le=16, description="one in so many goes on at each rung"
     )
