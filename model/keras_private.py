@@ -10,7 +10,12 @@ def layers_within(network: keras.Model) -> list[keras.layers.Layer]:
     return list(network._flatten_layers())
 
 
+def place_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> int:
+    """Of a variable among those that the optimizer was built for."""
+    return int(optimizer._get_variable_index(variable))
+
+
 def moments(optimizer: keras.optimizers.Adam, variable: keras.Variable) -> tuple[keras.Variable, keras.Variable]:
     """The first and the second moment that Adam keeps of a variable."""
-    place = optimizer._get_variable_index(variable)
+    place = place_of(optimizer, variable)
     return optimizer._momentums[place], optimizer._velocities[place]

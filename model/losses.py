@@ -39,9 +39,13 @@ def log_odds(counts: Sequence[int], examples: int) -> NDArray[np.float32]:
     return np.log(seen / (examples + 1 - seen)).astype(np.float32)
 
 
-def make_loss(config: TrainConfig, label_counts: Sequence[int]) -> Loss:
-    """The loss that `config` names, as a function of (targets, logits), both (batch, num_labels), to (batch,)."""
-    weights = inverse_frequency(label_counts) if config.class_weights == "inverse" else None
+def make_loss(config: TrainConfig, label_counts: Sequence[int], dynamic_weights: Any = None) -> Loss:
+    """The loss that `config` names, as a function of (targets, logits), both (batch, num_labels), to (batch,).
+
+    Args:
+        dynamic_weights: of the labels, a variable (num_labels,) that is read at each step; None where they are not.
+    """
+    weights = inverse_frequency(label_counts) if config.class_weights == "inverse" else dynamic_weights
 
     def loss(targets: Any, logits: Any) -> Any:
         logits = ops.cast(logits, "float32")

@@ -12,44 +12,36 @@ from captune.model.keras_private import moments
 _AHEAD = 4  # batches
 
 
-class Adam(keras.optimizers.Adam):
-    """Adam (Kingma and Ba, 2015, arXiv 1412.6980) as TensorFlow computes it, for networks with embeddings.
+def summed(gradient: Any) -> tf.Tensor:
+    """The gradient as a tensor, for Adam as its authors and Keras on JAX have it.
 
-    TensorFlow gives the gradient of an embedding as a slice for each token, and Keras 3.15 squares the slices one by
-    one: a word that stands twice in a batch has the sum of the squares as its second moment, where Adam, and Keras on
-    JAX, have the square of the sum.
-
-    Args:
-        in_one_kernel: whether one operation updates a weight and its moments; for one device without XLA. Keras's
-            separate ones go through memory thirty times.
+    TensorFlow gives that of an embedding as a slice for each token, and Keras 3.15 squares the slices one by one: a
+    word that stands twice in a batch would have the sum of the squares as its second moment, not the square of the sum.
     """
+    return tf.convert_to_tensor(gradient)
 
-    def __init__(self, *arguments: Any, in_one_kernel: bool, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._in_one_kernel = in_one_kernel
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Updates one variable and its moments."""
-        gradient = tf.convert_to_tensor(gradient)
-        if not self._in_one_kernel:
-            super().update_step(gradient, variable, learning_rate)
-            return
-        weight, first, second = (
-            (v.value if isinstance(v, keras.Variable) else v).handle for v in (variable, *moments(self, variable))
-        )
-        step = tf.cast(self.iterations + 1, gradient.dtype)
-        tf.raw_ops.ResourceApplyAdam(
-            var=weight,
-            m=first,
-            v=second,
-            beta1_power=tf.pow(self.beta_1, step),
-            beta2_power=tf.pow(self.beta_2, step),
-            lr=tf.cast(learning_rate, gradient.dtype),
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
-            grad=gradient,
-        )
+def adam_in_one_kernel(optimizer: keras.optimizers.Adam, gradient: tf.Tensor, variable: Any, rate: Any) -> None:
+    """Adam's update of one weight and its moments by one operation, for one device without XLA.
+
+    Keras's separate ones go through memory thirty times.
+    """
+    weight, first, second = (
+        (v.value if isinstance(v, keras.Variable) else v).handle for v in (variable, *moments(optimizer, variable))
+    )
+    step = tf.cast(optimizer.iterations + 1, gradient.dtype)
+    tf.raw_ops.ResourceApplyAdam(
+        var=weight,
+        m=first,
+        v=second,
+        beta1_power=tf.pow(optimizer.beta_1, step),
+        beta2_power=tf.pow(optimizer.beta_2, step),
+        lr=tf.cast(rate, gradient.dtype),
+        beta1=optimizer.beta_1,
+        beta2=optimizer.beta_2,
+        epsilon=optimizer.epsilon,
+        grad=gradient,
+    )
 
 
 def read_ahead(sequence: keras.utils.PyDataset) -> tf.data.Dataset:

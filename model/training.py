@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from captune.model import metrics
 from captune.model.augment import RandomAffine
 from captune.model.checkpoint import Checkpoint, numbered
+from captune.model.class_weights import DynamicWeights
 from captune.model.classifier import LOGITS, build, start_at, with_own_logits
-from captune.model.config import ModelConfig, Storage, TrialConfig
+from captune.model.config import ImageConfig, ModelConfig, Storage, TrialConfig
 from captune.model.image_encoder import DROPOUT, normalisations
 from captune.model.losses import log_odds, make_loss, with_own
 from captune.model.metrics import Epoch
@@ -100,7 +101,9 @@ class Training:
             self._learner = _twin(config.model, bfloat16=bfloat16) if twin else self.network
             if config.train.prior_start:
                 start_at(self._learner, log_odds(label_counts, _examples(train)))
-            loss, logits = make_loss(config.train, label_counts), self._learner.get_layer(LOGITS).output
+            self._class_weights = DynamicWeights(len(label_counts)) if config.train.class_weights == "dynamic" else None
+            weights = None if self._class_weights is None else self._class_weights.values
+            loss, logits = make_loss(config.train, label_counts, weights), self._learner.get_layer(LOGITS).output
             if config.train.own_losses and config.model.has_parts:
                 loss, logits = with_own(loss, config.train.own_losses), with_own_logits(self._learner)
             self._trained = cut(
@@ -112,12 +115,14 @@ class Training:
                 config.train,
                 steps=config.train.epochs * len(train),
                 in_one_kernel=spread is None and not _jit(),
+                tower=_pretrained(self._learner, config.model.image),
             )
             # With its slots made beforehand, TensorFlow traces the training step once instead of twice.
             optimizer.build(self._trained.trainable_variables)
             self._trained.compile(
                 optimizer=optimizer,
                 loss=loss,
+                metrics=None if self._class_weights is None else [self._class_weights],
                 jit_compile=_jit(),
                 # TensorFlow cannot take several at once where the last call of an epoch has fewer on several devices.
                 steps_per_execution=_STEPS_PER_CALL if spread is None else 1,
@@ -146,8 +151,10 @@ class Training:
             layer.finalize_state()
 
     def _state(self) -> list[Any]:
-        """Weights, states of dropout's and augmentation's random generators, optimizer slots and step count."""
-        return [*self._trained.variables, *self._trained.optimizer.variables]
+        """Weights, states of dropout's and augmentation's random generators, optimizer slots, step count and, where
+        they change, the weights of the labels."""
+        labels = [] if self._class_weights is None else [self._class_weights.values]
+        return [*self._trained.variables, *self._trained.optimizer.variables, *labels]
 
     def epoch(self, number: int) -> float:
         """Trains on every batch of epoch `number` (from 1); returns the mean loss, NaN as soon as one batch has it."""
@@ -170,6 +177,8 @@ class Training:
                 )
         finally:
             optimizer.use_ema = averages
+        if self._class_weights is not None:
+            self._class_weights.take_up()
         if not self._traced:
             self._traced = True
             self.compile_seconds += _first_call(started, called, steps=len(self._train))
@@ -344,6 +353,14 @@ def _twin(config: ModelConfig, *, bfloat16: bool) -> keras.Model:
         return build(config)
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def _pretrained(network: keras.Model, image: ImageConfig | None) -> list[keras.Variable]:
+    """Weights of the image backbone that were loaded and are trained on."""
+    if image is None or image.frozen or image.weights == "none":
+        return []
+    pixels = next(x for x in network.inputs if x.name == "image")
+    return list(keras.Model(pixels, network.get_layer(DROPOUT).input).trainable_variables)
 
 
 def _after_backbone(network: keras.Model, output: keras.KerasTensor) -> keras.Model:

@@ -1,5 +1,6 @@
 """The optimizer: Adam as its authors have it, whichever way TensorFlow is asked to compute it."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -82,3 +83,80 @@ def test_warm_up_rises_from_zero_to_the_rate_in_its_share_of_the_steps(schedule:
 def test_run_of_a_single_step_has_a_finite_rate(warmup: float) -> None:
     steps = rates(1, schedule="cosine", warmup=warmup)
     assert np.isfinite(steps).all() and steps.max() <= 0.01 * (1 + 1e-6)
+
+
+# The rate of a pretrained tower
+
+
+def course(
+    steps: int, in_one_kernel: bool = True, tower: bool = True, **settings: Any
+) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Weights of a tower and of a head before the first step and after each."""
+    import keras
+
+    from captune.model.optimizer import make_optimizer
+
+    keras.utils.set_random_seed(3)
+    first, second = keras.layers.Dense(3, name="tower"), keras.layers.Dense(1, name="head")
+    pixels = keras.Input((2,))
+    network = keras.Model(pixels, second(keras.ops.tanh(first(pixels))))
+    config = TrainConfig(learning_rate=RATE, **settings)
+    optimizer = make_optimizer(
+        config, steps=steps, in_one_kernel=in_one_kernel, tower=first.trainable_variables if tower else ()
+    )
+    network.compile(optimizer, "mse")
+    inputs, goals = np.array([[1.0, 2.0], [-1.0, 0.5]]), np.array([[1.0], [-3.0]])
+    courses: tuple[list[NDArray[Any]], list[NDArray[Any]]] = ([], [])
+    for step in range(steps + 1):
+        if step:
+            network.train_on_batch(inputs, goals)
+        for weights, layer in zip(courses, (first, second), strict=True):
+            weights.append(layer.get_weights()[0].astype(np.float64))
+    return courses
+
+
+@pytest.mark.parametrize("in_one_kernel", [True, False])
+@pytest.mark.parametrize("decay", [{}, {"optimizer": "adamw", "weight_decay": 0.1}])
+def test_first_step_of_a_tower_is_its_share_of_that_of_the_others(in_one_kernel: bool, decay: Any) -> None:
+    alike, _ = course(1, in_one_kernel, tower=False, **decay)
+    slower, _ = course(1, in_one_kernel, tower_rate=0.25, **decay)
+    assert np.abs(alike[1] - alike[0]).min() > 0.05
+    np.testing.assert_allclose(slower[1] - slower[0], 0.25 * (alike[1] - alike[0]), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("in_one_kernel", [True, False])
+@pytest.mark.parametrize("decay", [{}, {"optimizer": "adamw", "weight_decay": 0.1}])
+def test_tower_at_the_rate_of_the_others_takes_their_course(in_one_kernel: bool, decay: Any) -> None:
+    for one, other in zip(
+        course(5, in_one_kernel, **decay), course(5, in_one_kernel, tower=False, **decay), strict=True
+    ):
+        np.testing.assert_allclose(one[-1], other[-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("in_one_kernel", [True, False])
+@pytest.mark.parametrize("decay", [{}, {"optimizer": "adamw", "weight_decay": 0.1}])
+def test_tower_stays_until_it_thaws_and_its_first_step_is_no_longer_than_the_rate(
+    in_one_kernel: bool, decay: Any
+) -> None:
+    tower, head = course(10, in_one_kernel, thaw=0.4, clip_norm=5.0, **decay)
+    assert all((weights == tower[0]).all() for weights in tower[:5])
+    assert all((after != before).all() for before, after in pairwise(head))
+    first = np.abs(tower[5] - tower[4])
+    assert (first > 0).all() and first.max() <= 1.5 * RATE
+
+
+def test_average_of_a_frozen_tower_is_what_it_is() -> None:
+    import keras
+
+    from captune.model.optimizer import make_optimizer
+
+    layer = keras.layers.Dense(2)
+    network = keras.Sequential([keras.Input((2,)), layer, keras.layers.Dense(1)])
+    config = TrainConfig(thaw=0.5, ema=0.9, learning_rate=RATE)
+    optimizer = make_optimizer(config, steps=4, in_one_kernel=True, tower=layer.trainable_variables)
+    network.compile(optimizer, "mse")
+    before = layer.get_weights()[0]
+    for _ in range(2):
+        network.train_on_batch(np.ones((2, 2)), np.ones((2, 1)))
+    optimizer.finalize_variable_values(network.trainable_variables)
+    np.testing.assert_allclose(layer.get_weights()[0], before, rtol=1e-6)

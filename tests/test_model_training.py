@@ -133,6 +133,7 @@ def test_same_seed_gives_the_same_epochs_twice_in_one_process_and_another_seed_o
         (BOTH, {"augment": AugmentConfig(shift=0.1, zoom=0.1)}),
         (ModelConfig(image=IMAGE, num_labels=LABELS), {"augment": AugmentConfig(flip=True), "loss": "asymmetric"}),
         (CAPTION, {"augment": AugmentConfig(flip=True), "class_weights": "inverse", "loss": "focal"}),
+        (CAPTION, {"class_weights": "dynamic", "loss": "asymmetric"}),
         (CAPTION, {"schedule": "cosine", "warmup": 0.5, "ema": 0.5, "epochs": 1}),
         (CAPTION, {"optimizer": "adamw", "weight_decay": 0.0, "label_smoothing": 0.1}),
         (SUMMED, {"own_losses": 0.3, "prior_start": True, "loss": "asymmetric", "ema": 0.5}),
@@ -473,6 +474,103 @@ def test_training_in_bfloat16_goes_on_from_a_checkpoint_as_if_never_stopped() ->
     resumed.restore(checkpoint)
     resumed.epoch(2)
     assert np.array_equal(resumed.predict(validation), expected)
+
+
+# Labels that weigh by what went wrong
+
+
+def test_label_weights_are_one_in_the_first_epoch_and_then_follow_its_errors() -> None:
+    import keras
+
+    plain, dynamic = (fitted(train=task(256, 1), epochs=2, class_weights=name) for name in ("none", "dynamic"))
+    assert dynamic[0].loss == plain[0].loss
+    assert dynamic[1].loss != plain[1].loss
+    learner = training(rows=256, class_weights="dynamic")
+    learner.epoch(1)
+    weights = keras.ops.convert_to_numpy(learner._class_weights.values)
+    assert weights.mean() == pytest.approx(1) and weights.std() > 0.01
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_training_with_dynamic_weights_goes_on_from_a_checkpoint_as_if_never_stopped(bfloat16: bool) -> None:
+    validation = of(task(40, 2), CAPTION)
+    settings = {"class_weights": "dynamic", "bfloat16": bfloat16}
+    through = training(**settings)
+    through.epoch(1)
+    checkpoint = through.checkpoint(1, "same")
+    through.epoch(2)
+    expected = through.predict(validation)
+    resumed = training(**settings)
+    resumed.restore(checkpoint)
+    resumed.epoch(2)
+    assert np.array_equal(resumed.predict(validation), expected)
+
+
+# A pretrained tower
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> ModelConfig:
+    """Pictures alone, MobileNetV3Small with weights from a file."""
+    import keras
+
+    tower = keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(32, 32, 3))
+    tower.save_weights(tmp_path / "tower.weights.h5")
+    image = ImageConfig(
+        backbone="MobileNetV3Small", weights=str(tmp_path / "tower.weights.h5"), side=32, units=8, dropout=0.2
+    )
+    return ModelConfig(image=image, num_labels=LABELS)
+
+
+def tower_weights(learner: Any) -> list[NDArray[Any]]:
+    import keras
+
+    from captune.model.image_encoder import DROPOUT
+
+    network = learner._learner
+    pixels = next(x for x in network.inputs if x.name == "image")
+    return [v.numpy() for v in keras.Model(pixels, network.get_layer(DROPOUT).input).trainable_variables]
+
+
+def large(count: int, seed: int) -> Arrays:
+    rows = task(count, seed)
+    return replace(rows, inputs={"image": np.repeat(np.repeat(rows.inputs["image"], 2, 1), 2, 2)})
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_pretrained_tower_stays_for_its_share_of_the_schedule_and_moves_after_it(
+    pretrained: ModelConfig, bfloat16: bool
+) -> None:
+    from captune.model.training import Training
+
+    train = large(32, 1)
+
+    def learner() -> Any:
+        config = TrialConfig(model=pretrained, train=TrainConfig(epochs=2, thaw=0.5, tower_rate=0.1, ema=0.5))
+        return Training(config, train, [8] * LABELS, seed=0, bfloat16=bfloat16)
+
+    through = learner()
+    start = tower_weights(through)
+    through.epoch(1)
+    assert all((a == b).all() for a, b in zip(start, tower_weights(through), strict=True))
+    checkpoint = through.checkpoint(1, "same")
+    through.epoch(2)
+    moved = tower_weights(through)
+    assert any((a != b).any() for a, b in zip(start, moved, strict=True))
+    resumed = learner()
+    resumed.restore(checkpoint)
+    resumed.epoch(2)
+    assert all((a == b).all() for a, b in zip(moved, tower_weights(resumed), strict=True))
+
+
+def test_tower_with_random_weights_has_the_rate_of_the_others(pretrained: ModelConfig) -> None:
+    from captune.model.training import _pretrained
+
+    assert pretrained.image is not None
+    network = training(BOTH).network
+    assert _pretrained(network, IMAGE) == []
+    assert _pretrained(network, None) == []
+    assert _pretrained(network, pretrained.image.model_copy(update={"frozen": True})) == []
 
 
 def test_batches_are_read_ahead_in_order_and_untuned() -> None:

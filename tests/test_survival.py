@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from formula import EPOCHS
 
 from captune.data_prep.store import PreparedData
 from captune.results.records import Record, load_records
@@ -112,12 +113,11 @@ def assert_whole(search: Search) -> None:
 def decisions(records: list[Record]) -> dict[int, bool]:
     """Whether halving stops each trial, had the same results come in the same order without interruption."""
     reports = sorted((r.order[e.epoch], r.origin, e.epoch, e.mean_f1) for r in records for e in r.curve)
-    rungs, seen, stopped = Rungs(HalvingConfig()), set(), {}
+    rungs, seen, stopped = Rungs(HalvingConfig(), EPOCHS), set(), {}
     for _, origin, epoch, score in reports:
         if (origin, epoch) not in seen:
             seen.add((origin, epoch))
-            last = epoch == 9
-            stopped[origin] = not rungs.goes_on(origin, epoch, score) and not last
+            stopped[origin] = not rungs.goes_on(origin, epoch, score, epochs=EPOCHS) and epoch < EPOCHS
     return {
         origin: stopped[origin]
         for origin in stopped

@@ -160,7 +160,8 @@ class Director:
         if attempt is None:
             return True
         epoch = report.epoch
-        goes_on = self.rungs.goes_on(attempt.origin, epoch.epoch, epoch.mean_f1) and is_finite(epoch.loss)
+        among_the_best = self.rungs.goes_on(attempt.origin, epoch.epoch, epoch.mean_f1, epochs=attempt.epochs)
+        goes_on = among_the_best and is_finite(epoch.loss)
         if attempt.last is not None and attempt.last.epoch >= epoch.epoch:
             return goes_on
         if attempt.last is None:

@@ -52,9 +52,9 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
             gate.tell(trial, "lost", reason=LOST)
         elif not (math.isfinite(last.mean_f1) and math.isfinite(last.loss)):
             gate.tell(trial, "diverged", reason=f"no finite score after epoch {last.epoch}")
-        elif last.epoch == record.config["train.epochs"]:
+        elif last.epoch == (epochs := record.config["train.epochs"]):
             gate.tell(trial, "complete", best=record.mean_f1)
-        elif not rungs.goes_on(record.origin, last.epoch, last.mean_f1):
+        elif not rungs.goes_on(record.origin, last.epoch, last.mean_f1, epochs=epochs):
             gate.tell(trial, "stopped", best=record.mean_f1, reason=halving_reason(last.epoch))
         else:
             gate.tell(trial, "lost", reason=LOST)

@@ -178,7 +178,7 @@ class _Search:
                 self.say(f"note: the sampler learns no more from the earlier run: {error}")
         records = records_of(study)
         gate = Gate(study, self.feasible, seed=config.seed)
-        rungs = Rungs.of(config.halving, records)
+        rungs = Rungs.of(config.halving, records, schedule=self.feasible.space.base.train.epochs)
         recover(study, gate, rungs, records)
         self.study, self.records = study, records_of(study)
         self.director = Director(

@@ -40,7 +40,12 @@ class _WithoutTruths(Settings):
 class HalvingConfig(_WithoutTruths):
     """Asynchronous successive halving (Li et al., 2020, arXiv 1810.05934): when it looks and how many go on."""
 
-    grace: Annotated[int, Group("Halving")] = Field(1, ge=1, le=1000, description="epochs that every trial is given")
+    grace: Annotated[int, Group("Halving")] = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="epochs of trial 0 before the first rung; of any other trial the same share",
+    )
     reduction: Annotated[int, Group("Halving")] = Field(
         3, ge=2, le=16, description="one in so many goes on at each rung"
     )
@@ -88,6 +93,9 @@ class SearchConfig(_WithoutTruths):
     )
     keep: Annotated[int, Group("Safety")] = Field(
         3, ge=0, le=1000, description="best trials whose network is kept as a bundle"
+    )
+    cache_limit: Annotated[Bytes, Group("Safety")] = Field(
+        8 * 2**30, description="room beside the data for features of frozen backbones (train.cached_features)"
     )
     min_free: Annotated[Bytes, Group("Safety")] = Field(2**30, description="room that stays free on the run's disk")
     trial_timeout: Annotated[Duration | None, Group("Safety")] = Field(

@@ -11,6 +11,7 @@ _COMPACT_ONLY = {"image.width", "image.stages", "image.blocks", "image.last_halv
 _OF_TWO = {"fusion", "modality_dropout"}
 _OF_THE_WHOLE = {"image.pooling", "image.units", "head_units"}
 _AUGMENTATION = {f"train.augment.{name}" for name in AugmentConfig.model_fields}
+_PRETRAINED_ONLY = {"train.tower_rate", "train.thaw"}
 _DECAY = {"train.optimizer", "train.weight_decay"}
 
 
@@ -18,6 +19,8 @@ def idle(config: TrialConfig) -> set[str]:
     """Dotted names of settings that may be anything beside the others, such as the kernel of an encoder without one."""
     image, text, train = config.model.image, config.model.text, config.train
     names: set[str] = set()
+    if image is None or image.frozen or image.weights == "none":
+        names |= _PRETRAINED_ONLY
     if image is None:
         names |= _AUGMENTATION
     else:
