@@ -227,7 +227,9 @@ class TrainConfig(Settings):
         description="what steps are computed in; auto: bfloat16 on GPUs that are made for it. Scores are float32",
     )
     cached_features: bool = Field(
-        False, description="a frozen backbone's features are computed once and kept beside the data; no augmentation"
+        False,
+        description="a frozen backbone's features are computed once and kept beside the data; of augmentation there is "
+        "flip alone, for which those of mirrored pictures are kept too",
     )
 
 
@@ -242,8 +244,10 @@ class TrialConfig(Settings):
         if self.train.cached_features:
             if self.model.image is None or not self.model.image.frozen:
                 raise ValueError("train.cached_features needs image.frozen: true, as the features would change")
-            if self.train.augment.active:
-                raise ValueError("train.cached_features goes without augmentation: set train.augment.* to 0 and false")
+            if self.train.augment.model_copy(update={"flip": False}).active:
+                raise ValueError(
+                    "train.cached_features goes without augmentation but flip: set the numbers of train.augment to 0"
+                )
         return self
 
 

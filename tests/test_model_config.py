@@ -39,7 +39,7 @@ def images(draw: st.DrawFn) -> ImageConfig:
         weights=source,
         frozen=frozen,
         scaling=draw(st.sampled_from(["backbone", "unit"])),
-        side=draw(st.integers(32 if named else max(8, 2 ** (stages + 1)), 1024)),
+        side=draw(st.integers(63 if named else max(8, 2 ** (stages + 1)), 1024)),
         pooling=draw(st.sampled_from(["average", "max", "both"])),
         units=draw(st.integers(0, 4096)),
         dropout=draw(SHARES),

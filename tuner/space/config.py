@@ -94,6 +94,9 @@ class SearchConfig(_WithoutTruths):
     keep: Annotated[int, Group("Safety")] = Field(
         3, ge=0, le=1000, description="best trials whose network is kept as a bundle"
     )
+    cache_limit: Annotated[Bytes, Group("Safety")] = Field(
+        8 * 2**30, description="room beside the data for features of frozen backbones (train.cached_features)"
+    )
     min_free: Annotated[Bytes, Group("Safety")] = Field(2**30, description="room that stays free on the run's disk")
     trial_timeout: Annotated[Duration | None, Group("Safety")] = Field(
         None, description="wall time that a trial may take; none: any"
