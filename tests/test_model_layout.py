@@ -155,6 +155,9 @@ def test_bytes_of_two_hundred_random_networks_are_those_of_keras_variables(monke
         channels = backbone_of(config.backbone, config.cut)[1]
         return keras.Model(pixels, keras.ops.repeat(pixels[..., :1], channels, axis=-1))
 
+    for name in BACKBONES:
+        for cut in ("final", *BACKBONES[name].cuts):
+            backbone_of(name, cut)
     monkeypatch.setattr(image_encoder, "_named", weightless)
     draw, storages, kinds = random.Random(20), list(STORAGES), set()
     for n in range(200):

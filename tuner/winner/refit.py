@@ -13,6 +13,7 @@ from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model import metrics
 from captune.model.config import TrialConfig, flatten, unflatten
+from captune.model.metrics import Epoch
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Size, refusal, size
 from captune.model.training import Spread
@@ -87,7 +88,7 @@ class _Refit:
     record: Record
     config: TrialConfig
     seed: int
-    epochs: int
+    epoch: Epoch  # of the search; all that was fitted on validation is taken from it
     rule: DecisionRule
     data: PreparedData
     truth: NDArray[np.uint8]  # (n, labels) of test
@@ -122,22 +123,23 @@ class _Refit:
         if not len(rows):
             raise RunError(f"{data.path} has no test rows to prove the winner on; prepare it with --split 80/10/10")
         truth = data.labels[rows]
-        return cls(record, config, record.seed, epoch.epoch, epoch.rule, data, truth, predicted, budget, spread, say)
+        return cls(record, config, record.seed, epoch, epoch.rule, data, truth, predicted, budget, spread, say)
 
     def train(self, turn: int, seeds: int, bundle: Path | None = None) -> _Scored:
         """With the seed of a turn from 0, on train + validation; saved to `bundle`."""
-        self.say(f"refit {turn + 1} of {seeds}: {self.epochs} epochs on train + validation")
+        self.say(f"refit {turn + 1} of {seeds}: {self.epoch.epoch} epochs on train + validation")
         config, data, seed = self.config, self.data, self.seed + turn
         rows = data.rows("train", "validation")
         features = features_for(config, data)
         training = begin(data, rows, config, seed=seed, features=features, spread=self.spread)
-        for number in range(1, self.epochs + 1):
-            self.say(f"epoch {number} of {self.epochs}: loss {training.epoch(number):.4f}")
+        for number in range(1, self.epoch.epoch + 1):
+            self.say(f"epoch {number} of {self.epoch.epoch}: loss {training.epoch(number):.4f}")
         test = batches(data, data.rows("test"), config.model, EVALUATION_BATCH)
-        rounded, unrounded = training.predict(test), training.predict(test, stored=False)
-        if bundle is not None:
-            with training.averaged():
-                make_bundle(training, config, self.rule, data).save(bundle)
+        with training.stacked(self.epoch.stack):
+            rounded, unrounded = training.predict(test), training.predict(test, stored=False)
+            if bundle is not None:
+                with training.averaged():
+                    make_bundle(training, config, self.rule, data).save(bundle)
         return _Scored(rounded, self._score(rounded), self._score(unrounded))
 
     def proof(self, first: _Scored, others: list[float], bundle: Path) -> Proof:
@@ -156,7 +158,7 @@ class _Refit:
         return Proof(
             trial=self.record.number,
             config=flatten(self.config),
-            epochs=self.epochs,
+            epochs=self.epoch.epoch,
             rule=rule,
             search=SearchScore(mean_f1=self.record.mean_f1, examples=data.manifest.counts["validation"]),
             test=HeldOutScores(**by_label(first.rounded, data.manifest.label_ids), low=low, high=high),
