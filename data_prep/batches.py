@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +14,35 @@ from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
 
 Modality = Literal["both", "image", "caption"]
-Inputs = dict[str, NDArray[np.uint8] | NDArray[np.int32] | NDArray[np.float32]]
+Inputs = dict[str, NDArray[Any]]
 Batch = tuple[Inputs, NDArray[np.float32]]
 _POOL = 50  # batches
+_MIRROR = 1  # other chances than those of the order
+
+
+class Gathered(Protocol):
+    """Rows by their numbers (b,): (b, ..)."""
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class Features:
+    """What stands in for pictures, by their number: (pictures, ..) of any float type, and the same of mirrored ones."""
+
+    plain: Gathered
+    mirrored: Gathered | None = None
 
 
 class Batches:
     """rows of data in batches of batch_size, the last one smaller where they do not divide.
 
     A batch is (inputs, labels): inputs {"image": uint8 (b, side, side, 3), "caption": int32 (b, max_tokens)},
-    of these what modality names; "features", the rows (b, F) of features by picture, stand in for "image"
-    where they are given. labels float32 (b, L). max_tokens cuts captions or pads them with 0; None
-    takes that of data. Ids of vocabulary_size and above become 1 (unknown), None keeps all. seed: each epoch
-    has its own order, told by (seed, epoch) alone; None keeps the order of rows. by_length: captions of like length
+    of these what modality names; "features", the rows (b, ..) of features by picture, stand in for "image"
+    where they are given; where there are mirrored ones and a seed, each row has those by even chance. labels
+    float32 (b, L). max_tokens cuts captions or pads them with 0; None takes that of data. Ids of vocabulary_size
+    and above become 1 (unknown), None keeps all. seed: each epoch has its own order, told by (seed, epoch) alone;
+    None keeps the order of rows. by_length: captions of like length
     share a batch, so that little of it is padding; batches come in random order all the same.
     """
 
@@ -40,7 +57,7 @@ class Batches:
         vocabulary_size: int | None = None,
         seed: int | None = None,
         by_length: bool = False,
-        features: NDArray[np.float32] | None = None,
+        features: Features | None = None,
     ) -> None:
         if modality not in ("both", "image", "caption"):
             raise DataError(f"modality must be both, image or caption, got {modality!r}")
@@ -79,12 +96,20 @@ class Batches:
         places = self._order(number)[index * self.batch_size : (index + 1) * self.batch_size]
         inputs: Inputs = {}
         if self._with_images and self._features is not None:
-            inputs["features"] = self._features[self.data.picture_of[self.rows[places]]]
+            inputs["features"] = self._features_of(self._features, number, places)
         elif self._with_images:
             inputs["image"] = self.data.pixels(self.rows[places])
         if self._tokens is not None:
             inputs["caption"] = self._tokens[places]
         return inputs, self._labels[places]
+
+    def _features_of(self, features: Features, number: int, places: NDArray[np.int64]) -> NDArray[Any]:
+        pictures = self.data.picture_of[self.rows[places]]
+        values = features.plain[pictures]
+        if features.mirrored is not None and self.seed is not None:
+            turned = np.random.default_rng((self.seed, number, _MIRROR)).random(len(self.rows))[places] < 0.5
+            values[turned] = features.mirrored[pictures[turned]]
+        return values
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """All batches of epoch number, in order."""

@@ -7,8 +7,10 @@ one with Keras and compare, so a wrong figure cannot stay.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from captune.errors import WorkError
@@ -20,8 +22,29 @@ Scaling = Literal["caffe", "torch", "lite", "included"]
 itself."""
 
 
+WEIGHTS_FOLDER = "CAPTUNE_WEIGHTS"
+"""Variable that names the folder of weights files which configurations call by their names."""
+
+
 class WeightsError(WorkError):
     """Pretrained weights that were asked for cannot be had. Training never starts from random ones instead."""
+
+
+def weights_path(name: str) -> Path:
+    """A weights file by its path; one that is not there, by its name in the folder that CAPTUNE_WEIGHTS names.
+
+    Raises:
+        WeightsError: it is in neither place.
+    """
+    places = [Path(name), *(Path(folder) / name for folder in [os.environ.get(WEIGHTS_FOLDER)] if folder)]
+    for path in places:
+        if path.is_file():
+            return path
+    raise WeightsError(
+        "image.weights must be imagenet, none or a weights file without top, but "
+        f"{' or '.join(map(str, places))} is no file; make one by `captune weights convert`, here or in a folder that "
+        f"{WEIGHTS_FOLDER} names"
+    )
 
 
 @dataclass(frozen=True)
@@ -31,8 +54,8 @@ class Backbone:
     parameters, statistics: values in all variables, and in those never trained (batch norm, input normalisation).
     tensors, features: variables, output channels. matrices, matrix_values, channels: variables that float16 and int8
     reduce (see model/layout.py), their values and their output channels. shapes: characters of all shapes, as "[3,3]".
-    integers: variables that are 8-byte counters. cuts: channels at each cut but the end. least_side: pixels a side
-    that it needs.
+    integers: variables that are 8-byte counters. rounding: up or down at each halving of the side, for those of
+    keras.applications. cuts: channels at each cut but the end. least_side: pixels a side that it needs.
     """
 
     parameters: int
@@ -45,6 +68,7 @@ class Backbone:
     channels: int
     shapes: int
     integers: int = 0
+    rounding: str = "uuuuu"
     cuts: Mapping[Cut, int] = field(default_factory=dict)
     least_side: int = 32
 
@@ -73,9 +97,9 @@ BACKBONES: dict[str, Backbone] = {
     "MobileNetV3Large": Backbone(
         2_996_352, 24_400, 262, 960, "included", 62, 2_942_472, 17_280, 1658, cuts={"last_map": 160}
     ),
-    "DenseNet121": Backbone(7_037_504, 83_648, 604, 1024, "torch", 120, 6_870_208, 10_240, 3914),
-    "VGG16": Backbone(14_714_688, 0, 26, 512, "caffe", 13, 14_710_464, 4_224, 226),
-    "ConvNeXtTiny": Backbone(27_820_128, 0, 180, 768, "included", 58, 27_756_000, 41_184, 1187),
+    "DenseNet121": Backbone(7_037_504, 83_648, 604, 1024, "torch", 120, 6_870_208, 10_240, 3914, rounding="uuddd"),
+    "VGG16": Backbone(14_714_688, 0, 26, 512, "caffe", 13, 14_710_464, 4_224, 226, rounding="ddddd"),
+    "ConvNeXtTiny": Backbone(27_820_128, 0, 180, 768, "included", 58, 27_756_000, 41_184, 1187, rounding="ddddd"),
     "EfficientNetLite0": Backbone(
         3_413_024, 42_016, 245, 1280, "lite", 49, 3_328_992, 21_008, 1562, cuts={"last_map": 320, "stride_16": 112}
     ),
@@ -100,3 +124,12 @@ def behind(name: str, cut: Cut) -> Iterator[tuple[Shape, bool]]:
         yield (1, 1, backbone.cuts[cut], backbone.features), True
         for trained in (True, True, False, False):  # of the batch normalisation after it
             yield (backbone.features,), trained
+
+
+def map_side(name: str, cut: Cut, side: int) -> int:
+    """Positions a side of what a backbone gives of pictures with so many pixels a side."""
+    if name in TOWERS:
+        return TOWERS[name].map_side(cut, side)
+    for direction in BACKBONES[name].rounding:
+        side = (side + (direction == "u")) // 2
+    return side

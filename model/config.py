@@ -204,7 +204,7 @@ class TrainConfig(Settings):
     learning_rate: float = Field(1e-3, ge=1e-7, le=1, description="highest rate of the schedule")
     schedule: Literal["constant", "cosine"] = Field("constant", description="cosine falls to zero at the last epoch")
     warmup: float = Field(0.0, ge=0, le=0.5, description="share of all steps in which the rate rises from zero")
-    tower_rate: float = Field(1.0, gt=0, le=1, description="a pretrained backbone's share of the rate of the others")
+    tower_rate: float = Field(1.0, ge=1e-4, le=1, description="a pretrained backbone's share of the rate of the others")
     thaw: Share = Field(0.0, description="share of all steps before which a pretrained backbone's weights do not move")
     weight_decay: float = Field(0.0, ge=0, le=1, description="adamw only: decoupled decay a step, times the rate")
     label_smoothing: float = Field(0.0, ge=0, le=0.5, description="targets are drawn this far towards 0.5")
@@ -227,7 +227,9 @@ class TrainConfig(Settings):
         description="what steps are computed in; auto: bfloat16 on GPUs that are made for it. Scores are float32",
     )
     cached_features: bool = Field(
-        False, description="a frozen backbone's features are computed once and kept beside the data; no augmentation"
+        False,
+        description="a frozen backbone's features are computed once and kept beside the data; of augmentation there is "
+        "flip alone, for which those of mirrored pictures are kept too",
     )
 
 
@@ -242,8 +244,10 @@ class TrialConfig(Settings):
         if self.train.cached_features:
             if self.model.image is None or not self.model.image.frozen:
                 raise ValueError("train.cached_features needs image.frozen: true, as the features would change")
-            if self.train.augment.active:
-                raise ValueError("train.cached_features goes without augmentation: set train.augment.* to 0 and false")
+            if self.train.augment.model_copy(update={"flip": False}).active:
+                raise ValueError(
+                    "train.cached_features goes without augmentation but flip: set the numbers of train.augment to 0"
+                )
         return self
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from captune.model.backbones import BACKBONES, behind
+from captune.model.backbones import BACKBONES, behind, map_side
 from captune.model.config import ImageConfig, ModelConfig, Storage, TextConfig
 
 STORAGES: dict[Storage, int] = {"float32": 4, "float16": 2, "int8": 1}
@@ -238,6 +238,15 @@ def _recurrent(name: str, inputs: int, units: int, *, gates: int, biases: int) -
 def _pooled(config: ImageConfig) -> int:
     """Features after pooling."""
     return _channels(config) * (2 if config.pooling == "both" else 1)
+
+
+def features_shape(config: ImageConfig) -> tuple[int, ...]:
+    """Of what a named backbone gives of one picture to the layers behind it: pooled, or by position as `head` reads."""
+    channels = _backbone_channels(config)
+    if config.head == "pooled":
+        return (channels * (2 if config.pooling == "both" else 1),)
+    side = map_side(config.backbone, config.cut, config.seen_side)
+    return side, side, channels
 
 
 def _channels(config: ImageConfig) -> int:

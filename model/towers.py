@@ -64,6 +64,15 @@ class Tower:
         """The blocks of the tower that ends there."""
         return self.blocks[: self.cuts.get(cut)]
 
+    def map_side(self, cut: Cut, side: int) -> int:
+        """Positions a side of the map at a cut, of pictures with so many pixels a side."""
+        for block in self.before(cut):
+            for convolution in block.convolutions:
+                zeros, stride = convolution.zeros, convolution.stride
+                side = -(-side // stride) if zeros is None else (side + 2 * zeros - convolution.kernel) // stride + 1
+            side = (side - 3) // 2 + 1 if block.halved else side
+        return side
+
     def behind(self, cut: Cut) -> Iterator[tuple[str, Shape]]:
         """Variables that a tower which ends there has not."""
         for block in self.blocks[len(self.before(cut)) :]:

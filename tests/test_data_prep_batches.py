@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from captune.data_prep.batches import Batches
+from captune.data_prep.batches import Batches, Features
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData, prepare
 
@@ -106,6 +106,23 @@ def test_any_batch_can_be_asked_for(data: PreparedData) -> None:
     for index in (-1, 5):
         with pytest.raises(IndexError):
             batches.batch(0, index)
+
+
+def test_features_stand_in_for_pictures_and_every_other_row_is_mirrored_by_chance(data: PreparedData) -> None:
+    rows, pictures = data.rows("train"), np.arange(23, dtype=np.float16)[:, None]
+    both = Features(pictures, -pictures - 1)
+    plain, shuffled = (Batches(data, rows, 5, modality="image", seed=seed, features=both) for seed in (None, 4))
+    inputs, _ = plain.batch(1, 0)
+    assert set(inputs) == {"features"} and inputs["features"].dtype == np.float16
+    epochs = []
+    for number in range(1, 40):
+        read = np.concatenate([inputs["features"][:, 0] for inputs, _ in shuffled.epoch(number)])
+        assert (np.concatenate([inputs["features"][:, 0] for inputs, _ in plain.epoch(number)]) >= 0).all()
+        assert sorted(np.where(read < 0, -read - 1, read)) == sorted(data.picture_of[rows])
+        assert (shuffled.batch(number, 1)[0]["features"][:, 0] == read[5:10]).all()
+        epochs.append(read < 0)
+    assert 0.4 < np.mean(epochs) < 0.6, "700 even chances: beyond one in 10 million seeds"
+    assert len({tuple(epoch) for epoch in epochs}) > 30
 
 
 def test_modality_chooses_the_inputs(data: PreparedData) -> None:

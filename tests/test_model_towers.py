@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from captune.model.backbones import BACKBONES
+from captune.model.backbones import BACKBONES, map_side
 from captune.model.config import ImageConfig, ModelConfig
+from captune.model.layout import features_shape
 from captune.model.size import size
 from captune.model.towers import TOWERS
 
@@ -70,6 +71,37 @@ def test_map_at_a_cut_has_its_positions_and_channels(name: Any, cut: Any, shape:
 
     pixels = keras.Input((224, 224, 3), dtype="uint8")
     assert maps(pixels, image(name, cut, 224), load_weights=False).shape == (None, *shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKBONES)
+def test_map_of_every_side_has_as_many_positions_as_were_told(name: Any) -> None:
+    import keras
+
+    from captune.model.image_encoder import _named
+
+    sides = (BACKBONES[name].least_side, 64, 75, 96, 101, 223, 224, 260, 288, 299)
+    for cut in ("final", *BACKBONES[name].cuts):
+        if name in TOWERS:
+            maps = {side: _named(image(name, cut, side), load_weights=False).output.shape for side in sides[:4]}
+        else:
+            network = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(None, None, 3))
+            maps = {side: network.compute_output_shape((1, side, side, 3)) for side in sides}
+        for side, shape in maps.items():
+            assert shape[1] == shape[2] == map_side(name, cut, side), side
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"pooling": "both"}, {"head": "positions"}, {"head": "queries"}], ids=str)
+@pytest.mark.parametrize(("name", "cut"), [("EfficientNetLite0", "stride_16"), ("MobileNetV3Small", "last_map")])
+def test_what_is_kept_of_a_picture_has_the_shape_that_was_told(name: Any, cut: Any, changes: dict[str, Any]) -> None:
+    import keras
+
+    from captune.model.image_encoder import features
+
+    config = image(name, cut, 101, **changes, max_side=96, position_units=8)
+    pixels = keras.Input((101, 101, 3), dtype="uint8")
+    assert features(pixels, config, load_weights=False).shape == (None, *features_shape(config))
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from builders import refused
 
 import captune
+from captune.data_prep.store import PreparedData
 from captune.results.records import load_records
 from captune.results.run_folder import RunError, RunFolder
 
@@ -100,3 +101,24 @@ def test_plan_learns_from_an_older_run_of_the_same_space_and_data_alone(run: cap
     other = captune.prepare(old / "other.csv", out=old / "other")
     with pytest.raises(captune.Error, match="data"):
         captune.plan(other, old / "new", same, trials=1, warm_start=run)
+
+
+def test_features_of_frozen_backbones_are_told_before_they_are_made_and_refused_over_their_limit(
+    data: PreparedData, tmp_path: Path
+) -> None:
+    """Of two cuts, both ways round: 576 and 96 values of two bytes for each picture."""
+    frozen = {"image.backbone": "MobileNetV3Small", "image.weights": "small.weights.h5", "image.frozen": True}
+    frozen |= {"train.cached_features": True}  # type: ignore[dict-item]
+    space = captune.space("compact", {"image.cut": ["final", "last_map"]}, fixed=frozen)
+    count = 2 * 2 * (576 + 96) * data.num_pictures
+
+    def planned(limit: int) -> captune.Plan:
+        return captune.plan(data.path, tmp_path / "run", space, trials=3, cache_limit=f"{limit}B")
+
+    (line,) = (line for line in planned(count).report if line.startswith("features"))
+    assert f"({count / 1e6:.2f} MB) of frozen backbones" in line
+    refused(
+        lambda: planned(count - 1), "features of frozen backbones", "cache_limit", "--cache-limit", "cached_features"
+    )
+    plain = captune.plan(data.path, tmp_path / "run", "compact", trials=3, cache_limit="1B")
+    assert not [line for line in plain.report if line.startswith("features")]

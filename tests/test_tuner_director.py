@@ -747,6 +747,24 @@ def test_report_heard_twice_is_written_once_and_decided_alike(search: Search) ->
     assert search.run.journal.read_bytes() == lines
 
 
+def test_trials_of_other_lengths_are_compared_at_the_same_share_and_a_resume_decides_alike(search: Search) -> None:
+    """Trial 0 has 8 epochs, with a rung after 4: half-way is the second epoch of 4 and the eighth of 16."""
+    dimensions = {"train.epochs": [4, 16], "text.embedding": [8, 16, 24, 32]}
+    directed = search.direct(dimensions=dimensions)
+    names: dict[int, str] = {}
+    for name in "abcdef":
+        directed.start(name)
+        names.setdefault(directed.director.running[name].epochs, name)
+    for number in (1, 2):
+        assert directed.report(names[4], number, 0.9)
+    for number in range(1, 8):
+        assert directed.report(names[16], number, 0.95), number
+    assert not directed.report(names[16], 8, 0.1)  # and then the driver was killed
+    search.direct(dimensions=dimensions)
+    fates = {r.config["train.epochs"]: (r.fate, r.reason) for r in search.records if r.epochs}
+    assert fates[16] == ("stopped", "halving at epoch 8") and fates[4][0] == "lost"
+
+
 def test_last_epoch_that_a_rung_would_cut_is_complete_and_counts_for_others(search: Search) -> None:
     directed = search.direct(dimensions={"train.epochs": [1], "text.embedding": [8, 16, 24]})
     for name, score in (("a", 0.9), ("b", 0.1)):

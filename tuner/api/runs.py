@@ -280,7 +280,7 @@ def plan(
     older = warm_start.where if isinstance(warm_start, Run) else None if warm_start is None else str(warm_start)
     if older is not None:
         _check_older(older, asked, prepared)
-    report = lines(inspect(asked, feasible), feasible.space, str(run))
+    report = lines(inspect(asked, feasible, prepared.prepared.num_pictures), feasible.space, str(run))
     return Plan(prepared, str(run), asked, older, tuple(report))
 
 

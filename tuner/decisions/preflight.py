@@ -14,11 +14,13 @@ from pydantic import ValidationError
 
 from captune.cluster.object_storage.addresses import is_url
 from captune.model.config import TrialConfig
+from captune.model.frozen_features import FrozenFeatures
 from captune.model.size import Budget, Size, refusal, show_bytes
 from captune.tuner.decisions.notes import notes
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.dimensions import Space
 from captune.tuner.space.feasibility import FeasibleSpace
+from captune.tuner.space.yaml_file import ConfigError
 
 DRAWS = 2000
 FIRST = 3
@@ -30,10 +32,10 @@ class Preflight:
 
     share: of drawn configurations that fit. sizes: of all drawn, rising. least: the smallest configuration that the
     space reaches. constant: bytes of the parts that no dimension changes. never: options of choices that fit in
-    nothing. notes: what of the space is of no use, a line each. first: the configurations that would run first, with
-    what is refused between them left out. checkpoint: bytes of the largest checkpoint seen among what fits, with the
-    best network that a running trial keeps beside it. network: of the largest such network. keep: of how many trials
-    one is kept.
+    nothing. features: bytes of all features of frozen backbones that may be computed once. notes: what of the space is
+    of no use, a line each. first: the configurations that would run first, with what is refused between them left out.
+    checkpoint: bytes of the largest checkpoint seen among what fits, with the best network that a running trial keeps
+    beside it. network: of the largest such network. keep: of how many trials one is kept.
     """
 
     budget: Budget
@@ -43,6 +45,7 @@ class Preflight:
     least: Size
     constant: dict[str, int]
     never: dict[str, list[Any]]
+    features: int
     notes: tuple[str, ...]
     first: tuple[tuple[TrialConfig, Size], ...]
     preset_refusal: str | None
@@ -51,11 +54,15 @@ class Preflight:
     keep: int
 
 
-def inspect(config: SearchConfig, feasible: FeasibleSpace) -> Preflight:
+def inspect(config: SearchConfig, feasible: FeasibleSpace, pictures: int) -> Preflight:
     """Draws from the space and asks the gate, in memory, for its first configurations.
+
+    Args:
+        pictures: of the data set.
 
     Raises:
         BudgetError: nothing in the space fits.
+        ConfigError: features of frozen backbones would take more than `cache_limit`.
     """
     first = tuple(_first(config, feasible))
     random = Random(config.seed)
@@ -71,6 +78,8 @@ def inspect(config: SearchConfig, feasible: FeasibleSpace) -> Preflight:
     everywhere = [*drawn, smallest, *(size for _, size in first)]
     fitting = [size for size in everywhere if feasible.budget.holds(size)]
     network = max(size.bundle_bytes for size in fitting)
+    configs = [*(bound for _, bound in draws), least, *(trial for trial, _ in first)]
+    features = _features_bytes(configs, pictures, config.cache_limit)
     return Preflight(
         budget=feasible.budget,
         possible=len(drawn),
@@ -83,6 +92,7 @@ def inspect(config: SearchConfig, feasible: FeasibleSpace) -> Preflight:
             if all(size.parts.get(part) == count for size in everywhere)
         },
         never=feasible.never(),
+        features=features,
         notes=tuple(notes(config, feasible, draws)),
         first=first,
         preset_refusal=refusal(feasible.size_of(feasible.bind(feasible.space.base)), feasible.budget),
@@ -109,6 +119,19 @@ def _first(config: SearchConfig, feasible: FeasibleSpace) -> list[tuple[TrialCon
     return first
 
 
+def _features_bytes(configs: list[TrialConfig], pictures: int, limit: int) -> int:
+    """Bytes of all features that these configurations have computed. Raises ConfigError where they are over a limit."""
+    needed = {features for config in configs for features in FrozenFeatures.needed(config)}
+    total = sum(features.bytes_of(pictures) for features in needed)
+    if total > limit:
+        raise ConfigError(
+            f"features of frozen backbones would take {show_bytes(total)} beside the data, {len(needed)} of "
+            f"{pictures} pictures each, and cache_limit is {show_bytes(limit)}; raise --cache-limit, search fewer "
+            "backbones, sides and cuts, or set train.cached_features: false"
+        )
+    return total
+
+
 def _checkpoint_bytes(size: Size) -> int:
     """Float32 weights, and what the optimizer and averaging keep of each that is trained: three more at most."""
     return 4 * (size.parameters + 3 * size.trainable)
@@ -130,6 +153,8 @@ def lines(preflight: Preflight, space: Space, run: str) -> list[str]:
         f"median {show_bytes(int(statistics.median(preflight.sizes)))}, largest {show_bytes(preflight.sizes[-1])}",
         f"constant   {constant}",
     ]
+    if preflight.features:
+        report.append(f"features   {show_bytes(preflight.features)} of frozen backbones beside the data, computed once")
     report += [f"never fits {name}: {', '.join(map(str, options))}" for name, options in preflight.never.items()]
     report += [f"note       {note}" for note in preflight.notes]
     if preflight.preset_refusal is not None:

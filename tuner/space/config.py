@@ -22,7 +22,7 @@ from captune.tuner.space.meaning import check as check_meaning
 from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Objectives, shortened
 from captune.tuner.space.yaml_file import ConfigError, YamlFile
 
-PresetName = Literal["paper", "captions", "compact", "full"]
+PresetName = Literal["paper", "captions", "compact", "photos", "full"]
 assert set(get_args(PresetName)) == set(PRESETS)
 
 
@@ -44,7 +44,7 @@ class HalvingConfig(_WithoutTruths):
         1,
         ge=1,
         le=1000,
-        description="epochs until the first rung; of a trial with other epochs than trial 0 that share",
+        description="epochs of trial 0 before the first rung; of any other trial the same share",
     )
     reduction: Annotated[int, Group("Halving")] = Field(
         3, ge=2, le=16, description="one in so many goes on at each rung"
@@ -93,6 +93,9 @@ class SearchConfig(_WithoutTruths):
     )
     keep: Annotated[int, Group("Safety")] = Field(
         3, ge=0, le=1000, description="best trials whose network is kept as a bundle"
+    )
+    cache_limit: Annotated[Bytes, Group("Safety")] = Field(
+        8 * 2**30, description="room beside the data for features of frozen backbones (train.cached_features)"
     )
     min_free: Annotated[Bytes, Group("Safety")] = Field(2**30, description="room that stays free on the run's disk")
     trial_timeout: Annotated[Duration | None, Group("Safety")] = Field(

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from captune.data_prep.batches import Batches, lengths
+from captune.data_prep.batches import Batches, Features, lengths
 from captune.data_prep.captions import Vocabulary
 from captune.data_prep.store import PreparedData
 from captune.model.config import ModelConfig, TrialConfig
+from captune.model.frozen_features import FrozenFeatures
 from captune.model.metrics import Epoch
 from captune.model.rule import DecisionRule
 from captune.tuner.training import runtime
 from captune.tuner.training.checkpoints import CheckpointWriter
-from captune.tuner.training.features import backbone_features
+from captune.tuner.training.features import FeatureFiles
 from captune.tuner.training.job import Job
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def batches(
     *,
     seed: int | None = None,
     by_length: bool = False,
-    features: NDArray[np.float32] | None = None,
+    features: Features | None = None,
 ) -> Batches:
     """The rows as the network reads them; shuffled every epoch where a seed is given. features: see Batches."""
     text = config.text
@@ -117,7 +117,7 @@ def begin(
     config: TrialConfig,
     *,
     seed: int,
-    features: NDArray[np.float32] | None,
+    features: Features | None,
     spread: Spread | None = None,
 ) -> Training:
     """A network that is to learn the rows as the configuration says. features: see Batches; the rest: see Training."""
@@ -131,8 +131,8 @@ def begin(
     return Training(config, examples, counts, seed=seed, bfloat16=runtime.in_bfloat16(train.precision), spread=spread)
 
 
-def features_for(config: TrialConfig, data: PreparedData) -> NDArray[np.float32] | None:
+def features_for(config: TrialConfig, data: PreparedData) -> Features | None:
     """What stands in for pictures, where the configuration asks for features that were computed before."""
-    if not config.train.cached_features or config.model.image is None:
-        return None
-    return backbone_features(data, config.model.image, config.model.storage)
+    image = config.model.image
+    needed = [FeatureFiles.of(data, image, features) for features in FrozenFeatures.needed(config) if image is not None]
+    return Features(*(files.computed() for files in needed)) if needed else None

@@ -104,9 +104,9 @@ class Proof(Document):
     @classmethod
     def parse(cls, content: Mapping[str, Any], name: str) -> Self:
         """See Document."""
-        if "threshold" in content:
+        if content.get("version", 1) == 1 and "threshold" in content:
             others = {key: value for key, value in content.items() if key != "threshold"}
-            content = others | {"rule": {"value": content["threshold"]}}
+            content = others | {"version": cls.VERSION, "rule": {"value": content["threshold"]}}
         return super().parse(content, name)
 
 
