@@ -113,8 +113,8 @@ def parts_of(network: keras.Model) -> keras.KerasTensor:
 def set_stack(network: keras.Model, stack: Stack | None) -> None:
     """Lets logits be added as the stack has it; None: as they are, which is how they are trained."""
     layer = network.get_layer(_STACK)
-    layer.kernel.assign(ops.ones_like(layer.kernel) if stack is None else stack.weights)
-    layer.bias.assign(ops.zeros_like(layer.bias) if stack is None else stack.shifts)
+    layer.kernel.assign(np.ones(layer.kernel.shape) if stack is None else stack.weights)
+    layer.bias.assign(np.zeros(layer.bias.shape) if stack is None else stack.shifts)
 
 
 def _joined(image: keras.KerasTensor | None, text: keras.KerasTensor | None, config: ModelConfig) -> keras.KerasTensor:

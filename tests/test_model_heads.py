@@ -344,17 +344,24 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from captune.model.bundle import Bundle
+from captune.model.classifier import set_stack
+from captune.model.stack import Stack
 from test_model_heads import CAPTIONS, PIXELS
-print(json.dumps([
-    np.asarray(Bundle.load(path).network.predict_on_batch({"image": PIXELS, "caption": CAPTIONS})).tolist()
-    for path in map(Path, sys.argv[1:])
-]))
+answers = []
+for path in map(Path, sys.argv[1:]):
+    network = Bundle.load(path).network
+    for stack in (None, Stack((1.5, 0.5, 1.0), (0.1, 0.2, 0.3))):
+        set_stack(network, stack)
+        answers.append(np.asarray(network.predict_on_batch({"image": PIXELS, "caption": CAPTIONS})).tolist())
+print(json.dumps(answers))
 """
 
 
 @pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed")
 def test_networks_answer_on_jax_as_on_tensorflow(tmp_path: Path) -> None:
     from captune.model.bundle import Bundle
+    from captune.model.classifier import set_stack
+    from captune.model.stack import Stack
 
     wide = text(wide=True, wide_buckets=100, max_tokens=TOKENS)
     configs = [summed(text=wide), summed(image=image(head="queries", last_halving=False), modality_dropout=0.2)]
@@ -364,7 +371,9 @@ def test_networks_answer_on_jax_as_on_tensorflow(tmp_path: Path) -> None:
         folders.append(tmp_path / str(place))
         vocabulary = '{"words": [], "settings": {}}'
         Bundle(network, config, DecisionRule(0.5), (1, 2, 3), ("a", "b", "c"), vocabulary).save(folders[-1])
-        expected.append(network.predict_on_batch(inputs_of(network)))
+        for stack in (None, Stack((1.5, 0.5, 1.0), (0.1, 0.2, 0.3))):
+            set_stack(network, stack)
+            expected.append(network.predict_on_batch(inputs_of(network)))
     path = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
     ran = subprocess.run(
         [sys.executable, "-c", _ON_JAX, *map(str, folders)],
