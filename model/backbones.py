@@ -7,8 +7,10 @@ one with Keras and compare, so a wrong figure cannot stay.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from captune.errors import WorkError
@@ -20,8 +22,29 @@ Scaling = Literal["caffe", "torch", "lite", "included"]
 itself."""
 
 
+WEIGHTS_FOLDER = "CAPTUNE_WEIGHTS"
+"""Variable that names the folder of weights files which configurations call by their names."""
+
+
 class WeightsError(WorkError):
     """Pretrained weights that were asked for cannot be had. Training never starts from random ones instead."""
+
+
+def weights_path(name: str) -> Path:
+    """A weights file by its path; one that is not there, by its name in the folder that CAPTUNE_WEIGHTS names.
+
+    Raises:
+        WeightsError: it is in neither place.
+    """
+    places = [Path(name), *(Path(folder) / name for folder in [os.environ.get(WEIGHTS_FOLDER)] if folder)]
+    for path in places:
+        if path.is_file():
+            return path
+    raise WeightsError(
+        "image.weights must be imagenet, none or a weights file without top, but "
+        f"{' or '.join(map(str, places))} is no file; make one by `captune weights convert`, here or in a folder that "
+        f"{WEIGHTS_FOLDER} names"
+    )
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ class TrainConfig(Settings):
     learning_rate: float = Field(1e-3, ge=1e-7, le=1, description="highest rate of the schedule")
     schedule: Literal["constant", "cosine"] = Field("constant", description="cosine falls to zero at the last epoch")
     warmup: float = Field(0.0, ge=0, le=0.5, description="share of all steps in which the rate rises from zero")
-    tower_rate: float = Field(1.0, gt=0, le=1, description="a pretrained backbone's share of the rate of the others")
+    tower_rate: float = Field(1.0, ge=1e-4, le=1, description="a pretrained backbone's share of the rate of the others")
     thaw: Share = Field(0.0, description="share of all steps before which a pretrained backbone's weights do not move")
     weight_decay: float = Field(0.0, ge=0, le=1, description="adamw only: decoupled decay a step, times the rate")
     label_smoothing: float = Field(0.0, ge=0, le=0.5, description="targets are drawn this far towards 0.5")

@@ -12,7 +12,7 @@ from keras import layers, ops
 
 from captune.errors import one_line
 from captune.model import tower_network
-from captune.model.backbones import BACKBONES, WeightsError
+from captune.model.backbones import BACKBONES, WeightsError, weights_path
 from captune.model.config import ImageConfig
 from captune.model.keras_private import layers_within
 from captune.model.towers import TOWERS
@@ -149,10 +149,8 @@ def _rescaling(scale: float | list[float], offset: list[float] | float = 0.0) ->
 def _named(config: ImageConfig, *, load_weights: bool) -> keras.Model:
     """A backbone without its top as far as its cut, its weights loaded."""
     weights = config.weights if load_weights and config.weights != "none" else None
-    if weights not in (None, "imagenet") and not Path(weights).is_file():
-        raise WeightsError(
-            f"image.weights must be imagenet, none or a weights file without top, but {weights} is no file"
-        )
+    if weights not in (None, "imagenet"):
+        weights = str(weights_path(weights))
     if config.backbone in TOWERS:
         network = tower_network.build(config.backbone, config.cut, config.seen_side)
         if weights is not None:

@@ -66,6 +66,36 @@ COMPACT = TrialConfig(
     ),
 )
 
+PHOTOS = TrialConfig(
+    model=ModelConfig(
+        image=ImageConfig(
+            backbone="EfficientNetLite2",
+            weights="EfficientNetLite2.safetensors",
+            cut="last_map",
+            frozen=True,
+            head="positions",
+            position_units=512,
+            dropout=0.2,
+        ),
+        text=CAPTIONS.model.text,
+        fusion="summed",
+        head_dropout=0.3,
+    ),
+    train=TrainConfig(
+        epochs=6,
+        batch_size=128,
+        group_by_length=True,
+        optimizer="adam",
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup=0.1,
+        label_smoothing=0.05,
+        own_losses=0.3,
+        prior_start=True,
+        cached_features=True,
+    ),
+)
+
 FULL = TrialConfig(
     model=ModelConfig(
         image=ImageConfig(backbone="EfficientNetV2B0", weights="imagenet", side=224, units=256),
@@ -88,5 +118,12 @@ FULL = TrialConfig(
     ),
 )
 
-PRESETS: dict[str, TrialConfig] = {"paper": PAPER, "captions": CAPTIONS, "compact": COMPACT, "full": FULL}
-"""paper: the network that captune grew from; captions: text alone; compact: for CPUs; full: for GPUs."""
+PRESETS: dict[str, TrialConfig] = {
+    "paper": PAPER,
+    "captions": CAPTIONS,
+    "compact": COMPACT,
+    "photos": PHOTOS,
+    "full": FULL,
+}
+"""paper: the network that captune grew from; captions: text alone; compact: for CPUs; photos: photographs on CPUs, by a
+frozen backbone; full: for GPUs."""

@@ -23,6 +23,7 @@ from captune.model.config import (
     unflatten,
 )
 from captune.model.presets import PRESETS
+from captune.model.towers import TOWERS
 
 SHARES = st.floats(0, 0.9)
 BOTH = ModelConfig(image=ImageConfig(), text=TextConfig())
@@ -34,9 +35,10 @@ def images(draw: st.DrawFn) -> ImageConfig:
     stages = draw(st.integers(1, 6))
     weights = st.sampled_from([("none", False), ("imagenet", False), ("imagenet", True), ("own.weights.h5", True)])
     source, frozen = draw(weights) if named else ("none", False)
+    backbone = draw(st.sampled_from(sorted(BACKBONES))) if named else "compact"
     return ImageConfig(
-        backbone=draw(st.sampled_from(sorted(BACKBONES))) if named else "compact",  # type: ignore[arg-type]
-        weights=source,
+        backbone=backbone,  # type: ignore[arg-type]
+        weights="own.safetensors" if source == "imagenet" and backbone in TOWERS else source,
         frozen=frozen,
         scaling=draw(st.sampled_from(["backbone", "unit"])),
         side=draw(st.integers(63 if named else max(8, 2 ** (stages + 1)), 1024)),

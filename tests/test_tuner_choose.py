@@ -16,7 +16,7 @@ from captune.results.attributes import FATES, SCORED
 from captune.results.frontier import frontier
 from captune.results.records import Record
 from captune.results.run_folder import RunError
-from captune.tuner.winner.choose import choose, epoch_to_keep
+from captune.tuner.winner.choose import choose, epoch_to_keep, epochs_of_refit
 
 LIMIT = 1_000
 BUDGET = Budget(LIMIT)
@@ -53,6 +53,35 @@ def test_without_a_standard_error_the_best_epoch_is_kept(unknown: float) -> None
 def test_trial_without_a_scored_epoch_has_none_to_keep() -> None:
     with pytest.raises(RunError, match="no scored epoch"):
         epoch_to_keep(trained(nan, standard_error=0.01))
+
+
+@pytest.mark.parametrize(
+    ("scores", "schedule", "epochs"),
+    [
+        ((0.80, 0.85), "cosine", 6),
+        ((0.80, 0.85, 0.849), "cosine", 6),
+        ((0.80, 0.85, 0.80), "cosine", 2),
+        ((0.80, 0.85, nan), "cosine", 2),
+        ((0.80, 0.85), "constant", 2),
+        ((0.80, 0.82, 0.84, 0.85, 0.86, 0.859), "cosine", 6),
+        ((0.80, 0.82, 0.84, 0.86, 0.85, 0.85), "cosine", 4),
+    ],
+    ids=[
+        "early",
+        "early, after its best",
+        "past its best",
+        "diverged",
+        "constant rate",
+        "complete",
+        "complete, past best",
+    ],
+)
+def test_trial_that_the_search_ended_early_is_refitted_to_the_end_of_its_schedule(
+    scores: Sequence[float], schedule: str, epochs: int
+) -> None:
+    curve = tuple(epoch(number, score, standard_error=0.005) for number, score in enumerate(scores, 1))
+    ended = a_record(0, curve=curve, config={"train.epochs": 6, "train.schedule": schedule})
+    assert epochs_of_refit(ended, epoch_to_keep(ended)) == epochs
 
 
 @pytest.mark.parametrize(

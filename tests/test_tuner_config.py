@@ -322,7 +322,7 @@ def test_search_without_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_preset_of_the_command_line_is_refused() -> None:
-    with pytest.raises(ConfigError, match="paper, captions, compact, full"):
+    with pytest.raises(ConfigError, match="paper, captions, compact, photos, full"):
         read(None, preset="papers", trials=1)
 
 

@@ -32,6 +32,7 @@ WRITTEN = {
     "checkpoint_every": "2epochs",
     "keep": "0",
     "min_free": "5GiB",
+    "cache_limit": "2GiB",
     "trial_timeout": "90s",
     "retries": "0",
     "worker_trials": "9",

@@ -327,7 +327,7 @@ def test_export_that_would_leave_the_budget_of_weights_is_refused(
 
     budget = Budget(size(config.model).weights_bytes - 1)
     with pytest.raises(ProofError, match=r"of weights, the budget is .*removed"):
-        export(int8_winner, captions_data, budget, tmp_path / "x.keras", kind, storage)
+        export(int8_winner, captions_data, budget, tmp_path / ("x.keras" if kind == "keras" else "x"), kind, storage)
     assert list(tmp_path.iterdir()) == []
     assert budget.holds(size(replace(config, {"storage": "int8"}).model))
 

@@ -66,7 +66,7 @@ def size(
     """Bytes of a preset or of a configuration in a YAML file, from shapes alone.
 
     Args:
-        preset: paper (if neither is named), captions, compact or full.
+        preset: paper (if neither is named), captions, compact, photos or full.
         config: a YAML file: `preset`, and dotted names that change it.
         budget: bytes, or a text like "100MiB" (2**20) or "100MB" (10**6).
         measure: what the budget counts: "weights" or the whole "bundle".

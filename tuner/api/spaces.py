@@ -106,7 +106,7 @@ def space(
     """Settings that a search draws, around a preset, which is its trial 0.
 
     Args:
-        preset: paper, captions, compact or full.
+        preset: paper, captions, compact, photos or full.
         dimensions: dotted names, as `captune.explain()` lists them, to Float, Int, Choice or a list of choices. What is
             not named is as in the preset. None for the space that ships with the preset.
         fixed: dotted names to values that differ from the preset and are not searched; those that ship with the preset

@@ -15,13 +15,14 @@ from pydantic import ValidationError
 
 from captune.data_prep.store import PreparedData
 from captune.errors import shell_word
+from captune.model.backbones import WeightsError, weights_path
 from captune.model.config import complaint
 from captune.model.size import Contents
 from captune.results.documents import Document
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import absolute, open_data
 from captune.tuner.space.config import SearchConfig
-from captune.tuner.space.dimensions import SpaceError, bind
+from captune.tuner.space.dimensions import Space, SpaceError, bind
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
 from captune.tuner.space.yaml_file import ConfigError
 
@@ -70,11 +71,23 @@ def check(config: SearchConfig, data: PreparedData) -> FeasibleSpace:
         raise ConfigError(": ".join((*error.location, str(error)))) from None
     except ValidationError as error:  # the preset on this data, such as pictures too small for its stages
         raise ConfigError(f"{data.path} does not suit preset {config.preset}: {complaint(error)}") from None
+    _check_weights(space)
     feasible = FeasibleSpace(space, partial(bind, manifest=data.manifest), config.limit, contents_of(data))
     nothing_fits = feasible.complaint()
     if nothing_fits is not None:
         raise BudgetError(nothing_fits)
     return feasible
+
+
+def _check_weights(space: Space) -> None:
+    """Raises ConfigError for a weights file that a trial may ask for and that is not here."""
+    image, dimension = space.base.model.image, space.dimensions.get("image.weights")
+    names = [*([] if image is None else [image.weights]), *([] if dimension is None else dimension.values())]
+    for name in {*map(str, names)} - {"none", "imagenet"}:
+        try:
+            weights_path(name)
+        except WeightsError as error:
+            raise ConfigError(str(error)) from None
 
 
 def contents_of(data: PreparedData) -> Contents:

@@ -22,7 +22,7 @@ from captune.tuner.space.meaning import check as check_meaning
 from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Objectives, shortened
 from captune.tuner.space.yaml_file import ConfigError, YamlFile
 
-PresetName = Literal["paper", "captions", "compact", "full"]
+PresetName = Literal["paper", "captions", "compact", "photos", "full"]
 assert set(get_args(PresetName)) == set(PRESETS)
 
 

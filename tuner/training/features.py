@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
 from captune.files import LockedError, locked, written_aside
+from captune.model.backbones import weights_path
 from captune.model.config import ImageConfig
 from captune.model.frozen_features import FrozenFeatures
 
@@ -162,14 +163,13 @@ def _is_as_written(path: Path, time: int) -> bool:
 def _key(data: PreparedData, features: FrozenFeatures) -> str:
     import keras
 
-    weights = Path(features.weights)
     inputs: dict[str, Any] = {
         "format": 3,  # of what `_compute` does
         "keras": [keras.__version__, keras.backend.backend()],
         "data": data.manifest.fingerprint,
         **features.identity(),
     }
-    if weights.is_file():
-        inputs["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if features.weights not in ("imagenet", "none"):
+        inputs["weights"] = hashlib.sha256(weights_path(features.weights).read_bytes()).hexdigest()
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return f"{features.backbone}-{digest[:16]}"

@@ -62,3 +62,12 @@ def epoch_to_keep(record: Record) -> Epoch:
         raise RunError(f"trial {record.number} has no scored epoch; choose another with --trial")
     within = best.mean_f1 - best.standard_error if math.isfinite(best.standard_error) else best.mean_f1
     return [epoch for epoch in record.curve if epoch.mean_f1 >= within][-1]
+
+
+def epochs_of_refit(record: Record, epoch: Epoch) -> int:
+    """How many epochs a trial is trained again whose `epoch` is kept: up to that one.
+
+    All of its schedule where the search ended it there, by halving or its time limit, before its rate had fallen.
+    """
+    ended_early = epoch.epoch == record.curve[-1].epoch and record.config["train.schedule"] == "cosine"
+    return int(record.config["train.epochs"]) if ended_early else epoch.epoch
