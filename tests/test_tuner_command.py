@@ -161,7 +161,7 @@ def test_captions_without_a_word_are_told_and_not_searched(captune: Captune, tmp
     source.write_text("\n".join(["ImageID,Labels,Caption", *rows]) + "\n")
     (note,) = notes(captune("prepare", source, "--out", data))
     assert "no word stands in the captions" in note
-    refused(captune("search", data, "--run", tmp_path / "run", "--dry-run"), "no caption of the data has a word")
+    refused(captune("search", data, "--run", tmp_path / "run", "--trials", "1"), "no caption of the data has a word")
     source.write_text(source.read_text() + "40.jpg,1,a dog\n41.jpg,1,the dog\n42.jpg,2,one dog\n43.jpg,2,dog\n")
     (note,) = notes(captune("prepare", source, "--out", tmp_path / "other"))
     assert "39 of 43 captions have no word" in note
