@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from captune.model import heads, image_encoder, text_encoder
 from captune.model.config import ModelConfig
+from captune.model.stack import Stack
 
 LOGITS = "logits"
 """Layer that gives the values before the sigmoid."""
 OF_IMAGE, OF_CAPTION, _OF_BOTH = "logits_of_image", "logits_of_caption", "logits_of_both"
 """Layers whose values it adds where fusion is summed."""
+_STACK = "stacking"
 
 
 def build(config: ModelConfig, *, load_weights: bool = True) -> keras.Model:
@@ -45,12 +47,11 @@ def build(config: ModelConfig, *, load_weights: bool = True) -> keras.Model:
         text = text_encoder.encode(inputs["caption"], config.text)
         words = heads.wide(inputs["caption"], config.text, labels) if config.text.wide else None
     if config.image is not None and config.has_parts:
-        # Without a caption the picture answers alone.
-        present = ops.cast(ops.any(ops.not_equal(inputs["caption"], 0), axis=1, keepdims=True), "float32")
+        present = ops.any(ops.not_equal(inputs["caption"], 0), axis=1, keepdims=True)
         of_image = heads.of_image(image, config.image, labels, dropout, OF_IMAGE)
         of_caption = heads.linear(text, labels, dropout, OF_CAPTION, words)
         of_both = heads.linear(_joined(image, text, config), labels, dropout, _OF_BOTH)
-        logits = layers.Add(name=LOGITS, dtype="float32")([of_image, of_caption * present, of_both * present])
+        logits = _stacked(of_image, of_caption, of_both, present)
     elif config.text is None and config.image is not None and config.image.head != "pooled":
         logits = heads.of_image(image, config.image, labels, dropout, LOGITS)
     else:
@@ -84,6 +85,36 @@ def start_at(network: keras.Model, log_odds: NDArray[np.floating]) -> None:
     for layer in network.layers:
         if layer.name.startswith(LOGITS) and getattr(layer, "bias", None) is not None:
             layer.bias.assign(-log_odds if layer.name.startswith(_OF_BOTH) else log_odds)
+
+
+def _stacked(
+    of_image: keras.KerasTensor, of_caption: keras.KerasTensor, of_both: keras.KerasTensor, present: keras.KerasTensor
+) -> keras.KerasTensor:
+    """The weighted sum of logits (batch, num_labels); the picture's own where no caption is `present` (batch, 1)."""
+    there = ops.cast(present, "float32")
+    parts = ops.stack([of_image, of_caption * there, of_both * there], axis=1)
+    stacked = layers.EinsumDense(
+        "bpl,p->bl",
+        output_shape=of_image.shape[-1],
+        bias_axes="l",
+        kernel_initializer="ones",
+        trainable=False,  # beside kernels of their own a weight a part would only change their rate
+        name=_STACK,
+        dtype="float32",
+    )
+    return layers.Identity(name=LOGITS, dtype="float32")(ops.where(present, stacked(parts), of_image))
+
+
+def parts_of(network: keras.Model) -> keras.KerasTensor:
+    """Logits of picture, caption and both, (batch, 3, num_labels), where fusion is summed."""
+    return network.get_layer(_STACK).input
+
+
+def set_stack(network: keras.Model, stack: Stack | None) -> None:
+    """Lets logits be added as the stack has it; None: as they are, which is how they are trained."""
+    layer = network.get_layer(_STACK)
+    layer.kernel.assign(np.ones(layer.kernel.shape) if stack is None else stack.weights)
+    layer.bias.assign(np.zeros(layer.bias.shape) if stack is None else stack.shifts)
 
 
 def _joined(image: keras.KerasTensor | None, text: keras.KerasTensor | None, config: ModelConfig) -> keras.KerasTensor:

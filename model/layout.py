@@ -104,6 +104,7 @@ def layout(config: ModelConfig) -> Iterator[Tensors]:
         head += _of_image("logits_of_image", image, features[0], labels)
         head += _dense("logits_of_caption" + ("_dense" if text.wide else ""), features[1], labels)
         head += _dense("logits_of_both", width, labels)
+        head += [_tensor("stacking/kernel", 3, frozen=True), _tensor("stacking/bias", labels, frozen=True)]
     elif image is not None and not joined:
         head += _of_image("logits", image, 0, labels)
     else:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captune.model.rule import Answers, Bits, DecisionRule, Floats
+from captune.model.stack import Stack
 
 KINDS = ("start", "data", "compile", "train", "evaluate", "checkpoint")
 """What the seconds of a trial go into."""
@@ -70,6 +71,7 @@ class Epoch(Metrics, _Trained):
     start_seconds: float = 0.0
     data_seconds: float = 0.0
     compile_seconds: float = 0.0
+    stack: Stack | None = None  # the same as `rule`, where the network has one
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
@@ -81,10 +83,15 @@ class Epoch(Metrics, _Trained):
             TypeError, ValueError: no number of an epoch, a value that is no number, or a rule that is none.
         """
         absent = {field.name: math.nan if field.default is MISSING else field.default for field in fields(cls)}
-        del absent["rule"]
+        del absent["rule"], absent["stack"]
         numbers = {name: float(values.get(name, otherwise)) for name, otherwise in absent.items()}
         rule = values.get("rule", {"value": values["threshold"]} if "threshold" in values else None)
-        return cls(int(numbers.pop("epoch")), rule=None if rule is None else DecisionRule(**rule), **numbers)
+        return cls(
+            int(numbers.pop("epoch")),
+            rule=None if rule is None else DecisionRule(**rule),
+            stack=Stack.of(**values["stack"]) if values.get("stack") else None,
+            **numbers,
+        )
 
     def seconds(self) -> dict[str, float]:
         """Where its time went, by kind."""

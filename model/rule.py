@@ -104,19 +104,25 @@ def fit_rule(truth: Bits, raw: Floats, kinds: Sequence[RuleKind] = RULES) -> Dec
     return DecisionRule(best.value, best.kind, scale, shift)
 
 
-def cross_fitted(truth: Bits, raw: Floats) -> Answers:
+def cross_fitted(truth: Bits, raw: Floats, raw_of_odd: Floats | None = None) -> Answers:
     """Answers for each half of the examples by the rule fitted on the other half.
 
     Scoring a rule on the examples that it was fitted on flatters it. Halves are the even and the odd rows: validation
     rows are in no order that would favour one, and every trial is compared on the same halves.
+
+    Args:
+        truth: see `fit_rule`.
+        raw: the same.
+        raw_of_odd: where the network too has something fitted on these examples: of one that was fitted on the even
+            rows, for answers to the odd ones. `raw` is then of one that was fitted on the odd rows.
     """
     if len(truth) < 2:
         return DecisionRule(0.5).answers(raw)
-    probabilities, labels = np.empty_like(raw), np.empty(raw.shape, dtype=bool)
-    for half in (0, 1):
-        answers = fit_rule(truth[1 - half :: 2], raw[1 - half :: 2]).answers(raw[half::2])
-        probabilities[half::2], labels[half::2] = answers.probabilities, answers.labels
-    return Answers(raw, probabilities, labels)
+    all_raw, probabilities, labels = raw.copy(), np.empty_like(raw), np.empty(raw.shape, dtype=bool)
+    for half, of_half in enumerate((raw, raw if raw_of_odd is None else raw_of_odd)):
+        answers = fit_rule(truth[1 - half :: 2], of_half[1 - half :: 2]).answers(of_half[half::2])
+        all_raw[half::2], probabilities[half::2], labels[half::2] = answers.raw, answers.probabilities, answers.labels
+    return Answers(all_raw, probabilities, labels)
 
 
 def expected_f1(ranked: Floats) -> NDArray[np.float64]:

@@ -17,13 +17,14 @@ from captune.model import metrics
 from captune.model.augment import RandomAffine
 from captune.model.checkpoint import Checkpoint, numbered
 from captune.model.class_weights import DynamicWeights
-from captune.model.classifier import LOGITS, build, start_at, with_own_logits
+from captune.model.classifier import LOGITS, build, parts_of, set_stack, start_at, with_own_logits
 from captune.model.config import ImageConfig, ModelConfig, Storage, TrialConfig
 from captune.model.image_encoder import DROPOUT, normalisations
 from captune.model.losses import log_odds, make_loss, with_own
 from captune.model.metrics import Epoch
 from captune.model.optimizer import make_optimizer
 from captune.model.rule import cross_fitted, fit_rule
+from captune.model.stack import Stack, cross_stacked, fit_stack
 from captune.model.storage import through
 from captune.model.text_encoder import Cut
 
@@ -95,6 +96,12 @@ class Training:
         self._head: keras.Model | None = None  # from features of pictures to probabilities
         if config.train.cached_features:
             self._head = cut(_after_backbone(self.network, self.network.output))
+        self._parts: keras.Model | None = None  # from what is scored to the logits of its parts
+        if config.model.has_parts:
+            parts = parts_of(self.network)
+            inputs = {x.name: x for x in self.network.inputs}
+            cached = config.train.cached_features
+            self._parts = cut(_after_backbone(self.network, parts) if cached else keras.Model(inputs, parts))
         with self._scope():
             # The network that learns: the same one, or its twin that computes in bfloat16 or on several devices.
             twin = bfloat16 or spread is not None
@@ -205,6 +212,29 @@ class Training:
         with self.averaged(), self._as_stored(network) if stored else nullcontext():
             return predict(network, batches)
 
+    def parts(self, batches: Batches) -> NDArray[np.float32] | None:
+        """Logits of the parts (n, 3, num_labels) of all examples of `batches`, by the weights as they are shipped.
+
+        Args:
+            batches: with features of pictures where training has them. None is returned where fusion is not summed.
+        """
+        if self._parts is None:
+            return None
+        with self.averaged(), self._as_stored(self._parts):
+            return predict(self._parts, batches)
+
+    @contextmanager
+    def stacked(self, stack: Stack | None) -> Iterator[None]:
+        """The network with a stack, as it is scored and saved; training goes on with the plain sum."""
+        networks = [] if stack is None else [self.network, self._learner]
+        for network in networks:
+            set_stack(network, stack)
+        try:
+            yield
+        finally:
+            for network in networks:
+                set_stack(network, None)
+
     @contextmanager
     def _as_stored(self, network: keras.Model) -> Iterator[None]:
         """The network with its weights as they come back from storage; training goes on with what they were."""
@@ -267,11 +297,16 @@ def fit(
         if not math.isfinite(loss):
             yield _diverged(number, loss, seconds)
             return
-        probabilities = training.predict(validation)
-        if not np.isfinite(probabilities).all():
+        parts = training.parts(validation)
+        outputs = training.predict(validation) if parts is None else parts
+        if not np.isfinite(outputs).all():
             yield _diverged(number, loss, seconds)
             return
-        answers = cross_fitted(truth, probabilities)
+        if parts is None:
+            stack, probabilities, answers = None, outputs, cross_fitted(truth, outputs)
+        else:
+            stack = fit_stack(truth, parts)
+            probabilities, answers = stack.probabilities(parts), cross_fitted(truth, *cross_stacked(truth, parts))
         scores = metrics.score(truth, answers)
         yield Epoch(
             epoch=number,
@@ -281,6 +316,7 @@ def fit(
             **seconds,
             evaluate_seconds=time.monotonic() - trained,
             standard_error=float(metrics.f1_per_example(truth, answers.labels).std() / math.sqrt(len(truth))),
+            stack=stack,
         )
 
 
@@ -311,7 +347,7 @@ def put_through(network: keras.Model, storage: Storage) -> None:
 def _diverged(number: int, loss: float, seconds: dict[str, float]) -> Epoch:
     """The report of an epoch after which there is nothing to score."""
     nothing = dict.fromkeys(metrics.METRICS, math.nan)
-    return Epoch(number, loss, **nothing, rule=None, **seconds, evaluate_seconds=0.0)
+    return Epoch(number, loss, **nothing, rule=None, stack=None, **seconds, evaluate_seconds=0.0)
 
 
 def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:

@@ -245,6 +245,65 @@ def test_loss_of_the_parts_counts_as_it_is_weighed(share: float) -> None:
     assert np.asarray(total) == pytest.approx(whole + share * sum(parts), abs=1e-5)
 
 
+def test_stack_weighs_the_parts_and_shifts_the_labels_in_the_network_as_in_numbers() -> None:
+    import keras
+
+    from captune.model.classifier import parts_of, set_stack
+    from captune.model.stack import Stack
+
+    network = built(summed())
+    parts = keras.Model(network.inputs, parts_of(network)).predict_on_batch(inputs_of(network))
+    before = network.predict_on_batch(inputs_of(network))
+    plain, stack = Stack((1, 1, 1), (0, 0, 0)), Stack((1.5, 0.5, -0.2), (0.3, -1.0, 0.0))
+    assert plain.probabilities(parts) == pytest.approx(before, abs=1e-6)
+    set_stack(network, stack)
+    after = network.predict_on_batch(inputs_of(network))
+    assert stack.probabilities(parts) == pytest.approx(after, abs=1e-6)
+    has_caption = CAPTIONS.any(axis=1)
+    assert (np.abs(after - before).max(axis=1) > 0.01).tolist() == has_caption.tolist()
+    set_stack(network, None)
+    assert (network.predict_on_batch(inputs_of(network)) == before).all()
+
+
+def test_stack_is_the_logistic_regression_that_the_labels_come_from() -> None:
+    from captune.model.stack import fit_stack
+
+    rng = np.random.default_rng(4)
+    parts = rng.normal(0, 2, (6000, 3, LABELS)).astype(np.float32)
+    shifts = np.array([-1.0, 0.0, 0.5])
+    chances = 1 / (1 + np.exp(-(parts * np.array([1.5, 0.7, 0.1])[:, None]).sum(axis=1) - shifts))
+    stack = fit_stack(rng.random(chances.shape) < chances, parts)
+    assert stack.weights == pytest.approx((1.5, 0.7, 0.1), abs=0.1)
+    assert stack.shifts == pytest.approx(shifts, abs=0.15)
+    assert hash(stack) == hash(type(stack).of(list(stack.weights), list(stack.shifts)))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_stack_of_next_to_nothing_stays_near_the_plain_sum(rows: int) -> None:
+    from captune.model.stack import cross_stacked, fit_stack
+
+    parts = RNG.normal(0, 3, (rows, 3, LABELS)).astype(np.float32)
+    truth = np.ones((rows, LABELS), np.uint8)
+    stack = fit_stack(truth, parts)
+    assert np.abs(np.array(stack.weights) - 1).max() < 3 and np.abs(stack.shifts).max() < 3
+    assert all(np.isfinite(part).all() for part in cross_stacked(truth, parts))
+
+
+def test_own_half_has_no_say_in_its_stack_nor_in_its_rule() -> None:
+    from captune.model.rule import cross_fitted
+    from captune.model.stack import cross_stacked
+
+    rng = np.random.default_rng(5)
+    parts, truth = rng.normal(0, 2, (200, 3, LABELS)), rng.integers(0, 2, (200, LABELS))
+    before = cross_fitted(truth, *cross_stacked(truth, parts))
+    changed = truth.copy()
+    changed[::2] = 1 - changed[::2]
+    after = cross_fitted(changed, *cross_stacked(changed, parts))
+    assert (before.probabilities[::2] == after.probabilities[::2]).all()
+    assert (before.labels[::2] == after.labels[::2]).all()
+    assert (before.probabilities[1::2] != after.probabilities[1::2]).any()
+
+
 # Files
 
 
@@ -262,7 +321,11 @@ def test_random_network_comes_back_from_its_bundle_and_its_keras_file(tmp_path: 
     from captune.model.training import put_through
 
     network = built(config)
-    inputs = {x.name: (CAPTIONS[:, : x.shape[1]] % 3 if x.name == "caption" else PIXELS) for x in network.inputs}
+    pixels = RNG.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    inputs = {
+        x.name: CAPTIONS[:, : x.shape[1]] % 3 if x.name == "caption" else pixels[:, : x.shape[1], : x.shape[2]]
+        for x in network.inputs
+    }
     labels = tuple(range(config.num_labels))
     vocabulary = '{"words": [], "settings": {}}' if config.text is not None else None
     Bundle(network, config, DecisionRule(0.5), labels, tuple(map(str, labels)), vocabulary).save(tmp_path / "bundle")
@@ -281,17 +344,24 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from captune.model.bundle import Bundle
+from captune.model.classifier import set_stack
+from captune.model.stack import Stack
 from test_model_heads import CAPTIONS, PIXELS
-print(json.dumps([
-    np.asarray(Bundle.load(path).network.predict_on_batch({"image": PIXELS, "caption": CAPTIONS})).tolist()
-    for path in map(Path, sys.argv[1:])
-]))
+answers = []
+for path in map(Path, sys.argv[1:]):
+    network = Bundle.load(path).network
+    for stack in (None, Stack((1.5, 0.5, 1.0), (0.1, 0.2, 0.3))):
+        set_stack(network, stack)
+        answers.append(np.asarray(network.predict_on_batch({"image": PIXELS, "caption": CAPTIONS})).tolist())
+print(json.dumps(answers))
 """
 
 
 @pytest.mark.skipif(find_spec("jax") is None, reason="JAX is not installed")
 def test_networks_answer_on_jax_as_on_tensorflow(tmp_path: Path) -> None:
     from captune.model.bundle import Bundle
+    from captune.model.classifier import set_stack
+    from captune.model.stack import Stack
 
     wide = text(wide=True, wide_buckets=100, max_tokens=TOKENS)
     configs = [summed(text=wide), summed(image=image(head="queries", last_halving=False), modality_dropout=0.2)]
@@ -301,7 +371,9 @@ def test_networks_answer_on_jax_as_on_tensorflow(tmp_path: Path) -> None:
         folders.append(tmp_path / str(place))
         vocabulary = '{"words": [], "settings": {}}'
         Bundle(network, config, DecisionRule(0.5), (1, 2, 3), ("a", "b", "c"), vocabulary).save(folders[-1])
-        expected.append(network.predict_on_batch(inputs_of(network)))
+        for stack in (None, Stack((1.5, 0.5, 1.0), (0.1, 0.2, 0.3))):
+            set_stack(network, stack)
+            expected.append(network.predict_on_batch(inputs_of(network)))
     path = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
     ran = subprocess.run(
         [sys.executable, "-c", _ON_JAX, *map(str, folders)],

@@ -1,9 +1,10 @@
 """Training: it learns, it repeats itself, it ends at the first NaN, and averaged weights leave no trace."""
 
+import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_same_seed_gives_the_same_epochs_twice_in_one_process_and_another_seed_o
 def test_every_setting_of_training_gives_finite_epochs(model: ModelConfig, settings: Any) -> None:
     epochs = fitted(model, **{"epochs": 2, **settings})
     assert len(epochs) == settings.get("epochs", 2)
-    assert all(math.isfinite(value) for epoch in without_seconds(epochs) for value in epoch)
+    assert all(math.isfinite(value) for epoch in epochs for value in (epoch.loss, *epoch.metrics().values()))
 
 
 def test_parts_learn_by_losses_of_their_own() -> None:
@@ -163,6 +164,28 @@ def test_parts_learn_by_losses_of_their_own() -> None:
             validation.labels.astype(np.uint8), np.asarray(caption.predict_on_batch(validation.inputs))
         )
     assert scores[1.0] > 0.9 and scores[1.0] > scores[0.0] - 0.02
+
+
+def test_scores_are_of_the_stack_that_is_saved_and_training_goes_on_without_it(tmp_path: Path) -> None:
+    from captune.model.rule import cross_fitted, fit_rule
+    from captune.model.stack import cross_stacked
+    from captune.model.training import predict
+
+    settings = {"epochs": 2, "learning_rate": 0.02, "own_losses": 0.3}
+    *_, epoch = fitted(SUMMED, **settings)
+    learner, rows, truth = training(SUMMED, **settings), of(task(40, 2), SUMMED), task(40, 2).labels.astype(np.uint8)
+    for number in (1, 2):
+        learner.epoch(number)
+    before, parts = bits(learner.network), learner.parts(rows)
+    answers = cross_fitted(truth, *cross_stacked(truth, parts))
+    assert epoch.map == metrics.score(truth, answers).map
+    with learner.stacked(epoch.stack):
+        saved = predict(from_bundle(learner, SUMMED, tmp_path), rows)
+        assert (learner.predict(rows) == saved).all()
+    assert saved == pytest.approx(epoch.stack.probabilities(parts), abs=1e-6)
+    assert epoch.rule == fit_rule(truth, epoch.stack.probabilities(parts))
+    assert bits(learner.network) == before
+    assert metrics.Epoch.read(json.loads(json.dumps(asdict(epoch)))) == epoch
 
 
 def test_first_loss_of_a_network_that_starts_at_the_prior_is_lower() -> None:

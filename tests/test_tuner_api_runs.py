@@ -107,7 +107,9 @@ def test_features_of_frozen_backbones_are_told_before_they_are_made_and_refused_
     data: PreparedData, tmp_path: Path
 ) -> None:
     """Of two cuts, both ways round: 576 and 96 values of two bytes for each picture."""
-    frozen = {"image.backbone": "MobileNetV3Small", "image.weights": "small.weights.h5", "image.frozen": True}
+    weights = tmp_path / "small.weights.h5"
+    weights.touch()
+    frozen = {"image.backbone": "MobileNetV3Small", "image.weights": str(weights), "image.frozen": True}
     frozen |= {"train.cached_features": True}  # type: ignore[dict-item]
     space = captune.space("compact", {"image.cut": ["final", "last_map"]}, fixed=frozen)
     count = 2 * 2 * (576 + 96) * data.num_pictures

@@ -2,9 +2,10 @@
 
     python tests/benchmarks/size.py [COUNT]
 
-COUNT (200) configurations are drawn over all backbones, text encoders and fusions, alone and together. Each is built
-with Keras once and saved as a bundle in all three storage types. Ends with status 1 where a byte of weights differs, or
-where a bundle has more than its predicted bytes, or less by over a hundredth (of tiny ones: 300 bytes).
+COUNT (200) configurations are drawn over all backbones, cuts, heads, text encoders and fusions, alone and together.
+Each is built with Keras once and saved as a bundle in all three storage types. Ends with status 1 where a byte of
+weights differs, or where a bundle has more than its predicted bytes, or less by over a hundredth (of tiny ones: 300
+bytes).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 from captune.data_prep.captions import CaptionSettings, Vocabulary
+from captune.model.backbones import BACKBONES as FIGURES
 from captune.model.config import BackboneName, ImageConfig, ModelConfig, TextConfig
 from captune.model.layout import STORAGES
 from captune.model.rule import DecisionRule
@@ -30,9 +32,16 @@ TINY = 300
 
 def drawn(draw: random.Random, number: int) -> ModelConfig:
     """Every backbone in its turn; all else by chance."""
+    backbone = BACKBONES[number % len(BACKBONES)]
+    reads = draw.choice(["both", "both", "both", "image", "caption"])
+    fusion = draw.choice(["concatenation", "gated", "summed", "summed"])
+    by_position = reads == "image" or fusion == "summed"
     image = ImageConfig(
-        backbone=BACKBONES[number % len(BACKBONES)],
-        side=draw.choice([32, 64]),
+        backbone=backbone,
+        cut=draw.choice(["final", *(FIGURES[backbone].cuts if backbone in FIGURES else ())]),
+        side=draw.choice([64, 96]),
+        head=draw.choice(["pooled", "positions", "queries"]) if by_position else "pooled",
+        position_units=draw.choice([0, draw.randint(1, 512)]),
         pooling=draw.choice(["average", "max", "both"]),
         units=draw.choice([0, draw.randint(1, 512)]),
         width=draw.randint(4, 64),
@@ -47,12 +56,13 @@ def drawn(draw: random.Random, number: int) -> ModelConfig:
         units=draw.randint(1, 384),
         kernel=draw.randint(1, 5),
         dense=draw.choice([0, draw.randint(1, 256)]),
+        wide=draw.choice([False, True]),
+        wide_buckets=draw.choice([0, draw.randint(1, 4096)]),
     )
-    reads = draw.choice(["both", "both", "both", "image", "caption"])
     return ModelConfig(
         image=image if reads != "caption" else None,
         text=text if reads != "image" else None,
-        fusion=draw.choice(["concatenation", "gated"]),
+        fusion=fusion,
         head_units=draw.choice([0, draw.randint(1, 512)]),
         num_labels=draw.randint(1, 90),
     )

@@ -57,7 +57,7 @@ def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | No
         started = time.monotonic()
         if checkpoints is not None and epoch.rule is not None and epoch.mean_f1 > best:
             best = epoch.mean_f1
-            checkpoints.best(epoch.epoch, partial(_save, trained, config, epoch.rule, data))
+            checkpoints.best(epoch.epoch, partial(_save, trained, config, epoch, data))
         report = replace(epoch, data_seconds=opening, checkpoint_seconds=writing + time.monotonic() - started)
         yield report
         opening = 0.0
@@ -69,9 +69,10 @@ def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | No
         writing = time.monotonic() - started
 
 
-def _save(training: Training, config: TrialConfig, rule: DecisionRule, data: PreparedData, path: Path) -> None:
-    with training.averaged():
-        make_bundle(training, config, rule, data).save(path)
+def _save(training: Training, config: TrialConfig, epoch: Epoch, data: PreparedData, path: Path) -> None:
+    assert epoch.rule is not None
+    with training.averaged(), training.stacked(epoch.stack):
+        make_bundle(training, config, epoch.rule, data).save(path)
 
 
 def make_bundle(training: Training, config: TrialConfig, rule: DecisionRule, data: PreparedData) -> Bundle:

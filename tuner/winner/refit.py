@@ -13,6 +13,7 @@ from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model import metrics
 from captune.model.config import TrialConfig, flatten, unflatten
+from captune.model.metrics import Epoch
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Size, refusal, size
 from captune.model.training import Spread
@@ -88,7 +89,8 @@ class _Refit:
     record: Record
     config: TrialConfig
     seed: int
-    epochs: int
+    epoch: Epoch  # of the search; all that was fitted on validation is taken from it
+    epochs: int  # that it is trained
     rule: DecisionRule
     data: PreparedData
     truth: NDArray[np.uint8]  # (n, labels) of test
@@ -124,7 +126,7 @@ class _Refit:
             raise RunError(f"{data.path} has no test rows to prove the winner on; prepare it with --split 80/10/10")
         truth = data.labels[rows]
         epochs = epochs_of_refit(record, epoch)
-        return cls(record, config, record.seed, epochs, epoch.rule, data, truth, predicted, budget, spread, say)
+        return cls(record, config, record.seed, epoch, epochs, epoch.rule, data, truth, predicted, budget, spread, say)
 
     def train(self, turn: int, seeds: int, bundle: Path | None = None) -> _Scored:
         """With the seed of a turn from 0, on train + validation; saved to `bundle`."""
@@ -136,10 +138,11 @@ class _Refit:
         for number in range(1, self.epochs + 1):
             self.say(f"epoch {number} of {self.epochs}: loss {training.epoch(number):.4f}")
         test = batches(data, data.rows("test"), config.model, EVALUATION_BATCH)
-        rounded, unrounded = training.predict(test), training.predict(test, stored=False)
-        if bundle is not None:
-            with training.averaged():
-                make_bundle(training, config, self.rule, data).save(bundle)
+        with training.stacked(self.epoch.stack):
+            rounded, unrounded = training.predict(test), training.predict(test, stored=False)
+            if bundle is not None:
+                with training.averaged():
+                    make_bundle(training, config, self.rule, data).save(bundle)
         return _Scored(rounded, self._score(rounded), self._score(unrounded))
 
     def proof(self, first: _Scored, others: list[float], bundle: Path) -> Proof:
