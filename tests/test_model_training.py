@@ -135,6 +135,7 @@ def test_same_seed_gives_the_same_epochs_twice_in_one_process_and_another_seed_o
         (ModelConfig(image=IMAGE, num_labels=LABELS), {"augment": AugmentConfig(flip=True), "loss": "asymmetric"}),
         (CAPTION, {"augment": AugmentConfig(flip=True), "class_weights": "inverse", "loss": "focal"}),
         (CAPTION, {"class_weights": "dynamic", "loss": "asymmetric"}),
+        (BOTH.model_copy(update={"fusion": "summed"}), {"class_weights": "dynamic", "own_losses": 0.3}),
         (CAPTION, {"schedule": "cosine", "warmup": 0.5, "ema": 0.5, "epochs": 1}),
         (CAPTION, {"optimizer": "adamw", "weight_decay": 0.0, "label_smoothing": 0.1}),
         (SUMMED, {"own_losses": 0.3, "prior_start": True, "loss": "asymmetric", "ema": 0.5}),
