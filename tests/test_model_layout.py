@@ -121,6 +121,7 @@ def test_every_figure_of_a_backbone_is_that_of_keras(name: str) -> None:
         "integers": sum(v.nbytes == 8 * math.prod(v.shape) for v in weights),
         "cuts": {cut: backbone_of(name, cut)[1] for cut in BACKBONES[name].cuts},
         "least_side": BACKBONES[name].least_side,  # see test_model_towers
+        "rounding": BACKBONES[name].rounding,  # the same
     }
 
 
