@@ -51,7 +51,7 @@ space:
 TIGHT_BUDGET = 20_000
 ROW_KEYS = {"number", "fate", "mean_f1", "epochs", "weights_bytes", "seconds", "node", "reason", "config"}
 ROW_KEYS |= {"bundle_bytes", "margin_bytes"}
-PREFLIGHT = ("budget ", "fits ", "sizes ", "fixed ", "note  ", "disk ", "runs ")  # how the lines before a search begin
+PREFLIGHT = ("budget ", "fits ", "sizes ", "constant ", "note  ", "disk ", "runs ")  # how the lines before a search begin
 # Prints its address, and lives until its standard input closes; Ray then stops what it started.
 CLUSTER = """\
 import sys, ray
@@ -273,7 +273,7 @@ def test_search_ends_well_and_says_what_comes_next(searched: Search) -> None:
 
 def test_search_says_what_it_is_up_against_before_it_starts_and_not_among_its_results(searched: Search) -> None:
     told = [line.split()[0] for line in searched.ran.err.splitlines()]
-    assert told[:4] == ["budget", "fits", "sizes", "fixed"]
+    assert told[:4] == ["budget", "fits", "sizes", "constant"]
     assert told.count("runs") == 3
     assert "runs 1." not in searched.ran.out
 
