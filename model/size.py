@@ -158,7 +158,7 @@ def parse_bytes(text: str) -> int:
     """
     match = _BYTES.fullmatch(text.strip())
     if match is None or match[2] not in _UNITS:
-        number = match[1].lstrip("+-") if match and not match[2] and len(match[1]) < 20 else "100"
+        number = match[1].lstrip("+-") if match and len(match[1]) < 20 else "100"
         raise ValueError(
             f"a size needs a number and a unit, got {one_line(repr(text), 60)}; "
             f"write {number}MiB (2**20 bytes each) or {number}MB (10**6 bytes each)"

@@ -76,6 +76,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.path.name not in longest, item.path not in ray, item.path not in slow))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the weights of preset photos are, as far as anything asks that does not read them."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    (folder / "EfficientNetLite2.safetensors").touch()
+    before = os.environ.get("CAPTUNE_WEIGHTS")
+    os.environ["CAPTUNE_WEIGHTS"] = before or str(folder)
+    yield folder
+    if before is None:
+        del os.environ["CAPTUNE_WEIGHTS"]
+
+
 @pytest.fixture(autouse=True)
 def light(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that is not marked slow or cluster loads none of what takes seconds to load."""

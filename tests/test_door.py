@@ -164,6 +164,6 @@ def test_worker_that_cannot_import_captune_ends_the_search_in_one_line(
     assert done.returncode == 1, done
     *report, last = done.stderr.strip().splitlines()
     assert last.startswith("error: workers cannot load captune: ImportError: cannot import name 'x' from 'y'"), last
-    ours = ("budget ", "fits ", "sizes ", "fixed ", "disk ", "runs ", "never ", "preset ", "no trial done of 3")
+    ours = ("budget ", "fits ", "sizes ", "constant ", "disk ", "runs ", "never ", "preset ", "no trial done of 3")
     assert [line for line in report if not line.startswith(ours)] == []
     assert done.stdout == ""

@@ -51,7 +51,15 @@ space:
 TIGHT_BUDGET = 20_000
 ROW_KEYS = {"number", "fate", "mean_f1", "epochs", "weights_bytes", "seconds", "node", "reason", "config"}
 ROW_KEYS |= {"bundle_bytes", "margin_bytes"}
-PREFLIGHT = ("budget ", "fits ", "sizes ", "constant ", "note  ", "disk ", "runs ")  # how the lines before a search begin
+PREFLIGHT = (
+    "budget ",
+    "fits ",
+    "sizes ",
+    "constant ",
+    "note  ",
+    "disk ",
+    "runs ",
+)  # how the lines before a search begin
 # Prints its address, and lives until its standard input closes; Ray then stops what it started.
 CLUSTER = """\
 import sys, ray

@@ -801,3 +801,12 @@ def test_a_bug_keeps_its_traceback(captune: Captune, run: Path, monkeypatch: pyt
     ran = captune("trials", run)
     assert ran.code == 1
     assert "Traceback" in ran.err
+
+
+def test_weights_that_are_nowhere_are_told_before_a_search_starts(
+    captune: Captune, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPTUNE_WEIGHTS", str(tmp_path / "weights"))
+    ran = captune("search", data.path, "--run", tmp_path / "run", "--preset", "photos", "--trials", 1)
+    refused(ran, "EfficientNetLite2.safetensors", str(tmp_path / "weights"), "captune weights convert")
+    assert not (tmp_path / "run").exists()
