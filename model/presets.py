@@ -81,18 +81,8 @@ PHOTOS = TrialConfig(
         fusion="summed",
         head_dropout=0.3,
     ),
-    train=TrainConfig(
-        epochs=6,
-        batch_size=128,
-        group_by_length=True,
-        optimizer="adam",
-        learning_rate=1e-3,
-        schedule="cosine",
-        warmup=0.1,
-        label_smoothing=0.05,
-        own_losses=0.3,
-        prior_start=True,
-        cached_features=True,
+    train=CAPTIONS.train.model_copy(
+        update={"learning_rate": 1e-3, "own_losses": 0.3, "prior_start": True, "cached_features": True}
     ),
 )
 
