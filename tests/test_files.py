@@ -10,7 +10,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -200,6 +203,42 @@ def test_scratch_is_gone_at_the_end_and_stays_where_it_is_to_be_kept(tmp_path: P
     with scratch(tmp_path):
         pass
     assert names(tmp_path) == {folder.name} and names(folder) == {"file"}
+
+
+@pytest.mark.parametrize("place", [lambda folder: scratch(folder), lambda folder: written_aside(folder / "file")])
+def test_interrupt_between_any_two_lines_leaves_nothing(tmp_path: Path, place: Callable[[Path], Any]) -> None:
+    def interrupt_at(number: int) -> None:
+        """Goes into the block, where a signal's handler raises before a line of what makes the folder."""
+        lines = 0
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal lines
+            if frame.f_code.co_name not in {"scratch", "written_aside", "locked"}:
+                return None
+            lines += event == "line"
+            if lines == number and event == "line":
+                raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with place(tmp_path):
+                sys.settrace(before)
+                raise ZeroDivisionError  # no line raised before the block
+        finally:
+            sys.settrace(before)
+
+    number = 0
+    while True:
+        number += 1
+        try:
+            interrupt_at(number)
+        except KeyboardInterrupt:
+            assert names(tmp_path) == set(), number
+        except ZeroDivisionError:
+            break
+    assert number > 3
 
 
 def test_scratch_of_a_killed_process_is_removed_with_the_next_and_nothing_else(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def written_aside(path: Path, *, replace: bool = True) -> Iterator[Path]:
         OSError: no room, no permission; or a folder with something in it stands at `path`.
     """
     scratch = path.parent / f".captune-{secrets.token_hex(4)}.tmp"
-    scratch.mkdir()
-    try:
+    try:  # from before it exists on: a signal may end the process between any two lines
+        scratch.mkdir()
         aside = scratch / path.name
         yield aside
         for made in [*aside.rglob("*"), aside]:
@@ -143,19 +143,22 @@ def scratch(parent: Path | None = None) -> Iterator[Path]:
         parent: where; the temporary directory if None.
     """
     parent = Path(tempfile.gettempdir()) if parent is None else parent
-    made = Path(tempfile.mkdtemp(prefix=".captune-", dir=parent))  # under a name that nobody looks for
-    with locked(made / _HELD):
-        folder = made.rename(parent / made.name[1:])
-        try:
+    name = f"captune-{secrets.token_hex(8)}"
+    aside, folder = parent / f".{name}", parent / name
+    try:
+        aside.mkdir(mode=0o700)
+        with locked(aside / _HELD):  # under a name that nobody looks for
+            aside.rename(folder)
             yield folder
-        finally:
-            if (folder / _HELD).exists():
-                _clear(folder)
-            for other in parent.glob("captune-*"):
-                with contextlib.suppress(OSError):
-                    ours = other.stat(follow_symlinks=False).st_uid == os.getuid() and (other / _HELD).is_file()
-                    if ours and not is_held(other / _HELD):
-                        _clear(other)
+    finally:
+        if (folder / _HELD).exists():
+            _clear(folder)
+        _clear(aside)
+        for other in parent.glob("captune-*"):
+            with contextlib.suppress(OSError):
+                ours = other.stat(follow_symlinks=False).st_uid == os.getuid() and (other / _HELD).is_file()
+                if ours and not is_held(other / _HELD):
+                    _clear(other)
 
 
 def _clear(folder: Path) -> None:
