@@ -52,6 +52,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def baselines(self) -> Path:
+        """What is had for nothing."""
+        return self.path / "baselines.json"
+
+    @property
     def tracebacks(self) -> Path:
         """One text file for each failed trial."""
         return self.path / "tracebacks"
