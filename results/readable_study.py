@@ -46,7 +46,9 @@ class ReadableStorage(BaseStorage):
         self._run, self._read = run, study_reader(run)
         self._ended: dict[int, FrozenTrial] = {}
         self._study = InMemoryStorage()
-        directions = ["minimize" if name == "bytes" else "maximize" for name in facts.objectives]
+        directions = [
+            StudyDirection.MINIMIZE if name == "bytes" else StudyDirection.MAXIMIZE for name in facts.objectives
+        ]
         with quiet_optuna():
             study = optuna.create_study(study_name=facts.name, storage=self._study, directions=directions)
             study.set_metric_names(list(facts.objectives))

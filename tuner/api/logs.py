@@ -25,7 +25,7 @@ from captune.tuner.run.locations import reading
 from captune.tuner.run.settings import RunSettings
 
 _LOOK_SECONDS = 2.0  # between two looks at the study
-_END_SECONDS = 20.0  # that all sinks together have after the search
+_END_SECONDS = 30.0  # that all sinks together have after the search
 _QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
 
 
