@@ -89,7 +89,10 @@ def test_log_has_a_line_a_minute(clock: Callable[[float], None], capsys: pytest.
         for done in range(1, 1001):
             clock(0.25)
             show(done, 1000)
-    assert capsys.readouterr() == ("", "".join(f"preparing: {n} of 1000 pictures\n" for n in (240, 480, 720, 960, 1000)))
+    assert capsys.readouterr() == (
+        "",
+        "".join(f"preparing: {n} of 1000 pictures\n" for n in (240, 480, 720, 960, 1000)),
+    )
 
 
 def test_work_of_less_than_a_minute_says_nothing_in_a_log(
