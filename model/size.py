@@ -25,7 +25,8 @@ MB = 10**6  # as file sizes are sold
 DEFAULT_BUDGET = 100 * MiB
 Measure = Literal["weights", "bundle"]
 
-_UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": MB, "GB": 10**9, "KiB": 2**10, "MiB": MiB, "GiB": 2**30}
+_UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": MB, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KiB": 2**10, "MiB": MiB, "GiB": 2**30, "TiB": 2**40}
 _BYTES = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 _LARGEST = 2**60
 _HEADER_LENGTH = 8  # the number before a safetensors header, which is padded to a multiple of as much

@@ -14,27 +14,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captune.model import metrics
-from captune.model.augment import RandomAffine
 from captune.model.checkpoint import Checkpoint, numbered
 from captune.model.class_weights import DynamicWeights
 from captune.model.classifier import LOGITS, build, parts_of, set_stack, start_at, with_own_logits
-from captune.model.config import ImageConfig, ModelConfig, Storage, TrialConfig
-from captune.model.image_encoder import DROPOUT, normalisations
+from captune.model.config import Storage, TrialConfig
+from captune.model.image_encoder import normalisations
 from captune.model.losses import log_odds, make_loss, with_own
 from captune.model.metrics import Epoch
 from captune.model.optimizer import make_optimizer
 from captune.model.rule import cross_fitted, fit_rule
 from captune.model.stack import Stack, cross_stacked, fit_stack
 from captune.model.storage import through
-from captune.model.text_encoder import Cut
+from captune.model.views import (
+    FEATURES,
+    after_backbone,
+    as_it_is,
+    pretrained_weights,
+    twin_of,
+    with_augmentation,
+    with_captions_cut,
+)
 
 Arrays = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
 # Of the framework. On a CPU that spares a tenth of an epoch of large networks, a quarter of small ones.
 _STEPS_PER_CALL = 16
-
-
-FEATURES = "features"
-"""Name of the input that holds features of pictures, (batch, .., channels) float32, instead of "image"."""
 
 
 class Batches(Protocol):
@@ -90,22 +93,22 @@ class Training:
         self._multiple = 1 if spread is None else spread.devices
         self._storage = config.model.storage
         # XLA would compile for each width of the captions.
-        cut = _with_captions_cut if config.model.text is not None and not _jit() else _as_it_is
+        cut = with_captions_cut if config.model.text is not None and not _jit() else as_it_is
         self.network = build(config.model)
         self._scored = cut(self.network)
         self._head: keras.Model | None = None  # from features of pictures to probabilities
         if config.train.cached_features:
-            self._head = cut(_after_backbone(self.network, self.network.output))
+            self._head = cut(after_backbone(self.network, self.network.output))
         self._parts: keras.Model | None = None  # from what is scored to the logits of its parts
         if config.model.has_parts:
             parts = parts_of(self.network)
             inputs = {x.name: x for x in self.network.inputs}
             cached = config.train.cached_features
-            self._parts = cut(_after_backbone(self.network, parts) if cached else keras.Model(inputs, parts))
+            self._parts = cut(after_backbone(self.network, parts) if cached else keras.Model(inputs, parts))
         with self._scope():
             # The network that learns: the same one, or its twin that computes in bfloat16 or on several devices.
             twin = bfloat16 or spread is not None
-            self._learner = _twin(config.model, bfloat16=bfloat16) if twin else self.network
+            self._learner = twin_of(config.model, bfloat16=bfloat16) if twin else self.network
             if config.train.prior_start:
                 start_at(self._learner, log_odds(label_counts, _examples(train)))
             self._class_weights = DynamicWeights(len(label_counts)) if config.train.class_weights == "dynamic" else None
@@ -114,15 +117,15 @@ class Training:
             if config.train.own_losses and config.model.has_parts:
                 loss, logits = with_own(loss, config.train.own_losses), with_own_logits(self._learner)
             self._trained = cut(
-                _after_backbone(self._learner, logits)
+                after_backbone(self._learner, logits)
                 if config.train.cached_features
-                else _with_augmentation(self._learner, logits, config, seed)
+                else with_augmentation(self._learner, logits, config, seed)
             )
             optimizer = make_optimizer(
                 config.train,
                 steps=config.train.epochs * len(train),
                 in_one_kernel=spread is None and not _jit(),
-                tower=_pretrained(self._learner, config.model.image),
+                tower=pretrained_weights(self._learner, config.model.image),
             )
             # With its slots made beforehand, TensorFlow traces the training step once instead of twice.
             optimizer.build(self._trained.trainable_variables)
@@ -379,52 +382,6 @@ class _Sequence(keras.utils.PyDataset):
         if over := len(labels) % self._multiple:
             return {name: values[:-over] for name, values in inputs.items()}, labels[:-over]
         return inputs, labels
-
-
-def _twin(config: ModelConfig, *, bfloat16: bool) -> keras.Model:
-    """Another network of `config` with float32 weights, which may compute in bfloat16."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16" if bfloat16 else before)
-    try:
-        return build(config)
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def _pretrained(network: keras.Model, image: ImageConfig | None) -> list[keras.Variable]:
-    """Weights of the image backbone that were loaded and are trained on."""
-    if image is None or image.frozen or image.weights == "none":
-        return []
-    pixels = next(x for x in network.inputs if x.name == "image")
-    return list(keras.Model(pixels, network.get_layer(DROPOUT).input).trainable_variables)
-
-
-def _after_backbone(network: keras.Model, output: keras.KerasTensor) -> keras.Model:
-    """The part of a network that reads features of pictures instead of pictures, with its weights."""
-    inputs = {FEATURES: network.get_layer(DROPOUT).input} | {x.name: x for x in network.inputs if x.name != "image"}
-    after = keras.Model(list(inputs.values()), output)
-    anew = {name: keras.Input(x.shape[1:], dtype=x.dtype, name=name) for name, x in inputs.items()}
-    return keras.Model(anew, after(list(anew.values())))
-
-
-def _with_augmentation(network: keras.Model, logits: keras.KerasTensor, config: TrialConfig, seed: int) -> keras.Model:
-    """The network up to logits of its own, pictures changed at random first; weights are shared with `network`."""
-    learner = keras.Model({x.name: x for x in network.inputs}, logits)
-    if config.model.image is None or not config.train.augment.active:
-        return learner
-    inputs = {x.name: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in network.inputs}
-    changed = RandomAffine(config.train.augment, seed=seed)(inputs["image"])
-    return keras.Model(inputs, learner({**inputs, "image": changed}))
-
-
-def _as_it_is(network: keras.Model) -> keras.Model:
-    return network
-
-
-def _with_captions_cut(network: keras.Model) -> keras.Model:
-    """The same network with captions cut to the longest of their batch first."""
-    inputs = {x.name: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in network.inputs}
-    return keras.Model(inputs, network({**inputs, "caption": Cut()(inputs["caption"])}))
 
 
 def _jit() -> bool | str:

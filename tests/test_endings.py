@@ -129,7 +129,7 @@ def fates(desk: Desk, captune: Captune) -> list[str]:
 
 def assert_gone(desk: Desk, *, scratch: bool = True) -> None:
     """No process of the commands runs on, and nothing lies in the folder for temporary files."""
-    until(lambda: not desk.processes(), 60)
+    until(lambda: not desk.processes(), 120)
     assert not scratch or not list(desk.scratch.iterdir())
 
 

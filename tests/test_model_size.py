@@ -65,6 +65,8 @@ def test_every_preset_fits_the_default_budget(name: str, measure: Any) -> None:
         ("1.5KiB", 1536),
         ("1GiB", 2**30),
         ("1GB", 10**9),
+        ("1TiB", 2**40),
+        ("1TB", 10**12),
         ("0.3GB", 300_000_000),
         ("1.1kB", 1100),
         ("1.9B", 1),

@@ -588,13 +588,13 @@ def test_pretrained_tower_stays_for_its_share_of_the_schedule_and_moves_after_it
 
 
 def test_tower_with_random_weights_has_the_rate_of_the_others(pretrained: ModelConfig) -> None:
-    from captune.model.training import _pretrained
+    from captune.model.views import pretrained_weights
 
     assert pretrained.image is not None
     network = training(BOTH).network
-    assert _pretrained(network, IMAGE) == []
-    assert _pretrained(network, None) == []
-    assert _pretrained(network, pretrained.image.model_copy(update={"frozen": True})) == []
+    assert pretrained_weights(network, IMAGE) == []
+    assert pretrained_weights(network, None) == []
+    assert pretrained_weights(network, pretrained.image.model_copy(update={"frozen": True})) == []
 
 
 def test_batches_are_read_ahead_in_order_and_untuned() -> None:

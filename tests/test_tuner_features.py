@@ -78,11 +78,11 @@ def test_trial_on_cached_features_learns_what_it_learns_without(
     whole = trained(frozen(weights, own, **changes), own)
     cached = trained(frozen(weights, own, **changes, **{"train.cached_features": True}), own)
     # Training on features of the backbone as it is shipped, int8 is another network from the first step on.
-    close = 0.05 if changes.get("storage") == "int8" else 1e-3
-    # Of 16 rows, two that change their places by half precision move it by more than they move the loss.
+    close, places = (0.05, 0.05) if changes.get("storage") == "int8" else (1e-3, 1e-2)
     for one, other in zip(whole, cached, strict=True):
         assert one.loss == pytest.approx(other.loss, abs=close)
-        assert one.map == pytest.approx(other.map, abs=10 * close)
+        # Of 16 rows, two that change their places by half precision move it by more than they move the loss.
+        assert one.map == pytest.approx(other.map, abs=places)
 
 
 @pytest.mark.parametrize("storage", ["float32", "int8"])
