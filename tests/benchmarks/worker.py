@@ -37,6 +37,7 @@ WARM = 10  # trials until then
 
 def settings(**changes: Any) -> SearchConfig:
     plain = read_search(None, preset="captions", default_preset="captions", overrides={"trials": 1}).model_dump()
+    del plain["space"]["train.epochs"]  # one each
     return SearchConfig.model_validate({**plain, **changes})
 
 
