@@ -161,7 +161,7 @@ class Classifier:
         if on_bad not in ("error", "skip"):
             raise ArgumentError("on_bad", f"error or skip, got {on_bad!r}")
         folder = None if images is None else Path(images)
-        with bar("reading rows", "rows", shown=progress) as show:
+        with bar("predicting", "rows", shown=progress) as show:
             rows = read_rows(self.bundle, Path(csv), folder, need_labels=need_labels, on_bad=on_bad)
             rows, raw = predict.probabilities_of_rows(self.bundle, rows, show)
         for note in rows.records.notes:
