@@ -22,6 +22,7 @@ _LOG_SECONDS = 60.0  # between two lines where nothing can change
 _QUIET_SECONDS = 2.0  # of work that is done before anybody wonders
 _DRAWS = 2.0  # a second
 _NOTEBOOK = (100, 40)  # characters, lines
+_WITH_NOTES = 80  # characters of a terminal whose bars leave room for one
 
 
 def say(message: str) -> None:
@@ -108,7 +109,8 @@ def _bar(what: str, unit: str, *, shown: bool) -> Iterator[Callable[[str, int, i
         task = bars.add_task(visible(what), total=None, count="")
 
         def redraw(what: str, done: int, total: int, note: str) -> None:
-            bars.update(task, description=visible(what), completed=done, total=total, count=count(done, total, note))
+            counted = count(done, total, note if bars.console.width >= _WITH_NOTES else "")
+            bars.update(task, description=visible(what), completed=done, total=total, count=counted)
 
         timer = Timer(_QUIET_SECONDS, bars.start)
         timer.daemon = True
