@@ -52,6 +52,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def baselines(self) -> Path:
+        """What is had for nothing."""
+        return self.path / "baselines.json"
+
+    @property
     def tracebacks(self) -> Path:
         """One text file for each failed trial."""
         return self.path / "tracebacks"
@@ -70,6 +75,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """A folder for each trial that is unfinished, or among the best, by the number of its first attempt."""
         return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """What the search wrote for other tools: a folder or a file for each of them."""
+        return self.path / "logs"
 
     @property
     def winner(self) -> Path:
