@@ -29,14 +29,21 @@ from captune.results.run_folder import RunError, RunFolder
 STUDY_NAME = "captune"
 _SUM = b',"crc32":'
 _FULL_DISK_SECONDS = 2.0  # between two tries to write
+_LINES = 1000  # between two times that is told how far reading has come
 
 
-def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -> BaseStorage:
+def open_storage(
+    run: RunFolder,
+    *,
+    wait: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> BaseStorage:
     """The journal of a run; made where it does not exist.
 
     Args:
         wait: for the one writer, which holds `RunFolder.writing`: told while the disk is full, every few seconds until
             there is room. A last line that was cut off is removed first, so that the next one is not glued to it.
+        progress: called now and then with (read, all) bytes.
 
     Raises:
         RunError: a line is none that a search writes.
@@ -45,7 +52,7 @@ def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -
         with run.journal.open("r+b") as file:
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)
-    lines = _Lines(run, wait)
+    lines = _Lines(run, wait, progress)
     try:
         return Journal(lines)  # replays them all
     except UnreadableError as error:
@@ -56,10 +63,12 @@ def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -
         ) from None
 
 
-def study_reader(run: RunFolder) -> Callable[[], Sequence[FrozenTrial]]:
+def study_reader(
+    run: RunFolder, *, progress: Callable[[int, int], None] | None = None
+) -> Callable[[], Sequence[FrozenTrial]]:
     """Reads the trials of a run's study, draws that are none included: what was added since is seen the next time.
 
-    There are none before the search has made its study. Raises RunError as `open_storage` does.
+    There are none before the search has made its study. Arguments and errors: see `open_storage`.
     """
     studies: list[optuna.Study] = []
 
@@ -67,7 +76,9 @@ def study_reader(run: RunFolder) -> Callable[[], Sequence[FrozenTrial]]:
         with quiet_optuna():
             if not studies and os.path.lexists(run.journal):
                 with suppress(KeyError):  # the study has no name yet
-                    studies.append(optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run)))
+                    studies.append(
+                        optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run, progress=progress))
+                    )
             return studies[0].get_trials(deepcopy=False) if studies else ()
 
     return trials
@@ -81,8 +92,11 @@ class _Lines(BaseJournalBackend):
     is forced onto the disk, with all lines before it. A full disk is waited out; no half of a line is left.
     """
 
-    def __init__(self, run: RunFolder, wait: Callable[[str], None] | None) -> None:
+    def __init__(
+        self, run: RunFolder, wait: Callable[[str], None] | None, progress: Callable[[int, int], None] | None
+    ) -> None:
         self._run = run
+        self._progress = progress
         self._wait = wait
         self._read = (0, 0)  # lines, bytes
         self.number = 0  # of the line that is being read, from 0
@@ -92,6 +106,7 @@ class _Lines(BaseJournalBackend):
         """Lines from a number on."""
         number, place = self._read if self._read[0] <= log_number_from else (0, 0)
         with regular(self._run.journal) as file:
+            size = os.fstat(file.fileno()).st_size
             file.seek(place)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -100,6 +115,8 @@ class _Lines(BaseJournalBackend):
                 log = _log_of(line)
                 number, place = number + 1, place + len(line)
                 self._read = (number, place)
+                if self._progress is not None and number % _LINES == 0:
+                    self._progress(place, size)
                 if number > log_number_from:
                     yield log
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +66,11 @@ class Record:
         }
 
 
-def load_records(run: RunFolder) -> list[Record]:
+def load_records(run: RunFolder, *, progress: Callable[[int, int], None] | None = None) -> list[Record]:
     """All trials of a run in the order of their numbers, also while the search writes on.
+
+    Args:
+        progress: called now and then with (read, all) bytes of the journal.
 
     Raises:
         RunError: the folder holds no run, or its journal is damaged.
@@ -75,7 +78,7 @@ def load_records(run: RunFolder) -> list[Record]:
     from captune.results.journal import study_reader
 
     run.read_settings()
-    return _records(study_reader(run)())
+    return _records(study_reader(run, progress=progress)())
 
 
 def records_of(study: optuna.Study) -> list[Record]:
