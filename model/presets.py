@@ -19,20 +19,20 @@ PAPER = TrialConfig(
     ),
 )
 
+_TEXT = TextConfig(
+    encoder="convolution",
+    vocabulary_size=10_000,
+    max_tokens=16,
+    embedding=128,
+    units=384,
+    kernel=2,
+    dense=0,
+    embedding_dropout=0.3,
+    dropout=0.5,
+)
+
 CAPTIONS = TrialConfig(
-    model=ModelConfig(
-        text=TextConfig(
-            encoder="convolution",
-            vocabulary_size=10_000,
-            max_tokens=16,
-            embedding=128,
-            units=384,
-            kernel=2,
-            dense=0,
-            embedding_dropout=0.3,
-            dropout=0.5,
-        ),
-    ),
+    model=ModelConfig(text=_TEXT.model_copy(update={"dense": 128})),
     train=TrainConfig(
         epochs=6,
         batch_size=128,
@@ -42,27 +42,36 @@ CAPTIONS = TrialConfig(
         schedule="cosine",
         warmup=0.1,
         label_smoothing=0.05,
+        prior_start=True,
     ),
 )
 
 COMPACT = TrialConfig(
     model=ModelConfig(
-        image=ImageConfig(backbone="compact", pooling="average", units=0, dropout=0.2, width=16, stages=3, blocks=1),
-        text=CAPTIONS.model.text,
-        fusion="gated",
+        image=ImageConfig(
+            backbone="compact",
+            pooling="both",
+            units=0,
+            head="positions",
+            dropout=0.2,
+            width=16,
+            stages=3,
+            blocks=1,
+            last_halving=False,
+        ),
+        text=_TEXT,
+        fusion="summed",
         head_units=256,
         head_dropout=0.3,
     ),
-    train=TrainConfig(
-        epochs=8,
-        batch_size=64,
-        group_by_length=True,
-        optimizer="adam",
-        learning_rate=3e-3,
-        schedule="cosine",
-        warmup=0.1,
-        label_smoothing=0.05,
-        augment=AugmentConfig(flip=True),
+    train=CAPTIONS.train.model_copy(
+        update={
+            "epochs": 8,
+            "batch_size": 64,
+            "learning_rate": 3e-3,
+            "own_losses": 0.3,
+            "augment": AugmentConfig(flip=True),
+        }
     ),
 )
 
@@ -77,20 +86,26 @@ PHOTOS = TrialConfig(
             position_units=512,
             dropout=0.2,
         ),
-        text=CAPTIONS.model.text,
+        text=_TEXT,
         fusion="summed",
         head_dropout=0.3,
     ),
-    train=CAPTIONS.train.model_copy(
-        update={"learning_rate": 1e-3, "own_losses": 0.3, "prior_start": True, "cached_features": True}
-    ),
+    train=CAPTIONS.train.model_copy(update={"learning_rate": 1e-3, "own_losses": 0.3, "cached_features": True}),
 )
 
 FULL = TrialConfig(
     model=ModelConfig(
-        image=ImageConfig(backbone="EfficientNetV2B0", weights="imagenet", side=224, units=256),
-        text=CAPTIONS.model.text,
-        fusion="gated",
+        image=ImageConfig(
+            backbone="EfficientNetV2B0",
+            weights="imagenet",
+            side=224,
+            units=256,
+            head="positions",
+            position_units=512,
+            dropout=0.2,
+        ),
+        text=_TEXT,
+        fusion="summed",
         head_units=256,
         head_dropout=0.3,
     ),
@@ -104,6 +119,9 @@ FULL = TrialConfig(
         weight_decay=0.01,
         ema=0.999,
         clip_norm=1.0,
+        tower_rate=0.1,
+        own_losses=0.3,
+        prior_start=True,
         augment=AugmentConfig(rotation=10, shift=0.1, zoom=0.1, flip=True),
     ),
 )

@@ -294,7 +294,7 @@ def test_dimension_that_hangs_on_storage_is_open_under_the_one_of_the_command_li
     path = written(
         tmp_path,
         "trials: 3\nspace:\n  storage: [float32, float16]\n"
-        "  text.units: {choices: [8], when: {storage: float16}}\n  fusion: [gated]\n",
+        "  text.units: {choices: [8], when: {storage: float16}}\n  head_units: [64]\n",
     )
     space = read(path, storage=storage).build_space()
     config = space.draw(Random(0))

@@ -61,7 +61,8 @@ MOST = 1500  # configurations of a space that is gone through
 
 def space_of(dimensions: dict[str, Any], **fixed: Any) -> Space:
     parsed = {name: parse_dimension(name, value) for name, value in dimensions.items()}
-    return Space.around(PRESETS["compact"], fixed=fixed, dimensions=parsed, modality="both")
+    pooled = {"image.head": "pooled", "fusion": "gated", **fixed}  # as every fusion suits it
+    return Space.around(PRESETS["compact"], fixed=pooled, dimensions=parsed, modality="both")
 
 
 @st.composite

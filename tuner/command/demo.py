@@ -28,7 +28,7 @@ space:
   image.stages: [2, 3]
   text.embedding: [32, 64]
   text.kernel: {low: 1, high: 3}
-  fusion: [concatenation, gated]
+  image.pooling: [average, both]
   head_units: [0, 64]
   train.learning_rate: {low: 1.0e-3, high: 6.0e-3, log: true}
 """
