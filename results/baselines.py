@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from captune.data_prep.store import PreparedData
-from captune.model.metrics import Scores
 from captune.results.documents import Document
 from captune.results.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from captune.data_prep.store import PreparedData
+    from captune.model.metrics import Scores
 
 COMMONEST, TFIDF = "commonest label", "TF-IDF + logistic regression"
 _SLOW_PAIRS = 100_000  # of row and label, which take seconds
@@ -75,7 +80,7 @@ def score(data: PreparedData) -> list[Baseline]:
     both, labels = data.rows("train", "validation"), data.labels
     one = DecisionRule(1.0)  # the likeliest label alone
 
-    def constant(learned: object, rows: object) -> Scores:
+    def constant(learned: NDArray[np.int64], rows: NDArray[np.int64]) -> Scores:
         return metrics.score(labels[rows], one.answers(commonest_label(labels[learned], len(labels[rows]))))
 
     baselines = [_baseline(COMMONEST, "validation", constant(train, validation))]
