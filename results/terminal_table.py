@@ -213,7 +213,7 @@ def _footer(
         yield f"+{hidden} settings: --columns all" if hidden > 1 else "+1 setting: --columns all"
     counts = Counter(record.fate for record in records)
     fates = ", ".join(f"{count} {fate}" for fate, count in counts.most_common())
-    yield f"{len(records)} trials" + (f": {fates}" if records else "")
+    yield f"{len(records)} trial{'s' * (len(records) != 1)}" + (f": {fates}" if records else "")
     if best is not None:
         yield (
             f"{BEST} best: trial {best.number}, mean_f1 {table.cell('mean_f1', best.mean_f1)}, "

@@ -87,14 +87,18 @@ def print_file(content: bytes) -> None:
         sys.stdout.buffer.write(content)
 
 
-def tell_baselines(baselines: Sequence[Baseline], rows: str, mean_f1: float) -> None:
-    """What is had for nothing on these rows, beside the mean F1 of a network; and where the network is no better."""
+def tell_baselines(baselines: Sequence[Baseline], rows: str, mean_f1: float, *, judge: bool = True) -> None:
+    """What is had for nothing on these rows, beside the mean F1 of a network.
+
+    Args:
+        judge: whether to say so where the network is no better.
+    """
     baselines = [each for each in baselines if each.rows == rows]
     if baselines:
         tell("for nothing: " + ", ".join(f"{each.name} {each.mean_f1:.4f}" for each in baselines))
-    worse = [each.name for each in baselines if mean_f1 <= each.mean_f1]
-    if worse:
-        say(f"note: the network is no better than {' or '.join(worse)}: {NO_BETTER}")
+    better = [each.name for each in baselines if mean_f1 <= each.mean_f1]
+    if judge and better:
+        say(f"note: the network is no better than what is had for nothing ({', '.join(better)}): {NO_BETTER}")
 
 
 def fail_usage(error: TyperException) -> NoReturn:

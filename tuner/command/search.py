@@ -93,8 +93,7 @@ def _tell(run: Run) -> None:
         size = next((trial.weights_bytes for trial in summary.frontier[::-1]), None)
         weights = "" if size is None else f", {show_bytes(size)} of weights"
         tell(f"best: trial {summary.best.number}, mean F1 {summary.best.mean_f1:.4f} on validation{weights}")
-        tell_baselines(run.baselines, "validation", summary.best.mean_f1)
-        tell_baselines(run.baselines, "validation", summary.best.mean_f1)
+        tell_baselines(run.baselines, "validation", summary.best.mean_f1, judge=not summary.interrupted)
     if summary.interrupted:
         say(f"interrupted; go on with: captune resume {shell_word(run.where)}")
         raise SystemExit(exit_status(signal.Signals[summary.signal or "SIGINT"]))
