@@ -26,14 +26,21 @@ from captune.results.run_folder import RunError, RunFolder
 STUDY_NAME = "captune"
 _SUM = b',"crc32":'
 _FULL_DISK_SECONDS = 2.0  # between two tries to write
+_LINES = 1000  # between two times that is told how far reading has come
 
 
-def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -> BaseStorage:
+def open_storage(
+    run: RunFolder,
+    *,
+    wait: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> BaseStorage:
     """The journal of a run; made where it does not exist.
 
     Args:
         wait: for the one writer, which holds `RunFolder.writing`: told while the disk is full, every few seconds until
             there is room. A last line that was cut off is removed first, so that the next one is not glued to it.
+        progress: called now and then with (read, all) bytes.
 
     Raises:
         RunError: a line is none that a search writes.
@@ -42,7 +49,7 @@ def open_storage(run: RunFolder, *, wait: Callable[[str], None] | None = None) -
         with run.journal.open("r+b") as file:
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)
-    lines = _Lines(run, wait)
+    lines = _Lines(run, wait, progress)
     try:
         return Journal(lines)  # replays them all
     except UnreadableError as error:
@@ -61,8 +68,11 @@ class _Lines(BaseJournalBackend):
     is forced onto the disk, with all lines before it. A full disk is waited out; no half of a line is left.
     """
 
-    def __init__(self, run: RunFolder, wait: Callable[[str], None] | None) -> None:
+    def __init__(
+        self, run: RunFolder, wait: Callable[[str], None] | None, progress: Callable[[int, int], None] | None
+    ) -> None:
         self._run = run
+        self._progress = progress
         self._wait = wait
         self._read = (0, 0)  # lines, bytes
         self.number = 0  # of the line that is being read, from 0
@@ -72,6 +82,7 @@ class _Lines(BaseJournalBackend):
         """Lines from a number on."""
         number, place = self._read if self._read[0] <= log_number_from else (0, 0)
         with regular(self._run.journal) as file:
+            size = os.fstat(file.fileno()).st_size
             file.seek(place)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -80,6 +91,8 @@ class _Lines(BaseJournalBackend):
                 log = _log_of(line)
                 number, place = number + 1, place + len(line)
                 self._read = (number, place)
+                if self._progress is not None and number % _LINES == 0:
+                    self._progress(place, size)
                 if number > log_number_from:
                     yield log
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +66,11 @@ class Record:
         }
 
 
-def load_records(run: RunFolder) -> list[Record]:
+def load_records(run: RunFolder, *, progress: Callable[[int, int], None] | None = None) -> list[Record]:
     """All trials of a run in the order of their numbers, also while the search writes on.
+
+    Args:
+        progress: called now and then with (read, all) bytes of the journal.
 
     Raises:
         RunError: the folder holds no run, or its journal is damaged.
@@ -82,7 +85,7 @@ def load_records(run: RunFolder) -> list[Record]:
         return []  # the search has not yet made its study
     with quiet_optuna():
         try:
-            return records_of(optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run)))
+            return records_of(optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run, progress=progress)))
         except KeyError:
             return []  # the study has no name yet
 

@@ -448,3 +448,14 @@ def test_lock_that_cannot_be_held_is_told(run: RunFolder) -> None:
     os.mkfifo(run.lock)
     with pytest.raises(RunError, match=r"lock cannot be held .*writable"), run.writing():
         pass
+
+
+def test_reading_says_how_far_it_is(run: RunFolder) -> None:
+    study = new_study(run)
+    for _ in range(1250):
+        study.enqueue_trial({})
+    read: list[tuple[int, int]] = []
+    load_records(run, progress=lambda done, total: read.append((done, total)))
+    size = run.journal.stat().st_size
+    assert [total for _, total in read] == [size] * len(read)
+    assert 0 < read[0][0] < size and read == sorted(read)

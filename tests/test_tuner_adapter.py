@@ -199,10 +199,12 @@ def test_trials_that_wait_long_for_a_node_and_those_whose_worker_starts_are_coun
 ) -> None:
     trials = [known("waits"), known("starts"), known("runs", "RUNNING")]
     adapter.on_trial_add(Controller(*trials, placed="starts runs"), trials[-1])
-    director.running = {each.trial_id: SimpleNamespace(started=0.0) for each in trials}
+    attempt = SimpleNamespace(started=0.0, running=lambda **state: state)
+    director.running = {each.trial_id: attempt for each in trials}
     assert adapter.unplaced(-1.0) == 1
     assert adapter.unplaced(10**9) == 0
-    assert adapter.starting() == 2
+    states = ((False, False), (True, False), (True, True))
+    assert adapter.running() == tuple({"placed": placed, "ready": ready} for placed, ready in states)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +298,8 @@ def test_worker_that_left_no_error_died(adapter: Any, director: FakeDirector, tm
 def test_ray_keeps_of_a_long_search_the_trials_that_run_alone(tmp_path: Path, captions_data: PreparedData) -> None:
     from ray.tune.experiment import Trial
 
-    from captune.tuner.ray_tune.search import Progress, run_search
+    from captune.tuner.decisions.progress import Progress
+    from captune.tuner.ray_tune.search import run_search
     from captune.tuner.ray_tune.worker import TrialWorker
 
     report = epoch(1, train_seconds=0.0, evaluate_seconds=0.0)  # made here: workers find no module of the tests

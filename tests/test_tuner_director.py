@@ -25,6 +25,7 @@ from captune.tuner.decisions.director import Director, Ended
 from captune.tuner.decisions.fates import TrialLimits
 from captune.tuner.decisions.gate import Gate
 from captune.tuner.decisions.halving import Rungs
+from captune.tuner.decisions.progress import Best, RunningTrial
 from captune.tuner.decisions.recovery import recover
 from captune.tuner.decisions.trial_events import (
     Assignment,
@@ -213,7 +214,45 @@ def test_complete_trial_is_told_its_best_epoch(search: Search) -> None:
     assert trial.intermediate_values == {1: 0.3, 2: 0.7, 3: 0.5}
     assert (record.fate, record.mean_f1, record.best_epoch, record.epochs) == ("complete", 0.7, 2, 3)
     assert (record.node, record.reason) == ("here", None)
-    assert directed.director.best == 0.7
+    assert directed.director.best == Best(0, 0.7, record.weights_bytes)
+
+
+def test_best_is_of_a_trial_that_runs_too_and_of_none_that_failed(search: Search) -> None:
+    directed = search.direct()
+    directed.start("a")
+    directed.finish("a", 0.5)
+    directed.start("b")
+    directed.report("b", 1, 0.9)
+    assert directed.director.best is not None and directed.director.best.trial == 1
+    directed.end("b", FAILED)
+    assert directed.director.best is not None and directed.director.best.trial == 0
+
+
+def test_trial_in_a_slot_says_what_it_waits_for_and_then_its_scores(search: Search) -> None:
+    directed = search.direct()
+    directed.start("a")
+    attempt = directed.director.running["a"]
+    assert attempt.running(placed=False, ready=False).phase == "waiting for room"
+    assert attempt.running(placed=True, ready=False).phase == "starting a worker"
+    assert attempt.running(placed=True, ready=True).phase == "first epoch"
+    directed.report("a", 1, 0.25)
+    directed.report("a", 2, math.nan)
+    shown = attempt.running(placed=True, ready=True)
+    assert shown == RunningTrial(0, attempt.epochs, (0.25, shown.scores[1]), "here", "training")
+    assert math.isnan(shown.scores[1]) and directed.director.epochs == 2
+
+
+def test_trial_that_goes_on_shows_the_scores_of_its_earlier_attempt(search: Search) -> None:
+    directed = search.direct()
+    directed.start("a")
+    for number, score in enumerate((0.2, 0.6), 1):
+        directed.report("a", number, score)
+    directed.end("a", DIED)
+    directed.start("b")
+    directed.report("b", 3, 0.7)
+    assert directed.director.running["b"].running(placed=True, ready=True).scores == (0.2, 0.6, 0.7)
+    again = search.direct()
+    assert (again.director.epochs, again.director.counted_before) == (0, again.director.counted)
 
 
 def test_stopped_trial_is_told_pruned_with_its_rung(search: Search) -> None:
@@ -247,7 +286,7 @@ def test_diverged_trial_is_told_pruned_and_nan_is_never_a_value(
     assert all(map(math.isfinite, trial.intermediate_values.values()))
     assert trial.values is None or all(map(math.isfinite, trial.values))
     assert record.epochs == len(scores)
-    assert directed.director.best is None or math.isfinite(directed.director.best)
+    assert directed.director.best is None  # it cannot win
     assert "NaN" not in search.run.journal.read_text()
 
 
@@ -462,7 +501,7 @@ def test_resume_counts_what_is_done_and_leaves_it_as_it_was(search: Search) -> N
     directed.director.close(reason="interrupted", resumable=True)
     before = search.records[:2]
     again = search.direct(trials=3)
-    assert again.director.best == 0.8
+    assert again.director.best == Best(0, 0.8, before[0].weights_bytes)
     assert again.use_up() == 1
     assert search.records[:2] == before
     assert not any(r.fate in ("running", "waiting") for r in search.records)

@@ -377,6 +377,7 @@ def test_values_impossible_together_are_no_trial_and_tell_the_sampler_to_stay_aw
     assert first.state == TrialState.PRUNED
     assert any(broken > 0 for broken in first.constraints.values())
     assert "over_budget" not in gate.fates
+    assert 1 <= gate.impossible == Gate(study, feasible(IMPOSSIBLE | WIDE), seed=0).impossible
     assert {record.fate for record in run.records} == {"complete"}
     assert 0 not in {record.number for record in run.records}
 

@@ -78,10 +78,14 @@ def test_rows_from_files_get_the_answers_that_the_prepared_set_gets(
     from captune.tuner.winner.rows import read_rows
 
     monkeypatch.setattr(inference, "BATCH", 50)  # 120 rows: two batches and a rest
+    counts: list[tuple[int, int]] = []
     rows, found = inference.probabilities_of_rows(
-        bundle, read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True)
+        bundle,
+        read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True),
+        lambda done, total: counts.append((done, total)),
     )
     assert len(rows.pictures) == 120
+    assert counts == [(0, 120), (50, 120), (100, 120)]
     assert found.shape == (120, 6)
     assert len(np.unique(found, axis=0)) > 100, "an answer that ignores its row shows nothing"
     for split in ("train", "validation", "test"):

@@ -126,7 +126,7 @@ def searched(captions_data: PreparedData, captune: Captune, tmp_path_factory: py
 def test_winner_is_refitted_on_a_node(nodes: Nodes, searched: RunFolder) -> None:
     ran = apart("refit", searched.path, "--address", nodes.address, "--gpus", 1)
     assert ran.returncode == 0, ran.stderr
-    assert "on node " in ran.stderr and "epoch 1 of 1" in ran.stderr
+    assert "on node " in ran.stderr and "refit 1 of 1: 1 epochs" in ran.stderr
     assert ran.stdout.startswith("trial 0, 1 epochs on train + validation")
     assert json.loads(searched.proof.read_text())["reloaded"]["max_difference"] <= 1e-6
     again = apart("refit", searched.path, "--address", nodes.address)

@@ -19,7 +19,7 @@ ATTEMPTS = 3
 _WAIT_SECONDS = 60.0  # that the work waits for room before a message says so, and between two of them
 
 
-def run_on_node(work: Callable[..., T], *arguments: Any, request: Request, say: Callable[[str], None]) -> T:
+def run_on_node(work: Callable[..., T], *arguments: Any, request: Request, say: Callable[[Any], None]) -> T:
     """Runs `work(*arguments, say=...)` in a process of its own on a node with room for it, and returns its result.
 
     Ray must be connected, to a cluster with such a node.

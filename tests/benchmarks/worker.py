@@ -3,8 +3,8 @@
     python tests/benchmarks/worker.py [TRIALS]
 
 First TRIALS (200) trials that do nothing, through Ray, Optuna and the study, on one slot: milliseconds from one's end
-to the next one's, once the worker is warm. Then as many real ones in one process, one epoch each on drawn captions,
-every network another: resident memory as it goes.
+to the next one's, once the worker is warm; in turns without and with how the search stands on the terminal. Then as
+many real ones in one process, one epoch each on drawn captions, every network another: resident memory as it goes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -26,6 +27,8 @@ from captune.model.config import replace
 from captune.model.metrics import Epoch
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.run_folder import RunFolder
+from captune.tuner.api.progress import search_progress
+from captune.tuner.decisions.progress import Progress
 from captune.tuner.space.config import SearchConfig, read_search
 from captune.tuner.space.dimensions import bind
 
@@ -34,6 +37,7 @@ WARM = 10  # trials until then
 
 def settings(**changes: Any) -> SearchConfig:
     plain = read_search(None, preset="captions", default_preset="captions", overrides={"trials": 1}).model_dump()
+    del plain["space"]["train.epochs"]  # one each
     return SearchConfig.model_validate({**plain, **changes})
 
 
@@ -51,7 +55,7 @@ def nothing() -> type:
     return Nothing
 
 
-def overhead(data: PreparedData, folder: Path, trials: int) -> list[float]:
+def overhead(data: PreparedData, folder: Path, trials: int, show: Callable[[Progress], None]) -> list[float]:
     """Milliseconds from each trial's end to the next one's."""
     import optuna
 
@@ -61,7 +65,7 @@ def overhead(data: PreparedData, folder: Path, trials: int) -> list[float]:
     run = RunFolder(folder)
     config = settings(trials=trials, fixed={"train.epochs": 1}, cpus_per_trial=os.cpu_count())
     create(run, config, data)
-    run_search(run, config, data, address=None, show=lambda _: None, say=lambda _: None, worker=nothing())
+    run_search(run, config, data, address=None, show=show, say=lambda _: None, worker=nothing())
     finished = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run)).get_trials(deepcopy=False)
     ends = sorted(trial.datetime_complete.timestamp() for trial in finished if trial.datetime_complete is not None)
     return [1000 * (later - sooner) for sooner, later in pairwise(ends)]
@@ -88,9 +92,16 @@ def main(trials: int) -> None:
         folder = Path(name)
         draw(folder / "drawn", count=400, unlabelled=1, seed=0)
         data = prepare(folder / "drawn" / "train.csv", None, folder / "data")
-        between = overhead(data, folder / "run", trials)[WARM:]
-        median, worst = statistics.median(between), statistics.quantiles(between, n=20)[-1]
-        print(f"trials that do nothing: median {median:.0f} ms, 19 of 20 within {worst:.0f} ms")
+        for turn, name in enumerate(("unseen", "seen") * 2):  # on a terminal; elsewhere there is nothing to see
+            cpu = time.process_time()
+            with search_progress() if name == "seen" else nullcontext(lambda _: None) as show:
+                between = overhead(data, folder / f"run-{turn}", trials, show)[WARM:]
+            cpu = 1000 * (time.process_time() - cpu) / trials
+            median, worst = statistics.median(between), statistics.quantiles(between, n=20)[-1]
+            print(
+                f"trials that do nothing, {name}: median {median:.1f} ms, 19 of 20 within {worst:.0f} ms, "
+                f"{cpu:.1f} ms of the driver's CPU each, start and end included"
+            )
         started = time.perf_counter()
         resident = memory(data, trials)
         print(f"real trials in one process, {(time.perf_counter() - started) / trials:.2f} s each")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from captune.data_prep.records import DataError, OnBad, Records
 from captune.errors import ArgumentError
 from captune.tuner.api.caller import left_as_it_was
-from captune.tuner.api.progress import say
+from captune.tuner.api.progress import bar, say
 from captune.tuner.training.runtime import import_keras
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ class Classifier:
         return predict.probabilities(self.bundle, captions, images)
 
     @left_as_it_was()
-    def evaluate(self, csv: str | Path, images: str | Path | None = None, *, on_bad: OnBad = "error") -> dict[str, Any]:
+    def evaluate(
+        self, csv: str | Path, images: str | Path | None = None, *, on_bad: OnBad = "error", progress: bool = True
+    ) -> dict[str, Any]:
         """Scores on the labelled rows of a CSV: mean_f1, micro_f1, macro_f1, map, ece, per_label (F1 by id), examples.
 
         ece is the expected calibration error of the probabilities, less is better; commonest_label the mean F1 of the
@@ -100,6 +102,7 @@ class Classifier:
         Args:
             on_bad: at a row that cannot be used, also for a label that the classifier does not know, "error" stops;
                 "skip" leaves it out, says so on stderr, and lists it as `skipped`: line, image_id, reason.
+            progress: whether it is shown.
 
         Raises:
             DataError: a row cannot be used, with its line and value.
@@ -111,7 +114,7 @@ class Classifier:
         """
         from captune.tuner.winner import predict
 
-        records, raw = self._of_rows(csv, images, need_labels=True, on_bad=on_bad)
+        records, raw = self._of_rows(csv, images, need_labels=True, on_bad=on_bad, progress=progress)
         scores = predict.evaluate(self.bundle, records, raw)
         return scores if on_bad == "error" else {**scores, "skipped": [asdict(row) for row in records.bad]}
 
@@ -124,6 +127,7 @@ class Classifier:
         out: str | Path,
         probabilities: bool = False,
         on_bad: OnBad = "error",
+        progress: bool = True,
     ) -> int:
         """Writes ImageID,Labels for every row of a CSV to `out`, which must not exist; the number of rows.
 
@@ -132,6 +136,7 @@ class Classifier:
         Args:
             probabilities: a further column for each label, named by its id: its calibrated probability.
             on_bad: at a row that cannot be used "error" stops; "skip" leaves it out and says so on stderr.
+            progress: whether it is shown.
 
         Raises:
             DataError: a row cannot be used, or `out` cannot be written.
@@ -143,12 +148,12 @@ class Classifier:
         from captune.tuner.winner import predict
 
         check_new(Path(out))
-        records, raw = self._of_rows(csv, images, need_labels=False, on_bad=on_bad)
+        records, raw = self._of_rows(csv, images, need_labels=False, on_bad=on_bad, progress=progress)
         predict.write_submission(self.bundle, records, raw, Path(out), with_probabilities=probabilities)
         return len(records.examples)
 
     def _of_rows(
-        self, csv: str | Path, images: str | Path | None, *, need_labels: bool, on_bad: OnBad
+        self, csv: str | Path, images: str | Path | None, *, need_labels: bool, on_bad: OnBad, progress: bool
     ) -> tuple[Records, NDArray[np.float32]]:
         """The rows of a CSV that can be used, and the network's probabilities; those that cannot be used are told."""
         from captune.tuner.winner import predict
@@ -157,8 +162,9 @@ class Classifier:
         if on_bad not in ("error", "skip"):
             raise ArgumentError("on_bad", f"error or skip, got {on_bad!r}")
         folder = None if images is None else Path(images)
-        rows = read_rows(self.bundle, Path(csv), folder, need_labels=need_labels, on_bad=on_bad)
-        rows, raw = predict.probabilities_of_rows(self.bundle, rows)
+        with bar("predicting", "rows", shown=progress) as show:
+            rows = read_rows(self.bundle, Path(csv), folder, need_labels=need_labels, on_bad=on_bad)
+            rows, raw = predict.probabilities_of_rows(self.bundle, rows, show)
         for note in rows.records.notes:
             say(f"note: {csv}: {note}")
         if bad := rows.records.bad:

@@ -151,7 +151,7 @@ def prepare(
         min_count=min_count,
     )
     notes: list[str] = []
-    with preparing(str(out)) as folder, bar("pictures", shown=progress) as show:
+    with preparing(str(out)) as folder, bar("preparing", "pictures", shown=progress) as show:
         prepared = prepare_data(
             Path(source),
             None if images is None else Path(images),

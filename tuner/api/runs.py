@@ -13,7 +13,7 @@ from captune.errors import ArgumentError, shell_word
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.api.datasets import DataSet, open_data_set
-from captune.tuner.api.progress import say, search_line, silent
+from captune.tuner.api.progress import bar, say, search_progress, silent, steps
 from captune.tuner.api.spaces import SearchSpace
 from captune.tuner.run.locations import reading, searching
 from captune.tuner.run.settings import RunSettings, check, create, discard
@@ -75,9 +75,9 @@ class Run:
         from captune.results.frontier import frontier as unbeaten
         from captune.results.records import left_behind, load_records
 
-        with reading(self.where) as folder:
+        with reading(self.where) as folder, bar("reading the study", "MiB") as show:
             is_written = folder.is_written
-            records = load_records(folder)
+            records = load_records(folder, progress=lambda done, total: show(done >> 20, total >> 20))
             if not is_written and not folder.is_written:  # neither before nor after it was read
                 records = [left_behind(record) for record in records]
             return unbeaten(records, RunSettings.of(folder).search.limit) if frontier else records
@@ -180,7 +180,8 @@ class Run:
         from captune.tuner.winner.own_process import in_own_process
         from captune.tuner.winner.replay import replay
 
-        return in_own_process(replay, self.where, number, force, say=say if progress else silent)
+        with steps(f"replay of trial {number}", shown=progress) as tell:
+            return in_own_process(replay, self.where, number, force, say=tell)
 
     @left_as_it_was()
     def refit(
@@ -214,7 +215,9 @@ class Run:
         """
         from captune.tuner.api.winners import Winner, refit_of
 
-        refit_of(self.where, trial, seeds, address, gpus, cpus, anyway, say=say if progress else silent)
+        first = "opening the run" if address is None else "finding room on the cluster"
+        with steps(first, shown=progress) as tell:
+            refit_of(self.where, trial, seeds, address, gpus, cpus, anyway, say=tell)
         return Winner(self.where)
 
     @property
@@ -375,7 +378,7 @@ def _drive(
 
     ensure(folder, data, say if progress else silent)
     with ExitStack() as shown:
-        show = shown.enter_context(search_line()) if progress else lambda _: None
+        show = shown.enter_context(search_progress()) if progress else lambda _: None
         told = say if progress else silent
         return run_search(folder, config, data, address=address, show=show, say=told, mirror=mirror)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from captune.tuner.api.classifier import Classifier
     from captune.tuner.winner.export import Export
     from captune.tuner.winner.proof import Proof
+    from captune.tuner.winner.step import Message
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def refit_of(
     cpus: float | None,
     anyway: bool,
     *,
-    say: Callable[[str], None],
+    say: Callable[[Message], None],
 ) -> Proof:
     """See `Run.refit`."""
     for name, value, least in (("seeds", seeds, 1), ("gpus", gpus, 0)):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from captune.tuner.api.progress import say
+from captune.tuner.api.progress import bar, say
 from captune.tuner.command.arguments import AsJson, BundlePath, Pictures
 from captune.tuner.command.console import NO_BETTER, print_json, tell
+
+if TYPE_CHECKING:
+    from captune.tuner.api.classifier import Classifier
 
 OnBad = Annotated[
     Literal["error", "skip"],
@@ -26,9 +29,8 @@ def evaluate(
 ) -> None:
     """Scores a bundle on labelled rows."""
     from captune.model.metrics import METRICS
-    from captune.tuner.api.classifier import load
 
-    classifier = load(bundle)
+    classifier = _load(bundle)
     scores = classifier.evaluate(csv, images, on_bad=on_bad)
     if as_json:
         print_json(scores)
@@ -55,8 +57,15 @@ def predict(
     on_bad: OnBad = "error",
 ) -> None:
     """Writes the labels that a bundle gives, one row for each row of the CSV."""
-    from captune.tuner.api.classifier import check_new, load
+    from captune.tuner.api.classifier import check_new
 
     check_new(out)  # before what takes seconds
-    count = load(bundle).predict_file(csv, images, out=out, probabilities=probabilities, on_bad=on_bad)
+    count = _load(bundle).predict_file(csv, images, out=out, probabilities=probabilities, on_bad=on_bad)
     tell(f"{out}: {count} rows")
+
+
+def _load(bundle: Path) -> Classifier:
+    from captune.tuner.api.classifier import load
+
+    with bar("loading the classifier", ""):
+        return load(bundle)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import optuna
 
+from captune.model.frozen_features import FrozenFeatures
 from captune.model.metrics import Epoch
 from captune.results.attributes import TrialAttributes, epoch_attribute, epochs_of, origin_of
 from captune.tuner.decisions.fates import Course
 from captune.tuner.decisions.gate import Admitted
+from captune.tuner.decisions.progress import Phase, RunningTrial
 
 
 @dataclass
 class Attempt:
     """One attempt, with its trial in the study.
 
-    gpus: that it runs on. started: second of the clock. stopped_at: see Course.
+    gpus: that it runs on. started: second of the clock. node: of its worker, as in the record. scores: after each
+    epoch, of earlier attempts too. stopped_at: see Course.
     """
 
     study: optuna.Study
@@ -28,6 +31,8 @@ class Attempt:
     last: Epoch | None = None
     stopped_at: int | None = None
     overdue: bool = False
+    node: str | None = None
+    scores: list[float] = field(default_factory=list)
 
     @property
     def trial(self) -> optuna.Trial:
@@ -50,6 +55,15 @@ class Attempt:
         tries = TrialAttributes.of(self.trial).tries or 1
         return Course(self.last, self.best, self.gpus, tries, self.stopped_at, self.overdue)
 
+    def running(self, *, placed: bool, ready: bool) -> RunningTrial:
+        """How it stands, for whoever watches. placed: a node has room for its worker. ready: the worker has begun."""
+        phase: Phase = "starting a worker" if placed else "waiting for room"
+        if self.last is not None:
+            phase = "training"
+        elif ready:
+            phase = "features, first epoch" if FrozenFeatures.needed(self.admitted.config) else "first epoch"
+        return RunningTrial(self.trial.number, self.epochs, tuple(self.scores), self.node, phase)
+
     def write(self, epoch: Epoch, order: int) -> None:
         """Writes a report. order: its place among all of the run."""
         self.last = epoch
@@ -63,6 +77,7 @@ class Attempt:
 
     def _write(self, epoch: Epoch, order: int) -> None:
         self.trial.set_user_attr(*epoch_attribute(epoch, order))
+        self.scores.append(epoch.mean_f1)
         if math.isfinite(epoch.mean_f1):
             if len(self.study.directions) == 1:  # Optuna takes no intermediate values of several objectives
                 self.trial.report(epoch.mean_f1, epoch.epoch)

@@ -23,6 +23,7 @@ from captune.tuner.decisions.attempts import Attempt, reports_of
 from captune.tuner.decisions.fates import Streak, TrialLimits, Verdict, cut_off, judge
 from captune.tuner.decisions.gate import Admitted, Gate, UsedUp
 from captune.tuner.decisions.halving import Rungs, is_finite
+from captune.tuner.decisions.progress import Best, best_of
 from captune.tuner.decisions.recovery import enqueue_again
 from captune.tuner.decisions.trial_events import (
     Assignment,
@@ -77,25 +78,49 @@ class Director:
     threads: int
     gpus: float
     room: Room
-    best: float | None = field(init=False)
     fault: Error | None = field(default=None, init=False)  # why the search cannot go on
     waiting: str | None = field(default=None, init=False)  # for what no trial starts
     complaint: str | None = field(default=None, init=False)  # of the trial that reported last, about its checkpoints
     running: dict[str, Attempt] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.best = max((r.mean_f1 for r in self.records if r.mean_f1 is not None), default=None)
-        self._reports = sum(record.epochs for record in self.records)
-        self._streak = Streak(scored=self.best is not None)
+        self._given_up = 0  # lost too often: counted as trials wanted, since a search must end
+        self._best_ended = best_of(
+            Best(record.number, record.mean_f1, record.weights_bytes)
+            for record in self.records
+            if record.mean_f1 is not None and record.fate in SCORED
+        )
+        self.counted_before = self.counted
+        self._reports = self._reports_before = sum(record.epochs for record in self.records)
+        self._streak = Streak(scored=any(record.mean_f1 is not None for record in self.records))
         self._health, self._names = NodeHealth(), NodeNames()
         self._short_of_memory: list[Attempt] = []  # in their share of a GPU: what is as large needs more, too
         self._most_at_once = 1
-        self._given_up = 0  # lost too often: counted as trials wanted, since a search must end
 
     @property
     def fates(self) -> Counter[str]:
         """Trials by fate, those of earlier searches of the run included."""
         return self.gate.fates
+
+    @property
+    def counted(self) -> int:
+        """Trials that have ended and count towards those wanted."""
+        return sum(self.fates[fate] for fate in ("complete", "stopped", "diverged", "failed")) + self._given_up
+
+    @property
+    def epochs(self) -> int:
+        """That were reported in this search."""
+        return self._reports - self._reports_before
+
+    @property
+    def best(self) -> Best | None:
+        """Of the trials that may win or still run."""
+        running = (
+            Best(attempt.trial.number, attempt.best, attempt.admitted.size.weights_bytes)
+            for attempt in self.running.values()
+            if attempt.best is not None
+        )
+        return best_of([self._best_ended, *running])
 
     def next(self, key: str, *, now: float, free_bytes: int) -> Assignment | Wait | Done:
         """What is to be done with a free slot.
@@ -111,8 +136,7 @@ class Director:
     def _next(self, key: str, now: float, free_bytes: int) -> Assignment | Wait | Done:
         if len(self.running) >= self.room.slots:
             return Wait(None if self.running else "no trial starts: no node is left with room for one")
-        launched = sum(self.fates[fate] for fate in ("complete", "stopped", "diverged", "failed")) + len(self.running)
-        if self.trials is not None and launched + self._given_up >= self.trials:
+        if self.trials is not None and self.counted + len(self.running) >= self.trials:
             return self._nothing_left()
         if free_bytes < self.limits.min_free:
             return Wait(
@@ -165,15 +189,14 @@ class Director:
         if attempt.last is not None and attempt.last.epoch >= epoch.epoch:
             return goes_on
         if attempt.last is None:
-            TrialAttributes(node=self._names.of(report.worker.node, report.worker.node_id)).write(attempt.trial)
+            attempt.node = self._names.of(report.worker.node, report.worker.node_id)
+            TrialAttributes(node=attempt.node).write(attempt.trial)
             if epoch.epoch > 1:  # else there is nothing to look for among all trials
                 attempt.take_over(before=epoch.epoch)
         self._health.well(report.worker.node_id)
         self.complaint = report.complaint
         self._reports += 1
         attempt.write(epoch, self._reports)
-        if attempt.best is not None:
-            self.best = max(self.best or 0.0, attempt.best)
         self._streak = self._streak.epoch(scored=attempt.best is not None)
         if not goes_on and epoch.epoch < attempt.epochs:
             attempt.stopped_at = epoch.epoch
@@ -211,6 +234,9 @@ class Director:
             frozen = self.study.get_trials(deepcopy=False)[trial.number]
             enqueue_again(self.study, frozen, verdict.again)
         score = attempt.best if verdict.fate in SCORED else None
+        if score is not None:
+            size = attempt.admitted.size.weights_bytes
+            self._best_ended = best_of([self._best_ended, Best(trial.number, score, size)])
         return Ended(trial.number, attempt.origin, verdict, score)
 
     def overdue(self, now: float) -> list[str]:

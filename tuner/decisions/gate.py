@@ -27,6 +27,7 @@ STARTUP = 6  # admitted configurations that are drawn evenly before TPE takes ov
 MAX_REFUSALS = 1000  # in a row; a space that lets nothing through in so many asks lets nothing through at all
 _REPEATS = 20  # in a row, until what is left is handed out, or this ask is drawn evenly
 _TRIAL_SEED_STRIDE = 1_000_003
+_IMPOSSIBLE = "impossible: "
 MAX_REPEATS = 150  # in a row, until a space that cannot be gone through counts as used up
 
 
@@ -78,6 +79,7 @@ class Gate:
         self._evenly_left = STARTUP - len(self._admitted) - warm
         self.used_up = False
         self.fates: Counter[str] = Counter(a.fate for a in attributes if a.fate is not None)
+        self.impossible = sum(a.void is not None and a.void.startswith(_IMPOSSIBLE) for a in attributes)  # draws
 
     def admit(self) -> Admitted:
         """Asks until a configuration fits.
@@ -102,8 +104,9 @@ class Gate:
             except ValidationError as error:
                 # Each value is allowed, together they are not: nothing to run, and the sampler is to stay away.
                 refusals += 1
+                self.impossible += 1
                 trial.set_constraint("impossible", 1.0)
-                self.set_aside(trial, f"impossible: {complaint(error)}", TrialState.PRUNED)
+                self.set_aside(trial, f"{_IMPOSSIBLE}{complaint(error)}", TrialState.PRUNED)
                 continue
             size, key = self._describe(trial, config), key_of(config)
             why = refusal(size, self._feasible.budget)

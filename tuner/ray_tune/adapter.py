@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 from captune.errors import one_line
 from captune.results.run_folder import RunFolder
 from captune.tuner.decisions.director import Director, Ended
+from captune.tuner.decisions.progress import RunningTrial
 from captune.tuner.decisions.trial_events import (
     Assignment,
     CodeMissing,
@@ -150,9 +151,13 @@ class Adapter(_NotSaved, FIFOScheduler):
             for trial_id, attempt in self._director.running.items()
         )
 
-    def starting(self) -> int:
-        """Trials whose worker is not ready yet."""
-        return sum(actor_of(self._trials[trial_id]) is None for trial_id in self._director.running)
+    def running(self) -> tuple[RunningTrial, ...]:
+        """How each trial in a slot stands, in the order in which they took them."""
+        trials = ((self._trials[trial_id], attempt) for trial_id, attempt in self._director.running.items())
+        return tuple(
+            attempt.running(placed=is_placed(self._controller, trial), ready=actor_of(trial) is not None)
+            for trial, attempt in trials
+        )
 
     def close(self, reason: str, *, resumable: bool) -> None:
         """See `Director.close`. Workers are ended first, as they write checkpoints."""

@@ -23,6 +23,7 @@ from captune.results.optuna_private import quiet_optuna
 from captune.results.records import Record, load_records, records_of
 from captune.results.run_folder import RunError, RunFolder
 from captune.results.summary import Session, Summary, summarise
+from captune.tuner.decisions.progress import Progress
 from captune.tuner.ray_tune.memory import measured_share
 from captune.tuner.run.locations import reading
 from captune.tuner.run.settings import RunSettings, check, remember
@@ -35,22 +36,9 @@ if TYPE_CHECKING:
 
 
 _LOOK_SECONDS = 5.0  # between two looks at the nodes
+_SHOW_SECONDS = 0.25  # between two times that is told how things stand
 _WAIT_SECONDS = 60.0  # that a trial waits before a message says so, and between two of them
 _DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"mean_f1": "maximize", "bytes": "minimize"}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a running search stands, for the live line."""
-
-    fates: dict[str, int]
-    running: int  # trials in a worker that is ready
-    starting: int  # trials whose worker is not ready yet
-    best: float | None
-    slots: int
-    wanted: int | None  # feasible trials
-    seconds_left: float | None
-    trouble: str | None  # what keeps trials or checkpoints waiting
 
 
 def run_search(
@@ -72,7 +60,7 @@ def run_search(
     Args:
         run: a folder made by `create`.
         address: of a running Ray cluster; None starts one on this machine.
-        show: told how things stand, about once a second.
+        show: told how things stand, from the start on and then up to four times a second.
         say: told what a person should know.
         worker: a TrialWorker that trains in another way; None for the usual one.
         mirror: of `run`, where it is at home at an address: checkpoints are kept there, and the search ends when
@@ -85,12 +73,17 @@ def run_search(
         ClusterError, ResourceError: nowhere to run.
     """
     started = time.monotonic()
+
+    def wait_for(what: str) -> None:
+        show(Progress(time.monotonic() - started, (what,)))
+
     # From here on: a signal in the middle of an import or of Ray's start would come out as any kind of error.
     with Interrupt() as interrupt, run.writing(), quiet_optuna():
         settings = remember(run, config)
         if mirror is not None:
             mirror.flush()  # from here on there is something to resume
         feasible = check(config, data)
+        wait_for("starting Ray on this machine" if address is None else f"joining Ray at {address}")
         requirements = NodeRequirements(
             settings.data,
             data.manifest.fingerprint,
@@ -98,8 +91,10 @@ def run_search(
             versions(),
         )
         with session(address) as nodes:
+            wait_for("looking at the nodes")
             gpus = config.gpus_per_trial
             if gpus == "auto":
+                wait_for("measuring the memory that the largest configuration takes of a GPU")
                 gpus = measured_share(config, feasible, requirements.data, nodes, say)
             request = default_request(nodes, cpus=config.cpus_per_trial, gpus=gpus)
             at_once = config.slots or slots(nodes, request)
@@ -111,6 +106,7 @@ def run_search(
                 run, config, requirements, feasible, request, at_once, started, interrupt, show, say, mirror
             )
             try:
+                wait_for("opening the study")
                 search.open()
                 if not search.is_over:
                     search.drive(worker)
@@ -145,7 +141,9 @@ class _Search:
     mirror: Mirror | None
     study: optuna.Study | None = None  # once it is open
     records: Sequence[Record] = ()  # as they were then
-    room_checked: float = 0.0  # second of the clock, as the next
+    shown: float = 0.0  # second of the clock, as the next
+    at_work: float | None = None  # since when
+    room_checked: float = 0.0
     wait_reported: float = 0.0
 
     def open(self) -> None:
@@ -259,6 +257,7 @@ class _Search:
         interrupted = self.interrupt.is_set()
         reason = "the search ended by a fault" if fault else "interrupted" if interrupted else "time limit"
         adapter.close(reason, resumable=interrupted or fault is not None)
+        self.show(self._progress())
         if fault is not None:
             raise fault
         if director.gate.used_up:
@@ -272,20 +271,33 @@ class _Search:
         """Whether the run is over; asked by Ray about once a second, so the place for what is to be done that often."""
         self.adapter.end_overdue()
         self._look_round()
-        director, mirror, starting = self.director, self.mirror, self.adapter.starting()
-        self.show(
-            Progress(
-                dict(director.fates),
-                len(director.running) - starting,
-                starting,
-                director.best,
-                director.room.slots,
-                self.config.trials,
-                self._seconds_left(),
-                director.waiting or director.complaint or (mirror.complaint if mirror is not None else None),
-            )
-        )
+        if time.monotonic() - self.shown >= _SHOW_SECONDS:
+            self.shown = time.monotonic()
+            self.show(self._progress())
         return self.is_over
+
+    def _progress(self) -> Progress:
+        director, now = self.director, time.monotonic()
+        running = self.adapter.running()
+        if self.at_work is None and any(trial.has_worker for trial in running):
+            self.at_work = now
+        waits = (director.waiting, director.complaint, None if self.mirror is None else self.mirror.complaint)
+        return Progress(
+            seconds=now - self.started,
+            waits=tuple(str(what) for what in waits if what),
+            fates=dict(director.fates),
+            impossible=director.gate.impossible,
+            counted=director.counted,
+            counted_before=director.counted_before,
+            wanted=self.config.trials,
+            seconds_left=self._seconds_left(),
+            running=running,
+            seconds_at_work=0.0 if self.at_work is None else now - self.at_work,
+            epochs=director.epochs,
+            slots=director.room.slots,
+            nodes=director.room.nodes,
+            best=director.best,
+        )
 
     def _look_round(self) -> None:
         """Takes note of nodes that came or went, and says each minute for what trials wait."""

@@ -21,7 +21,7 @@ T = TypeVar("T")
 _END_SECONDS = 10.0  # that an interrupted process has to end
 
 
-def in_own_process(work: Callable[..., T], *arguments: Any, say: Callable[[str], None]) -> T:
+def in_own_process(work: Callable[..., T], *arguments: Any, say: Callable[[Any], None]) -> T:
     """What `work(*arguments, say=...)` returns in a fresh process of this Python, which finds no module of this folder.
 
     Args:
@@ -61,7 +61,7 @@ def in_own_process(work: Callable[..., T], *arguments: Any, say: Callable[[str],
     return result
 
 
-def _result(pipe: Connection, say: Callable[[str], None]) -> tuple[str, Any]:
+def _result(pipe: Connection, say: Callable[[Any], None]) -> tuple[str, Any]:
     while True:
         kind, content = pipe.recv()
         if kind != "said":

@@ -32,6 +32,10 @@ from captune.tuner.winner.rows import Rows
 BATCH = 256
 
 
+def _untold(done: int, total: int) -> None:
+    """Where nobody asks how far it is."""
+
+
 @dataclass(frozen=True)
 class _Examples:
     """Captions and pictures turned into batches one at a time: any number of rows fits."""
@@ -39,6 +43,7 @@ class _Examples:
     count: int
     tokens: NDArray[np.int32] | None  # (count, max_tokens)
     pixels: Callable[[slice], NDArray[np.uint8]] | None  # pictures of a range of rows
+    progress: Callable[[int, int], None]  # told before each batch of (done, all) rows
 
     def __len__(self) -> int:
         return -(-self.count // BATCH)
@@ -46,6 +51,7 @@ class _Examples:
     def batch(self, number: int, index: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
         """Inputs of batch `index`. Rows keep their order, so the epoch `number` means nothing; nor are there labels."""
         rows = slice(index * BATCH, (index + 1) * BATCH)
+        self.progress(rows.start, self.count)
         inputs: dict[str, NDArray[Any]] = {}
         if self.tokens is not None:
             inputs["caption"] = self.tokens[rows]
@@ -92,6 +98,7 @@ def _probabilities(
     captions: Sequence[str] | None,
     images: Sequence[Picture] | None,
     fault: Callable[[int, str], None],
+    progress: Callable[[int, int], None] = _untold,
 ) -> NDArray[np.float32]:
     """The same; a picture that cannot be decoded is black, after `fault` has been told its place and what is wrong."""
     image, count = bundle.config.image, len(captions if captions is not None else images or ())
@@ -113,7 +120,7 @@ def _probabilities(
     network = bundle.network
     if bundle.config.has_parts and (captions is None or images is None):
         network = alone(network, "image" if captions is None else "caption")
-    return predict(network, _Examples(count, tokens, decoded if image and images is not None else None))
+    return predict(network, _Examples(count, tokens, decoded if image and images is not None else None, progress))
 
 
 def labels(bundle: Bundle, probabilities: NDArray[np.float32]) -> list[tuple[int, ...]]:
@@ -126,7 +133,7 @@ def probabilities_of_split(bundle: Bundle, data: PreparedData, split: str) -> ND
     rows = data.rows(split)
     tokens = _tokens(bundle, [data.captions[row] for row in rows]) if data.has_captions else None
     pixels = (lambda part: data.pixels(rows[part])) if bundle.config.image else None
-    return predict(bundle.network, _Examples(len(rows), tokens, pixels))
+    return predict(bundle.network, _Examples(len(rows), tokens, pixels, _untold))
 
 
 def _tokens(bundle: Bundle, captions: Sequence[str]) -> NDArray[np.int32] | None:
@@ -138,8 +145,13 @@ def _tokens(bundle: Bundle, captions: Sequence[str]) -> NDArray[np.int32] | None
     return np.pad(ids, ((0, 0), (0, width - ids.shape[1])))
 
 
-def probabilities_of_rows(bundle: Bundle, rows: Rows) -> tuple[Rows, NDArray[np.float32]]:
+def probabilities_of_rows(
+    bundle: Bundle, rows: Rows, progress: Callable[[int, int], None] = _untold
+) -> tuple[Rows, NDArray[np.float32]]:
     """The rows that can be used, now that their pictures have been decoded, and (n, num_labels) of them.
+
+    Args:
+        progress: told before each batch of (done, all) rows.
 
     Raises:
         DataError: a picture cannot be decoded, and no row may be left out.
@@ -151,7 +163,7 @@ def probabilities_of_rows(bundle: Bundle, rows: Rows) -> tuple[Rows, NDArray[np.
     def fault(place: int, reason: str) -> None:
         faults[place] = rows.fault(place, reason)
 
-    found = _probabilities(bundle, captions, rows.pictures, fault)
+    found = _probabilities(bundle, captions, rows.pictures, fault, progress)
     return (rows.without(faults), np.delete(found, list(faults), axis=0)) if faults else (rows, found)
 
 

@@ -34,6 +34,7 @@ from captune.tuner.winner.proof import (
     largest_difference,
     probabilities_in_fresh_process,
 )
+from captune.tuner.winner.step import Message, Step
 
 
 def refit(
@@ -43,7 +44,7 @@ def refit(
     budget: Budget,
     *,
     seeds: int,
-    say: Callable[[str], None],
+    say: Callable[[Message], None],
     spread: Spread | None = None,
 ) -> Proof:
     """Refits one trial and writes RUN/winner, for whoever holds `RunFolder.refitting`.
@@ -97,11 +98,11 @@ class _Refit:
     size: Size
     budget: Budget
     spread: Spread | None
-    say: Callable[[str], None]
+    say: Callable[[Message], None]
 
     @classmethod
     def of(
-        cls, record: Record, data: PreparedData, budget: Budget, spread: Spread | None, say: Callable[[str], None]
+        cls, record: Record, data: PreparedData, budget: Budget, spread: Spread | None, say: Callable[[Message], None]
     ) -> _Refit:
         """Raises RunError or ProofError, see `refit`."""
         epoch = epoch_to_keep(record)
@@ -130,13 +131,16 @@ class _Refit:
 
     def train(self, turn: int, seeds: int, bundle: Path | None = None) -> _Scored:
         """With the seed of a turn from 0, on train + validation; saved to `bundle`."""
-        self.say(f"refit {turn + 1} of {seeds}: {self.epochs} epochs on train + validation")
+        what = f"refit {turn + 1} of {seeds}"
+        self.say(f"{what}: {self.epochs} epochs on train + validation")
+        self.say(Step(what, turn * self.epochs, seeds * self.epochs))
         config, data, seed = self.config, self.data, self.seed + turn
         rows = data.rows("train", "validation")
         features = features_for(config, data)
         training = begin(data, rows, config, seed=seed, features=features, spread=self.spread)
         for number in range(1, self.epochs + 1):
-            self.say(f"epoch {number} of {self.epochs}: loss {training.epoch(number):.4f}")
+            loss = training.epoch(number)
+            self.say(Step(what, turn * self.epochs + number, seeds * self.epochs, f"loss {loss:.4f}"))
         test = batches(data, data.rows("test"), config.model, EVALUATION_BATCH)
         with training.stacked(self.epoch.stack):
             rounded, unrounded = training.predict(test), training.predict(test, stored=False)
@@ -154,6 +158,8 @@ class _Refit:
         data, rule = self.data, self.rule
         measured = check_bytes(bundle, "bundle", self.size, self.budget)
         self.say("loading the bundle in a fresh process")
+        epochs = self.epochs * (1 + len(others))
+        self.say(Step("proof", epochs, epochs))
         shipped = probabilities_in_fresh_process(bundle, bundle, data, "test")
         difference = largest_difference(shipped, first.probabilities, "the bundle")
         correct = metrics.f1_per_example(self.truth, rule.decide(first.probabilities))

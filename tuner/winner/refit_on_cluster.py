@@ -16,6 +16,7 @@ from captune.tuner.winner.refit_run import refit_run
 
 if TYPE_CHECKING:
     from captune.tuner.winner.proof import Proof
+    from captune.tuner.winner.step import Message
 
 
 def refit_on_cluster(
@@ -27,7 +28,7 @@ def refit_on_cluster(
     gpus: float | None,
     anyway: bool,
     *,
-    say: Callable[[str], None],
+    say: Callable[[Message], None],
 ) -> Proof:
     """`refit_run` on a node of a running Ray cluster, which must see the run and its data as this machine does.
 
@@ -55,7 +56,7 @@ def refit_on_cluster(
         return run_on_node(_refit_once, location, trial, seeds, anyway, threads, request.gpus, request=request, say=say)
 
 
-def _refit_once(location: str, trial: int | None, *arguments: Any, say: Callable[[str], None]) -> Proof:
+def _refit_once(location: str, trial: int | None, *arguments: Any, say: Callable[[Message], None]) -> Proof:
     """`refit_run`, begun as often as nodes are lost: one may have gone after the winner was there."""
     with reading(location, leave=frozenset({"tracebacks"})) as run:
         if run.proof.exists():

@@ -14,10 +14,18 @@ from captune.tuner.winner.choose import choose, refuse_another
 
 if TYPE_CHECKING:
     from captune.tuner.winner.proof import Proof
+    from captune.tuner.winner.step import Message
 
 
 def refit_run(
-    location: str, trial: int | None, seeds: int, anyway: bool, threads: int, gpus: float, *, say: Callable[[str], None]
+    location: str,
+    trial: int | None,
+    seeds: int,
+    anyway: bool,
+    threads: int,
+    gpus: float,
+    *,
+    say: Callable[[Message], None],
 ) -> Proof:
     """Refits the winner of the run at a path or an address with this process's GPUs, see `refit`.
 

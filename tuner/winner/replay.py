@@ -15,6 +15,7 @@ from captune.tuner.run.locations import open_data, reading
 from captune.tuner.run.settings import RunSettings, versions
 from captune.tuner.training import runtime
 from captune.tuner.training.job import Job
+from captune.tuner.winner.step import Message, Step
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Replay:
         return max((epoch.difference for epoch in self.epochs), default=0.0)
 
 
-def replay(location: str, number: int, force: bool, *, say: Callable[[str], None]) -> Replay:
+def replay(location: str, number: int, force: bool, *, say: Callable[[Message], None]) -> Replay:
     """Trains as many epochs of a trial as the record has, in this process, which is settled for it.
 
     Args:
@@ -73,7 +74,7 @@ def replay(location: str, number: int, force: bool, *, say: Callable[[str], None
     for old, new in zip(
         record.curve, train_trial(Job(unflatten(record.config), record.seed, record.origin), data), strict=False
     ):
-        say(f"epoch {new.epoch} of {record.epochs}")
+        say(Step(f"replay of trial {number}", new.epoch, record.epochs))
         epochs.append(ReplayedEpoch(new.epoch, old.mean_f1, new.mean_f1))
     return Replay(number, tuple(epochs), differences)
 

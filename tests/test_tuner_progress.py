@@ -1,0 +1,61 @@
+"""How far a search is, and how long it still takes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captune.tuner.decisions.progress import Best, Progress, RunningTrial, best_of
+
+
+def trial(number: int, epochs: int, done: int) -> RunningTrial:
+    return RunningTrial(number, epochs, (0.5,) * done, None, "training" if done else "first epoch")
+
+
+def test_trials_that_run_count_by_the_share_of_their_epochs() -> None:
+    progress = Progress(60.0, counted=3, wanted=8, running=(trial(4, 10, 5), trial(5, 4, 1)), seconds_at_work=30.0)
+    assert progress.trials_done == 3.75
+    assert progress.estimate == pytest.approx((8 - 3.75) * 30.0 / 3.75)
+
+
+def test_what_an_earlier_search_did_does_not_make_this_one_faster() -> None:
+    progress = Progress(10.0, counted=12, counted_before=10, wanted=14, seconds_at_work=10.0)
+    assert progress.estimate == pytest.approx(10.0)
+    assert Progress(10.0, counted=10, counted_before=10, wanted=14, seconds_at_work=10.0).estimate is None
+
+
+def test_share_is_that_of_trials_or_time_whichever_is_further() -> None:
+    assert Progress(30.0, counted=1, wanted=10, seconds_left=10.0).share == 0.75
+    assert Progress(10.0, counted=9, wanted=10, seconds_left=90.0).share == 0.9
+    assert Progress(10.0).share is None and Progress(10.0).estimate is None
+
+
+def test_time_goes_on_while_nothing_is_heard() -> None:
+    later = Progress(10.0, seconds_left=2.0, seconds_at_work=5.0).later(3.0)
+    assert (later.seconds, later.seconds_left, later.seconds_at_work) == (13.0, 0.0, 8.0)
+    assert Progress(10.0).later(3.0).seconds_at_work == 0.0, "no worker was ready"
+
+
+def test_best_of_equal_scores_is_the_first() -> None:
+    assert best_of([None, Best(3, 0.5, 1), Best(2, 0.5, 1)]) == Best(3, 0.5, 1)
+    assert best_of([None]) is None
+
+
+@given(
+    counted=st.integers(0, 3000), before=st.integers(0, 3000), wanted=st.none() | st.integers(1, 2000),
+    seconds=st.floats(0, 1e6), left=st.none() | st.floats(0, 1e6),
+    running=st.lists(st.builds(trial, st.integers(0, 99), st.integers(1, 50), st.integers(0, 60)), max_size=5),
+)  # fmt: skip
+def test_share_stays_between_0_and_1_and_no_estimate_is_below_0(
+    counted: int,
+    before: int,
+    wanted: int | None,
+    seconds: float,
+    left: float | None,
+    running: list[RunningTrial],
+) -> None:
+    progress = Progress(
+        seconds, counted=max(counted, before), counted_before=before, wanted=wanted, seconds_left=left,
+        running=tuple(running), seconds_at_work=seconds / 2,
+    )  # fmt: skip
+    assert progress.share is None or 0 <= progress.share <= 1
+    assert progress.estimate is None or progress.estimate >= 0

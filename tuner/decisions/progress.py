@@ -1,0 +1,106 @@
+"""Where a running search stands, as frozen values for whoever watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Phase = Literal["waiting for room", "starting a worker", "features, first epoch", "first epoch", "training"]
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """A trial that holds a slot.
+
+    epochs: that its configuration trains. scores: mean F1 after each epoch so far, NaN among them where it diverged.
+    node: host name of its machine, None before its first report.
+    """
+
+    number: int
+    epochs: int
+    scores: tuple[float, ...]
+    node: str | None
+    phase: Phase
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether a worker is at it."""
+        return self.phase not in ("waiting for room", "starting a worker")
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best score so far of a trial that may win."""
+
+    trial: int
+    mean_f1: float
+    weights_bytes: int
+
+
+def best_of(scores: Iterable[Best | None]) -> Best | None:
+    """The highest, of equal ones the first."""
+    return max((score for score in scores if score is not None), key=lambda score: score.mean_f1, default=None)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a search stands. The defaults are those of one that has not opened its study.
+
+    Args:
+        seconds: since it was called.
+        waits: what is waited for, and what is wrong with checkpoints, a sentence each.
+        fates: trials that ended by fate, those of earlier searches of the run included.
+        impossible: draws whose values are impossible together: no trials.
+        counted: trials that count towards `wanted`, of which `counted_before` are of earlier searches.
+        wanted: trials, None for no limit.
+        seconds_left: of the time limit, None without one.
+        running: trials in slots, in the order in which they took them.
+        seconds_at_work: since the first worker was ready, in this search.
+        epochs: that were reported in this search.
+        slots, nodes: that there are.
+    """
+
+    seconds: float
+    waits: tuple[str, ...] = ()
+    fates: Mapping[str, int] = field(default_factory=dict)
+    impossible: int = 0
+    counted: int = 0
+    counted_before: int = 0
+    wanted: int | None = None
+    seconds_left: float | None = None
+    running: tuple[RunningTrial, ...] = ()
+    seconds_at_work: float = 0.0
+    epochs: int = 0
+    slots: int = 0
+    nodes: int = 0
+    best: Best | None = None
+
+    @property
+    def trials_done(self) -> float:
+        """Those that count, and of each that runs the share of its epochs that it has."""
+        return self.counted + sum(min(1.0, len(trial.scores) / trial.epochs) for trial in self.running)
+
+    @property
+    def estimate(self) -> float | None:
+        """Seconds until the trials are done if they go on as in this search; None before anything can be said."""
+        done = self.trials_done - self.counted_before
+        if self.wanted is None or done <= 0:
+            return None
+        return max(0.0, self.wanted - self.trials_done) * self.seconds_at_work / done
+
+    @property
+    def share(self) -> float | None:
+        """From 0 to 1, of trials or time, whichever has come further; None where neither is limited."""
+        shares = []
+        if self.wanted:
+            shares.append(self.trials_done / self.wanted)
+        if self.seconds_left is not None:
+            shares.append(self.seconds / max(1e-9, self.seconds + self.seconds_left))
+        return min(1.0, max(shares)) if shares else None
+
+    def later(self, seconds: float) -> Progress:
+        """The same after so many seconds in which nothing was heard."""
+        left = None if self.seconds_left is None else max(0.0, self.seconds_left - seconds)
+        at_work = self.seconds_at_work and self.seconds_at_work + seconds
+        return replace(self, seconds=self.seconds + seconds, seconds_left=left, seconds_at_work=at_work)
