@@ -34,7 +34,7 @@ def trial(record: Record, searched: Collection[str] = (), best: Record | None = 
         _add(facts, "seconds by kind", spent, None, other)
     curve = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("epoch", "loss", *METRICS, "rule", "train s", "evaluate s"):
-        curve.add_column(heading, justify="right")
+        curve.add_column(heading, justify="right", no_wrap=heading in ("epoch", "loss", "mean_f1"))
     for e in record.curve:
         seconds = (e.train_seconds, e.evaluate_seconds)
         scores = (e.loss, *e.metrics().values())

@@ -12,6 +12,8 @@ from captune.model.baselines import commonest_label, tfidf_regression
 from captune.results import baselines
 from captune.results.baselines import COMMONEST, TFIDF
 from captune.results.run_folder import RunError, RunFolder
+from captune.tuner.run.settings import create, discard
+from captune.tuner.space.config import read_search
 
 COLOURS = ("red", "blue", "green")
 
@@ -50,6 +52,16 @@ def test_they_are_written_once_and_test_is_told_only_after_a_refit(data: Prepare
     run.proof.touch()
     assert len(baselines.read(run)) == 4
     assert baselines.of_validation(baselines.read(run)) == [b for b in baselines.read(run) if b.rows == "validation"]
+
+
+def test_search_that_cannot_begin_leaves_no_baselines_in_the_way_of_the_next(
+    data: PreparedData, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    create(run, read_search(None, preset="captions", default_preset="captions", overrides={"trials": 3}), data)
+    baselines.ensure(run, data, lambda _: None)
+    discard(run)
+    assert not run.path.exists()
 
 
 def test_file_that_is_not_as_it_was_written_is_refused(tmp_path: Path) -> None:
