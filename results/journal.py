@@ -11,16 +11,19 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
+import optuna
 from optuna.storages import BaseStorage
 from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import FrozenTrial
 
 from captune.reading import UnreadableError, regular
 from captune.results.attributes import is_followed
-from captune.results.optuna_private import Journal, Operation
+from captune.results.optuna_private import Journal, Operation, quiet_optuna
 from captune.results.run_folder import RunError, RunFolder
 
 STUDY_NAME = "captune"
@@ -58,6 +61,27 @@ def open_storage(
         raise RunError(
             f"{run}/{run.journal.name} is damaged: line {lines.number + 1} is none that a search writes; take it out"
         ) from None
+
+
+def study_reader(
+    run: RunFolder, *, progress: Callable[[int, int], None] | None = None
+) -> Callable[[], Sequence[FrozenTrial]]:
+    """Reads the trials of a run's study, draws that are none included: what was added since is seen the next time.
+
+    There are none before the search has made its study. Arguments and errors: see `open_storage`.
+    """
+    studies: list[optuna.Study] = []
+
+    def trials() -> Sequence[FrozenTrial]:
+        with quiet_optuna():
+            if not studies and os.path.lexists(run.journal):
+                with suppress(KeyError):  # the study has no name yet
+                    studies.append(
+                        optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run, progress=progress))
+                    )
+            return studies[0].get_trials(deepcopy=False) if studies else ()
+
+    return trials
 
 
 class _Lines(BaseJournalBackend):

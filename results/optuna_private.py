@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, json_to_distribution
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal._storage import JournalOperation, JournalStorageReplayResult
 from optuna.trial import FrozenTrial
 
@@ -66,6 +66,11 @@ def _distribution(text: str) -> BaseDistribution:
 def reopened(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
     """A trial of the study to go on with: to be reported to and told."""
     return optuna.Trial(study, trial._trial_id)
+
+
+def storage_of(study: optuna.Study) -> BaseStorage:
+    """Where a study is kept."""
+    return study._storage
 
 
 def enqueued_parameters(trial: FrozenTrial) -> dict[str, Any]:

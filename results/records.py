@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +36,7 @@ class Record:
     config: dict[str, Any]  # flat, dotted names
     curve: tuple[Epoch, ...]
     order: Mapping[int, int]  # by epoch: the place of its report among all of the run
+    began: float = 0.0  # second since 1970 at which it was asked for; 0 while it waits
 
     @property
     def best(self) -> Epoch | None:
@@ -75,25 +75,19 @@ def load_records(run: RunFolder, *, progress: Callable[[int, int], None] | None 
     Raises:
         RunError: the folder holds no run, or its journal is damaged.
     """
-    import optuna
-
-    from captune.results.journal import STUDY_NAME, open_storage
-    from captune.results.optuna_private import quiet_optuna
+    from captune.results.journal import study_reader
 
     run.read_settings()
-    if not os.path.lexists(run.journal):
-        return []  # the search has not yet made its study
-    with quiet_optuna():
-        try:
-            return records_of(optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run, progress=progress)))
-        except KeyError:
-            return []  # the study has no name yet
+    return _records(study_reader(run, progress=progress)())
 
 
 def records_of(study: optuna.Study) -> list[Record]:
     """All trials of a run's study, in the order of their numbers."""
-    trials = ((trial, TrialAttributes.of(trial)) for trial in study.get_trials(deepcopy=False))
-    return [_record(trial, attributes) for trial, attributes in trials if attributes.void is None]
+    return _records(study.get_trials(deepcopy=False))
+
+
+def _records(trials: Iterable[optuna.trial.FrozenTrial]) -> list[Record]:
+    return [record for record in map(record_of, trials) if record is not None]
 
 
 def left_behind(record: Record) -> Record:
@@ -103,7 +97,11 @@ def left_behind(record: Record) -> Record:
     return replace(record, fate="waiting") if record.seed is None else replace(record, fate="lost", reason=LOST)
 
 
-def _record(trial: optuna.trial.FrozenTrial, attributes: TrialAttributes) -> Record:
+def record_of(trial: optuna.trial.FrozenTrial) -> Record | None:
+    """One trial of a run's study; None for a draw that is no trial."""
+    attributes = TrialAttributes.of(trial)
+    if attributes.void is not None:
+        return None
     reports = epochs_of(trial.user_attrs)
     size = attributes.size or TrialSize(0, 0, 0)
     finite = [epoch for epoch in reports if math.isfinite(epoch.mean_f1)]
@@ -129,4 +127,5 @@ def _record(trial: optuna.trial.FrozenTrial, attributes: TrialAttributes) -> Rec
         config=attributes.config or {},
         curve=tuple(reports),
         order={epoch.epoch: order for epoch, order in reports.items()},
+        began=trial.datetime_start.timestamp() if trial.datetime_start is not None else 0.0,
     )

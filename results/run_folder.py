@@ -77,6 +77,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def logs(self) -> Path:
+        """What the search wrote for other tools: a folder or a file for each of them."""
+        return self.path / "logs"
+
+    @property
     def winner(self) -> Path:
         """The refit winner."""
         return self.path / "winner"

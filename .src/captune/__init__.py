@@ -19,6 +19,7 @@ from captune.errors import Error, UsageError, WorkError
 
 if TYPE_CHECKING:
     from captune.tuner.api.classifier import Classifier, load
+    from captune.tuner.api.comparisons import compare
     from captune.tuner.api.datasets import DataSet, prepare
     from captune.tuner.api.runs import Plan, Run, open_run, plan, search
     from captune.tuner.api.sizes import SizeReport, size
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "classifier": ("Classifier", "load"),
+    "comparisons": ("compare",),
     "datasets": ("DataSet", "prepare"),
     "runs": ("Plan", "Run", "open_run", "plan", "search"),
     "sizes": ("SizeReport", "size"),
@@ -52,6 +54,7 @@ __all__ = [
     "Winner",
     "WorkError",
     "__version__",
+    "compare",
     "convert_weights",
     "explain",
     "load",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from captune.errors import ArgumentError, shell_word
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.api.datasets import DataSet, open_data_set
+from captune.tuner.api.logs import check_sinks, logging_to
 from captune.tuner.api.progress import bar, say, search_progress, silent, steps
 from captune.tuner.api.spaces import SearchSpace
 from captune.tuner.run.locations import reading, searching
@@ -21,12 +22,14 @@ from captune.tuner.run.settings import read as read_run
 from captune.tuner.space.config import SearchConfig, check_overrides, read_search
 
 if TYPE_CHECKING:
+    import optuna
     import pandas as pd
 
     from captune.cluster.object_storage.mirror import Mirror
     from captune.data_prep.store import PreparedData
     from captune.results.baselines import Baseline
     from captune.results.records import Record
+    from captune.results.sinks.sink import SinkName
     from captune.results.summary import Summary
     from captune.tuner.api.winners import Winner
     from captune.tuner.winner.replay import Replay
@@ -140,13 +143,53 @@ class Run:
             raise RunError(f"the run has no trial {number}; `captune trials {shell_word(self.where)}` lists them")
         return record
 
+    def study(self) -> optuna.Study:
+        """The study for Optuna's own plots and tools, to be read only: named after the run, with the names of what is
+        optimised, each trial's fate, MiB and scores as attributes, and its constraints. It follows a running search;
+        of a run at an address it stays as it is now.
+
+        Example:
+            >>> study = captune.open_run("run").study()
+            >>> study.metric_names, [trial.user_attrs["fate"] for trial in study.trials]
+            (['mean_f1'], ['complete', 'complete', 'complete'])
+        """
+        from captune.tuner.api.studies import open_study
+
+        return open_study(self.where)
+
     @left_as_it_was()
-    def resume(self, *, address: str | None = None, progress: bool = True, **settings: Any) -> Run:
+    def log(self, to: str, out: str | Path | None = None) -> Path:
+        """Writes the trials for TensorBoard, MLflow or Weights & Biases, as `search(log=...)` does while it goes on.
+
+        Args:
+            to: "tensorboard", "mlflow" or "wandb".
+            out: a folder; None for `logs` in the run's, or `captune-logs` here for a run at an address.
+
+        Returns:
+            The folder. MLFLOW_TRACKING_URI and WANDB_MODE=online send to servers instead.
+
+        Raises:
+            ArgumentError, UsageError: no such tool, or it is not installed.
+            SinkError: it cannot be written.
+
+        Example:
+            >>> captune.open_run("run").log("tensorboard", "board")
+            PosixPath('board')
+        """
+        from captune.tuner.api.logs import log
+
+        return log(self.where, to, out)[1]
+
+    @left_as_it_was()
+    def resume(
+        self, *, address: str | None = None, progress: bool = True, log: Sequence[str] = (), **settings: Any
+    ) -> Run:
         """Goes on with the search: unfinished trials first, from their checkpoints.
 
         Args:
             address: of a running Ray cluster, "auto" or "host:port"; None for this machine alone.
             progress: whether it is shown.
+            log: as `captune.search` takes it.
             settings: `trials`, a new total, and `time_limit`, from now on.
 
         Raises:
@@ -158,10 +201,10 @@ class Run:
         """
         if unknown := settings.keys() - {"trials", "time_limit"}:
             raise ArgumentError(min(unknown), "fixed when the search began; a resume takes trials and time_limit")
-        changes = dict(check_overrides(settings))
+        changes, sinks = dict(check_overrides(settings)), check_sinks(log)
         with searching(self.where) as (folder, mirror):
             config, data = read_run(folder)
-            _drive(folder, mirror, config.model_copy(update=changes), data, address, progress=progress)
+            _drive(folder, mirror, config.model_copy(update=changes), data, address, progress, sinks)
         return self
 
     @left_as_it_was()
@@ -247,15 +290,16 @@ class Plan:
     report: tuple[str, ...]
 
     @left_as_it_was()
-    def start(self, *, address: str | None = None, progress: bool = True) -> Run:
+    def start(self, *, address: str | None = None, progress: bool = True, log: Sequence[str] = ()) -> Run:
         """Runs it, see `search`."""
+        sinks = check_sinks(log)
         with searching(self.run, new=True) as (folder, mirror):
             # First: a folder that is taken is told in one line, as any other mistake.
             create(folder, self.config, self.data.prepared, source=self.data.where, warm_start=self.warm_start)
             if progress:
                 say("\n".join(self.report))
             try:
-                _drive(folder, mirror, self.config, self.data.prepared, address, progress=progress)
+                _drive(folder, mirror, self.config, self.data.prepared, address, progress, sinks)
             except Exception:
                 discard(folder)
                 raise
@@ -316,6 +360,7 @@ def search(
     address: str | None = None,
     warm_start: str | Path | Run | None = None,
     progress: bool = True,
+    log: Sequence[str] = (),
     **settings: Any,
 ) -> Run:
     """Searches for the best configuration inside the budget. Ctrl-C, or a notebook's interrupt, ends it cleanly.
@@ -328,6 +373,7 @@ def search(
         address: of a running Ray cluster, "auto" or "host:port"; None starts Ray on this machine for the while.
         warm_start: a run of the same space and data to learn from first.
         progress: whether it is shown.
+        log: tools to log to while it goes on: "tensorboard", "mlflow", "wandb". See `Run.log` for where.
         settings: each by its name as `captune.explain()` lists them, values or texts as people write them: `trials=50`,
             `time_limit="30m"`, `budget="100MiB"`, `gpus_per_trial=0.5`. They win over the file.
 
@@ -346,7 +392,7 @@ def search(
         0.3775510204081633
     """
     asked = plan(data, run, space, config=config, warm_start=warm_start, **settings)
-    return asked.start(address=address, progress=progress)
+    return asked.start(address=address, progress=progress, log=log)
 
 
 def open_run(where: str | Path) -> Run:
@@ -370,8 +416,8 @@ def _drive(
     config: SearchConfig,
     data: PreparedData,
     address: str | None,
-    *,
     progress: bool,
+    sinks: Sequence[SinkName],
 ) -> Summary:
     from captune.results.baselines import ensure
     from captune.tuner.ray_tune.search import run_search
@@ -380,6 +426,7 @@ def _drive(
     with ExitStack() as shown:
         show = shown.enter_context(search_progress()) if progress else lambda _: None
         told = say if progress else silent
+        shown.enter_context(logging_to(folder, sinks, told))
         return run_search(folder, config, data, address=address, show=show, say=told, mirror=mirror)
 
 

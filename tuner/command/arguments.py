@@ -32,3 +32,11 @@ StorageOption = Annotated[
     Literal["float32", "float16", "int8"] | None,
     typer.Option("--storage", help="what kernels and embeddings are shipped as"),
 ]
+LogOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TOOL",
+        help="log also to tensorboard, mlflow or wandb, into RUN/logs; may be given several times. "
+        "MLFLOW_TRACKING_URI and WANDB_MODE=online send to servers",
+    ),
+]

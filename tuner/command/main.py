@@ -13,7 +13,19 @@ from typer.exceptions import TyperException
 
 from captune.errors import ArgumentError, Error, WorkError, one_line
 from captune.interrupt import as_keyboard_interrupt
-from captune.tuner.command import classify, cluster, prepare, search, spaces, trials, weights, winner
+from captune.tuner.command import (
+    classify,
+    cluster,
+    compare,
+    dashboard,
+    log,
+    prepare,
+    search,
+    spaces,
+    trials,
+    weights,
+    winner,
+)
 from captune.tuner.command.console import fail, fail_usage, streams, tell
 from captune.tuner.command.options import settings_verb
 
@@ -97,6 +109,9 @@ settings_verb(app, only=("trials", "time_limit"))(search.resume)
 for verb in (
     trials.trials,
     trials.show,
+    compare.compare,
+    dashboard.dashboard,
+    log.log,
     winner.replay,
     winner.refit,
     winner.export,

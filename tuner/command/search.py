@@ -12,7 +12,7 @@ import typer
 from captune.errors import shell_word
 from captune.interrupt import exit_status
 from captune.tuner.api.progress import say
-from captune.tuner.command.arguments import Address, Location, RunPath
+from captune.tuner.command.arguments import Address, Location, LogOption, RunPath
 from captune.tuner.command.cluster import follow_job, is_server, send
 from captune.tuner.command.console import fail, tell, tell_baselines
 
@@ -39,6 +39,7 @@ def search(
         Location | None,
         typer.Option(parser=Location, metavar="RUN", help="a run of the same space and data to learn from first"),
     ] = None,
+    log: LogOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, start nothing")] = False,
 ) -> None:
     """Searches for the best configuration inside the budget.
@@ -55,10 +56,12 @@ def search(
     if dry_run:
         tell("\n".join(planned.report))
     else:
-        _tell(planned.start(address=address))
+        _tell(planned.start(address=address, log=log or ()))
 
 
-def resume(context: typer.Context, run: RunPath, settings: dict[str, Any], address: Address = None) -> None:
+def resume(
+    context: typer.Context, run: RunPath, settings: dict[str, Any], address: Address = None, log: LogOption = None
+) -> None:
     """Goes on with a search: unfinished trials first, from their checkpoints. Finished ones stay as they are.
 
     --trials is a new total, --time-limit counts from now.
@@ -68,7 +71,7 @@ def resume(context: typer.Context, run: RunPath, settings: dict[str, Any], addre
     if is_server(address):
         follow_job(address, send(address, sys.argv[1:], context.parent))
         return
-    _tell(Run(run).resume(address=address, **settings))
+    _tell(Run(run).resume(address=address, log=log or (), **settings))
 
 
 def _tell(run: Run) -> None:

@@ -19,6 +19,7 @@ from captune.model.backbones import WeightsError, weights_path
 from captune.model.config import complaint
 from captune.model.size import Contents
 from captune.results.documents import Document
+from captune.results.run_facts import RunFacts
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import absolute, open_data
 from captune.tuner.space.config import SearchConfig
@@ -48,6 +49,23 @@ class RunSettings(Document):
     def of(cls, run: RunFolder) -> RunSettings:
         """Those of a run. Raises RunError where there is none, or its run.json is not as search wrote it."""
         return cls.parse(run.read_settings(), f"{run}/{run.settings.name}")
+
+    def facts(self, run: RunFolder) -> RunFacts:
+        """What whoever reads the run elsewhere is told."""
+        settings = self.search.model_dump(mode="json")
+        halving, fixed, space = (settings.pop(name) for name in ("halving", "fixed", "space"))
+        grouped = {f"halving.{name}": value for name, value in halving.items()} | {
+            f"space.{name}": value for name, value in (fixed | space).items()
+        }
+        return RunFacts(
+            name=absolute(str(run)).rstrip("/").rpartition("/")[2] or "run",
+            data=self.data,
+            fingerprint=self.fingerprint,
+            budget=self.search.limit,
+            objectives=self.search.objectives,
+            settings=settings | grouped,
+            created=self.created,
+        )
 
 
 _PACKAGES = ("captune", "keras", "ray", "optuna", "numpy")  # and the backend
