@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from captune.cluster.object_storage.mirror import Mirror
     from captune.data_prep.store import PreparedData
+    from captune.results.baselines import Baseline
     from captune.results.records import Record
     from captune.results.sinks.sink import SinkName
     from captune.results.summary import Summary
@@ -83,6 +84,25 @@ class Run:
             if not is_written and not folder.is_written:  # neither before nor after it was read
                 records = [left_behind(record) for record in records]
             return unbeaten(records, RunSettings.of(folder).search.limit) if frontier else records
+
+    @property
+    def baselines(self) -> tuple[Baseline, ...]:
+        """What is had for nothing on its data: on validation, and after a refit on test. None of an earlier captune."""
+        from captune.results.baselines import read
+
+        with reading(self.where, leave=frozenset({"winner/bundle", "tracebacks"})) as folder:
+            return read(folder)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process searches in it, or refits while none does."""
+        with reading(self.where) as folder:
+            return folder.is_written
+
+    @property
+    def best(self) -> Record | None:
+        """The trial that `refit` would choose, None before the first score inside the budget."""
+        return next(iter(self.records(frontier=True)[::-1]), None)
 
     @left_as_it_was()
     def trials(
@@ -430,8 +450,10 @@ def _drive(
     progress: bool,
     sinks: Sequence[SinkName],
 ) -> Summary:
+    from captune.results.baselines import ensure
     from captune.tuner.ray_tune.search import run_search
 
+    ensure(folder, data, say if progress else silent)
     with ExitStack() as shown:
         show = shown.enter_context(search_progress()) if progress else lambda _: None
         told = say if progress else silent

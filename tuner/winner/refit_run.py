@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from captune.results.baselines import ensure
 from captune.results.records import load_records
 from captune.tuner.run.locations import refitting
 from captune.tuner.run.settings import read
@@ -41,6 +42,7 @@ def refit_run(
     with refitting(location) as run, run.refitting(anyway=anyway):  # before minutes go into data and a framework
         refuse_another(run)
         settings, data = read(run)
+        ensure(run, data, say)  # of a search by an earlier captune
         record = choose(load_records(run), settings.limit, number=trial)
         runtime.settle(threads, settings.backend, gpus)
         from captune.tuner.winner.refit import refit  # only now: what the framework reads at its start is set
