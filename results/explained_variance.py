@@ -1,4 +1,4 @@
-"""How much of the scores each setting explains by itself: a quick look over all trials, see importance.py for them together."""
+"""How much of the scores each setting explains by itself, at a glance; importance.py looks at all settings together."""
 
 from __future__ import annotations
 
