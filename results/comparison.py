@@ -94,7 +94,7 @@ def _row(result: RunResult, name: str, best: Record | None) -> RunRow:
         bundle_bytes=None if best is None else best.bundle_bytes,
         test=result.test,
         baseline=max((each.mean_f1 for each in result.baselines if each.rows == "validation"), default=None),
-        trials=Counter(record.fate for record in result.records),
+        trials=dict(Counter(record.fate for record in result.records)),
         slot_hours=sum(r.seconds or 0.0 for r in result.records if r.fate != "over_budget") / 3600,
         data=result.facts.fingerprint,
     )

@@ -30,6 +30,7 @@ PRIVATE: list[tuple[Any, str]] = [
     (journal.JournalStorageReplayResult, "_apply_set_trial_param"),
     (journal.JournalStorageReplayResult, "_trial_exists_and_updatable"),
     (journal.JournalStorageReplayResult("x"), "_trials"),
+    (optuna.create_study(), "_storage"),
     (optuna.trial.FrozenTrial, "system_attrs"),
     (optuna.trial.create_trial(value=0.0), "_trial_id"),
 ]

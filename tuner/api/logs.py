@@ -25,7 +25,8 @@ from captune.tuner.run.locations import reading
 from captune.tuner.run.settings import RunSettings
 
 _LOOK_SECONDS = 2.0  # between two looks at the study
-_END_SECONDS = 30.0  # that all sinks together have after the search
+_END_SECONDS = 60.0  # that all sinks together have after the search
+_SOON_SECONDS = 2.0  # that nobody is told to wait for
 _QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
 
 
@@ -102,6 +103,9 @@ def _finish(followers: Sequence[_Follower]) -> None:
     for follower in followers:
         follower.search_is_over()
     end = time.monotonic() + _END_SECONDS
+    slow = [follower.name for follower in followers if not follower.has_ended(_SOON_SECONDS)]
+    if slow:
+        followers[0].say(f"still writing {', '.join(slow)}, {_END_SECONDS:.0f} s at most; Ctrl-C does not wait")
     for follower in followers:
         follower.finish(max(0.1, end - time.monotonic()))
 
@@ -111,7 +115,7 @@ class _Follower:
     search is killed; a terminal's signals do not reach it."""
 
     def __init__(self, run: RunFolder, name: SinkName, out: Path, say: Callable[[str], None]) -> None:
-        self._name, self._say = name, say
+        self.name, self.say = name, say
         self._way_out = f"`captune log {shell_word(run)} --to {name}` writes it whole"
         command = [sys.executable, "-P", "-m", __name__, str(run.path.resolve()), run.address or "", name, str(out)]
         self._process = subprocess.Popen(
@@ -131,19 +135,23 @@ class _Follower:
         status = self._process.wait()
         if complaint or status > 0:
             reason = one_line(complaint) or f"its process ended with status {status}"
-            self._say(f"note: {self._name} got no more of the search ({reason}); {self._way_out}")
+            self.say(f"note: {self.name} got no more of the search ({reason}); {self._way_out}")
 
     def search_is_over(self) -> None:
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.close()
 
-    def finish(self, seconds: float) -> None:
-        try:
+    def has_ended(self, seconds: float) -> bool:
+        """Whether it has by then."""
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
+        return self._process.poll() is not None
+
+    def finish(self, seconds: float) -> None:
+        if not self.has_ended(seconds):
             self.kill()
-            self._say(f"note: {self._name} was not written whole in {_END_SECONDS:.0f} s; {self._way_out}")
+            self.say(f"note: {self.name} was not written whole in {_END_SECONDS:.0f} s; {self._way_out}")
         self._listener.join(1.0)
 
     def kill(self) -> None:
@@ -155,7 +163,7 @@ def _main(path: str, address: str, name: SinkName, out: str) -> None:
     """The follower's own: complaints go to stdout, and whatever a library prints nowhere."""
     from captune.results.sinks.follow import follow
 
-    os.nice(10)  # trials first
+    os.nice(5)  # trials first
     answers, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     run = RunFolder(Path(path), address or None)

@@ -158,6 +158,37 @@ class Run:
         return open_study(self.where)
 
     @left_as_it_was()
+    def report(self, out: str | Path = "report.html") -> Path:
+        """Writes the run as one offline page of HTML, also while the search goes on.
+
+        Args:
+            out: the file; one that is there gives way.
+
+        Returns:
+            Its path.
+
+        Raises:
+            RunError: no run, a file of it is damaged, or there is no folder for `out`.
+
+        Example:
+            >>> captune.open_run("run").report("report.html").name
+            'report.html'
+        """
+        from captune.files import written_aside
+        from captune.tuner.winner.report_page import page_of
+
+        path = Path(out)
+        if path.is_dir() or not path.parent.is_dir():
+            raise RunError(f"{path} cannot be written: name a file in a folder that exists")
+        leave = frozenset({"winner/bundle", "tracebacks"})
+        with reading(self.where, leave=leave) as folder, bar("reading the study", "MiB") as show:
+            progress = lambda done, total: show(done >> 20, total >> 20)  # noqa: E731
+            text = page_of(folder, running=folder.is_written, progress=progress)
+        with written_aside(path) as aside:
+            aside.write_text(text, encoding="utf-8")
+        return path
+
+    @left_as_it_was()
     def log(self, to: str, out: str | Path | None = None) -> Path:
         """Writes the trials for TensorBoard, MLflow or Weights & Biases, as `search(log=...)` does while it goes on.
 

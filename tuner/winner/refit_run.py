@@ -11,6 +11,7 @@ from captune.tuner.run.locations import refitting
 from captune.tuner.run.settings import read
 from captune.tuner.training import runtime
 from captune.tuner.winner.choose import choose, refuse_another
+from captune.tuner.winner.report_page import write_page
 
 if TYPE_CHECKING:
     from captune.tuner.winner.proof import Proof
@@ -46,4 +47,7 @@ def refit_run(
         runtime.settle(threads, settings.backend, gpus)
         from captune.tuner.winner.refit import refit  # only now: what the framework reads at its start is set
 
-        return refit(run, record, data, settings.limit, seeds=seeds, spread=runtime.spread(int(gpus)), say=say)
+        proof = refit(run, record, data, settings.limit, seeds=seeds, spread=runtime.spread(int(gpus)), say=say)
+        if (trouble := write_page(run, run.winner)) is not None:
+            say(trouble)
+        return proof
