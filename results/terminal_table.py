@@ -13,7 +13,7 @@ from captune.results import table
 from captune.results.attributes import SCORED
 from captune.results.baselines import Baseline, of_validation
 from captune.results.columns import heading, several
-from captune.results.explained_share import explained
+from captune.results.explained_variance import explained
 from captune.results.records import Record
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from rich.console import Console
 from captune.model.config import flatten
 from captune.model.presets import CAPTIONS, PRESETS
 from captune.results.baselines import COMMONEST, TFIDF, Baseline
-from captune.results.explained_share import explained
+from captune.results.explained_variance import explained
 from captune.results.records import Record
 from captune.results.run_folder import RunError
 from captune.results.terminal_table import terminal
