@@ -92,6 +92,16 @@ class RunFolder:
         return self.winner / "proof.json"
 
     @property
+    def error_analysis(self) -> Path:
+        """What the winner gets right and wrong on test."""
+        return self.winner / "error_analysis.json"
+
+    @property
+    def report(self) -> Path:
+        """The run as a page, as of its refit."""
+        return self.winner / "report.html"
+
+    @property
     def bundle(self) -> Path:
         """What is shipped."""
         return self.winner / "bundle"

@@ -1,4 +1,4 @@
-"""Records as a table: in the terminal, and as CSV, JSON, Parquet or Markdown for other programs."""
+"""Records as a table for other programs: a data frame, CSV, JSON, Parquet, Markdown."""
 
 from __future__ import annotations
 
@@ -8,22 +8,16 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from captune.errors import ArgumentError, among, visible
+from captune.errors import ArgumentError, visible
 from captune.model.metrics import ERRORS, METRICS
+from captune.results.columns import BYTES, column, several
 from captune.results.records import Record
-from captune.results.report import without_nan
-from captune.results.run_folder import RunError
+from captune.results.trial_page import without_nan
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
 FORMATS = ("table", "csv", "json", "parquet", "markdown")
-# What a terminal shows unless asked otherwise: then come the settings that differ between trials.
-TERMINAL_COLUMNS = ("number", "fate", "mean_f1", "epochs", "weights_bytes", "seconds")
-
-BYTES = {"weights_bytes": "MiB", "bundle_bytes": "bundle MiB", "margin_bytes": "margin MiB"}
-"""Columns of bytes, and their headings in a terminal."""
 
 
 def frame(
@@ -37,7 +31,8 @@ def frame(
 
     Args:
         records: trials.
-        sort: a column; best first for scores, otherwise rising. Trials without a value come last.
+        sort: a column, see captune.results.columns.column; best first for scores, otherwise rising, and the other way
+            round behind a minus sign. Trials without a value come last.
         where: keeps the rows for which it holds, see captune.results.where.selected.
         limit: rows at most, at least 1.
 
@@ -59,9 +54,9 @@ def frame(
 
         table = selected(table, where)
     if sort is not None:
-        _check_columns([sort], columns)
-        rising = sort not in METRICS or sort in ERRORS
-        table = table.sort_values(sort, ascending=rising, na_position="last", kind="stable")
+        name = column(sort.removeprefix("-"), columns)
+        rising = (name not in METRICS or name in ERRORS) != sort.startswith("-")
+        table = table.sort_values(name, ascending=rising, na_position="last", kind="stable")
     return table.head(limit) if limit is not None else table
 
 
@@ -81,13 +76,12 @@ def render(
     if format == "json":
         rows = [records[i].row() for i in frame(records, sort=sort, where=where, limit=limit).index]
         if columns is not None:
-            _check_columns(columns, list(_empty_row()))
-            rows = [{name: row[name] for name in columns} for row in rows]
+            keys = several(columns, list(_empty_row()))
+            rows = [{name: row[name] for name in keys} for row in rows]
         return (json.dumps(without_nan(rows), indent=2, allow_nan=False) + "\n").encode()
     table = frame(records, sort=sort, where=where, limit=limit)
     if columns is not None:
-        _check_columns(columns, list(table.columns))
-        table = table[list(columns)]
+        table = table[several(columns, list(table.columns))]
     match format:
         case "csv":
             return table.to_csv(index=False).encode()
@@ -101,40 +95,9 @@ def render(
             return _markdown(table).encode()
 
 
-def terminal(
-    records: Sequence[Record],
-    *,
-    columns: Sequence[str] | None = None,
-    sort: str | None = None,
-    where: str | None = None,
-    limit: int | None = None,
-) -> Table:
-    """The trials for people: the usual columns, then the settings that vary between trials."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = frame(records, sort=sort, where=where, limit=limit)
-    settings = dict.fromkeys(name for r in records for name in r.config)
-    shown = list(columns) if columns is not None else [*TERMINAL_COLUMNS, *_varying(table, list(settings))]
-    _check_columns(shown, list(table.columns))
-    view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in shown:
-        heading = Text(visible(BYTES.get(name, name.removeprefix("train."))))
-        view.add_column(heading, justify="left" if name in ("fate", "node", "reason") else "right", overflow="fold")
-    for row in table[shown].itertuples(index=False):
-        view.add_row(*(Text(visible(_shown(name, value))) for name, value in zip(shown, row, strict=True)))
-    return view
-
-
-def _varying(table: pd.DataFrame, settings: list[str]) -> list[str]:
-    return [name for name in settings if name in table and table[name].map(repr).nunique() > 1]
-
-
-def _shown(name: str, value: Any) -> str:
-    import pandas as pd
-
-    if value is None or (isinstance(value, float) and pd.isna(value)):
+def cell(name: str, value: Any) -> str:
+    """A value of a column for people."""
+    if value is None or value != value:
         return ""
     if name in BYTES:
         return f"{value / 2**20:.2f}"
@@ -154,19 +117,11 @@ def _markdown(table: pd.DataFrame) -> str:
 
     names = [str(name) for name in table]
 
-    def cell(name: str, value: Any) -> str:
-        return f"{value:.0f}" if name in BYTES and value == value else _shown(name, value)
+    def whole(name: str, value: Any) -> str:
+        return f"{value:.0f}" if name in BYTES and value == value else cell(name, value)
 
-    rows = [line(list(map(cell, names, row))) for row in table.itertuples(index=False)]
+    rows = [line(list(map(whole, names, row))) for row in table.itertuples(index=False)]
     return "\n".join([line(names), line(["---"] * len(table.columns)), *rows]) + "\n"
-
-
-def _check_columns(names: Sequence[str], columns: Sequence[str]) -> None:
-    for name in names:
-        if name not in columns:
-            raise RunError(f"no column {name}; {among(name, columns)}")
-    if len(set(names)) < len(names):
-        raise RunError(f"each column can be named once, got {', '.join(names)}")
 
 
 def _empty_row() -> dict[str, Any]:

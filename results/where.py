@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from captune.errors import ArgumentError, among, one_line
+from captune.errors import ArgumentError, one_line
+from captune.results.columns import BYTES_OF, column
 
 LONGEST = 1000  # characters
 _WAY_OUT = "write e.g. \"fate == 'complete' and mean_f1 > 0.8\" or \"reason.startswith('halving')\""
@@ -46,7 +47,8 @@ _TEXT_TESTS: dict[str, Callable[[str, str], bool]] = {
 def selected(table: pd.DataFrame, where: str) -> pd.DataFrame:
     """The rows of a table for which an expression holds.
 
-    Columns stand by their names, dotted ones too, with or without backticks. There are numbers, texts, true and false
+    Columns stand by their names, dotted ones too, with or without backticks, or as `captune.results.columns.column`
+    has them; MiB is weights_bytes in that unit. There are numbers, texts, true and false
     (True, False); comparisons, `in [..]` and `not in [..]`; and, or, not; + - * / // % and **; of a column of texts
     .startswith(..), .endswith(..) and .contains(..), the last also as `'..' in column`; of any .isna() and .notna().
 
@@ -119,9 +121,8 @@ class _Rows:
 
     def _column(self, node: ast.expr) -> pd.Series[Any]:
         name = ast.unparse(node)
-        if name not in self._table:
-            raise ValueError(f"no column {one_line(name, 60)}; {among(name, map(str, self._table))}")
-        return self._table[name]
+        values = self._table[column(name, map(str, self._table))]
+        return values / 2**20 if name in BYTES_OF else values
 
     def _number(self, node: ast.expr) -> Any:
         value = self._value(node)

@@ -505,6 +505,8 @@ def test_refit_proves_what_it_ships(searched: Search, refitted: Ran, captune: Ca
     assert proof["reloaded"]["max_difference"] <= 1e-6
     assert proof["reloaded"]["mean_f1"] == pytest.approx(proof["test"]["mean_f1"], abs=1e-6)
     assert proof["weights_bytes"] == best["weights_bytes"] <= 100 * 2**20
+    page = (searched.run / "winner" / "report.html").read_text()
+    assert "The winner is trial" in page and 'src="data:image/jpeg' in page
     files = (searched.run / "winner" / "bundle").iterdir()
     assert proof["bundle_bytes"] == sum(file.stat().st_size for file in files)
     assert not (searched.run / "winner.tmp").exists()

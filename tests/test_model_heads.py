@@ -398,7 +398,7 @@ def test_logits_by_position_cannot_be_fused_with_features(head: Any, fusion: Any
 
 
 def test_settings_without_effect_make_no_other_network() -> None:
-    from captune.tuner.space.effects import key_of
+    from captune.model.effects import key_of
 
     def key(own_losses: float = 0.0, **model: Any) -> bytes:
         return key_of(TrialConfig(model=ModelConfig(**model), train=TrainConfig(own_losses=own_losses)))

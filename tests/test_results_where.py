@@ -92,7 +92,7 @@ def test_anything_else_is_refused_in_one_line_that_names_it(
 
 def test_unknown_column_is_told_with_the_closest() -> None:
     refused(lambda: rows("mean_f2 > 1"), "no column mean_f2", "mean_f1", error=ArgumentError)
-    refused(lambda: rows("learning_rate > 1"), "train.learning_rate", error=ArgumentError)
+    refused(lambda: rows("learning_rat > 1"), "train.learning_rate", error=ArgumentError)
 
 
 NAMES = [*TABLE.columns, *(f"`{name}`" for name in TABLE.columns), "nothing", "os", "pd", "x.y", "__doc__"]

@@ -1,12 +1,19 @@
 """What people type wrong ends with status 2 and one clear line, and leaves nothing behind."""
 
 import csv
+import fcntl
 import json
 import os
+import pty
+import signal
 import struct
+import subprocess
+import sys
+import termios
 import threading
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,9 +21,10 @@ from builders import epoch as a_report
 from conftest import Captune, Ran, refused
 
 from captune.data_prep.store import PreparedData
+from captune.errors import without_colours
 from captune.model.config import ModelConfig, replace
 from captune.model.presets import PRESETS
-from captune.model.size import Size, show_bytes, size
+from captune.model.size import Budget, Size, show_bytes, size
 from captune.results.attributes import epoch_attribute
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.run_folder import RunFolder
@@ -611,6 +619,80 @@ def test_trials_of_a_search_that_has_just_begun_is_empty_not_an_error(captune: C
     assert captune("trials", run, "--format", form).code == 0
     (run / "study.journal").touch()
     assert captune("trials", run, "--format", form, "--sort", "mean_f1").code == 0
+
+
+def test_trials_takes_names_as_the_headings_have_them(captune: Captune, run: Path) -> None:
+    ran = captune("trials", run, "--sort", "-MiB", "--where", "learning_rate > 1e-3", "--columns", "number,MiB")
+    assert [line.split()[0] for line in ran.out.splitlines()[2:5]] == ["3", "2", "1"], ran
+    refused(captune("trials", run, "--sort", "learning_rat"), "no column learning_rat", "learning_rate")
+    assert "text.vocabulary_size" in captune("trials", run, "--columns", "all").out
+
+
+def test_trials_watches_in_a_terminal_alone(captune: Captune, run: Path) -> None:
+    refused(captune("trials", run, "--watch"), "--watch", "terminal")
+    refused(captune("trials", run, "--watch", "--format", "csv"), "--watch", "terminal")
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by Ctrl-C"])
+def test_watching_ends_with_the_search_or_quietly_and_leaves_the_table(run: Path, ends: str) -> None:
+    """In a terminal of 60 columns."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 60, 0, 0))
+    searching = RunFolder(run).writing() if ends == "by Ctrl-C" else nullcontext()
+    command = [sys.executable, "-m", "captune", "trials", run, "--watch"]
+    with searching, subprocess.Popen(command, stdin=slave, stdout=slave, stderr=subprocess.PIPE, text=True) as process:
+        os.close(slave)
+        shown, interrupted = "", False
+        try:
+            while chunk := os.read(master, 4096).decode():
+                shown += chunk
+                if ends == "by Ctrl-C" and "5 trials" in shown and not interrupted:
+                    process.send_signal(signal.SIGINT)
+                    interrupted = True
+        except OSError:  # the other side has closed
+            pass
+        assert process.wait(60) == 0, process.stderr
+        assert process.stderr is not None and process.stderr.read() == ""
+    os.close(master)
+    last = shown.replace("\r", "")[shown.replace("\r", "").rindex("number") :]
+    assert "* best: trial 0" in without_colours(last) and "5 trials: " in without_colours(last)
+
+
+def test_show_puts_what_was_searched_first_beside_the_best(captune: Captune, run: Path) -> None:
+    out = captune("show", run, 1).out
+    searched = out[out.index("searched") : out.index("epoch ", out.index("searched"))]
+    assert "image.width" in searched and "best, trial 0" in searched and "num_labels" not in searched
+    rate = next(line for line in out.splitlines() if "train.learning_rate" in line)
+    assert rate.split() == ["train.learning_rate", "0.002", "0.001"]
+    assert "best, trial" not in captune("show", run, 0).out
+
+
+def test_search_names_size_and_baselines_of_its_best_and_says_when_it_is_no_better(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from captune.results.baselines import COMMONEST, Baseline, Baselines
+    from captune.results.records import load_records
+    from captune.results.summary import Session, summarise
+    from captune.tuner.api.runs import Run
+    from captune.tuner.command import search
+
+    folder = RunFolder(run)
+    summarise(load_records(folder), Budget(3000, "weights"), Session(2, 10.0)).write(folder.summary)
+    for score, told in ((0.4, False), (0.9, True)):
+        Baselines(baselines=(Baseline(COMMONEST, "validation", score, score, score, (score,)),)).write(folder.baselines)
+        search._tell(Run(str(run)))
+        out, err = capsys.readouterr()
+        assert "best: trial 0, mean F1 0.7000 on validation, 0.00 MiB (0.00 MB) of weights\n" in out
+        assert f"for nothing: commonest label {score:.4f}\n" in out
+        assert ("no better than what is had for nothing (commonest label)" in err) == told
+    summarise(load_records(folder), Budget(3000, "weights"), Session(2, 10.0, "SIGINT")).write(folder.summary)
+    with pytest.raises(SystemExit):
+        search._tell(Run(str(run)))
+    out, err = capsys.readouterr()
+    assert [line for line in (out + err).splitlines() if "captune " in line] == [
+        f"interrupted; go on with: captune resume {run}"
+    ], "one next step"
+    assert "no better" not in err, "of a search that is not done"
 
 
 def test_show_tells_fate_curve_and_configuration(captune: Captune, run: Path) -> None:

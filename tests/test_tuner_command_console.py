@@ -11,7 +11,7 @@ from builders import record
 from conftest import Captune, refused
 from rich.console import Console
 
-from captune.results import report, table
+from captune.results import table, terminal_table, trial_page
 from captune.tuner.api.progress import say
 from captune.tuner.command import console
 
@@ -30,7 +30,10 @@ def test_tables_show_control_characters_and_markup_as_text(fate: str) -> None:
     trial = record(1, 0.5, fate=fate, reason=EVIL, node=EVIL, config={EVIL: EVIL, "x": 1})
     other = record(2, 0.5, config={EVIL: "y", "x": 2})
     out = Console(width=1000, file=io.StringIO(), force_terminal=True, color_system=None)
-    for part in (table.terminal([trial, other], columns=["reason", "node", "fate", EVIL]), *report.trial(trial)):
+    for part in (
+        terminal_table.terminal([trial, other], columns=["reason", "node", "fate", EVIL]),
+        *trial_page.trial(trial),
+    ):
         out.print(part)
     text = out.file.getvalue()  # type: ignore[attr-defined]
     assert not set("\x1b\x07\u202e\x9b") & set(text)

@@ -331,6 +331,9 @@ def test_evaluate_agrees_with_a_plain_computation(captions_bundle: Any, drawn: P
     truth = Labels(captions_bundle.label_ids, captions_bundle.label_names).multi_hot(
         [e.labels for e in records.examples]
     )
+    counts = truth.sum(axis=0)
+    constant = [2 * row[counts.argmax()] / (1 + row.sum()) for row in truth]
+    assert scores["commonest_label"] == pytest.approx(np.mean(constant))
     assert scores["ece"] == pytest.approx(expected_calibration_error(truth, captions_bundle.rule.calibrated(answers)))
     assert scores["examples"] == 120
     assert list(scores) == [*METRICS, "per_label", "examples"]

@@ -57,7 +57,7 @@ def run(command: Path, *arguments: str, folder: Path, timeout: float = 60) -> su
 
 def test_wheel_holds_the_sources_and_their_data_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    kinds = {".py", ".yaml", ".sh"}
+    kinds = {".py", ".yaml", ".sh", ".html", ".css"}
     there = {
         f"captune/{path.relative_to(ROOT).as_posix()}"
         for folder in FOLDERS

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from captune.cluster.object_storage.mirror import Mirror
     from captune.data_prep.store import PreparedData
+    from captune.results.baselines import Baseline
     from captune.results.records import Record
     from captune.results.sinks.sink import SinkName
     from captune.results.summary import Summary
@@ -84,6 +85,25 @@ class Run:
                 records = [left_behind(record) for record in records]
             return unbeaten(records, RunSettings.of(folder).search.limit) if frontier else records
 
+    @property
+    def baselines(self) -> tuple[Baseline, ...]:
+        """What is had for nothing on its data: on validation, and after a refit on test. None of an earlier captune."""
+        from captune.results.baselines import read
+
+        with reading(self.where, leave=frozenset({"winner/bundle", "tracebacks"})) as folder:
+            return read(folder)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process searches in it, or refits while none does."""
+        with reading(self.where) as folder:
+            return folder.is_written
+
+    @property
+    def best(self) -> Record | None:
+        """The trial that `refit` would choose, None before the first score inside the budget."""
+        return next(iter(self.records(frontier=True)[::-1]), None)
+
     @left_as_it_was()
     def trials(
         self, *, where: str | None = None, sort: str | None = None, limit: int | None = None, frontier: bool = False
@@ -136,6 +156,37 @@ class Run:
         from captune.tuner.api.studies import open_study
 
         return open_study(self.where)
+
+    @left_as_it_was()
+    def report(self, out: str | Path = "report.html") -> Path:
+        """Writes the run as one offline page of HTML, also while the search goes on.
+
+        Args:
+            out: the file; one that is there gives way.
+
+        Returns:
+            Its path.
+
+        Raises:
+            RunError: no run, a file of it is damaged, or there is no folder for `out`.
+
+        Example:
+            >>> captune.open_run("run").report("report.html").name
+            'report.html'
+        """
+        from captune.files import written_aside
+        from captune.tuner.winner.report_page import page_of
+
+        path = Path(out)
+        if path.is_dir() or not path.parent.is_dir():
+            raise RunError(f"{path} cannot be written: name a file in a folder that exists")
+        leave = frozenset({"winner/bundle", "tracebacks"})
+        with reading(self.where, leave=leave) as folder, bar("reading the study", "MiB") as show:
+            progress = lambda done, total: show(done >> 20, total >> 20)  # noqa: E731
+            text = page_of(folder, running=folder.is_written, progress=progress)
+        with written_aside(path) as aside:
+            aside.write_text(text, encoding="utf-8")
+        return path
 
     @left_as_it_was()
     def log(self, to: str, out: str | Path | None = None) -> Path:
@@ -399,8 +450,10 @@ def _drive(
     progress: bool,
     sinks: Sequence[SinkName],
 ) -> Summary:
+    from captune.results.baselines import ensure
     from captune.tuner.ray_tune.search import run_search
 
+    ensure(folder, data, say if progress else silent)
     with ExitStack() as shown:
         show = shown.enter_context(search_progress()) if progress else lambda _: None
         told = say if progress else silent

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from captune.tuner.api.progress import bar
+from captune.tuner.api.progress import bar, say
 from captune.tuner.command.arguments import AsJson, BundlePath, Pictures
-from captune.tuner.command.console import print_json, tell
+from captune.tuner.command.console import NO_BETTER, print_json, tell
 
 if TYPE_CHECKING:
     from captune.tuner.api.classifier import Classifier
@@ -40,6 +40,10 @@ def evaluate(
     for label, name in classifier.labels.items():
         tell(f"label {label:>3} {scores['per_label'][str(label)]:.4f}  {name}")
     tell(f"examples  {scores['examples']}")
+    constant = scores["commonest_label"]
+    tell(f"for nothing: commonest label of these rows {constant:.4f}")
+    if scores["mean_f1"] <= constant:
+        say(f"note: the bundle is no better on these rows than their commonest label: {NO_BETTER}")
 
 
 def predict(

@@ -23,7 +23,7 @@ def compare(
     ] = "table",
 ) -> None:
     """Holds runs beside each other: their best trials, size and cost, and the settings that differ."""
-    from captune.results.report import without_nan
+    from captune.results.trial_page import without_nan
     from captune.tuner.api.comparisons import compare as beside_each_other
 
     comparison = beside_each_other(runs)

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,7 +16,10 @@ from captune.tuner.api.progress import say
 if TYPE_CHECKING:
     from typer.exceptions import TyperException
 
+    from captune.results.baselines import Baseline
+
 MOST = 1000  # characters of an error
+NO_BETTER = "search longer, with other settings (captune space), or look at labels and captions"
 
 
 @contextmanager
@@ -65,6 +68,13 @@ def print_table(content: Any) -> None:
     Console(width=None if sys.stdout.isatty() else 1000).print(content)
 
 
+def terminal_width() -> int | None:
+    """Characters of a line on stdout; None in a file or a pipe."""
+    from rich.console import Console
+
+    return Console().width if sys.stdout.isatty() else None
+
+
 def print_json(content: Any) -> None:
     tell(json.dumps(content, indent=2, allow_nan=False))
 
@@ -75,6 +85,20 @@ def print_file(content: bytes) -> None:
         tell(content.decode(), end="")
     else:
         sys.stdout.buffer.write(content)
+
+
+def tell_baselines(baselines: Sequence[Baseline], rows: str, mean_f1: float, *, judge: bool = True) -> None:
+    """What is had for nothing on these rows, beside the mean F1 of a network.
+
+    Args:
+        judge: whether to say so where the network is no better.
+    """
+    baselines = [each for each in baselines if each.rows == rows]
+    if baselines:
+        tell("for nothing: " + ", ".join(f"{each.name} {each.mean_f1:.4f}" for each in baselines))
+    better = [each.name for each in baselines if mean_f1 <= each.mean_f1]
+    if judge and better:
+        say(f"note: the network is no better than what is had for nothing ({', '.join(better)}): {NO_BETTER}")
 
 
 def fail_usage(error: TyperException) -> NoReturn:

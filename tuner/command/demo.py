@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from captune.data_prep.demo import draw
-from captune.errors import WorkError
+from captune.errors import WorkError, shell_word
 from captune.results.run_folder import RunError
 from captune.tuner.api.progress import say
 from captune.tuner.command.console import tell
@@ -32,10 +32,10 @@ space:
   head_units: [0, 64]
   train.learning_rate: {low: 1.0e-3, high: 6.0e-3, log: true}
 """
-NEXT_STEPS = """\
-With your own data:
-  captune prepare YOUR.csv YOUR_PICTURES --out data      columns ImageID,Labels,Caption; labels are numbers
-  captune search data --run run --time-limit 30m         captune space prints a search.yaml to edit
+OWN_DATA = """\
+With your own data (columns ImageID,Labels,Caption; labels are numbers; `captune space` prints a search.yaml to edit):
+  captune prepare YOUR.csv YOUR_PICTURES --out data
+  captune search data --run run --time-limit 30m
   captune trials run --sort mean_f1
   captune refit run
   captune predict run/winner/bundle NEW.csv PICTURES --out submission.csv"""
@@ -93,7 +93,10 @@ def run_demo(out: Path) -> None:
         ("submission.csv", "labels for test.csv"),
     ):
         tell(f"  {name:24} {meaning}")
-    tell(f"\n{NEXT_STEPS}")
+    tell("\nTo look further:")
+    tell(f"  captune trials {shell_word(run)} --columns all")
+    tell(f"  captune show {shell_word(run)} 0")
+    tell(f"\n{OWN_DATA}")
 
 
 class DemoError(WorkError):

@@ -20,6 +20,7 @@ from captune.tuner.command import (
     dashboard,
     log,
     prepare,
+    report,
     search,
     spaces,
     trials,
@@ -109,6 +110,7 @@ settings_verb(app, only=("trials", "time_limit"))(search.resume)
 for verb in (
     trials.trials,
     trials.show,
+    report.report,
     compare.compare,
     dashboard.dashboard,
     log.log,

@@ -14,7 +14,7 @@ from captune.interrupt import exit_status
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Address, Location, LogOption, RunPath
 from captune.tuner.command.cluster import follow_job, is_server, send
-from captune.tuner.command.console import fail, tell
+from captune.tuner.command.console import fail, tell, tell_baselines
 
 if TYPE_CHECKING:
     from captune.tuner.api.runs import Run
@@ -76,6 +76,8 @@ def resume(
 
 def _tell(run: Run) -> None:
     """How a search ended."""
+    from captune.model.size import show_bytes
+
     summary = run.summary
     fates = ", ".join(f"{count} {fate}" for fate, count in summary.trials.items()) or "no trials"
     epochs = f"{summary.epochs} epochs"
@@ -91,7 +93,10 @@ def _tell(run: Run) -> None:
     if (saved := summary.halving_saved).epochs:
         tell(f"halving saved {saved.epochs} epochs, about {saved.seconds:.0f} s of a slot")
     if summary.best is not None:
-        tell(f"best: trial {summary.best.number}, mean F1 {summary.best.mean_f1:.4f} on validation")
+        size = next((trial.weights_bytes for trial in summary.frontier[::-1]), None)
+        weights = "" if size is None else f", {show_bytes(size)} of weights"
+        tell(f"best: trial {summary.best.number}, mean F1 {summary.best.mean_f1:.4f} on validation{weights}")
+        tell_baselines(run.baselines, "validation", summary.best.mean_f1, judge=not summary.interrupted)
     if summary.interrupted:
         say(f"interrupted; go on with: captune resume {shell_word(run.where)}")
         raise SystemExit(exit_status(signal.Signals[summary.signal or "SIGINT"]))

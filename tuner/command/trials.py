@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from captune.tuner.command.arguments import AsJson, RunPath
-from captune.tuner.command.console import fail, print_file, print_json, print_table
+from captune.tuner.command.console import fail, print_file, print_json, print_table, terminal_width
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from captune.tuner.api.runs import Run
+
+_WATCH_SECONDS = 2.0
+_AROUND = 10  # lines of a terminal that heading, baselines and footer take
 
 
 def trials(
@@ -16,37 +26,67 @@ def trials(
     format: Annotated[  # noqa: A002
         Literal["table", "csv", "json", "parquet", "markdown"], typer.Option(help="of what is printed")
     ] = "table",
-    sort: Annotated[str | None, typer.Option(help="a column; scores best first")] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="[-]NAME", help="a column; scores best first, - for the other way round")
+    ] = None,
     where: Annotated[str | None, typer.Option(help="e.g. \"fate == 'complete' and mean_f1 > 0.8\"")] = None,
-    columns: Annotated[str | None, typer.Option(help="names, separated by commas")] = None,
+    columns: Annotated[str | None, typer.Option(help="names, separated by commas, or all")] = None,
     limit: Annotated[int | None, typer.Option(help="rows at most")] = None,
     frontier: Annotated[bool, typer.Option("--frontier", help="only the best score for each size")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="draw it anew in the terminal until the search ends")] = False,
 ) -> None:
-    """The table of trials, also while the search runs."""
+    """The table of trials, also while the search runs. Columns go by the names at their heads, or longer ones."""
     from captune.results import table
     from captune.tuner.api.runs import Run
 
-    records = Run(run).records(frontier=frontier)
     names = [name.strip() for name in columns.split(",")] if columns else None
+    if watch:
+        if format != "table" or not sys.stdout.isatty():
+            fail("--watch draws the table anew in a terminal; leave it out for a file, a pipe or another --format")
+        _watch(Run(run), frontier=frontier, columns=names, sort=sort, where=where, limit=limit)  # then once for all
     if format == "table":
-        print_table(table.terminal(records, columns=names, sort=sort, where=where, limit=limit))
+        print_table(_drawn(Run(run), terminal_width(), frontier, columns=names, sort=sort, where=where, limit=limit))
         return
+    records = Run(run).records(frontier=frontier)
     content = table.render(records, format, columns=names, sort=sort, where=where, limit=limit)
     if format == "parquet" and sys.stdout.isatty():
         fail("Parquet is not for a terminal; send it to a file: captune trials RUN --format parquet > trials.parquet")
     print_file(content)
 
 
+def _drawn(run: Run, width: int | None, frontier: bool, **options: Any) -> RenderableType:
+    from captune.results.terminal_table import terminal
+
+    return terminal(run.records(frontier=frontier), width=width, baselines=run.baselines, **options)
+
+
+def _watch(run: Run, *, frontier: bool, sort: str | None, limit: int | None, **options: Any) -> None:
+    """Draws the table until the search ends, or somebody has seen enough: as much as fits, the newest trials first."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    with suppress(KeyboardInterrupt), Live(console=console, transient=True, auto_refresh=False) as live:
+        while True:
+            is_running = run.is_running  # before: the last look is at the end
+            rows = limit or max(1, console.height - _AROUND)
+            shown = _drawn(run, console.width, frontier, sort=sort or "-number", limit=rows, **options)
+            live.update(shown, refresh=True)
+            if not is_running:
+                return
+            time.sleep(_WATCH_SECONDS)
+
+
 def show(run: RunPath, trial: Annotated[int, typer.Argument(help="its number")], as_json: AsJson = False) -> None:
-    """One trial: configuration, curve, cost, fate."""
+    """One trial: fate and cost, searched settings, curve, other settings, beside the best where it differs."""
     from dataclasses import asdict
 
-    from captune.results import report
+    from captune.results import trial_page
     from captune.tuner.api.runs import Run
 
     record = Run(run).trial(trial)
     if as_json:
-        print_json(report.without_nan({**record.row(), "curve": [asdict(epoch) for epoch in record.curve]}))
+        print_json(trial_page.without_nan({**record.row(), "curve": [asdict(epoch) for epoch in record.curve]}))
         return
-    for part in report.trial(record):
+    for part in trial_page.trial(record, Run(run).settings.space, Run(run).best):
         print_table(part)

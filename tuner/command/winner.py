@@ -11,7 +11,7 @@ import typer
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Address, AsJson, RunPath, StorageOption
 from captune.tuner.command.cluster import follow_job, is_server, send
-from captune.tuner.command.console import print_json, tell
+from captune.tuner.command.console import print_json, tell, tell_baselines
 
 
 def replay(
@@ -21,7 +21,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Trains a trial again as it was, and compares epoch by epoch. On the same machine's CPU nothing differs."""
-    from captune.results.report import without_nan
+    from captune.results.trial_page import without_nan
     from captune.tuner.api.runs import Run
 
     replayed = Run(run).replay(trial, force=force)
@@ -54,7 +54,8 @@ def refit(
     if is_server(address):
         follow_job(address, send(address, sys.argv[1:], context.parent))
         return
-    proof = Run(run).refit(trial=trial, seeds=seeds, address=address, gpus=gpus, cpus=cpus, anyway=anyway).proof
+    refitted = Run(run)
+    proof = refitted.refit(trial=trial, seeds=seeds, address=address, gpus=gpus, cpus=cpus, anyway=anyway).proof
     test = proof.test
     tell(f"trial {proof.trial}, {proof.epochs} epochs on train + validation")
     tell(f"search    mean F1 {proof.search.mean_f1:.4f} on {proof.search.examples} validation examples")
@@ -72,6 +73,7 @@ def refit(
     if proof.storage != "float32":
         tell(f"float32   mean F1 {proof.float32.mean_f1:.4f}, before the weights became {proof.storage}")
     tell(f"bundle    {proof.bundle_bytes / 2**20:.2f} MiB in {run}/winner/bundle")
+    tell_baselines(refitted.baselines, "test", test.mean_f1)
     if not proof.bundle_fits:
         say(f"note: the weights keep the budget, the bundle with its vocabulary does not: {proof.bundle_bytes} bytes")
 

@@ -17,10 +17,10 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 
 from captune.model.config import Flat, TrialConfig, complaint, flatten, unflatten
+from captune.model.effects import key_of
 from captune.model.size import Size, refusal, show_bytes
 from captune.results.attributes import Fate, TrialAttributes, TrialSize, origin_of
 from captune.tuner.decisions.sampler import tpe
-from captune.tuner.space.effects import key_of
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
 
 STARTUP = 6  # admitted configurations that are drawn evenly before TPE takes over; refused ones do not count

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from captune.model.config import TrialConfig, flatten
+from captune.model.effects import idle, key_of
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.declarations import configuration_settings
-from captune.tuner.space.effects import idle, key_of
 from captune.tuner.space.feasibility import FeasibleSpace
 
 LOOKED_AT = 500  # draws

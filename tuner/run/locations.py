@@ -101,6 +101,9 @@ def refitting(location: str) -> Iterator[RunFolder]:
             if remote.exists(run.proof.name):
                 raise StorageError(f"{location} got another winner meanwhile, which stays")
             remote.upload(run.bundle, run.bundle.name)
+            for beside in (run.error_analysis, run.report):
+                if beside.is_file():
+                    remote.upload(beside, beside.name)
             remote.upload(run.proof, run.proof.name)
         except StorageError as error:
             folder = Path(tempfile.mkdtemp(prefix="captune-winner-")) / run.winner.name

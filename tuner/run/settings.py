@@ -161,6 +161,7 @@ def discard(run: RunFolder) -> None:
     if not run.journal.exists():
         run.settings.unlink(missing_ok=True)
         run.lock.unlink(missing_ok=True)
+        run.baselines.unlink(missing_ok=True)
         with suppress(OSError):  # not empty: something else is in it
             run.path.rmdir()
 

@@ -23,6 +23,7 @@ from captune.data_prep.store import PreparedData
 from captune.errors import WorkError, is_of_the_machine
 from captune.files import written_aside
 from captune.model import metrics
+from captune.model.baselines import commonest_label
 from captune.model.bundle import Bundle
 from captune.model.classifier import alone
 from captune.model.training import predict
@@ -167,9 +168,16 @@ def probabilities_of_rows(
 
 
 def evaluate(bundle: Bundle, records: Records, probabilities: NDArray[np.float32]) -> dict[str, Any]:
-    """Scores of what the bundle's rule makes of (n, num_labels) probabilities: keys of `captune evaluate --json`."""
+    """Scores of what the bundle's rule makes of (n, num_labels) probabilities: keys of `captune evaluate --json`.
+
+    commonest_label: mean F1 of the label that these rows have most often, always given alone.
+    """
     truth = Labels(bundle.label_ids, bundle.label_names).multi_hot([e.labels for e in records.examples])
-    return by_label(metrics.score(truth, bundle.rule.answers(probabilities)), bundle.label_ids)
+    constant = commonest_label(truth, len(truth)) > 0
+    return {
+        **by_label(metrics.score(truth, bundle.rule.answers(probabilities)), bundle.label_ids),
+        "commonest_label": float(metrics.f1_per_example(truth, constant).mean()),
+    }
 
 
 def by_label(scores: metrics.Scores, label_ids: Sequence[int]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from captune.model.metrics import Epoch
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Size, refusal, size
 from captune.model.training import Spread
+from captune.results.error_analysis import analyse
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.settings import contents_of
@@ -71,6 +72,7 @@ def refit(
         others = [plan.train(turn, seeds).rounded.mean_f1 for turn in range(1, seeds)]
         proof = plan.proof(first, others, bundle)
         proof.write(aside / run.proof.name)
+        analyse(data, plan.rows, plan.rule.answers(first.probabilities)).write(aside / run.error_analysis.name)
     return proof
 
 
@@ -94,11 +96,16 @@ class _Refit:
     epochs: int  # that it is trained
     rule: DecisionRule
     data: PreparedData
-    truth: NDArray[np.uint8]  # (n, labels) of test
+    rows: NDArray[np.int64]  # of test
     size: Size
     budget: Budget
     spread: Spread | None
     say: Callable[[Message], None]
+
+    @property
+    def truth(self) -> NDArray[np.uint8]:
+        """(n, labels) of test."""
+        return self.data.labels[self.rows]
 
     @classmethod
     def of(
@@ -125,9 +132,8 @@ class _Refit:
         rows = data.rows("test")
         if not len(rows):
             raise RunError(f"{data.path} has no test rows to prove the winner on; prepare it with --split 80/10/10")
-        truth = data.labels[rows]
         epochs = epochs_of_refit(record, epoch)
-        return cls(record, config, record.seed, epoch, epochs, epoch.rule, data, truth, predicted, budget, spread, say)
+        return cls(record, config, record.seed, epoch, epochs, epoch.rule, data, rows, predicted, budget, spread, say)
 
     def train(self, turn: int, seeds: int, bundle: Path | None = None) -> _Scored:
         """With the seed of a turn from 0, on train + validation; saved to `bundle`."""
@@ -141,7 +147,7 @@ class _Refit:
         for number in range(1, self.epochs + 1):
             loss = training.epoch(number)
             self.say(Step(what, turn * self.epochs + number, seeds * self.epochs, f"loss {loss:.4f}"))
-        test = batches(data, data.rows("test"), config.model, EVALUATION_BATCH)
+        test = batches(data, self.rows, config.model, EVALUATION_BATCH)
         with training.stacked(self.epoch.stack):
             rounded, unrounded = training.predict(test), training.predict(test, stored=False)
             if bundle is not None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from captune.results.baselines import ensure
 from captune.results.records import load_records
 from captune.tuner.run.locations import refitting
 from captune.tuner.run.settings import read
 from captune.tuner.training import runtime
 from captune.tuner.winner.choose import choose, refuse_another
+from captune.tuner.winner.report_page import write_page
 
 if TYPE_CHECKING:
     from captune.tuner.winner.proof import Proof
@@ -40,8 +42,12 @@ def refit_run(
     with refitting(location) as run, run.refitting(anyway=anyway):  # before minutes go into data and a framework
         refuse_another(run)
         settings, data = read(run)
+        ensure(run, data, say)  # of a search by an earlier captune
         record = choose(load_records(run), settings.limit, number=trial)
         runtime.settle(threads, settings.backend, gpus)
         from captune.tuner.winner.refit import refit  # only now: what the framework reads at its start is set
 
-        return refit(run, record, data, settings.limit, seeds=seeds, spread=runtime.spread(int(gpus)), say=say)
+        proof = refit(run, record, data, settings.limit, seeds=seeds, spread=runtime.spread(int(gpus)), say=say)
+        if (trouble := write_page(run, run.winner)) is not None:
+            say(trouble)
+        return proof

@@ -13,7 +13,7 @@ from rich.console import Console
 from captune.model.config import flatten
 from captune.model.presets import CAPTIONS
 from captune.model.rule import DecisionRule
-from captune.results import report
+from captune.results import trial_page
 from captune.results.records import Record
 
 CURVE = (
@@ -30,7 +30,7 @@ RECORD = record(
 
 def shown(record: Record) -> str:
     console = Console(width=200, file=io.StringIO())
-    for part in report.trial(record):
+    for part in trial_page.trial(record):
         console.print(part)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -59,7 +59,7 @@ def test_every_epoch_and_every_setting_has_a_line() -> None:
     text = shown(RECORD)
     for name, value in RECORD.config.items():
         assert (name in text) == (value is not None), name
-    assert [part.row_count for part in report.trial(RECORD)][1] == 3
+    assert [part.row_count for part in trial_page.trial(RECORD)][1] == 3
 
 
 @pytest.mark.parametrize("text", ["[/red]", "[bold]node[/bold]", "shape [batch,3]", "[link=x]"])
@@ -88,6 +88,6 @@ def test_trial_that_never_ran_is_shown_without_a_curve() -> None:
     ],
 )
 def test_nan_and_infinity_become_null_and_nothing_else_changes(value: Any, expected: Any) -> None:
-    content = report.without_nan(value)
+    content = trial_page.without_nan(value)
     assert content == expected
     json.dumps(content, allow_nan=False)
