@@ -7,7 +7,9 @@ import pytest
 from optuna.trial import TrialState
 from study_runs import begin, fill, new_run, report, study_of
 
+from captune.cluster.object_storage.mirror import Mirror
 from captune.results.run_folder import RunError
+from captune.tuner.api.comparisons import compare
 from captune.tuner.api.runs import Run
 
 OBJECTIVES = [("mean_f1",), ("mean_f1", "bytes")]
@@ -94,3 +96,17 @@ def test_plots_of_optuna_render(tmp_path: Path, objectives: tuple[str, ...]) -> 
     if len(objectives) == 2:
         assert drawn.plot_pareto_front(readable).data
         assert drawn.plot_hypervolume_history(readable, [0.0, 1e6]).data
+
+
+def test_run_at_an_address_is_read_as_it_was_then(tmp_path: Path, url: str) -> None:
+    run = fill(new_run(tmp_path / "run"))
+    with Mirror(run.path, url):
+        pass
+    there = Run(url)
+    study = there.study()
+    assert study.study_name == url.rpartition("/")[2]
+    assert [trial.user_attrs["fate"] for trial in study.trials][:2] == ["complete", "stopped"]
+    assert there.log("tensorboard", tmp_path / "board") == tmp_path / "board"
+    assert (tmp_path / "board" / "tensorboard" / "trial-0001").is_dir()
+    one, other = compare([url, run.path]).runs
+    assert (one.mean_f1, one.slot_hours) == (other.mean_f1, other.slot_hours)

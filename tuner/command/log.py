@@ -14,7 +14,9 @@ from captune.tuner.command.console import tell
 def log(
     run: RunPath,
     to: Annotated[Literal["tensorboard", "mlflow", "wandb"], typer.Option(help="the tool to write for")],
-    out: Annotated[Path | None, typer.Option(help="a folder; by itself RUN/logs")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="a folder; by itself RUN/logs, or captune-logs here where RUN is an address")
+    ] = None,
 ) -> None:
     """Writes the trials of a run for TensorBoard, MLflow or Weights & Biases.
 
