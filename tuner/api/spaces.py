@@ -87,8 +87,8 @@ class SearchSpace:
     """What `captune.space` makes. `dimensions` and `fixed` are as search.yaml has them.
 
     Example:
-        >>> captune.space("captions").dimensions["text.encoder"]
-        ['convolution', 'average']
+        >>> captune.space("captions").dimensions["text.dense"]
+        [0, 128, 256]
     """
 
     preset: str
