@@ -36,7 +36,7 @@ LogOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="TOOL",
-        help="log also to tensorboard, mlflow or wandb, into RUN/logs, or captune-logs here where RUN is an address; may "
-        "be given several times. MLFLOW_TRACKING_URI and WANDB_MODE=online send to servers",
+        help="log also to tensorboard, mlflow or wandb, into RUN/logs, or captune-logs here where RUN is an address; "
+        "may be given several times. MLFLOW_TRACKING_URI and WANDB_MODE=online send to servers",
     ),
 ]
