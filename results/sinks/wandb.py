@@ -25,7 +25,7 @@ class WeightsAndBiases:
 
     def __init__(self, folder: Path, facts: RunFacts) -> None:
         self._folder, self._facts = folder, facts
-        self._mode = os.environ.get("WANDB_MODE", "offline")
+        self._mode: Any = os.environ.get("WANDB_MODE", "offline")
         self._runs: dict[int, Any] = {}  # of trials that go on
 
     def report(self, record: Record, points: Sequence[Point]) -> None:
@@ -55,7 +55,7 @@ class WeightsAndBiases:
             name=f"trial {record.number}",
             dir=str(self._folder),
             config=settings_of(record) | {f"run.{key}": text for key, text in self._facts.attributes().items()},
-            mode=self._mode,  # type: ignore[arg-type]
+            mode=self._mode,
             resume="allow" if self._mode == "online" else None,
             reinit="create_new",
             settings=wandb.Settings(
