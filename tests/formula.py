@@ -165,7 +165,7 @@ def main(data: str, where: str, trials: int, address: str | None = None) -> Summ
             config,
             prepared,
             address=address,
-            show=lambda progress: print(progress, file=sys.stderr, flush=True) if progress.trouble else None,
+            show=lambda progress: print(progress, file=sys.stderr, flush=True) if progress.waits else None,
             say=lambda text: print(text, file=sys.stderr, flush=True),
             worker=worker(),
             mirror=mirror,
