@@ -43,7 +43,7 @@ fixed: {train.epochs: 1, train.batch_size: 32, image.width: 4, image.stages: 2, 
 TIGHT_YAML = """\
 preset: captions
 halving: {grace: 1, reduction: 2}
-fixed: {train.epochs: 4, train.batch_size: 16, text.units: 32}
+fixed: {train.epochs: 4, train.batch_size: 16, text.units: 32, text.dense: 0}
 space:
   text.embedding: {low: 8, high: 256, step: 8}
   train.learning_rate: {low: 1e-2, high: 8e-2, log: true}
