@@ -450,10 +450,8 @@ def _drive(
     progress: bool,
     sinks: Sequence[SinkName],
 ) -> Summary:
-    from captune.results.baselines import ensure
     from captune.tuner.ray_tune.search import run_search
 
-    ensure(folder, data, say if progress else silent)
     with ExitStack() as shown:
         show = shown.enter_context(search_progress()) if progress else lambda _: None
         told = say if progress else silent

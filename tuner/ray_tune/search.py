@@ -18,6 +18,7 @@ from captune.data_prep.store import PreparedData
 from captune.errors import one_line
 from captune.files import scratch
 from captune.interrupt import Interrupt
+from captune.results.baselines import ensure
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.optuna_private import quiet_optuna
 from captune.results.records import Record, load_records, records_of
@@ -80,6 +81,7 @@ def run_search(
     # From here on: a signal in the middle of an import or of Ray's start would come out as any kind of error.
     with Interrupt() as interrupt, run.writing(), quiet_optuna():
         settings = remember(run, config)
+        ensure(run, data, say)
         if mirror is not None:
             mirror.flush()  # from here on there is something to resume
         feasible = check(config, data)
