@@ -33,6 +33,9 @@ settings.load_profile("whole")
 TINY = {
     "image.width": 4,
     "image.stages": 1,
+    # Scores of summed logits are stacked crosswise, those of what is shipped are not.
+    "image.head": "pooled",
+    "fusion": "gated",
     "text.units": 8,
     "text.embedding": 8,
     "head_units": 8,

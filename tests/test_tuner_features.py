@@ -51,6 +51,10 @@ def frozen(weights: Path, data: PreparedData, **changes: Any) -> TrialConfig:
         "image.frozen": True,
         "image.side": 32,
         "train.augment.flip": False,
+        # Scores of summed logits are stacked crosswise, those of what is shipped are not.
+        "image.head": "pooled",
+        "image.pooling": "average",
+        "fusion": "gated",
     }
     return bind(replace(PRESETS["compact"], {**SMALL, **backbone, **changes}), data.manifest)
 

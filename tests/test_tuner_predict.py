@@ -30,6 +30,8 @@ pytestmark = pytest.mark.slow
 TINY = {
     "image.width": 4,
     "image.stages": 1,
+    "image.head": "pooled",
+    "fusion": "gated",  # which needs both
     "text.units": 8,
     "text.embedding": 8,
     "text.vocabulary_size": 40,
@@ -336,7 +338,7 @@ def test_evaluate_agrees_with_a_plain_computation(captions_bundle: Any, drawn: P
     assert scores["commonest_label"] == pytest.approx(np.mean(constant))
     assert scores["ece"] == pytest.approx(expected_calibration_error(truth, captions_bundle.rule.calibrated(answers)))
     assert scores["examples"] == 120
-    assert list(scores) == [*METRICS, "per_label", "examples"]
+    assert list(scores) == [*METRICS, "per_label", "examples", "commonest_label"]
     assert list(scores["per_label"]) == ["1", "2", "3", "5", "6", "8"]
 
 

@@ -27,6 +27,7 @@ from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.space.dimensions import bind
 from captune.tuner.winner.proof import Proof, ProofError, check_bytes, probabilities_in_fresh_process
+from captune.tuner.winner.step import Step
 
 pytestmark = pytest.mark.slow
 
@@ -62,10 +63,10 @@ def winner(captions_data: PreparedData, config: TrialConfig, tmp_path_factory: p
 
     run = RunFolder(tmp_path_factory.mktemp("refit"))
     run.settings.write_text("{}")
-    said: list[str] = []
+    said: list[Any] = []
     returned = refit(run, record(config, best=2), captions_data, BUDGET, seeds=2, say=said.append)
     assert Proof.read(run.proof) == returned
-    assert sum(line.startswith("epoch ") for line in said) == 4, "two epochs for each of two seeds"
+    assert sum(isinstance(step, Step) and "loss" in step.note for step in said) == 4, "two epochs for each of two seeds"
     return run
 
 
@@ -460,7 +461,7 @@ def scratch(folder: Path, inside: str) -> Callable[[], bool]:
 def test_refit_keeps_others_out_and_one_that_is_killed_leaves_the_next_its_place(old: Path, captune: Captune) -> None:
     run = RunFolder(old / "run")
     shutil.rmtree(run.winner)
-    killed = begun("refit", run.path, moment=lambda: any(run.path.glob(".captune-*.tmp")))
+    killed = begun("refit", run.path, moment=lambda: any(run.path.glob(".captune-*.tmp/winner")))
     started = time.monotonic()
     for ran in (captune("refit", run.path), captune("refit", run.path, "--anyway"), captune("resume", run.path)):
         only_line(ran, "another process")
