@@ -192,14 +192,14 @@ def test_killed_search_runs_no_more_and_its_resume_clears_up_after_it_once(
     assert {"lost"} <= set(fates(desk, captune)) <= {"lost", "waiting"}
     trained = sum(record.epochs for record in load_records(RunFolder(desk.run)))
     assert_gone(desk, scratch=False)
-    left = {path.name for path in desk.scratch.iterdir()}
+    left = own(desk.scratch)
     foreign = desk.scratch / "captune-12345678"
     foreign.mkdir()
     desk.hold = False
     resumed = desk.start("resume", desk.run)
     _, err = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, err
-    assert left and {path.name for path in desk.scratch.iterdir()} == {foreign.name}
+    assert left and own(desk.scratch) == {foreign.name}
     before = (desk.run / "summary.json").read_bytes()
     summary = json.loads(before)
     assert (summary["interrupted"], summary["session_epochs"]) == (False, summary["epochs"] - trained)
@@ -237,6 +237,11 @@ def test_winner_is_there_whole_or_not_at_all_and_the_status_says_what_ended_it(
     assert status == STATUS[signal_of(how)]
     assert_gone(desk, scratch=how != "SIGKILL")
     assert names(run) - {"lock", "refit.lock", "baselines.json"} == before
+
+
+def own(scratch: Path) -> set[str]:
+    """Ours: W&B, which Ray imports where it is there, leaves folders behind when it is killed."""
+    return {name for name in names(scratch) if not name.endswith(("wandb-media", "wandb-artifacts"))}
 
 
 def names(folder: Path) -> set[str]:
