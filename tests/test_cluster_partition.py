@@ -119,18 +119,20 @@ def test_node_that_is_cut_off_ends_its_trial_before_another_goes_on_with_it(
 ) -> None:
     address = sides.open()
     sides.start(sides.far, f"--address={address}", f"--node-ip-address={FAR}", "--num-cpus=1")
-    search = Search(tmp_path, data, 1, seconds=1.0, cut_off=CUT_OFF)
+    hold = tmp_path / "go on"  # a slow machine takes longer to start a node than the trial takes to end
+    search = Search(tmp_path, data, 1, seconds=1.0, cut_off=CUT_OFF, hold=str(hold))
     driver = tmp_path / "python"
     driver.write_text(f'#!/bin/sh\nexec {" ".join(sides.within(sides.head))} {sys.executable} "$@"\n')
     driver.chmod(0o755)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(driver))
         process = search.start(address)
-    until(lambda: search.run.journal.exists() and any(record.epochs >= 2 for record in search.records), 60)
+    until(lambda: search.run.journal.exists() and any(record.epochs for record in search.records), 60)
     sides.start(sides.head, f"--address={address}", f"--node-ip-address={HEAD}", "--num-cpus=1")
     training = sides.processes(sides.far, "Trial")
     assert training
 
+    hold.touch()
     sides.cut()
     gone = until(lambda: not training & sides.processes(sides.far), 30)
     assert [record.fate for record in search.records] == ["running"]  # the head has not given the node up yet
