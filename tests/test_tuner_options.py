@@ -56,7 +56,7 @@ def test_setting_is_the_same_by_every_door(
         configs.append(settings)
         raise SystemExit
 
-    monkeypatch.setattr("captune.tuner.api.runs.check", check)
+    monkeypatch.setattr("captune.tuner.api.plans.check", check)
     overrides = {"trials": "1", name: WRITTEN[name]}
     python = by_python(dict(overrides))
     assert by_python(check_overrides(overrides)) == python
