@@ -171,9 +171,7 @@ class Run:
         from captune.files import written_aside
         from captune.tuner.winner.report_page import page_of
 
-        path = Path(out)
-        if path.is_dir() or not path.parent.is_dir():
-            raise RunError(f"{path} cannot be written: name a file in a folder that exists")
+        path = page_to_write(out)
         leave = frozenset({"winner/bundle", "tracebacks"})
         with reading(self.where, leave=leave) as folder, bar("reading the study", "MiB") as show:
             progress = lambda done, total: show(done >> 20, total >> 20)  # noqa: E731
@@ -312,3 +310,11 @@ def open_run(where: str | Path) -> Run:
     with reading(str(where)) as folder:
         RunSettings.of(folder)
     return Run(str(where))
+
+
+def page_to_write(out: str | Path) -> Path:
+    """`out`. Raises RunError where no file can be written there."""
+    path = Path(out)
+    if path.is_dir() or not path.parent.is_dir():
+        raise RunError(f"{path} cannot be written: name a file in a folder that exists")
+    return path
