@@ -15,13 +15,14 @@ import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import epoch as a_report
 from conftest import Captune, Ran, refused
 
 from captune.data_prep.store import PreparedData
-from captune.errors import without_colours
+from captune.errors import WorkError, without_colours
 from captune.model.config import ModelConfig, replace
 from captune.model.presets import PRESETS
 from captune.model.size import Budget, Size, show_bytes, size
@@ -345,6 +346,27 @@ def test_search_refuses_a_run_that_exists(
     before = sorted(tmp_path.rglob("*"))
     refused(captune("search", data.path, "--run", run, "--trials", 1), "exists", "captune resume")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("options", "trials"), [((), None), (("--trials", 70, "--budget", "1GiB"), 70)])
+def test_search_that_may_resume_goes_on_with_a_run_that_is_there_as_it_was_begun(
+    captune: Captune,
+    data: PreparedData,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[object, ...],
+    trials: int | None,
+) -> None:
+    begun = json.loads((run / "run.json").read_text())["search"]
+
+    def drive(folder: RunFolder, mirror: None, config: Any, *_: object) -> None:
+        assert config.model_dump(mode="json") == begun | {"trials": trials or begun["trials"]}
+        raise WorkError("driven")
+
+    monkeypatch.setattr("captune.tuner.api.runs.drive", drive)
+    command = ("search", data.path, "--run", run, *options)
+    refused(captune(*command), "exists")
+    refused(captune(*command, "--resume-if-there"), "driven", code=1)
 
 
 NO_SIZES = {

@@ -20,7 +20,7 @@ from captune.cluster.object_storage.remote_folder import RemoteFolder
 from captune.data_prep.store import PreparedData
 from captune.results.records import load_records
 from captune.results.run_folder import RunError
-from captune.tuner.run.locations import open_data, preparing, reading, refitting, searching
+from captune.tuner.run.locations import is_run, open_data, preparing, reading, refitting, searching
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,14 @@ def test_path_is_used_as_it_is(data: PreparedData, tmp_path: Path, cache: Path) 
     with searching(str(tmp_path / "run"), new=True) as (run, mirror):
         assert (run.path, mirror, str(run)) == (tmp_path / "run", None, str(tmp_path / "run"))
     assert not cache.exists()
+
+
+def test_run_is_there_once_its_settings_are(url: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert not is_run(str(tmp_path / "folder")) and not is_run(str(tmp_path / "none")) and not is_run(url)
+    (tmp_path / "folder/run.json").touch()
+    RemoteFolder(url).write("run.json", b"{}")
+    assert is_run(str(tmp_path / "folder")) and is_run(url)
 
 
 def test_data_at_an_address_is_brought_once(url: str, data: PreparedData, cache: Path) -> None:

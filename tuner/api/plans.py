@@ -16,7 +16,7 @@ from captune.tuner.api.progress import say
 from captune.tuner.api.runs import Run
 from captune.tuner.api.searching import drive
 from captune.tuner.api.spaces import SearchSpace
-from captune.tuner.run.locations import reading, searching
+from captune.tuner.run.locations import is_run, reading, searching
 from captune.tuner.run.settings import RunSettings, check, create, discard
 from captune.tuner.space.config import SearchConfig, read_search
 
@@ -108,19 +108,22 @@ def search(
     warm_start: str | Path | Run | None = None,
     progress: bool = True,
     log: Sequence[str] = (),
+    resume_if_there: bool = False,
     **settings: Any,
 ) -> Run:
     """Searches for the best configuration inside the budget. Ctrl-C, or a notebook's interrupt, ends it cleanly.
 
     Args:
         data: what `captune.prepare` gives, or its folder or address.
-        run: folder or address of the run; nothing may be there yet.
+        run: folder or address of the run; nothing may be there yet, unless `resume_if_there`.
         space: what `captune.space` gives, or the name of a preset; None for `compact`, or `captions` without pictures.
         config: a search.yaml instead of a space.
         address: of a running Ray cluster, "auto" or "host:port"; None starts Ray on this machine for the while.
         warm_start: a run of the same space and data to learn from first.
         progress: whether it is shown.
         log: tools to log to while it goes on: "tensorboard", "mlflow", "wandb". See `Run.log` for where.
+        resume_if_there: a search that was begun in `run` goes on, with its own settings but for `trials`, a total, and
+            `time_limit`, from now on.
         settings: each by its name as `captune.explain()` lists them, values or texts as people write them: `trials=50`,
             `time_limit="30m"`, `budget="100MiB"`, `gpus_per_trial=0.5`. They win over the file.
 
@@ -138,6 +141,11 @@ def search(
         >>> run.summary.best.mean_f1  # doctest: +SKIP
         0.3775510204081633
     """
+    if resume_if_there and is_run(str(run)):
+        if progress:
+            say(f"{run} is there and goes on as it was begun")
+        changes = {name: settings[name] for name in ("trials", "time_limit") if name in settings}
+        return Run(str(run)).resume(address=address, progress=progress, log=log, **changes)
     asked = plan(data, run, space, config=config, warm_start=warm_start, **settings)
     return asked.start(address=address, progress=progress, log=log)
 

@@ -31,7 +31,11 @@ def search(
     ],
     run: Annotated[
         Location,
-        typer.Option(parser=Location, metavar="RUN", help="folder or address of the run; nothing may be there yet"),
+        typer.Option(
+            parser=Location,
+            metavar="RUN",
+            help="folder or address of the run; nothing may be there yet, see --resume-if-there",
+        ),
     ] = ...,  # type: ignore[assignment]
     config: Annotated[Path | None, typer.Option(help="search.yaml; `captune space` prints one")] = None,
     address: Address = None,
@@ -40,6 +44,13 @@ def search(
         typer.Option(parser=Location, metavar="RUN", help="a run of the same space and data to learn from first"),
     ] = None,
     log: LogOption = None,
+    resume_if_there: Annotated[
+        bool,
+        typer.Option(
+            "--resume-if-there",
+            help="go on with RUN as `captune resume` does if a search was begun there; for jobs that are started again",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, start nothing")] = False,
 ) -> None:
     """Searches for the best configuration inside the budget.
@@ -47,16 +58,24 @@ def search(
     Without --preset and --config it starts from compact, or from captions where the data has no pictures. What is given
     here wins over the file. `captune explain NAME` says more about a setting.
     """
-    from captune.tuner.api.plans import plan
+    from captune.tuner.api import plans
 
     if is_server(address):
         follow_job(address, send(address, sys.argv[1:], context.parent))
-        return
-    planned = plan(data, run, config=config, warm_start=warm_start, **settings)
-    if dry_run:
-        tell("\n".join(planned.report))
+    elif dry_run:
+        tell("\n".join(plans.plan(data, run, config=config, warm_start=warm_start, **settings).report))
     else:
-        _tell(planned.start(address=address, log=log or ()))
+        begun = plans.search(
+            data,
+            run,
+            config=config,
+            address=address,
+            warm_start=warm_start,
+            log=log or (),
+            resume_if_there=resume_if_there,
+            **settings,
+        )
+        _tell(begun)
 
 
 def resume(

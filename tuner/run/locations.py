@@ -64,6 +64,12 @@ def preparing(location: str) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def is_run(location: str) -> bool:
+    """Whether a search was begun there. Raises StorageError for an address that cannot be reached."""
+    settings = RunFolder(Path(location)).settings
+    return RemoteFolder(location).exists(settings.name) if is_url(location) else settings.exists()
+
+
 @contextmanager
 def reading(location: str, *, leave: frozenset[str] = frozenset({"winner", "tracebacks"})) -> Iterator[RunFolder]:
     """A run to be read: the folder itself, or a copy for the while.
