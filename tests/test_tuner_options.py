@@ -19,6 +19,7 @@ WRITTEN = {
     "preset": "full",
     "trials": "7",
     "time_limit": "1h30m",
+    "patience": "7",
     "modality": "caption",
     "objectives": "mean_f1,bytes",
     "seed": "5",
