@@ -9,8 +9,10 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from captune.cluster.launch.docker import Docker
 from captune.cluster.launch.kuberay import KubeRay
 from captune.cluster.launch.ray_up import RayUp
+from captune.cluster.launch.skypilot import SkyPilot
 from captune.cluster.launch.slurm import Slurm
 
 AWS = RayUp(
@@ -49,7 +51,25 @@ FULL_JOB = replace(
     claim_path="/mnt/pictures",
     service_account="searcher",
     deadline_seconds=86_400,
+    start_seconds=1_800,
+    retries=5,
+    disk="100Gi",
+    submitter_cpus="250m",
+    submitter_memory="512Mi",
+    head_selector=("pool=system",),
+    worker_selector=("pool=gpu", "cloud.google.com/gke-accelerator=nvidia-l4"),
+    head_tolerations=("system",),
+    worker_tolerations=("nvidia.com/gpu:NoSchedule", "team=vision:NoExecute"),
+    annotations=("cluster-autoscaler.kubernetes.io/safe-to-evict=false",),
+    env=("CAPTUNE_CACHE=/tmp/data", "LEVEL=1e3"),
+    pull_secrets=("registry",),
+    run_as_user=1000,
 )
+QUEUED_JOB = replace(JOB, queue="gpu-queue", priority="low")
+TASK = SkyPilot(
+    data="s3://bucket/data", run="s3://bucket/run", nodes=3, infra="aws/us-east-1", gpu="L4", gpus_per_node=2
+)
+IMAGE = Docker(base="python:3.12-slim", user=1234)
 BATCH = Slurm(data="data", run="runs/one")
 
 # What breaks out of quotes, comments, expansions and lines that are not as careful as they should be.

@@ -9,15 +9,17 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
-from templates import AWS, BATCH, FULL_JOB, GCP, JOB, LOCAL
+from templates import AWS, BATCH, FULL_JOB, GCP, IMAGE, JOB, LOCAL, TASK
 
+from captune.cluster.launch.docker import docker
 from captune.cluster.launch.kuberay import kuberay
 from captune.cluster.launch.options import TemplateError
 from captune.cluster.launch.ray_up import ray_up
+from captune.cluster.launch.skypilot import skypilot
 from captune.cluster.launch.slurm import slurm
 
 
-@pytest.mark.parametrize("text", [ray_up(AWS), ray_up(LOCAL), kuberay(FULL_JOB), slurm(BATCH)])
+@pytest.mark.parametrize("text", [ray_up(AWS), ray_up(LOCAL), kuberay(FULL_JOB), slurm(BATCH), skypilot(TASK)])
 def test_file_says_what_it_is_how_it_was_made_and_how_it_is_started_watched_and_stopped(text: str) -> None:
     comments = [line for line in text.splitlines() if line.startswith("# ")]
     assert comments[0].endswith(".")
@@ -27,7 +29,14 @@ def test_file_says_what_it_is_how_it_was_made_and_how_it_is_started_watched_and_
 
 
 @pytest.mark.parametrize(
-    ("text", "options"), [(ray_up(GCP), GCP), (ray_up(LOCAL), LOCAL), (kuberay(FULL_JOB), FULL_JOB)]
+    ("text", "options"),
+    [
+        (ray_up(GCP), GCP),
+        (ray_up(LOCAL), LOCAL),
+        (kuberay(FULL_JOB), FULL_JOB),
+        (skypilot(TASK), TASK),
+        (docker(IMAGE), IMAGE),
+    ],
 )
 def test_command_in_the_file_names_every_option_that_is_not_a_default(text: str, options: Any) -> None:
     words = shlex.split(text.splitlines()[1].partition(": ")[2])
@@ -58,6 +67,8 @@ LINES = ["a\nb", "a\rb", "a\x85b", "a\u2028b", "a\u2029b", "a\0b", "a\x1b[0m", "
     [
         *((LOCAL, name) for name in ("token", "captune", "python", "ssh_key", "ssh_user")),
         *((JOB, name) for name in ("data", "run", "image", "claim_path", "search_options")),
+        *((TASK, name) for name in ("data", "run", "python", "captune", "search_options")),
+        (IMAGE, "captune"),
         *((BATCH, name) for name in ("data", "run", "venv", "search_options")),
     ],
 )
@@ -103,7 +114,25 @@ def test_value_of_more_than_one_line_is_refused(base: Any, option: str, text: st
         (GCP, {"worker_gpus": 0}, "--accelerator"),
         (GCP, {"key_name": "pair"}, "--key-name"),
         (JOB, {"image": "two words"}, "--image"),
-        (JOB, {"image": "1e3"}, "--image"),
+        (JOB, {"queue": "A"}, "--queue"),
+        (JOB, {"priority": "low"}, "--priority"),
+        (JOB, {"queue": "gpus", "max_workers": 9}, "--queue"),
+        (JOB, {"retries": -1}, "--retries"),
+        (JOB, {"start_seconds": 0}, "--start-seconds"),
+        (JOB, {"run_as_user": 0}, "--run-as-user"),
+        (JOB, {"disk": "100"}, "--disk"),
+        (JOB, {"submitter_cpus": "0.5 m"}, "--submitter-cpus"),
+        (JOB, {"worker_selector": ("pool",)}, "--worker-selector"),
+        (JOB, {"head_selector": ("a=b c",)}, "--head-selector"),
+        (JOB, {"head_selector": ("a=b", "a=c")}, "--head-selector names a twice"),
+        (JOB, {"worker_tolerations": ("a:Never",)}, "--worker-tolerations"),
+        (JOB, {"head_tolerations": ("",)}, "--head-tolerations"),
+        (JOB, {"annotations": ("a b=c",)}, "--annotations"),
+        (JOB, {"env": ("A-B=1",)}, "--env"),
+        (JOB, {"env": ("A=1", "A=2")}, "--env names A twice"),
+        (JOB, {"env": ("A=$(HOME)",)}, "Kubernetes replaces"),
+        (JOB, {"env": ("AWS_ENDPOINT_URL=http://a",)}, "--s3-endpoint"),
+        (JOB, {"pull_secrets": ("A",)}, "--pull-secrets"),
         (JOB, {"name": "a" * 48}, "--name"),
         (JOB, {"name": "-a"}, "--name"),
         (JOB, {"namespace": "a/b"}, "--namespace"),
@@ -127,8 +156,19 @@ def test_value_of_more_than_one_line_is_refused(base: Any, option: str, text: st
         (JOB, {"gpus_per_trial": float("nan")}, "trial"),
         (JOB, {"cpus_per_trial": 9.0}, "--cpus-per-trial"),
         (JOB, {"search_options": "--run other"}, "--run"),
+        (JOB, {"search_options": "--resume-if-there"}, "--resume-if-there"),
         (JOB, {"search_options": "--address=1.2.3.4:6379"}, "--address"),
         (JOB, {"search_options": "'open"}, "--search-options"),
+        (TASK, {"data": "/data"}, "--data"),
+        (TASK, {"run": "run"}, "--run"),
+        (TASK, {"gpu": None}, "--gpus-per-node"),
+        (TASK, {"gpu": "L4 A10"}, "--gpu"),
+        (TASK, {"infra": "aws us"}, "--infra"),
+        (TASK, {"cpus_per_trial": 9.0}, "--cpus-per-trial"),
+        (IMAGE, {"base": "a b"}, "--base"),
+        (IMAGE, {"user": 0}, "--user"),
+        (IMAGE, {"captune": "a <<EOF"}, "--captune"),
+        (IMAGE, {"captune": "dist/a b.whl"}, "--captune"),
         (BATCH, {"name": "a b"}, "--name"),
         (BATCH, {"partition": "gpu --uid=0"}, "--partition"),
         (BATCH, {"account": "a\\b"}, "--account"),

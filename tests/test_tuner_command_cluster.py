@@ -10,9 +10,11 @@ from conftest import Captune, refused
 
 from captune.cluster.jobs import server as jobs
 from captune.cluster.jobs import submit as sending
+from captune.cluster.launch.docker import Docker
 from captune.cluster.launch.kuberay import KubeRay
 from captune.cluster.launch.options import Options, declarations, flag
 from captune.cluster.launch.ray_up import RayUp
+from captune.cluster.launch.skypilot import SkyPilot
 from captune.cluster.launch.slurm import Slurm
 from captune.tuner.command.cluster import follow_job, is_server
 
@@ -38,7 +40,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], dict[str
 # Templates
 
 
-KINDS = ("ray-up", "kuberay", "slurm")
+KINDS = ("ray-up", "kuberay", "slurm", "skypilot", "docker")
 
 
 def test_help_of_template_names_the_kinds_and_an_unknown_one_is_refused(captune: Captune) -> None:
@@ -47,7 +49,7 @@ def test_help_of_template_names_the_kinds_and_an_unknown_one_is_refused(captune:
     refused(captune("cluster", "template", "helm"), "'helm'", "captune cluster template --help")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS[:-1])
 def test_required_option_of_a_template_that_is_missing_is_named(captune: Captune, kind: str) -> None:
     refused(captune("cluster", "template", kind), "Missing option '--", f"template {kind}")
 
@@ -60,7 +62,7 @@ def test_value_that_is_no_number_is_refused(captune: Captune) -> None:
     refused(captune("cluster", "template", "slurm", "--nodes", "many"), "'--nodes'", "integer")
 
 
-@pytest.mark.parametrize("options", [RayUp, KubeRay, Slurm])
+@pytest.mark.parametrize("options", [RayUp, KubeRay, Slurm, SkyPilot, Docker])
 def test_every_option_of_a_template_is_explained(captune: Captune, options: type[Options]) -> None:
     ran = captune("cluster", "template", options.kind, "--help")
     assert ran.code == 0 and ran.err == ""

@@ -19,6 +19,7 @@ from typing import Any
 from captune.cluster.launch.options import Options
 
 _NAME = re.compile(r"<(\w+)>")
+_LIKE_OTHERS = re.compile(r"[-+.\d]|[yYnN]$")
 Values = dict[str, Any]
 
 
@@ -34,9 +35,19 @@ def document(template: str, options: Options, values: Values) -> str:
     text = _read(template)
     comments = re.match(r"(#.*\n)*", text)
     assert comments is not None
-    content = yaml.safe_dump(
-        _filled(yaml.safe_load(text), values), sort_keys=False, width=1_000_000, allow_unicode=True
-    )
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:  # values stand in several places, each written out
+            return True
+
+    def quoted(dumper: Dumper, value: str) -> yaml.ScalarNode:
+        # Others than PyYAML take more texts for numbers and truth values, such as 1e3 and y.
+        style = "|" if "\n" in value else "'" if _LIKE_OTHERS.match(value) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, quoted)
+    filled = _filled(yaml.safe_load(text), values)
+    content = yaml.dump(filled, Dumper=Dumper, sort_keys=False, width=1_000_000, allow_unicode=True)
     return _text(comments[0], values | _about(options)) + content
 
 

@@ -54,12 +54,25 @@ class Option:
             raise TemplateError(f"{flag(name)} must be {self.least} or more, got {value}")
 
 
+Image = Annotated[
+    str,
+    Option("container image with captune, and the Ray of --ray", pattern=r"\S+", rule="an image's name without blanks"),
+]
 RayVersion = Annotated[
     str | None,
     Option(
         "version of Ray; the one installed here if left out",
         pattern=r"[0-9]+\.[0-9]+\.[0-9]+",
         rule="a version, e.g. 2.60.0",
+    ),
+]
+
+
+Package = Annotated[
+    str | None,
+    Option(
+        "what pip installs: a wheel on this machine, which is sent along, or a requirement such as "
+        "`captune @ git+https://...`; dist/captune-VERSION-py3-none-any.whl if left out"
     ),
 ]
 
@@ -90,6 +103,9 @@ class Options:
         return words
 
 
+_OWN = ("--run", "--resume-if-there", "--address", "--gpus-per-trial", "--cpus-per-trial")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search(Options):
     """A search on a cluster."""
@@ -101,13 +117,10 @@ class Search(Options):
     search_options: Annotated[str, Option("further options of `captune search`, as on its command line")] = ""
 
     def search_command(self) -> list[str]:
-        """The command that searches."""
+        """The command that searches, or goes on with the same run: files are started again, by people and machines."""
+        start = ["captune", "search", self.data, "--run", self.run, "--resume-if-there", "--address", "auto"]
         resources = ["--gpus-per-trial", f"{self.gpus_per_trial:g}", "--cpus-per-trial", f"{self.cpus_per_trial:g}"]
-        return ["captune", "search", self.data, "--run", self.run, "--address", "auto", *resources, *self._further()]
-
-    def resume_command(self) -> list[str]:
-        """The command that goes on with the same run."""
-        return ["captune", "resume", self.run, "--address", "auto"]
+        return [*start, *resources, *self._further()]
 
     def _further(self) -> list[str]:
         try:
@@ -115,7 +128,7 @@ class Search(Options):
         except ValueError as error:
             raise TemplateError(f"--search-options {self.search_options!r}: {str(error).lower()}") from error
         for word in words:
-            if word.partition("=")[0] in ("--run", "--address", "--gpus-per-trial", "--cpus-per-trial"):
+            if word.partition("=")[0] in _OWN:
                 raise TemplateError(f"--search-options holds {word}, which the template sets itself; leave it out")
         return words
 
@@ -154,6 +167,31 @@ def declarations(options: type[Options]) -> dict[str, Declaration]:
 def ray_version(options: Any) -> str:
     """Of the cluster: what its `ray` says, or what is installed here."""
     return options.ray or version("ray")
+
+
+class Install(NamedTuple):
+    """What pip installs as captune, and the file on this machine that it is in, None for none."""
+
+    requirement: str
+    wheel: str | None
+    name: str | None  # of the wheel where it is sent to
+
+
+def install(captune: str | None, *, gpus: bool) -> Install:
+    """What an option of type Package says, with captune's own extra for GPUs where a wheel is sent along.
+
+    Raises:
+        TemplateError: no wheel has such a name.
+    """
+    package = captune or f"dist/captune-{version('captune')}-py3-none-any.whl"
+    if not package.endswith(".whl") or "://" in package:
+        return Install(package, None, None)
+    name = package.rpartition("/")[2]
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+!-]*", name) is None:
+        raise TemplateError(
+            f"--captune must be a wheel as pip names them, captune-VERSION-py3-none-any.whl, got {name}"
+        )
+    return Install(f"./{name}[gpu]" if gpus else f"./{name}", package, name)
 
 
 def flag(name: str) -> str:

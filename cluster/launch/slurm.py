@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -66,9 +65,6 @@ def slurm(options: Slurm) -> str:
             "gpus": options.gpus_per_node or None,
             "modules": options.modules or None,
             "bin": None if options.venv is None else options.venv.rstrip("/") + "/bin",
-            "record": options.run.rstrip("/") + "/run.json",
             "search_command": tuple(options.search_command()),
-            "resume_command": tuple(options.resume_command()),
-            "resume_text": shlex.join(options.resume_command()),
         },
     )

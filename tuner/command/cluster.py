@@ -11,9 +11,11 @@ from typing import Annotated, Any, TypeGuard
 
 import typer
 
+from captune.cluster.launch.docker import Docker, docker
 from captune.cluster.launch.kuberay import KubeRay, kuberay
 from captune.cluster.launch.options import Options, declarations
 from captune.cluster.launch.ray_up import RayUp, ray_up
+from captune.cluster.launch.skypilot import SkyPilot, skypilot
 from captune.cluster.launch.slurm import Slurm, slurm
 from captune.errors import shell_word, without_colours
 from captune.interrupt import exit_status
@@ -127,5 +129,6 @@ def _printer(options: type[Options], make: Callable[..., str]) -> Callable[..., 
     return write
 
 
-for _options, _make in ((RayUp, ray_up), (KubeRay, kuberay), (Slurm, slurm)):
+_KINDS = ((RayUp, ray_up), (KubeRay, kuberay), (Slurm, slurm), (SkyPilot, skypilot), (Docker, docker))
+for _options, _make in _KINDS:
     template.command(_options.kind)(_printer(_options, _make))
