@@ -54,9 +54,15 @@ def test_ray_takes_the_file_as_ray_up_reads_it(options: RayUp) -> None:
 def test_every_ray_of_ray_up_asks_for_the_token_and_shows_its_dashboard_to_loopback_only(options: RayUp) -> None:
     config = yaml.safe_load(ray_up(options))
     starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
-    assert all("RAY_AUTH_MODE=token;" in command for command in starts if " start " in command)
+    assert all("RAY_AUTH_MODE=token" in command for command in starts if " start " in command)
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][1]
-    assert config["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+
+
+def test_machines_that_are_there_are_joined_by_the_autoscaler_that_knows_them() -> None:
+    for options in (AWS, GCP, LOCAL):
+        start = yaml.safe_load(ray_up(options))["head_start_ray_commands"][1]
+        assert ("RAY_enable_autoscaler_v2=0" in start) == (options.provider == "local")
 
 
 def test_token_itself_is_in_no_file(tmp_path: Path) -> None:
@@ -65,14 +71,19 @@ def test_token_itself_is_in_no_file(tmp_path: Path) -> None:
     assert "0123456789abcdef" not in ray_up(replace(LOCAL, token=str(token)))
 
 
-def test_versions_are_pinned_to_those_installed_here() -> None:
-    for options, requirement in (
-        (AWS, f"captune[gpu]=={version('captune')}"),
-        (LOCAL, f"captune=={version('captune')}"),
+def test_wheel_of_the_maker_is_sent_along_and_installed_beside_the_ray_that_is_here() -> None:
+    name = f"captune-{version('captune')}-py3-none-any.whl"
+    for options, wheel, requirement in (
+        (AWS, f"dist/{name}", f"./{name}[gpu]"),
+        (LOCAL, f"dist/{name}", f"./{name}"),
+        (replace(LOCAL, captune="my wheels/captune-1-py3-none-any.whl"), None, "./captune-1-py3-none-any.whl"),
     ):
-        words = shlex.split(yaml.safe_load(ray_up(options))["setup_commands"][2])
-        assert words[-2:] == [requirement, f"ray[default,tune]=={version('ray')}"]
+        config = yaml.safe_load(ray_up(options))
+        assert config["file_mounts"][f"~/{requirement[2:].removesuffix('[gpu]')}"] == wheel or options.captune
+        assert shlex.split(config["setup_commands"][2])[-2:] == [requirement, f"ray[default,tune]=={version('ray')}"]
     assert yaml.safe_load(kuberay(JOB))["spec"]["rayClusterSpec"]["rayVersion"] == version("ray")
+    with pytest.raises(TemplateError, match="--captune must be a wheel"):
+        replace(LOCAL, captune="dist/a b.whl")
 
 
 @pytest.mark.parametrize("captune", ["captune @ git+https://git.lan/captune@v1", "https://git.lan/captune.whl", *ODD])
@@ -84,12 +95,13 @@ def test_setup_commands_hand_pip_the_requirement_as_it_was_given(tmp_path: Path,
     (bin_ / "python").write_text('#!/bin/sh\nprintf "%s\\0" "$@" > "$HOME/given"\n')
     (bin_ / "python").chmod(0o755)
     config = yaml.safe_load(ray_up(replace(LOCAL, captune=captune)))
-    for command in config["setup_commands"]:
+    for command in config["setup_commands"] * 2:
         # Ray hands commands to a shell like this.
         subprocess.run(["bash", "-c", f"true && ({command})"], check=True, env=home(tmp_path), cwd=tmp_path)
+    assert (tmp_path / ".bashrc").read_text() == 'export PATH="$HOME/captune-env/bin:$PATH"\n'
     arguments = (tmp_path / "given").read_text().split("\0")[:-1]
     assert arguments == ["-m", "pip", "install", "--quiet", captune, f"ray[default,tune]=={version('ray')}"]
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".ray", "captune-env", "given"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".bashrc", ".ray", "captune-env", "given"]
     assert stat.S_IMODE((tmp_path / ".ray/auth_token").stat().st_mode) == 0o600
 
 
@@ -109,11 +121,12 @@ def test_no_value_changes_the_rest_of_the_file_of_ray_up(captune: str, token: st
     except TemplateError:
         return
     text = ray_up(options)
-    config, plain = yaml.safe_load(text), yaml.safe_load(ray_up(LOCAL))
+    bare = ray_up(replace(LOCAL, captune="captune"))
+    config, plain = yaml.safe_load(text), yaml.safe_load(bare)
     assert config["auth"]["ssh_private_key"] == key
-    assert config["file_mounts"] == {"~/.ray/auth_token": token}
+    assert config["file_mounts"] == {"~/.ray/auth_token": token}  # what is drawn is no wheel
     assert shlex.split(config["setup_commands"][2])[5] == captune
     for content in (config, plain):
         del content["auth"]["ssh_private_key"], content["file_mounts"], content["setup_commands"][2]
     assert config == plain
-    assert header(text) == len(comments(ray_up(LOCAL)))
+    assert header(text) == len(comments(bare))

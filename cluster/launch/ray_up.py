@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib.metadata import version
 from typing import Annotated, ClassVar
 
 from captune.cluster.launch.filling import document, part
@@ -13,10 +12,12 @@ from captune.cluster.launch.options import (
     LABEL_RULE,
     Option,
     Options,
+    Package,
     RayVersion,
     TemplateError,
     check_workers,
     flag,
+    install,
     ray_version,
 )
 
@@ -67,13 +68,7 @@ class RayUp(Options):
     python: Annotated[
         str, Option("command that makes the virtual environment; the same version everywhere, 3.11 or newer")
     ] = "python3"
-    captune: Annotated[
-        str | None,
-        Option(
-            "what pip installs: a requirement, a wheel's URL or `captune @ git+https://...`; the installed version if "
-            "left out, with its `gpu` extra where workers have GPUs"
-        ),
-    ] = None
+    captune: Package = None
     ray: RayVersion = None
 
     def check_together(self) -> None:
@@ -91,6 +86,7 @@ class RayUp(Options):
         if len(set(hosts)) < len(hosts):
             raise TemplateError(f"a machine stands twice among --head-host and --worker-hosts: {', '.join(hosts)}")  # type: ignore[arg-type]
         check_workers(self.first_workers, self.most_workers)
+        install(self.captune, gpus=bool(self.worker_gpus))
         if self.provider == "aws" and (self.ssh_key is None) != (self.key_name is None):
             raise TemplateError("--ssh-key and --key-name belong together: the file, and the name of its pair at AWS")
         if self.provider == "gcp" and bool(self.worker_gpus) != bool(self.accelerator):
@@ -123,7 +119,7 @@ _NEEDED: Mapping[str, Sequence[str]] = {
 
 def ray_up(options: RayUp) -> str:
     """The YAML that `ray up` starts a cluster from."""
-    extra = "[gpu]" if options.worker_gpus else ""
+    package = install(options.captune, gpus=bool(options.worker_gpus))
     values = (
         dict.fromkeys(_OF_CLOUDS)
         | vars(options)
@@ -134,10 +130,12 @@ def ray_up(options: RayUp) -> str:
             "disk_gb": options.disk_gb or 100,
             "gpus": options.worker_gpus or None,
             "worker_hosts": list(options.worker_hosts),
-            "requirements": (
-                options.captune or f"captune{extra}=={version('captune')}",
-                f"ray[default,tune]=={ray_version(options)}",
-            ),
+            "requirements": (package.requirement, f"ray[default,tune]=={ray_version(options)}"),
+            "wheel": package.wheel,
+            "file_mounts": {"~/.ray/auth_token": options.token}
+            | ({f"~/{package.name}": package.wheel} if package.wheel else {}),
+            # The second version has no machines of its own to start, and waits for ever for those that are there.
+            "autoscaler": ("RAY_enable_autoscaler_v2=0",) if options.provider == "local" else (),
         }
     )
     return document("ray_up.yaml", options, values | part(f"ray_up_{options.provider}.yaml", values))
