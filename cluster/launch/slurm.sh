@@ -5,6 +5,7 @@
 # Dashboard:  the job's log says the ssh command and where the token is; it listens on the first node's loopback only
 # Stop:       scancel --batch --signal=TERM JOB ends the search as the time limit does; scancel JOB ends it at once
 # Go on:      sbatch FILE again; a run that is there already is resumed
+# Chain:      sbatch --dependency=afterany:JOB FILE; afterok would wait for ever, as a job that met its limit has not ended well
 
 #SBATCH --job-name=<name>
 #SBATCH --output=%x-%j.log
@@ -17,6 +18,9 @@
 #SBATCH --partition=<partition>
 #SBATCH --account=<account>
 #SBATCH --signal=B:TERM@120
+# After the loss of a node SLURM starts the job anew, and the search goes on.
+#SBATCH --requeue
+#SBATCH --open-mode=append
 # Symmetric-run refuses a node on which a Ray runs, and stops every Ray of its user when it ends.
 #SBATCH --exclusive
 
@@ -25,16 +29,14 @@ set +u; module load <modules>; set -u  # modules read what is not set
 export PATH=<bin>:$PATH
 cpus=<cpus_per_task>
 gpus=<gpus_per_node>
-record=<record>
 search=(<search_command>)
-resume=(<resume_command>)
-again=<resume_text>
 
 : "${SLURM_JOB_ID:?start this file with sbatch}"
 
 # In the folder that sbatch was called in, as all nodes have to see it.
 folder=${SLURM_SUBMIT_DIR:-$PWD}/.captune-$SLURM_JOB_ID
-mkdir -p "$folder"
+rm -rf "$folder" # of the same job before it was started anew
+mkdir "$folder"
 chmod 700 "$folder"
 (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$folder/token")
 unset RAY_ADDRESS RAY_AUTH_TOKEN
@@ -43,12 +45,21 @@ export RAY_TMPDIR=/tmp/captune-$SLURM_JOB_ID RAY_USAGE_STATS_ENABLED=0
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 
 nodes=$SLURM_JOB_NUM_NODES
-each=(srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-task="$cpus" --export=ALL)
+task=(--ntasks-per-node=1 --cpus-per-task="$cpus" --export=ALL)
+each=(srun --nodes="$nodes" --ntasks="$nodes" "${task[@]}")
 
+step=
+others=
+noticed=
 clean() {
   status=$?
+  if [ -n "$others" ]; then
+    # Else they wait a minute for a head that is gone.
+    kill -TERM "$others" 2> /dev/null || true
+    wait "$others" 2> /dev/null || true
+  fi
   rm -rf "$folder"
-  if [ "$status" -eq 0 ] || [ "$status" -eq 130 ]; then # done, or interrupted by the notice below
+  if [ "$status" -eq 0 ] || [ "$noticed" ]; then
     "${each[@]}" rm -rf "$RAY_TMPDIR" || true
   else
     echo "Ray's own logs are in $RAY_TMPDIR on each node" >&2
@@ -69,14 +80,11 @@ if [ -z "$address" ]; then
 fi
 port=$((20000 + SLURM_JOB_ID % 10000))
 
-if [ -e "$record" ]; then
-  search=("${resume[@]}")
-fi
 echo "dashboard: ssh -N -L 8265:127.0.0.1:8265 $head, then http://127.0.0.1:8265; token: $folder/token"
 
-step=
 notice() {
-  echo "SLURM ends the job soon; the search stops. To go on: sbatch the same file again, or $again" >&2
+  noticed=yes
+  echo "SLURM ends the job soon; the search stops. To go on: sbatch the same file again" >&2
   # The search alone, as one that Ctrl-C ends: a signal to the step would end Ray under it.
   if [ -s "$folder/pid" ]; then
     kill -INT "$(cat "$folder/pid")" || true
@@ -88,8 +96,16 @@ notice() {
 }
 trap notice TERM
 
-"${each[@]}" ray symmetric-run --address "$address:$port" --min-nodes "$nodes" \
-  --num-cpus="$cpus" --num-gpus="$gpus" --dashboard-host=127.0.0.1 --dashboard-port=8265 \
+# The other nodes have a step of their own, which can be ended when the search is done. Ray gives a head that is slow up.
+resources=(--num-cpus="$cpus" --num-gpus="$gpus")
+if [ "$nodes" -gt 1 ]; then
+  srun --nodes="$((nodes - 1))" --ntasks="$((nodes - 1))" --exclude="$head" "${task[@]}" \
+    bash -c 'until "$@"; do sleep 2; done' join ray start --block --address="$address:$port" "${resources[@]}" &
+  others=$!
+fi
+srun --nodes=1 --ntasks=1 --nodelist="$head" "${task[@]}" \
+  ray symmetric-run --address "$address:$port" --min-nodes "$nodes" "${resources[@]}" \
+  --dashboard-host=127.0.0.1 --dashboard-port=8265 \
   -- bash -c 'echo "$$" > "$1/pid"; shift; exec "$@"' search "$folder" "${search[@]}" &
 step=$!
 
@@ -99,4 +115,7 @@ while kill -0 "$step" 2> /dev/null; do # a signal ends a wait, not the step
   status=0
   wait "$step" || status=$?
 done
+if [ "$status" -eq 0 ] && [ ! -s "$folder/pid" ]; then
+  status=1 # Symmetric-run ends well even where it could not start Ray
+fi
 exit "$status"
