@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast soak bench reference check clean
+.PHONY: demo test test-fast clusters soak bench reference check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,11 @@ test: $(READY)  ## All tests, three files at a time: many of them wait for proce
 
 test-fast: $(READY)  ## Tests of what needs neither Keras nor Ray, in less than a minute
 	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile fast -m 'not slow and not cluster'
+
+clusters: $(READY)  ## Launch files with real SLURM and real machines; root installs what that needs from Debian
+	if [ "$$(id -u)" = 0 ]; then DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+	  slurm-wlm munge openssh-client openssh-server rsync iproute2 procps; fi
+	$(BIN)/python -m pytest tests/clusters/slurm.py tests/clusters/ray_up.py
 
 soak: $(READY)  ## Kills by the dozen, drawn input by the thousand, and what takes longest
 	CAPTUNE_SOAK=30 $(BIN)/python -m pytest tests/test_survival.py --timeout 3600
