@@ -16,7 +16,7 @@ from captune.tuner.api.datasets import DataSet, open_data_set
 from captune.tuner.api.logs import check_sinks, logging_to
 from captune.tuner.api.progress import bar, say, search_progress, silent, steps
 from captune.tuner.api.spaces import SearchSpace
-from captune.tuner.run.locations import reading, searching
+from captune.tuner.run.locations import ALL_BUT_RECORDS, reading, searching
 from captune.tuner.run.settings import RunSettings, check, create, discard
 from captune.tuner.run.settings import read as read_run
 from captune.tuner.space.config import SearchConfig, check_overrides, read_search
@@ -90,7 +90,7 @@ class Run:
         """What is had for nothing on its data: on validation, and after a refit on test. None of an earlier captune."""
         from captune.results.baselines import read
 
-        with reading(self.where, leave=frozenset({"winner/bundle", "tracebacks"})) as folder:
+        with reading(self.where, leave=ALL_BUT_RECORDS) as folder:
             return read(folder)
 
     @property
@@ -180,8 +180,7 @@ class Run:
         path = Path(out)
         if path.is_dir() or not path.parent.is_dir():
             raise RunError(f"{path} cannot be written: name a file in a folder that exists")
-        leave = frozenset({"winner/bundle", "tracebacks"})
-        with reading(self.where, leave=leave) as folder, bar("reading the study", "MiB") as show:
+        with reading(self.where, leave=ALL_BUT_RECORDS) as folder, bar("reading the study", "MiB") as show:
             progress = lambda done, total: show(done >> 20, total >> 20)  # noqa: E731
             text = page_of(folder, running=folder.is_written, progress=progress)
         with written_aside(path) as aside:

@@ -12,7 +12,7 @@ from captune.errors import ArgumentError, shell_word
 from captune.model.config import Storage
 from captune.results.run_folder import RunError
 from captune.tuner.api.caller import left_as_it_was
-from captune.tuner.run.locations import reading
+from captune.tuner.run.locations import ALL_BUT_RECORDS, reading
 
 if TYPE_CHECKING:
     from captune.tuner.api.classifier import Classifier
@@ -38,7 +38,7 @@ class Winner:
         """Its scores in the search, on test, reloaded; its bytes, its configuration. Raises RunError before a refit."""
         from captune.tuner.winner.proof import Proof
 
-        with reading(self.where, leave=frozenset({"winner/bundle", "tracebacks"})) as folder:
+        with reading(self.where, leave=ALL_BUT_RECORDS) as folder:
             if not folder.proof.is_file():
                 raise RunError(f"{self.where} has no proved winner; run `captune refit {shell_word(self.where)}` first")
             return Proof.read(folder.proof)
