@@ -509,7 +509,9 @@ def test_refit_proves_what_it_ships(searched: Search, refitted: Ran, captune: Ca
     assert "The winner is trial" in page and 'src="data:image/jpeg' in page
     files = (searched.run / "winner" / "bundle").iterdir()
     assert proof["bundle_bytes"] == sum(file.stat().st_size for file in files)
-    assert not (searched.run / "winner.tmp").exists()
+    names = {path.name for path in (searched.run / "winner").iterdir()}
+    documents = {"proof.json", "error_analysis.json", "report.html", "README.md"}
+    assert names == documents | {"bundle", "bundle.portable"}
 
 
 def test_refit_a_second_time_is_refused(searched: Search, refitted: Ran, captune: Captune) -> None:

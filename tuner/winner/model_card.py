@@ -30,7 +30,7 @@ from captune.tuner.winner.proof import Proof
 
 FILL_IN = "FILL IN"
 FEW_ROWS = 30  # of test with a label, below which its F1 says little
-_ESCAPED = str.maketrans({mark: f"\\{mark}" for mark in string.punctuation})
+_ESCAPED = str.maketrans({mark: f"\\{mark}" for mark in string.punctuation if mark not in ".,;'"})
 _TASKS = {"text": "text-classification", "image": "image-classification"}
 _RULES: dict[RuleKind, str] = {
     "expected_f1": "the set of labels with the highest expected F1",
@@ -83,7 +83,7 @@ def model_card(facts: CardFacts) -> str:
 
 def plain(text: object) -> str:
     """A text that Markdown and HTML show as it is, in one line."""
-    return one_line(visible(str(text))).translate(_ESCAPED)
+    return one_line(visible(str(text))).translate(_ESCAPED).replace("www.", r"www\.")  # a link by itself on hubs
 
 
 def _front_matter(facts: CardFacts) -> dict[str, Any]:
