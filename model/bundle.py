@@ -87,8 +87,8 @@ class Bundle:
 
 
 def measured_bytes(path: Path) -> int:
-    """Bytes of the files of a bundle, or of one file."""
-    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.iterdir() if f.is_file())
+    """Bytes of all files in a folder, or of one file."""
+    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
 
 
 def named_weights(network: keras.Model) -> Iterator[tuple[str, Any]]:

@@ -522,7 +522,10 @@ def test_refit_a_second_time_is_refused(searched: Search, refitted: Ran, captune
     assert (searched.run / "winner" / "proof.json").read_bytes() == before
 
 
-@pytest.mark.parametrize(("form", "name"), [("bundle", "shipped"), ("keras", "shipped.keras")])
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [("bundle", "shipped"), ("keras", "shipped.keras"), ("onnx", "shipped.onnx"), ("litert", "shipped.tflite")],
+)
 def test_export_gives_the_same_probabilities(
     searched: Search, refitted: Ran, captune: Captune, tmp_path: Path, form: str, name: str
 ) -> None:

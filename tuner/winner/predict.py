@@ -131,9 +131,14 @@ def labels(bundle: Bundle, probabilities: NDArray[np.float32]) -> list[tuple[int
 def probabilities_of_split(bundle: Bundle, data: PreparedData, split: str) -> NDArray[np.float32]:
     """(n, num_labels) for a split of a prepared data set, captions through the bundle's own vocabulary."""
     rows = data.rows(split)
-    tokens = _tokens(bundle, [data.captions[row] for row in rows]) if data.has_captions else None
+    tokens = tokens_of_split(bundle, data, split)
     pixels = (lambda part: data.pixels(rows[part])) if bundle.config.image else None
     return predict(bundle.network, _Examples(len(rows), tokens, pixels, _untold))
+
+
+def tokens_of_split(bundle: Bundle, data: PreparedData, split: str) -> NDArray[np.int32] | None:
+    """Token ids (n, max_tokens) of a split; None where the bundle reads no captions."""
+    return _tokens(bundle, [data.captions[row] for row in data.rows(split)]) if data.has_captions else None
 
 
 def _tokens(bundle: Bundle, captions: Sequence[str]) -> NDArray[np.int32] | None:
