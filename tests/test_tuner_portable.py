@@ -143,6 +143,29 @@ def test_javascript_reads_golden_rows_as_they_are(written: Any, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_javascript_answers_golden_rows_with_the_exported_file(written: Any, tmp_path: Path) -> None:
+    from captune.tuner.winner.formats.declarations import FORMATS
+    from captune.tuner.winner.portable import GOLDEN_ROWS, golden_picture
+
+    form = FORMATS["onnx"]
+    for package in form.packages:
+        pytest.importorskip(package, reason=f"no {package} here; pip install 'captune[{form.extra}]'")
+    bundle, folder = written
+    form.functions().write(bundle.network, tmp_path / "x.onnx", "float32")
+    rows, request = golden_rows(folder), {}
+    if bundle.config.text is not None:
+        request["captions"] = [row["caption"] for row in rows]
+    if bundle.config.image is not None:
+        pictures = b"".join(golden_picture(row, bundle.config.image.side).tobytes() for row in range(GOLDEN_ROWS))
+        (tmp_path / "pictures").write_bytes(pictures)
+        request["pictures"] = tmp_path / "pictures"
+    found = read_by_javascript(tmp_path, folder=folder, model=tmp_path / "x.onnx", batch=64, **request)["answers"]
+    for name in ("raw", "probabilities"):
+        assert np.abs(np.array([each[name] for each in found]) - [row[name] for row in rows]).max() <= 1e-5
+    assert [each["labels"] for each in found] == [row["labels"] for row in rows]
+
+
+@pytest.mark.slow
 def test_program_without_a_stemmer_is_right_but_in_rows_that_say_so(data: PreparedData, tmp_path: Path) -> None:
     from captune.tuner.winner.portable import write_portable
 

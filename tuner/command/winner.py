@@ -95,3 +95,4 @@ def export(
     for rows, milliseconds in done.milliseconds.items():
         tell(f"{milliseconds:.3g} ms for {rows} {'row' if rows == 1 else 'rows'}, the median of a fresh process")
     tell(f"test mean F1 {done.winner_mean_f1:.4f} of the winner, {done.mean_f1:.4f} of the export")
+    tell(f"for other languages: {done.path}.portable, see FORMAT.md in it")

@@ -19,6 +19,7 @@ from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.settings import contents_of
 from captune.tuner.winner.formats.declarations import FORMATS, Kind, check_name, storage_of
 from captune.tuner.winner.formats.fresh_process import answers_of, written_by_converter
+from captune.tuner.winner.portable import portable_path, write_portable
 from captune.tuner.winner.predict import probabilities_of_split
 from captune.tuner.winner.proof import (
     TOLERANCE,
@@ -54,13 +55,14 @@ def export(
 ) -> Export:
     """Writes the proved winner to `target`, a file or a folder, and proves the copy.
 
-    `target` is there once it is proved, and not before.
+    `target` is there once it is proved, and not before; beside it lies what programs in other languages need
+    (captune.tuner.winner.portable).
 
     Args:
         storage: of the copy, one that its kind can hold; None for the winner's own, or float32 in place of it.
 
     Raises:
-        RunError: no winner yet, or `target` exists.
+        RunError: no winner yet, or `target` exists, or what would lie beside it.
         UsageError: `target` is not named as its kind is, or what writes and reads it is not installed.
         FormatError: the network cannot be written so.
         ProofError: over the budget, or the file gives other probabilities than the weights that were written.
@@ -68,8 +70,10 @@ def export(
     if not run.proof.is_file():
         raise RunError(f"{run} has no proved winner; run `captune refit {shell_word(run)}` first")
     Proof.read(run.proof)
-    if target.exists():
-        raise RunError(f"{target} exists; name a path that does not")
+    beside = portable_path(target)
+    for path in (target, beside):
+        if path.exists():
+            raise RunError(f"{path} exists; name another --to")
     check_name(kind, target.name)
     form = FORMATS.get(kind)
     if form is not None:
@@ -82,7 +86,7 @@ def export(
     put_through(copy.network, stored)
     milliseconds: dict[int, float] = {}
     try:
-        with written_aside(target, replace=False) as aside:
+        with written_aside(beside, replace=False) as documents, written_aside(target, replace=False) as aside:
             if form is not None:
                 written_by_converter(copy, form, aside)
             elif kind == "keras":
@@ -96,8 +100,9 @@ def export(
             else:
                 shipped = probabilities_in_fresh_process(aside, run.bundle if kind == "keras" else aside, data, "test")
             largest_difference(shipped, expected, target.name, form.tolerances[stored] if form else TOLERANCE)
+            write_portable(documents, copy, data)
     except FileExistsError:
-        raise RunError(f"{target} exists; name a path that does not") from None
+        raise RunError(f"{target} or {beside} exists; name another --to") from None
     truth = data.labels[data.rows("test")]
     return Export(
         path=target,
