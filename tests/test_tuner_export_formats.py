@@ -41,7 +41,7 @@ def bundle_of(config: ModelConfig, data: PreparedData, storage: Any) -> Any:
     network = build(config)
     for layer in network.layers:
         if layer.name.startswith(LOGITS) and getattr(layer, "kernel", None) is not None:
-            layer.kernel.assign(layer.kernel * (60 if config.text is None else 3))
+            layer.kernel.assign(layer.kernel * (30 if config.text is None else 3))
     put_through(network, storage)
     vocabulary = None
     if config.text is not None:
