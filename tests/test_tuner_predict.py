@@ -202,7 +202,7 @@ def test_file_without_captions_or_without_pictures_is_answered_and_told_where_lo
     from captune.tuner.winner.rows import open_rows
 
     captions, pictures = examples(summed_bundle, drawn)
-    rows, answers = probabilities_of_rows(
+    _, answers = probabilities_of_rows(
         summed_bundle, read_rows(summed_bundle, drawn / "train.csv", None, need_labels=True)
     )
     assert open_rows(summed_bundle, drawn / "train.csv", None, need_labels=True).notes == (

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -127,10 +129,16 @@ def _probabilities(
     tokens = None if captions is None else _tokens(bundle, captions)
     network = bundle.network
     if bundle.config.has_parts and (captions is None or images is None):
-        network = alone(network, "image" if captions is None else "caption")
+        network = _alone(network, "image" if captions is None else "caption")
     pixels = decoded if image is not None and images is not None else None
     with ThreadPoolExecutor(cores()) as threads:
         return predict(network, _Examples(count, tokens, pixels, progress, batch))
+
+
+@lru_cache(maxsize=2)
+def _alone(network: keras.Model, part: Literal["image", "caption"]) -> keras.Model:
+    """Kept, since a network takes a second for its first batch."""
+    return alone(network, part)
 
 
 def labels(bundle: Bundle, probabilities: NDArray[np.float32]) -> list[tuple[int, ...]]:
@@ -206,8 +214,6 @@ def _main(artefact: Path, bundle: Path, data: Path, split: str, out: Path) -> No
 
     A .keras file holds the network alone; labels, rule and vocabulary come from the bundle it was exported from.
     """
-    import keras
-
     loaded = Bundle.load(bundle)
     if artefact != bundle:
         loaded = replace(loaded, network=keras.models.load_model(artefact, compile=False))
