@@ -62,14 +62,10 @@ class Tab:
         self.call("Page.navigate", url=url)
         self.wait(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(url)})")
 
-    def key(self, key: str, code: int, *, text: str = "", control: bool = False) -> None:
+    def key(self, key: str, code: int, *, control: bool = False) -> None:
         for kind in ("keyDown", "keyUp"):
-            self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, text=text if text else None,
-                modifiers=2 if control else 0,
-            ) if text and kind == "keyDown" else self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, modifiers=2 if control else 0
-            )  # fmt: skip
+            modifiers = 2 if control else 0
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, modifiers=modifiers)
 
     def choose(self, selector: str, *files: Path) -> None:
         root = self.call("DOM.getDocument")["root"]["nodeId"]

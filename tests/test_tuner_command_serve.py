@@ -33,7 +33,7 @@ def serving(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         said = []
         for line in process.stderr:
             said.append(line)
-            if match := re.search(r"http://\S+", line):
+            if match := re.search(r"http://[^\s;]+", line):
                 break
         else:
             raise AssertionError(said)

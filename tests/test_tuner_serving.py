@@ -118,6 +118,11 @@ def test_form_with_a_file_gets_the_answer_of_the_batch(asked: Ask, pictures: lis
     assert form.status_code == 200 and form.json() == batch.json()
 
 
+def test_field_of_a_form_that_is_given_twice_is_refused(asked: Ask) -> None:
+    response = asked("captions", "/predict/form", files=[("caption", (None, "a")), ("caption", (None, "b"))])
+    assert response.status_code == 422 and "caption is given 2 times" in response.json()["error"]
+
+
 def test_form_of_captions_alone_is_taken(asked: Ask) -> None:
     response = asked("captions", "/predict/form", files={"caption": (None, "a box"), "top": (None, "2")})
     assert response.status_code == 200 and len(response.json()["answers"][0]) == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_tuner_predict import TINY, untrained
@@ -33,20 +33,30 @@ def schema(data: PreparedData) -> Any:
     from captune.tuner.api.classifier import Classifier
     from captune.tuner.serving.app import application
     from captune.tuner.serving.limits import Limits
-    from captune.tuner.serving.messages import PICTURE
+    from captune.tuner.serving.messages import MEDIA_TYPES, PICTURE
 
     pictures = st.integers(0, 2**32).map(picture)
     schemathesis.openapi.format(PICTURE, pictures.map(lambda each: base64.b64encode(each).decode()))
-    schemathesis.openapi.media_type("application/octet-stream", pictures)
+    for media_type in MEDIA_TYPES:
+        schemathesis.openapi.media_type(media_type, pictures)
     either = replace(PRESETS["compact"], {**TINY, "fusion": "summed", "image.head": "positions"})
-    app = application(Classifier(Path("bundle"), untrained(data, either)), Limits(), "localhost")
+    app = application(Classifier(Path("bundle"), untrained(data, either)), Limits(), "testserver")
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
-lazy = schemathesis.pytest.from_fixture("schema")
+@pytest.mark.parametrize("path", ["/predict", "/predict/form"])
+@pytest.mark.parametrize("mode", ["positive", "negative"])
+def test_answers_are_what_the_schema_promises(schema: Any, mode: str, path: str) -> None:
+    """A request that fits is answered, one that does not is refused; status, type and content are as described."""
+    operation = schema[path]["POST"]
+
+    @given(operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode)))
+    @settings(max_examples=40, suppress_health_check=list(HealthCheck))
+    def check(case: Any) -> None:
+        case.call_and_validate()
+
+    check()
 
 
-@lazy.parametrize()
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_answers_are_what_the_schema_promises(case: Any) -> None:
-    case.call_and_validate()
+def test_health_is_what_the_schema_promises(schema: Any) -> None:
+    schema["/health"]["GET"].Case().call_and_validate()

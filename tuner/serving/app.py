@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Annotated, Any
 
 import jinja2
-from fastapi import Body, FastAPI, Form, Request
+from fastapi import Body, Depends, FastAPI, Form, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
@@ -24,7 +24,7 @@ from captune.errors import UsageError, WorkError, one_line
 from captune.tuner.api.classifier import Classifier
 from captune.tuner.api.progress import say
 from captune.tuner.serving.limits import Guard, Limits
-from captune.tuner.serving.messages import Answers, Failure, Health, request_models
+from captune.tuner.serving.messages import MEDIA_TYPES, Answers, Failure, Health, request_models
 from captune.tuner.winner.answers import Answer
 
 BATCH, FORM = "/predict", "/predict/form"
@@ -37,6 +37,11 @@ _FAILURES = {
     422: "not as the schema says, or a picture that cannot be used",
     500: "a fault of the server",
     503: "too many requests at once",
+}
+_ENCODED = {
+    "requestBody": {
+        "content": {"multipart/form-data": {"encoding": {"image": {"contentType": ", ".join(MEDIA_TYPES)}}}}
+    }
 }
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
@@ -77,7 +82,7 @@ def application(classifier: Classifier, limits: Limits, host: str) -> Guard:
         ]
         return Answers(answers=network.answers(captions, pictures, request.top))  # type: ignore[attr-defined]
 
-    @app.post(FORM)
+    @app.post(FORM, openapi_extra=_ENCODED, dependencies=[Depends(_each_once)])
     def predict_form(form: Annotated[form, Form(media_type="multipart/form-data")]) -> Answers:  # type: ignore[valid-type]
         """Labels of one example, with its picture as a file."""
         upload = getattr(form, "image", None)
@@ -90,6 +95,14 @@ def application(classifier: Classifier, limits: Limits, host: str) -> Guard:
     app.exception_handler(WorkError)(lambda _, error: _failure(503, str(error)))
     app.exception_handler(Exception)(_fault)
     return Guard(app, limits, {BATCH: "application/json", FORM: "multipart/form-data"}, host)
+
+
+async def _each_once(request: Request) -> None:
+    """Raises UsageError where a field of a form is given twice, of which one would be lost."""
+    names = [name for name, _ in (await request.form()).multi_items()]
+    for name in set(names):
+        if names.count(name) > 1:
+            raise UsageError(f"{name} is given {names.count(name)} times")
 
 
 class _Network:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
+from captune.data_prep.images import FORMATS
 from captune.model.bundle import Bundle
 from captune.tuner.serving.limits import Limits
 from captune.tuner.winner.answers import Answer
 
 PICTURE = "picture"
 """`format` of a text that is a picture's file in base64."""
+MEDIA_TYPES = tuple(f"image/{name.lower()}" for name in FORMATS)
 
 
 class Failure(BaseModel):
@@ -92,12 +94,18 @@ def request_models(bundle: Bundle, limits: Limits) -> tuple[type[BaseModel], typ
             le=len(bundle.label_ids),
             description="so many of the likeliest labels, instead of those that the rule gives",
         ),
+        BeforeValidator(_whole),
     ]
     example = create_model("Example", __base__=base, **_read(bundle, caption, image))
     examples = Annotated[list[example], Field(min_length=1, max_length=limits.rows)]
     batch = create_model("Batch", __base__=_Typed, examples=(examples, ...), top=(top, None))
     form = create_model("Form", __base__=base, top=(top, None), **_read(bundle, caption, UploadFile))
     return batch, form
+
+
+def _whole(value: Any) -> Any:
+    """5.0 as 5: numbers of JSON that JSON Schema calls integers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _read(bundle: Bundle, caption: Any, image: Any) -> dict[str, Any]:
