@@ -24,6 +24,7 @@ PAGES = {
         "CHANGELOG.md",
         "cluster/README.md",
         "tuner/space/README.md",
+        "tuner/serving/README.md",
         "tests/benchmarks/README.md",
     )
 }

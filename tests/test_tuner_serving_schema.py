@@ -51,7 +51,7 @@ def test_answers_are_what_the_schema_promises(schema: Any, mode: str, path: str)
     operation = schema[path]["POST"]
 
     @given(operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode)))
-    @settings(max_examples=40, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, suppress_health_check=list(HealthCheck))
     def check(case: Any) -> None:
         case.call_and_validate()
 
