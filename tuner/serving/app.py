@@ -20,7 +20,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from captune.data_prep.images import ImageError, Pixels, decode
-from captune.errors import UsageError, WorkError, one_line
+from captune.errors import UsageError, WorkError, one_line, visible
 from captune.tuner.api.classifier import Classifier
 from captune.tuner.api.progress import say
 from captune.tuner.serving.limits import Guard, Limits
@@ -151,7 +151,7 @@ def _page(classifier: Classifier, limits: Limits) -> str:
     loader = jinja2.PackageLoader("captune.tuner.serving", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.get_template("page.html").render(
-        name=str(classifier.path),
+        name=visible(str(classifier.path)),
         reads=classifier.reads,
         either=classifier.bundle.config.has_parts,
         top=min(10, len(classifier.labels)),
