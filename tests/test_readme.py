@@ -25,6 +25,7 @@ PAGES = {
         "cluster/README.md",
         "tuner/space/README.md",
         "tuner/winner/formats/README.md",
+        "tuner/serving/README.md",
         "tests/benchmarks/README.md",
     )
 }
