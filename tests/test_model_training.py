@@ -369,7 +369,7 @@ def from_bundle(learner: Any, model: ModelConfig, folder: Path) -> Any:
     return Bundle.load(folder / "bundle").network
 
 
-@pytest.mark.parametrize(("storage", "ema"), [("float32", 0.9), ("float16", 0.0), ("int8", 0.0), ("int8", 0.9)])
+@pytest.mark.parametrize(("storage", "ema"), [("float32", 0.9), ("float16", 0.0), ("int8", 0.0), ("int8", 0.9), ("int4", 0.0), ("int4", 0.9)])
 def test_predictions_are_those_of_the_bundle_to_the_bit(tmp_path: Path, storage: Any, ema: float) -> None:
     from captune.model.training import predict
 
@@ -443,7 +443,7 @@ def test_scores_of_a_trial_are_those_of_its_bundle(tmp_path: Path) -> None:
     assert shipped != scores(learner.predict(rows, stored=False))
 
 
-@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8", "int4"])
 def test_nan_in_one_weight_ends_the_trial_whatever_the_storage(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from captune.model.training import Training
 
