@@ -53,10 +53,10 @@ class Backbone:
 
     parameters, statistics: values in all variables, and in those never trained (batch norm, input normalisation).
     tensors, features: variables, output channels. matrices, matrix_values, channels: variables that float16 and int8
-    reduce (see model/layout.py), their values and their output channels. int4_bytes: of these variables as int4. shapes:
+    reduce (see model/layout.py), their values and their output channels. int4_bytes: of them as int4. shapes:
     characters of all shapes, as "[3,3]". integers: variables that are 8-byte counters. rounding: up or down at each
-    halving of the side, for those of keras.applications. cuts: channels at each cut but the end. least_side: pixels a
-    side that it needs.
+    halving of the side, for those of keras.applications. cuts: channels at each cut but the end. least_side: pixels
+    a side that it needs.
     """
 
     parameters: int

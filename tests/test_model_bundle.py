@@ -248,7 +248,8 @@ def test_scales_that_leave_the_range_of_numbers_are_refused(tmp_path: Path, stor
 
     bundle(ModelConfig(text=TEXT, num_labels=3, storage=storage)).save(tmp_path / "x")
     tensors = load_file(tmp_path / "x" / "weights.safetensors")
-    scales = {name: np.full_like(values, 3e38 if storage == "int8" else np.inf) for name, values in tensors.items() if name.endswith(".scale")}
+    largest = 3e38 if storage == "int8" else np.inf
+    scales = {name: np.full_like(values, largest) for name, values in tensors.items() if name.endswith(".scale")}
     save_file(tensors | scales, tmp_path / "x" / "weights.safetensors")
     resealed(tmp_path / "x", "weights.safetensors")
     assert "no number" in refused(tmp_path / "x")

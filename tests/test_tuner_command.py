@@ -750,7 +750,7 @@ def test_damaged_journal_is_told_in_one_line(captune: Captune, run: Path) -> Non
 
 def test_export_refuses_before_refit_and_unknown_formats(captune: Captune, run: Path, tmp_path: Path) -> None:
     refused(captune("export", run, "--to", tmp_path / "x", "--format", "pickle"), "--format", "keras", "pickle")
-    refused(captune("export", run, "--to", tmp_path / "x", "--storage", "int4"), "--storage", "float16", "int4")
+    refused(captune("export", run, "--to", tmp_path / "x", "--storage", "int2"), "--storage", "float16", "int2")
     ran = captune("export", run, "--to", tmp_path / "x.keras", "--format", "keras", "--storage", "int8")
     refused(ran, "--storage", "float32", "format bundle", "int8")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -303,7 +303,7 @@ def test_dimension_that_hangs_on_storage_is_open_under_the_one_of_the_command_li
 
 
 def test_bad_value_given_by_name_is_told_by_that_name() -> None:
-    for override in ({"trials": 0}, {"seed": -1}, {"cpus_per_trial": -1.0}, {"measure": "file"}, {"storage": "int4"}):
+    for override in ({"trials": 0}, {"seed": -1}, {"cpus_per_trial": -1.0}, {"measure": "file"}, {"storage": "int2"}):
         with pytest.raises(ConfigError, match=next(iter(override))):
             read(None, **{"trials": 1, **override})
 
