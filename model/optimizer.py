@@ -58,7 +58,7 @@ class Adam(keras.optimizers.Adam):
         super().build(variables)
         for place in packed:
             self._floats[place] = self.add_variable_from_reference(variables[place], "float")
-            self._floats[place].assign(variables[place])
+            self._floats[place].assign(ops.copy(variables[place].value))  # JAX gives each array up once, in a step
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one weight and its moments."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,12 +94,9 @@ def _int4(name: str, values: Array) -> dict[str, Array]:
 
 
 def _from_int4(name: str, packed: Array, scale: Array | None, shape: Sequence[int]) -> Array:
-    size = int(np.prod(shape, dtype=np.int64))
-    if (
-        not is_grouped(shape)
-        or scale is None
-        or (packed.shape, scale.shape, scale.dtype) != ((-(-size // 2),), groups(shape), np.float16)
-    ):
+    size = math.prod(shape)
+    as_written = is_grouped(shape) and packed.shape == (-(-size // 2),)
+    if not as_written or scale is None or scale.dtype != np.float16 or scale.shape != groups(shape):
         raise ValueError(f"{name} is no int4 tensor of {tuple(shape)}")
     integers = np.stack([packed & 15, packed >> 4], axis=-1).reshape(-1)[:size].astype(np.float32) - _ZERO
     by_channel = integers.reshape(-1, scale.shape[1])
