@@ -54,7 +54,7 @@ COMPACT = TrialConfig(
             units=0,
             head="positions",
             dropout=0.2,
-            width=16,
+            width=24,
             stages=3,
             blocks=1,
             last_halving=False,
@@ -62,7 +62,7 @@ COMPACT = TrialConfig(
         text=_TEXT,
         fusion="summed",
         head_units=256,
-        head_dropout=0.3,
+        head_dropout=0.0,
     ),
     train=CAPTIONS.train.model_copy(
         update={

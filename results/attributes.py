@@ -21,6 +21,8 @@ Fate = Literal["complete", "stopped", "over_budget", "diverged", "failed", "lost
 FATES: tuple[Fate, ...] = get_args(Fate)
 SCORED: tuple[Fate, ...] = ("complete", "stopped")
 """Fates that leave a score which may win."""
+COUNTED: tuple[Fate, ...] = (*SCORED, "diverged", "failed")
+"""Fates of trials that were tried to an end: they count towards those that are wanted."""
 HALVED = "halving"
 """With what the reason begins of a trial that halving stopped."""
 LOST = "the search ended without it"

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from captune.results.baselines import Baseline
-from captune.results.frontier import frontier
+from captune.results.frontier import frontier, qualifies
 from captune.results.records import Record
 from captune.results.run_facts import RunFacts
+from captune.results.spans import spans
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class RunRow:
 
     best: number of the best trial inside the budget, None without any, as the next three. mean_f1: on validation.
     weights_bytes, bundle_bytes: of the best. baseline: the best mean F1 on validation that is had for nothing.
-    trials: by fate. slot_hours: for which trials held a slot. data: fingerprint.
+    trials: by fate. slot_hours: for which trials held a slot. data: fingerprint. course: (seconds of search, mean F1)
+    each time that a trial ended as the best so far.
     """
 
     run: str
@@ -47,6 +49,7 @@ class RunRow:
     trials: Mapping[str, int]
     slot_hours: float
     data: str
+    course: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,18 @@ def _row(result: RunResult, name: str, best: Record | None) -> RunRow:
         trials=dict(Counter(record.fate for record in result.records)),
         slot_hours=sum(r.seconds or 0.0 for r in result.records if r.fate != "over_budget") / 3600,
         data=result.facts.fingerprint,
+        course=_course(result),
     )
+
+
+def _course(result: RunResult) -> tuple[tuple[float, float], ...]:
+    ran = spans(result.records)
+    scored = [r for r in result.records if qualifies(r, result.facts.budget) and r.number in ran]
+    course: list[tuple[float, float]] = []
+    for end, score in sorted((ran[record.number][1], record.mean_f1 or 0.0) for record in scored):
+        if not course or score > course[-1][1]:
+            course.append((end, score))
+    return tuple(course)
 
 
 def _names(results: Sequence[RunResult]) -> list[str]:
@@ -123,6 +137,26 @@ FIGURES: Mapping[str, Callable[[RunRow], str]] = {
     "slot hours": lambda row: f"{row.slot_hours:.2f}",
 }
 """What is shown of a run to people, each with how it is written; "" for what there is none of."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Words to be shown: what it is of, a heading for each column, rows of as many cells."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def tables_of(comparison: Comparison) -> list[Table]:
+    """Figures of the runs, then the settings that differ; none without rows."""
+    names = tuple(row.run for row in comparison.runs)
+    figures = tuple((name, *map(figure, comparison.runs)) for name, figure in FIGURES.items())
+    tables = [Table("runs", ("", *names), tuple(row for row in figures if any(row[1:])))]
+    for title, settings in (("search", comparison.settings), ("best trial", comparison.winners)):
+        rows = tuple((name, *cells_of(values)) for name, values in settings.items())
+        tables.append(Table(f"what differs in the {title}", ("setting", *names), rows))
+    return [table for table in tables if table.rows]
 
 
 def cells_of(values: Sequence[Any]) -> list[str]:

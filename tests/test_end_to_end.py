@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 from conftest import Captune, Ran
+from test_results_report_page_browser import CHROMIUM, needs_chromium
+from test_results_report_page_browser import assert_whole as assert_whole_page
 
 from captune.data_prep.store import PreparedData
 from captune.model.config import flatten
@@ -512,6 +514,12 @@ def test_refit_proves_what_it_ships(searched: Search, refitted: Ran, captune: Ca
     assert not (searched.run / "winner.tmp").exists()
 
 
+@needs_chromium
+def test_page_of_a_refit_opens_in_a_browser_with_every_section(searched: Search, refitted: Ran) -> None:
+    assert refitted.code == 0
+    assert_whole_page(searched.run / "winner" / "report.html")
+
+
 def test_refit_a_second_time_is_refused(searched: Search, refitted: Ran, captune: Captune) -> None:
     before = (searched.run / "winner" / "proof.json").read_bytes()
     ran = captune("refit", searched.run)
@@ -573,6 +581,8 @@ def test_captions_alone_are_searched_and_refitted(
     assert {name.split(".")[0] for name in trials(captune, search.run)[0]["config"]} >= {"text"}
     assert trials(captune, search.run)[0]["config"]["image"] is None
     assert captune("refit", search.run).code == 0
+    if CHROMIUM:
+        assert_whole_page(search.run / "winner" / "report.html")
     scored = captune("evaluate", search.run / "winner" / "bundle", drawn / "train.csv", "--json")
     assert scored.code == 0, "a bundle that reads captions needs no pictures"
 

@@ -170,7 +170,7 @@ def test_search_that_is_told_to_end_is_told_to_the_study_and_says_so_by_its_stat
 
 def make_run(arguments: list[Any]) -> None:
     """The run folder of a search that has not begun."""
-    from captune.tuner.api.runs import plan
+    from captune.tuner.api.plans import plan
     from captune.tuner.run.settings import create
 
     _, data, _, run, _, settings = arguments

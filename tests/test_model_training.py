@@ -555,14 +555,12 @@ def test_training_with_dynamic_weights_goes_on_from_a_checkpoint_as_if_never_sto
 
 @pytest.fixture
 def pretrained(tmp_path: Path) -> ModelConfig:
-    """Pictures alone, MobileNetV3Small with weights from a file."""
-    import keras
+    """Pictures alone, the tower of fewest layers with weights from a file."""
+    from captune.model import tower_network
 
-    tower = keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(32, 32, 3))
-    tower.save_weights(tmp_path / "tower.weights.h5")
-    image = ImageConfig(
-        backbone="MobileNetV3Small", weights=str(tmp_path / "tower.weights.h5"), side=32, units=8, dropout=0.2
-    )
+    file = tmp_path / "tower.weights.h5"
+    tower_network.build("AlexNet", "final", 64).save_weights(file)
+    image = ImageConfig(backbone="AlexNet", weights=str(file), side=64, units=8, dropout=0.2)
     return ModelConfig(image=image, num_labels=LABELS)
 
 
@@ -578,7 +576,7 @@ def tower_weights(learner: Any) -> list[NDArray[Any]]:
 
 def large(count: int, seed: int) -> Arrays:
     rows = task(count, seed)
-    return replace(rows, inputs={"image": np.repeat(np.repeat(rows.inputs["image"], 2, 1), 2, 2)})
+    return replace(rows, inputs={"image": rows.inputs["image"].repeat(4, 1).repeat(4, 2)})
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])

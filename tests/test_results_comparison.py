@@ -1,6 +1,7 @@
 """Runs held beside each other."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,24 @@ def test_only_settings_that_differ_are_told() -> None:
     comparison = compare([result("a", first, trials=3, seed=0), result("b", second, trials=4, seed=0)])
     assert comparison.settings == {"trials": (3, 4)}
     assert comparison.winners == {"text.units": (8, 16), "fusion": (None, "gated")}
+
+
+def test_course_rises_over_the_time_of_search() -> None:
+    records = [record(n, score, began=100.0 + n, seconds=1.0) for n, score in enumerate((0.5, 0.4, 0.7))]
+    (row, _) = compare([result("one", records), result("other", [])]).runs
+    assert row.course == ((1.0, 0.5), (3.0, 0.7))
+
+
+def test_page_holds_course_tables_and_nothing_that_names_say(tmp_path: Path, captune: Captune) -> None:
+    name = "<script>alert(1)</script>"
+    paths = [fill(new_run(tmp_path / "a")).path, fill(new_run(tmp_path / name.replace("/", "|"))).path]
+    page = tmp_path / "page.html"
+    assert captune("compare", *paths, "--out", page).code == 0
+    text = page.read_text()
+    assert "<script" not in text and "&lt;script" in text
+    assert text.count("<svg") == 1 and "What differs in the search" not in text
+    assert re.search(r'<th scope="row">mean F1</th><td class="n">0.8000</td><td class="n">0.8000</td>', text)
+    refused(captune("compare", *paths, "--out", tmp_path / "none" / "page.html"), "folder that exists")
 
 
 def test_best_baseline_of_validation_is_told() -> None:

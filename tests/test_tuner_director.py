@@ -126,6 +126,7 @@ class Search:
         timeout: float | None = None,
         min_free: int = 0,
         gpus: float = 0.0,
+        patience: int | None = None,
     ) -> Directed:
         """A director on the study of the run, which is continued where there is one already."""
         parsed = {n: parse_dimension(n, d) for n, d in (DIMENSIONS if dimensions is None else dimensions).items()}
@@ -141,7 +142,8 @@ class Search:
         recover(study, gate, rungs, records)
         records = load_records(self.run)
         limits = TrialLimits(retries, timeout, min_free)
-        return Directed(Director(study, gate, rungs, limits, trials, records, 1, gpus, Room(slots=99, nodes=2)))
+        room = Room(slots=99, nodes=2)
+        return Directed(Director(study, gate, rungs, limits, trials, records, 1, gpus, room, patience))
 
     @property
     def in_study(self) -> list[FrozenTrial]:
@@ -163,6 +165,30 @@ def search(tmp_path: Path, data: PreparedData) -> Search:
 def test_trials_wanted_are_trials_inside_the_budget(search: Search, wanted: int) -> None:
     assert search.direct(budget=20 * KB, trials=wanted).use_up() == wanted
     assert sum(r.fate == "complete" for r in search.records) == wanted
+
+
+def test_search_ends_when_its_patience_does_and_a_resume_has_as_much_again(search: Search) -> None:
+    scores = iter((0.5, 0.6, 0.4, 0.6, 0.7, 0.1, 0.7, 0.69, 0.1, 0.1, 0.8))
+
+    def end(directed: Directed, name: str) -> None:
+        directed.finish(name, next(scores))
+
+    assert search.direct(trials=None, patience=3).use_up(end) == 8
+    assert search.direct(trials=None, patience=2).use_up(end) == 2
+    again = search.direct(trials=None, patience=2)
+    assert again.use_up(lambda directed, name: directed.finish(name, 0.8)) == 3
+
+
+def test_trials_that_run_when_patience_ends_are_waited_for_and_a_better_one_renews_it(search: Search) -> None:
+    directed = search.direct(patience=1)
+    for name, score in (("first", 0.5), ("worse", 0.4)):
+        directed.next(name)
+        if name == "worse":
+            directed.next("better")
+        directed.finish(name, score)
+    assert isinstance(directed.next("more"), Wait)
+    directed.finish("better", 0.9)
+    assert isinstance(directed.next("more"), Assignment)
 
 
 def test_trials_at_once_are_not_more_than_wanted(search: Search) -> None:

@@ -19,6 +19,7 @@ WRITTEN = {
     "preset": "full",
     "trials": "7",
     "time_limit": "1h30m",
+    "patience": "7",
     "modality": "caption",
     "objectives": "mean_f1,bytes",
     "seed": "5",
@@ -56,7 +57,7 @@ def test_setting_is_the_same_by_every_door(
         configs.append(settings)
         raise SystemExit
 
-    monkeypatch.setattr("captune.tuner.api.runs.check", check)
+    monkeypatch.setattr("captune.tuner.api.plans.check", check)
     overrides = {"trials": "1", name: WRITTEN[name]}
     python = by_python(dict(overrides))
     assert by_python(check_overrides(overrides)) == python

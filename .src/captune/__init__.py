@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from captune.tuner.api.classifier import Classifier, load
     from captune.tuner.api.comparisons import compare
     from captune.tuner.api.datasets import DataSet, prepare
-    from captune.tuner.api.runs import Plan, Run, open_run, plan, search
+    from captune.tuner.api.plans import Plan, plan, search
+    from captune.tuner.api.runs import Run, open_run
     from captune.tuner.api.sizes import SizeReport, size
     from captune.tuner.api.spaces import Choice, Float, Int, SearchSpace, explain, search_yaml, space
     from captune.tuner.api.weights import convert_weights
@@ -31,7 +32,8 @@ _HOMES = {
     "classifier": ("Classifier", "load"),
     "comparisons": ("compare",),
     "datasets": ("DataSet", "prepare"),
-    "runs": ("Plan", "Run", "open_run", "plan", "search"),
+    "plans": ("Plan", "plan", "search"),
+    "runs": ("Run", "open_run"),
     "sizes": ("SizeReport", "size"),
     "spaces": ("Choice", "Float", "Int", "SearchSpace", "explain", "search_yaml", "space"),
     "weights": ("convert_weights",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from captune.results.importance import Importance, importance
 from captune.results.journal import study_reader
 from captune.results.records import Record, left_behind, record_of
 from captune.results.run_folder import RunFolder
+from captune.results.spans import spans
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class TestScores:
 class Facts:
     """All that the page shows.
 
-    spans: by trial, seconds of search at which it began and ended; time in which no trial ran does not count.
+    spans: see captune.results.spans.
     running: whether the search goes on while this is written.
     """
 
@@ -136,21 +137,3 @@ def facts_of(
         test=test,
         analysis=analysis,
     )
-
-
-def spans(records: Sequence[Record]) -> dict[int, tuple[float, float]]:
-    """See Facts: a search that was resumed a day later did not take a day."""
-    ran = [(r.began, r.began + _seconds(r), r.number) for r in records if r.began and r.curve]
-    ran.sort()
-    of_search: dict[int, tuple[float, float]] = {}
-    idle = latest = ran[0][0] if ran else 0.0
-    for began, ended, number in ran:
-        idle += max(0.0, began - latest)
-        latest = max(latest, ended)
-        of_search[number] = (began - idle, ended - idle)
-    return of_search
-
-
-def _seconds(record: Record) -> float:
-    """That it ran: of one that still does, those of its epochs."""
-    return max(0.0, sum(record.spent.values()) if record.seconds is None else record.seconds)

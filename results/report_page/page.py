@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from captune.errors import visible
 from captune.results.report_page import plots, tables
 from captune.results.report_page.answer import duration, sentences
 from captune.results.report_page.facts import Facts
+from captune.results.report_page.template import rendered
 
 MOST_SLICES = 6
 _SECTIONS = (
@@ -60,17 +59,7 @@ def page(facts: Facts) -> str:
         "settings": _settings(facts),
         "versions": ", ".join(f"{name} {version}" for name, version in facts.search.versions.items()),
     }  # fmt: skip
-    # Half of a character can be in a path or a journal, but in no file of UTF-8.
-    return _template().render(content).encode("utf-8", "replace").decode()
-
-
-@cache
-def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("captune.results.report_page", ".")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("page.html")
+    return rendered("page.html", content)
 
 
 def _plots(facts: Facts) -> list[dict[str, Any]]:

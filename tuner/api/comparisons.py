@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captune.errors import ArgumentError
+from captune.files import written_aside
 from captune.tuner.api.caller import left_as_it_was
-from captune.tuner.api.runs import Run
+from captune.tuner.api.runs import Run, page_to_write
 from captune.tuner.run.locations import reading
 from captune.tuner.run.settings import RunSettings
 
@@ -17,15 +18,16 @@ if TYPE_CHECKING:
 
 
 @left_as_it_was()
-def compare(runs: Sequence[str | Path | Run]) -> Comparison:
+def compare(runs: Sequence[str | Path | Run], *, out: str | Path | None = None) -> Comparison:
     """What some runs came to, what each cost, and in which settings they and their best trials differ.
 
     Args:
         runs: two or more, by path, address or as opened; also while they are searched.
+        out: a file to write as a page of HTML, besides; one that is there gives way.
 
     Raises:
         ArgumentError: fewer than two.
-        RunError, StorageError: one is no run, or cannot be reached.
+        RunError, StorageError: one is no run, or cannot be reached, or there is no folder for `out`.
 
     Example:
         >>> comparison = captune.compare(["run", captune.open_run("run")])
@@ -36,7 +38,14 @@ def compare(runs: Sequence[str | Path | Run]) -> Comparison:
 
     if len(runs) < 2:
         raise ArgumentError("runs", f"two or more are compared, got {len(runs)}")
-    return beside_each_other([_result(run if isinstance(run, Run) else Run(str(run))) for run in runs])
+    page = None if out is None else page_to_write(out)
+    comparison = beside_each_other([_result(run if isinstance(run, Run) else Run(str(run))) for run in runs])
+    if page is not None:
+        from captune.results.report_page.comparison_page import comparison_page
+
+        with written_aside(page) as aside:
+            aside.write_text(comparison_page(comparison), encoding="utf-8")
+    return comparison
 
 
 def _result(run: Run) -> RunResult:

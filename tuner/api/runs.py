@@ -1,35 +1,29 @@
-"""A search begun, gone on with, and read."""
+"""A search that was begun: read, gone on with, refitted."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captune.errors import ArgumentError, shell_word
-from captune.results.run_folder import RunError, RunFolder
+from captune.results.run_folder import RunError
 from captune.tuner.api.caller import left_as_it_was
-from captune.tuner.api.datasets import DataSet, open_data_set
-from captune.tuner.api.logs import check_sinks, logging_to
-from captune.tuner.api.progress import bar, say, search_progress, silent, steps
-from captune.tuner.api.spaces import SearchSpace
+from captune.tuner.api.logs import check_sinks
+from captune.tuner.api.progress import bar, steps
+from captune.tuner.api.searching import drive
 from captune.tuner.run.locations import reading, searching
-from captune.tuner.run.settings import RunSettings, check, create, discard
+from captune.tuner.run.settings import RunSettings
 from captune.tuner.run.settings import read as read_run
-from captune.tuner.space.config import SearchConfig, check_overrides, read_search
+from captune.tuner.space.config import SearchConfig, check_overrides
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
-    from captune.cluster.object_storage.mirror import Mirror
-    from captune.data_prep.store import PreparedData
     from captune.results.baselines import Baseline
     from captune.results.records import Record
-    from captune.results.sinks.sink import SinkName
     from captune.results.summary import Summary
     from captune.tuner.api.winners import Winner
     from captune.tuner.winner.replay import Replay
@@ -177,9 +171,7 @@ class Run:
         from captune.files import written_aside
         from captune.tuner.winner.report_page import page_of
 
-        path = Path(out)
-        if path.is_dir() or not path.parent.is_dir():
-            raise RunError(f"{path} cannot be written: name a file in a folder that exists")
+        path = page_to_write(out)
         leave = frozenset({"winner/bundle", "tracebacks"})
         with reading(self.where, leave=leave) as folder, bar("reading the study", "MiB") as show:
             progress = lambda done, total: show(done >> 20, total >> 20)  # noqa: E731
@@ -235,7 +227,7 @@ class Run:
         changes, sinks = dict(check_overrides(settings)), check_sinks(log)
         with searching(self.where) as (folder, mirror):
             config, data = read_run(folder)
-            _drive(folder, mirror, config.model_copy(update=changes), data, address, progress, sinks)
+            drive(folder, mirror, config.model_copy(update=changes), data, address, progress, sinks)
         return self
 
     @left_as_it_was()
@@ -305,127 +297,6 @@ class Run:
         return f"<captune run {self.where}>"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A search that was checked and not begun. report: what it is up against, lines for a person.
-
-    Example:
-        >>> captune.plan("data", "new", "captions", trials=3).report[0]
-        'budget     100.00 MiB (104.86 MB) of weights'
-    """
-
-    data: DataSet
-    run: str
-    config: SearchConfig
-    warm_start: str | None
-    report: tuple[str, ...]
-
-    @left_as_it_was()
-    def start(self, *, address: str | None = None, progress: bool = True, log: Sequence[str] = ()) -> Run:
-        """Runs it, see `search`."""
-        sinks = check_sinks(log)
-        with searching(self.run, new=True) as (folder, mirror):
-            # First: a folder that is taken is told in one line, as any other mistake.
-            create(folder, self.config, self.data.prepared, source=self.data.where, warm_start=self.warm_start)
-            if progress:
-                say("\n".join(self.report))
-            try:
-                _drive(folder, mirror, self.config, self.data.prepared, address, progress, sinks)
-            except Exception:
-                discard(folder)
-                raise
-        return Run(self.run)
-
-
-@left_as_it_was()
-def plan(
-    data: str | Path | DataSet,
-    run: str | Path,
-    space: SearchSpace | str | None = None,
-    *,
-    config: str | Path | None = None,
-    warm_start: str | Path | Run | None = None,
-    **settings: Any,
-) -> Plan:
-    """Checks a search and says what it is up against, without starting anything. Arguments and errors: see `search`.
-
-    Example:
-        >>> planned = captune.plan("data", "new", "captions", time_limit="30m", budget="10MB")
-        >>> planned.config.time_limit, planned.config.budget
-        (1800.0, 10000000)
-        >>> run = planned.start()  # doctest: +SKIP
-    """
-    warnings.simplefilter("ignore")  # in a notebook without widgets, of the progress bars that Optuna imports
-    from captune.tuner.decisions.preflight import inspect, lines
-
-    if space is not None and config is not None:
-        raise ArgumentError("space", "a search.yaml holds its own; give one of the two")
-    prepared = open_data_set(data)
-    overrides: Mapping[str, Any] = settings
-    preset = settings.pop("preset", None)
-    if isinstance(space, SearchSpace):
-        preset = space.preset
-        overrides = {**settings, "space": dict(space.dimensions), "fixed": dict(space.fixed)}
-    elif space is not None:
-        preset = space
-    asked = read_search(
-        None if config is None else Path(config),
-        preset=preset,
-        default_preset="compact" if prepared.prepared.has_images else "captions",
-        overrides=overrides,
-    )
-    feasible = check(asked, prepared.prepared)
-    older = warm_start.where if isinstance(warm_start, Run) else None if warm_start is None else str(warm_start)
-    if older is not None:
-        _check_older(older, asked, prepared)
-    report = lines(inspect(asked, feasible, prepared.prepared.num_pictures), feasible.space, str(run))
-    return Plan(prepared, str(run), asked, older, tuple(report))
-
-
-def search(
-    data: str | Path | DataSet,
-    run: str | Path,
-    space: SearchSpace | str | None = None,
-    *,
-    config: str | Path | None = None,
-    address: str | None = None,
-    warm_start: str | Path | Run | None = None,
-    progress: bool = True,
-    log: Sequence[str] = (),
-    **settings: Any,
-) -> Run:
-    """Searches for the best configuration inside the budget. Ctrl-C, or a notebook's interrupt, ends it cleanly.
-
-    Args:
-        data: what `captune.prepare` gives, or its folder or address.
-        run: folder or address of the run; nothing may be there yet.
-        space: what `captune.space` gives, or the name of a preset; None for `compact`, or `captions` without pictures.
-        config: a search.yaml instead of a space.
-        address: of a running Ray cluster, "auto" or "host:port"; None starts Ray on this machine for the while.
-        warm_start: a run of the same space and data to learn from first.
-        progress: whether it is shown.
-        log: tools to log to while it goes on: "tensorboard", "mlflow", "wandb". See `Run.log` for where.
-        settings: each by its name as `captune.explain()` lists them, values or texts as people write them: `trials=50`,
-            `time_limit="30m"`, `budget="100MiB"`, `gpus_per_trial=0.5`. They win over the file.
-
-    Returns:
-        The run. Where no trial has a score, `summary.best` is None; `summary.interrupted` says whether it was ended.
-
-    Raises:
-        ConfigError, BudgetError: a setting is wrong, or nothing in the space fits the budget.
-        RunError: `run` holds something.
-        SearchError: the trials cannot work.
-        ClusterError, ResourceError: nowhere to run.
-
-    Example:
-        >>> run = captune.search("data", "new", "captions", trials=3)  # doctest: +SKIP
-        >>> run.summary.best.mean_f1  # doctest: +SKIP
-        0.3775510204081633
-    """
-    asked = plan(data, run, space, config=config, warm_start=warm_start, **settings)
-    return asked.start(address=address, progress=progress, log=log)
-
-
 def open_run(where: str | Path) -> Run:
     """A run that was begun before.
 
@@ -441,28 +312,9 @@ def open_run(where: str | Path) -> Run:
     return Run(str(where))
 
 
-def _drive(
-    folder: RunFolder,
-    mirror: Mirror | None,
-    config: SearchConfig,
-    data: PreparedData,
-    address: str | None,
-    progress: bool,
-    sinks: Sequence[SinkName],
-) -> Summary:
-    from captune.tuner.ray_tune.search import run_search
-
-    with ExitStack() as shown:
-        show = shown.enter_context(search_progress()) if progress else lambda _: None
-        told = say if progress else silent
-        shown.enter_context(logging_to(folder, sinks, told))
-        return run_search(folder, config, data, address=address, show=show, say=told, mirror=mirror)
-
-
-def _check_older(older: str, config: SearchConfig, data: DataSet) -> None:
-    from captune.tuner.decisions.warm_start import check as check_older
-
-    with reading(older) as folder:
-        before = RunSettings.of(folder)
-        same_data = before.fingerprint == data.prepared.manifest.fingerprint
-        check_older(folder, before.search, config, same_data=same_data)
+def page_to_write(out: str | Path) -> Path:
+    """`out`. Raises RunError where no file can be written there."""
+    path = Path(out)
+    if path.is_dir() or not path.parent.is_dir():
+        raise RunError(f"{path} cannot be written: name a file in a folder that exists")
+    return path

@@ -47,7 +47,7 @@ def search(
     Without --preset and --config it starts from compact, or from captions where the data has no pictures. What is given
     here wins over the file. `captune explain NAME` says more about a setting.
     """
-    from captune.tuner.api.runs import plan
+    from captune.tuner.api.plans import plan
 
     if is_server(address):
         follow_job(address, send(address, sys.argv[1:], context.parent))

@@ -17,7 +17,7 @@ from captune.cluster.nodes.health import NodeHealth, NodeNames
 from captune.cluster.nodes.resources import Room
 from captune.errors import Error, WorkError
 from captune.model.size import show_bytes
-from captune.results.attributes import SCORED, TrialAttributes
+from captune.results.attributes import COUNTED, SCORED, TrialAttributes
 from captune.results.records import Record
 from captune.tuner.decisions.attempts import Attempt, reports_of
 from captune.tuner.decisions.fates import Streak, TrialLimits, Verdict, cut_off, judge
@@ -67,6 +67,7 @@ class Director:
         threads: of each worker, for the record: sums of floats depend on them.
         gpus: of a trial.
         room: how many trials may run at once, and on how many nodes; it may change while the search runs.
+        patience: trials in a row, ended in this search, without a better score, after which none starts; None for any.
     """
 
     study: optuna.Study
@@ -78,6 +79,7 @@ class Director:
     threads: int
     gpus: float
     room: Room
+    patience: int | None = None
     fault: Error | None = field(default=None, init=False)  # why the search cannot go on
     waiting: str | None = field(default=None, init=False)  # for what no trial starts
     complaint: str | None = field(default=None, init=False)  # of the trial that reported last, about its checkpoints
@@ -96,6 +98,7 @@ class Director:
         self._health, self._names = NodeHealth(), NodeNames()
         self._short_of_memory: list[Attempt] = []  # in their share of a GPU: what is as large needs more, too
         self._most_at_once = 1
+        self._no_better = 0  # trials in a row, that count
 
     @property
     def fates(self) -> Counter[str]:
@@ -105,7 +108,12 @@ class Director:
     @property
     def counted(self) -> int:
         """Trials that have ended and count towards those wanted."""
-        return sum(self.fates[fate] for fate in ("complete", "stopped", "diverged", "failed")) + self._given_up
+        return sum(self.fates[fate] for fate in COUNTED) + self._given_up
+
+    @property
+    def patience_is_over(self) -> bool:
+        """Whether so many trials in a row were no better that the search ends."""
+        return self.patience is not None and self._no_better >= self.patience
 
     @property
     def epochs(self) -> int:
@@ -138,6 +146,8 @@ class Director:
             return Wait(None if self.running else "no trial starts: no node is left with room for one")
         if self.trials is not None and self.counted + len(self.running) >= self.trials:
             return self._nothing_left()
+        if self.patience_is_over:
+            return Wait() if self.running else Done()
         if free_bytes < self.limits.min_free:
             return Wait(
                 f"no trial starts: {show_bytes(free_bytes)} free on the disk of the run, "
@@ -234,9 +244,12 @@ class Director:
             frozen = self.study.get_trials(deepcopy=False)[trial.number]
             enqueue_again(self.study, frozen, verdict.again)
         score = attempt.best if verdict.fate in SCORED else None
+        before = self._best_ended
         if score is not None:
             size = attempt.admitted.size.weights_bytes
-            self._best_ended = best_of([self._best_ended, Best(trial.number, score, size)])
+            self._best_ended = best_of([before, Best(trial.number, score, size)])
+        if verdict.fate in COUNTED:
+            self._no_better = self._no_better + 1 if self._best_ended is before else 0
         return Ended(trial.number, attempt.origin, verdict, score)
 
     def overdue(self, now: float) -> list[str]:

@@ -191,6 +191,7 @@ class _Search:
             threads=max(1, int(self.request.cpus)),
             gpus=self.request.gpus,
             room=self._room(),
+            patience=config.patience,
         )
 
     def drive(self, worker: type | None) -> None:
@@ -257,11 +258,15 @@ class _Search:
             fault = SearchError(str(self.mirror.complaint))
         fault = director.fault or fault
         interrupted = self.interrupt.is_set()
+        if interrupted and fault is None:
+            self.say("the search ends: running trials save where they are, in seconds; another Ctrl-C ends it at once")
         reason = "the search ended by a fault" if fault else "interrupted" if interrupted else "time limit"
         adapter.close(reason, resumable=interrupted or fault is not None)
         self.show(self._progress())
         if fault is not None:
             raise fault
+        if director.patience_is_over:
+            self.say(f"the last {director.patience} trials were no better than the best before: the search ends")
         if director.gate.used_up:
             self.say("the space is used up: every network in it that fits was tried; widen it for more trials")
 

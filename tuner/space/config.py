@@ -65,6 +65,12 @@ class SearchConfig(_WithoutTruths):
         description="wall time of the search, the start of Ray included, after which what runs is ended; "
         "none: until all trials are done",
     )
+    patience: Annotated[int | None, Group("Search")] = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="the search ends once so many trials in a row were no better than the best; none: any",
+    )
     modality: Annotated[Modality, Group("Search")] = Field(description="what is read; by itself what the preset reads")
     objectives: Annotated[Objectives, Group("Search")] = Field(
         ("mean_f1",), description="what the sampler looks for; with bytes for small networks as well as for good ones"
@@ -224,8 +230,8 @@ def read_search(
         if error.location and error.location[0] in overrides:
             raise SettingError(": ".join(error.location), str(error)) from None
         raise file.error(str(error), *error.location) from None
-    if config.trials is None and config.time_limit is None:
-        raise ConfigError("a search needs an end: give --trials N, --time-limit 30m, or both")
+    if config.trials is None and config.time_limit is None and config.patience is None:
+        raise ConfigError("a search needs an end: give --trials N, --time-limit 30m, --patience N, or several")
     return config
 
 

@@ -1,0 +1,151 @@
+"""A search checked beforehand, and begun."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from captune.errors import ArgumentError
+from captune.tuner.api.caller import left_as_it_was
+from captune.tuner.api.datasets import DataSet, open_data_set
+from captune.tuner.api.logs import check_sinks
+from captune.tuner.api.progress import say
+from captune.tuner.api.runs import Run
+from captune.tuner.api.searching import drive
+from captune.tuner.api.spaces import SearchSpace
+from captune.tuner.run.locations import reading, searching
+from captune.tuner.run.settings import RunSettings, check, create, discard
+from captune.tuner.space.config import SearchConfig, read_search
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that was checked and not begun. report: what it is up against, lines for a person.
+
+    Example:
+        >>> captune.plan("data", "new", "captions", trials=3).report[0]
+        'budget     100.00 MiB (104.86 MB) of weights'
+    """
+
+    data: DataSet
+    run: str
+    config: SearchConfig
+    warm_start: str | None
+    report: tuple[str, ...]
+
+    @left_as_it_was()
+    def start(self, *, address: str | None = None, progress: bool = True, log: Sequence[str] = ()) -> Run:
+        """Runs it, see `search`."""
+        sinks = check_sinks(log)
+        with searching(self.run, new=True) as (folder, mirror):
+            # First: a folder that is taken is told in one line, as any other mistake.
+            create(folder, self.config, self.data.prepared, source=self.data.where, warm_start=self.warm_start)
+            if progress:
+                say("\n".join(self.report))
+            try:
+                drive(folder, mirror, self.config, self.data.prepared, address, progress, sinks)
+            except Exception:
+                discard(folder)
+                raise
+        return Run(self.run)
+
+
+@left_as_it_was()
+def plan(
+    data: str | Path | DataSet,
+    run: str | Path,
+    space: SearchSpace | str | None = None,
+    *,
+    config: str | Path | None = None,
+    warm_start: str | Path | Run | None = None,
+    **settings: Any,
+) -> Plan:
+    """Checks a search and says what it is up against, without starting anything. Arguments and errors: see `search`.
+
+    Example:
+        >>> planned = captune.plan("data", "new", "captions", time_limit="30m", budget="10MB")
+        >>> planned.config.time_limit, planned.config.budget
+        (1800.0, 10000000)
+        >>> run = planned.start()  # doctest: +SKIP
+    """
+    warnings.simplefilter("ignore")  # in a notebook without widgets, of the progress bars that Optuna imports
+    from captune.tuner.decisions.preflight import inspect, lines
+
+    if space is not None and config is not None:
+        raise ArgumentError("space", "a search.yaml holds its own; give one of the two")
+    prepared = open_data_set(data)
+    overrides: Mapping[str, Any] = settings
+    preset = settings.pop("preset", None)
+    if isinstance(space, SearchSpace):
+        preset = space.preset
+        overrides = {**settings, "space": dict(space.dimensions), "fixed": dict(space.fixed)}
+    elif space is not None:
+        preset = space
+    asked = read_search(
+        None if config is None else Path(config),
+        preset=preset,
+        default_preset="compact" if prepared.prepared.has_images else "captions",
+        overrides=overrides,
+    )
+    feasible = check(asked, prepared.prepared)
+    older = warm_start.where if isinstance(warm_start, Run) else None if warm_start is None else str(warm_start)
+    if older is not None:
+        _check_older(older, asked, prepared)
+    report = lines(inspect(asked, feasible, prepared.prepared.num_pictures), feasible.space, str(run))
+    return Plan(prepared, str(run), asked, older, tuple(report))
+
+
+def search(
+    data: str | Path | DataSet,
+    run: str | Path,
+    space: SearchSpace | str | None = None,
+    *,
+    config: str | Path | None = None,
+    address: str | None = None,
+    warm_start: str | Path | Run | None = None,
+    progress: bool = True,
+    log: Sequence[str] = (),
+    **settings: Any,
+) -> Run:
+    """Searches for the best configuration inside the budget. Ctrl-C, or a notebook's interrupt, ends it cleanly.
+
+    Args:
+        data: what `captune.prepare` gives, or its folder or address.
+        run: folder or address of the run; nothing may be there yet.
+        space: what `captune.space` gives, or the name of a preset; None for `compact`, or `captions` without pictures.
+        config: a search.yaml instead of a space.
+        address: of a running Ray cluster, "auto" or "host:port"; None starts Ray on this machine for the while.
+        warm_start: a run of the same space and data to learn from first.
+        progress: whether it is shown.
+        log: tools to log to while it goes on: "tensorboard", "mlflow", "wandb". See `Run.log` for where.
+        settings: each by its name as `captune.explain()` lists them, values or texts as people write them: `trials=50`,
+            `time_limit="30m"`, `budget="100MiB"`, `gpus_per_trial=0.5`. They win over the file.
+
+    Returns:
+        The run. Where no trial has a score, `summary.best` is None; `summary.interrupted` says whether it was ended.
+
+    Raises:
+        ConfigError, BudgetError: a setting is wrong, or nothing in the space fits the budget.
+        RunError: `run` holds something.
+        SearchError: the trials cannot work.
+        ClusterError, ResourceError: nowhere to run.
+
+    Example:
+        >>> run = captune.search("data", "new", "captions", trials=3)  # doctest: +SKIP
+        >>> run.summary.best.mean_f1  # doctest: +SKIP
+        0.3775510204081633
+    """
+    asked = plan(data, run, space, config=config, warm_start=warm_start, **settings)
+    return asked.start(address=address, progress=progress, log=log)
+
+
+def _check_older(older: str, config: SearchConfig, data: DataSet) -> None:
+    from captune.tuner.decisions.warm_start import check as check_older
+
+    with reading(older) as folder:
+        before = RunSettings.of(folder)
+        same_data = before.fingerprint == data.prepared.manifest.fingerprint
+        check_older(folder, before.search, config, same_data=same_data)
