@@ -34,7 +34,8 @@ _CHANNELS_OF_PIXELS = 3
 _VECTOR_BYTES, _SCALE_BYTES, _GROUP_SCALE_BYTES, _INTEGER_BYTES = 4, 4, 2, 8
 # An entry of a safetensors header without its name, its shape and the digits of its two offsets.
 _ENTRY = len('"":{"dtype":"F32","shape":,"data_offsets":[,]},')
-_SCALE_SHAPE = len("[,]") + 1  # beside as many digits as the largest offset has: of a product, as of its factors
+_LONGEST_SCALE_SHAPE = len("[4096]")
+_GROUP_SCALE_SHAPE = len("[,]") + 1  # without as many digits as an offset has: two numbers have one more than a product
 
 
 class Tensors(NamedTuple):
@@ -72,7 +73,8 @@ class Tensors(NamedTuple):
     def header_bytes(self, storage: Storage, digits: int) -> int:
         """Bytes of their entries in a safetensors header, at most, where offsets have `digits` digits."""
         entry = _ENTRY + 2 * digits
-        scales = self.matrices * (entry + len(SCALE) + _SCALE_SHAPE + digits) + self.matrix_names
+        shape = _LONGEST_SCALE_SHAPE if storage == "int8" else _GROUP_SCALE_SHAPE + digits
+        scales = self.matrices * (entry + len(SCALE) + shape) + self.matrix_names
         return self.tensors * entry + self.text + (scales if STORAGES[storage] <= 8 else 0)
 
 

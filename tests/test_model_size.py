@@ -548,7 +548,7 @@ def test_bundles_of_fifty_random_networks_are_just_below_their_predicted_bytes(t
         totals = size(config, Contents.of(range(config.num_labels), names, words))
         on_disk = _saved(network, config, tmp_path / f"{number}", words, names)
         assert on_disk <= totals.bundle_bytes, config
-        assert totals.bundle_bytes - on_disk <= max(0.01 * totals.bundle_bytes, 300), config  # 300 bytes: of some kB
+        assert totals.bundle_bytes - on_disk <= max(0.01 * totals.bundle_bytes, 512), config  # 512 bytes: of some kB
         weights = (tmp_path / f"{number}" / "weights.safetensors").read_bytes()
         header = 8 + int.from_bytes(weights[:8], "little")
         assert len(weights) - header == totals.weights_bytes, config
