@@ -4,7 +4,7 @@
 
 COUNT (200) configurations are drawn over all backbones, cuts, heads, text encoders and fusions, alone and together.
 Each is built with Keras once and saved as a bundle in all four storage types. Ends with status 1 where a byte of
-weights differs, or where a bundle has more than its predicted bytes, or less by over a hundredth (of tiny ones: 512
+weights differs, or where a bundle has more than its predicted bytes, or less by over a hundredth (of tiny ones: 300
 bytes).
 """
 
@@ -27,7 +27,7 @@ from captune.model.size import Contents, size
 from captune.tuner.training.runtime import settle
 
 BACKBONES: tuple[BackboneName, ...] = BackboneName.__args__  # type: ignore[attr-defined]
-TINY = 512
+TINY = 300
 
 
 def drawn(draw: random.Random, number: int) -> ModelConfig:
