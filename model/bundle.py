@@ -110,7 +110,7 @@ def stored(network: keras.Model, storage: Storage) -> dict[str, np.ndarray[Any, 
 
 def _assign(network: keras.Model, tensors: dict[str, np.ndarray[Any, Any]]) -> None:
     for name, weight in named_weights(network):
-        values = restore(tensors, name)
+        values = restore(tensors, name, tuple(weight.shape))
         if tuple(weight.shape) != values.shape:
             raise ValueError(f"{name} is {tuple(weight.shape)}, the file has {values.shape}")
         if not np.isfinite(values).all():

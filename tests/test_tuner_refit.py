@@ -277,7 +277,7 @@ def test_proof_of_int8_scores_what_is_shipped(
     assert proof["bundle_bytes"] < whole["bundle_bytes"]
 
 
-@pytest.mark.parametrize(("source", "storage"), [("winner", "int8"), ("winner", "float16"), ("int8_winner", "float32")])
+@pytest.mark.parametrize(("source", "storage"), [("winner", "int4"), ("winner", "float16"), ("int8_winner", "float32")])
 def test_export_in_another_storage_gives_both_scores_and_loads(
     request: pytest.FixtureRequest, captions_data: PreparedData, tmp_path: Path, source: str, storage: Any
 ) -> None:
