@@ -445,7 +445,8 @@ def test_folders_beside_an_export_stay_as_they_are(
     export(winner, captions_data, BUDGET, tmp_path / "copy", "bundle", None)
     export(winner, captions_data, BUDGET, tmp_path / "copy.keras", "keras", None)
     assert all((tmp_path / name / "notes.txt").read_text() == "mine" for name in ("copy.tmp", "copy.keras.tmp"))
-    assert left(tmp_path) == {"copy", "copy.tmp", "copy.keras", "copy.keras.tmp"}
+    written = {"copy", "copy.portable", "copy.keras", "copy.keras.portable"}
+    assert left(tmp_path) == written | {"copy.tmp", "copy.keras.tmp"}
 
 
 def begun(*arguments: object, moment: Callable[[], bool]) -> subprocess.Popen[str]:
