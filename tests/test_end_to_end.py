@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import CHROMIUM
 from conftest import Captune, Ran
-from test_results_report_page_browser import CHROMIUM, needs_chromium
 from test_results_report_page_browser import assert_whole as assert_whole_page
+from test_results_report_page_browser import needs_chromium
 
 from captune.data_prep.store import PreparedData
 from captune.model.config import flatten
