@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NODE_MODULES := tests/javascript/node_modules
 
 .PHONY: demo test test-fast clusters soak bench reference check clean
 
@@ -14,7 +15,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## The whole path on drawn data, into captune-demo/
 	$(BIN)/captune demo --out captune-demo
 
-test: $(READY)  ## All tests, three files at a time: many of them wait for processes
+# What the reader in JavaScript is tested with, where npm is: 290 MB on disk, without which its tests are skipped.
+$(NODE_MODULES): tests/javascript/package.json
+	if command -v npm; then cd tests/javascript && npm install --ignore-scripts --no-package-lock --no-audit --no-fund; fi
+	if test -d $@; then touch $@; fi
+
+test: $(READY) $(NODE_MODULES)  ## All tests, three files at a time: many of them wait for processes
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY)  ## Tests of what needs neither Keras nor Ray, in less than a minute
@@ -42,4 +48,4 @@ check: $(READY)  ## Format, lint, types, import layers
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) captune-demo
+	rm -rf $(VENV) $(NODE_MODULES) captune-demo

@@ -54,7 +54,7 @@ _PLAIN = re.compile(r"(?!.*(?:cannot|gimme|gonna|gotta|lemme|wanna))(?:[a-z0-9 ]
 _JOINER = "\u200d"  # after a vowel killer it makes another letter, in Malayalam also at the end of a word
 _INVISIBLE = r"(?V1)[\p{Default_Ignorable_Code_Point}--[\u200c\u200d]]"
 # Line_Break=SA: what takes a dictionary to be parted into words, as Thai, Lao, Khmer and Burmese.
-_WITHOUT_BLANKS = r"[\p{Han}\p{Hiragana}\p{Tibetan}\p{Line_Break=SA}]"
+WITHOUT_BLANKS = r"[\p{Han}\p{Hiragana}\p{Tibetan}\p{Line_Break=SA}]"
 _WORD_BOUNDARY = r"(?V1w)\b"  # of Unicode's UAX 29
 
 
@@ -112,12 +112,12 @@ def tokenize(caption: str, settings: CaptionSettings) -> list[str]:
         words = [piece for word in words for piece in _pieces(word)]
     if settings.remove_stop_words:
         words = [word for word in words if word not in STOP_WORDS]
-    return [_stem(word) if settings.stem else word for word in words if word]
+    return [stem(word) if settings.stem else word for word in words if word]
 
 
 def count_unparted(captions: Iterable[str]) -> int:
     """How many captions hold text of a script without blanks between words."""
-    return sum(not caption.isascii() and bool(_pattern(_WITHOUT_BLANKS).search(caption)) for caption in captions)
+    return sum(not caption.isascii() and bool(_pattern(WITHOUT_BLANKS).search(caption)) for caption in captions)
 
 
 def _composed(caption: str) -> str:
@@ -156,7 +156,7 @@ def _pieces(word: str) -> list[str]:
 
     A foreign word in Katakana, as a number or a word in Latin letters, stays whole.
     """
-    if word.isascii() or not _pattern(_WITHOUT_BLANKS).search(word):
+    if word.isascii() or not _pattern(WITHOUT_BLANKS).search(word):
         return [word]
     return [piece for piece in _pattern(_WORD_BOUNDARY).split(word) if any(map(str.isalnum, piece))]
 
@@ -187,14 +187,15 @@ def _stemmer() -> Callable[[str], str]:
 
     stemmer = PorterStemmer()
 
-    def stem(word: str) -> str:
+    def porter(word: str) -> str:
         return str(stemmer.stem(word))
 
-    return stem
+    return porter
 
 
 @lru_cache(maxsize=2**16)
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
+    """The stem of a word in lower case; a word of more than LONGEST_STEMMED characters is its own."""
     return _stemmer()(word) if len(word) <= LONGEST_STEMMED else word
 
 
@@ -222,6 +223,10 @@ class Vocabulary:
     def _ids(self) -> dict[str, int]:
         return {word: place for place, word in enumerate(self.words, start=FIRST_WORD)}
 
+    def codes(self, tokens: Sequence[str]) -> list[int]:
+        """The id of each token."""
+        return [self._ids.get(token, UNKNOWN) for token in tokens]
+
     def encode(self, captions: Sequence[str]) -> NDArray[np.int32]:
         """(n, settings.max_tokens) ids: padded with 0 at the end, cut at max_tokens."""
         return self.encode_tokens([tokenize(caption, self.settings) for caption in captions])
@@ -230,7 +235,7 @@ class Vocabulary:
         """The same for captions that are tokenized already with these settings."""
         ids = np.full((len(tokenized), self.settings.max_tokens), PADDING, np.int32)
         for row, tokens in zip(ids, tokenized, strict=True):
-            codes = [self._ids.get(token, UNKNOWN) for token in tokens[: self.settings.max_tokens]]
+            codes = self.codes(tokens[: self.settings.max_tokens])
             row[: len(codes)] = codes
         return ids
 

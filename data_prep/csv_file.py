@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
-import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from posixpath import normpath
 
 from captune.data_prep import csv_rows
-from captune.data_prep.csv_rows import Columns, Row
-from captune.data_prep.records import Collector, DataError, Example, OnBad, Records, listed, name_fault, ranges, shown
-from captune.data_prep.source import Source, digest, read_source
+from captune.data_prep.csv_rows import Columns, Lines, Row
+from captune.data_prep.label_names import labels_in, numbers_by_name
+from captune.data_prep.records import Collector, DataError, Example, OnBad, Records, listed, name_fault, shown
+from captune.data_prep.source import digest, read_source
 
-_LABEL = re.compile(r"[0-9]{1,9}")
 _NAMES = ("ImageID", "Labels", "Caption")
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -23,67 +25,140 @@ def read_csv(
     on_bad: OnBad = "error",
     need_labels: bool = True,
     known_labels: frozenset[int] | None = None,
+    label_names: Mapping[int, str] | None = None,
 ) -> Records:
-    """Read a CSV with the columns ImageID, Labels and Caption, in any order, others ignored.
+    """All rows of a CSV at once: see open_csv and CsvFile.chunks."""
+    file = open_csv(path, need_labels=need_labels, known_labels=known_labels, label_names=label_names)
+    (records,) = file.chunks(None, on_bad=on_bad)
+    return records
+
+
+def open_csv(
+    path: str | Path,
+    *,
+    need_labels: bool = True,
+    known_labels: frozenset[int] | None = None,
+    label_names: Mapping[int, str] | None = None,
+) -> CsvFile:
+    """A CSV with the columns ImageID, Labels and Caption, in any order, others ignored.
 
     Names of columns may be written with other capitals, blanks or an s at the end. Labels are whole numbers with blanks
-    between them. Where need_labels is False they may be missing and are not looked at, and rows may share an ImageID;
-    Caption may be missing always. How text becomes rows: see csv_rows.
+    between them, or names that label_names has, see labels_in. Where need_labels is False they may be missing and are
+    not looked at, and rows may share an ImageID; Caption may be missing always. How text becomes rows: see csv_rows.
 
-    Raises DataError with the line: at the first bad row where on_bad is "error"; in both modes where the file
-    as a whole is unusable (missing, empty, not UTF-8, a column missing, no usable row).
+    Raises DataError where the file as a whole is unusable: missing, empty, not UTF-8, a column missing.
     """
     source = read_source(Path(path))
     if source.text.lstrip()[:1] in ("{", "["):
         raise DataError(f"{path} is JSON and no CSV: COCO annotations are read by captune prepare --format coco")
-    with csv_rows.fields_of_any_length():
-        return _read(source, on_bad, need_labels, known_labels)
-
-
-def _read(source: Source, on_bad: OnBad, need_labels: bool, known_labels: frozenset[int] | None) -> Records:
     lines = csv_rows.lines_of(source.text)
-    header = _header(source.path, lines)
+    with csv_rows.fields_of_any_length():
+        header = _header(source.path, lines)
     columns = _columns(source.path, header, need_labels)
-    other_end = "\n" if lines[header.last - 1].endswith("\r") else "\r"
-    gathered = Collector(source.path, on_bad, "line")
-    line_of: dict[str, int] = {}
-    odd: list[Row] = []
-    ended_otherwise: list[int] = []
-    count = 0
-    for row in csv_rows.rows(lines, header.last, columns):
-        count += 1
-        image_id = row.fields[columns.image].strip() if columns.image < len(row.fields) else ""
-        name = normpath(image_id)
-        labels: tuple[int, ...] = ()
-        reason = row.fault or name_fault(image_id)
-        if not reason and need_labels and columns.labels is not None:
-            labels, reason = _labels(row.fields[columns.labels], known_labels)
-            if line := line_of.get(name):
-                reason = f"ImageID {shown(image_id)} stands on line {line} already"
-        if row.mended or row.doubtful:
-            odd.append(row)
-        if lines[row.last - 1].endswith(other_end):
-            ended_otherwise.append(row.line)
-        if reason:
-            gathered.fault(row.line, image_id, reason)
-            continue
-        line_of[name] = row.line
-        caption = row.fields[columns.caption] if columns.caption is not None else ""
-        gathered.good(row.line, Example(image_id, labels, caption))
-    gathered.notes += _notes(odd, ended_otherwise)
-    if columns.caption is None and columns.count > 2:
-        names = shown(", ".join(header.fields), 120)
-        gathered.notes.append(f"no captions: none of the columns {names} is named Caption")
-    return gathered.records(
-        has_labels=need_labels,
-        has_captions=columns.caption is not None,
-        label_names={},
-        rows=count,
-        sha256=digest([source]),
-    )
+    return CsvFile(source.path, digest([source]), lines, header, columns, need_labels, known_labels, label_names or {})
 
 
-def _header(path: Path, lines: list[str]) -> Row:
+@dataclass(frozen=True)
+class CsvFile:
+    """A CSV that open_csv has opened. Its text is held; rows are made of it as often as they are asked for."""
+
+    path: Path
+    sha256: str
+    lines: Lines
+    header: Row
+    columns: Columns
+    need_labels: bool
+    known_labels: frozenset[int] | None
+    label_names: Mapping[int, str]
+
+    @property
+    def has_captions(self) -> bool:
+        return self.columns.caption is not None
+
+    def chunks(self, size: int | None, *, on_bad: OnBad = "error") -> Iterator[Records]:
+        """All rows in their order, up to `size` of them at a time, all where it is None. The last has the notes on all.
+
+        Raises DataError with the line: at the first bad row where on_bad is "error"; in both modes where no row of the
+        file can be used, or those of a chunk have too many labels.
+        """
+        reader = _RowReader(self, on_bad)
+        rows = csv_rows.rows(self.lines, self.header.last, self.columns)
+        more = True
+        while more:
+            with csv_rows.fields_of_any_length():
+                chunk = list(islice(rows, size))
+            more = len(chunk) == size
+            yield reader.records(chunk, last=not more)
+
+
+class _RowReader:
+    """Rows of fields become records, each held against those before."""
+
+    def __init__(self, file: CsvFile, on_bad: OnBad) -> None:
+        self._file = file
+        self._on_bad: OnBad = on_bad
+        self._by_name = numbers_by_name(file.label_names)
+        self._line_of: dict[str, int] = {}
+        self._odd: list[Row] = []
+        self._ended_otherwise: list[int] = []
+        self._other_end = "\n" if file.lines[file.header.last - 1].endswith("\r") else "\r"
+        self._usable = 0
+
+    def records(self, rows: Sequence[Row], *, last: bool) -> Records:
+        file, columns = self._file, self._file.columns
+        gathered = Collector(file.path, self._on_bad, "line")
+        for row in rows:
+            image_id = row.fields[columns.image].strip() if columns.image < len(row.fields) else ""
+            name = normpath(image_id)
+            labels: tuple[int, ...] = ()
+            reason = row.fault or name_fault(image_id)
+            if not reason and file.need_labels and columns.labels is not None:
+                labels, reason = labels_in(row.fields[columns.labels], self._by_name, file.known_labels)
+                if line := self._line_of.get(name):
+                    reason = f"ImageID {shown(image_id)} stands on line {line} already"
+            if row.mended or row.doubtful:
+                self._odd.append(row)
+            if file.lines[row.last - 1].endswith(self._other_end):
+                self._ended_otherwise.append(row.line)
+            if reason:
+                gathered.fault(row.line, image_id, reason)
+                continue
+            if file.need_labels:
+                self._line_of[name] = row.line
+            caption = row.fields[columns.caption] if columns.caption is not None else ""
+            gathered.good(row.line, Example(image_id, labels, caption))
+        if last:
+            gathered.notes += self._notes()
+        self._usable += len(gathered.examples)
+        return gathered.records(
+            has_labels=file.need_labels,
+            has_captions=file.has_captions,
+            label_names=dict(file.label_names),
+            rows=len(rows),
+            sha256=file.sha256,
+            may_be_empty=self._usable > 0 or not last,
+        )
+
+    def _notes(self) -> list[str]:
+        """What is no fault and yet may not be as it was meant, with its lines."""
+        columns, header = self._file.columns, self._file.header
+        reasons = {
+            "no CSV, and read with stray quotes as characters and commas without quotes as the caption's": [
+                row.line for row in self._odd if row.mended
+            ],
+            "read as one field in quotes, though a further line of it could be a row by its commas": [
+                row.line for row in self._odd if row.doubtful
+            ],
+            "ended by a carriage return where the header is by a line feed, or the reverse": self._ended_otherwise,
+        }
+        notes = [f"{why}: {len(places)} rows, on lines {listed(places)}" for why, places in reasons.items() if places]
+        if columns.caption is None and columns.count > 2:
+            names = shown(", ".join(header.fields), 120)
+            notes.append(f"no captions: none of the columns {names} is named Caption")
+        return notes
+
+
+def _header(path: Path, lines: Lines) -> Row:
     try:
         header = csv_rows.header(lines)
     except csv.Error as error:
@@ -119,28 +194,3 @@ def _columns(path: Path, header: Row, need_labels: bool) -> Columns:
 def _plain(name: str) -> str:
     """The name of a column without what people and programs change in it: capitals, blanks, marks, the plural."""
     return "".join(filter(str.isalnum, name.casefold())).removesuffix("s")
-
-
-def _labels(value: str, known_labels: frozenset[int] | None) -> tuple[tuple[int, ...], str | None]:
-    """The label set in value, and what is wrong with it or None."""
-    words = value.split()
-    if not words:
-        return (), "no label: give at least one"
-    for word in words:
-        if not _LABEL.fullmatch(word):
-            return (), f"label {shown(word)} is not a whole number below 10**9; give labels with blanks between them"
-        if known_labels is not None and int(word) not in known_labels:
-            return (), f"label {int(word)} is unknown, known are {ranges(known_labels)}"
-    return tuple(sorted({int(word) for word in words})), None
-
-
-def _notes(odd: list[Row], ended_otherwise: list[int]) -> list[str]:
-    """What is no fault and yet may not be as it was meant, with its lines."""
-    mended = [row.line for row in odd if row.mended]
-    doubtful = [row.line for row in odd if row.doubtful]
-    reasons = {
-        "no CSV, and read with stray quotes as characters and commas without quotes as the caption's": mended,
-        "read as one field in quotes, though a further line of it could be a row by its commas": doubtful,
-        "ended by a carriage return where the header is by a line feed, or the reverse": ended_otherwise,
-    }
-    return [f"{why}: {len(places)} rows, on lines {listed(places)}" for why, places in reasons.items() if places]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 # A quoted field counts only if a comma or the line's end follows its closing quote; a quote that opens anything else
 # is an ordinary character. Possessive, so that stray quotes cost one scan.
 _QUOTED = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"(?=,|\Z)')
 _ENDING = re.compile(r"\.(?=\w*[a-z])\w{1,5}$", re.IGNORECASE)
+_LINE = re.compile(r"[^\r\n]*+(?:\r\n?|\n)|[^\r\n]++\Z")
 _MOST_LINES = 100  # of one field in a text whose quotes do not balance
 
 
@@ -47,17 +48,42 @@ class Row(NamedTuple):
     doubtful: bool = False
 
 
-def lines_of(text: str) -> list[str]:
+def lines_of(text: str) -> Lines:
     """Lines with their ends, which are line feeds, carriage returns, or both."""
-    return io.StringIO(text, newline="").readlines()
+    return Lines(text)
 
 
-def header(lines: list[str]) -> Row | None:
+class Lines(Sequence[str]):
+    """The lines of a text, cut out of it when they are asked for: a list of them takes more than the text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._ends = array("Q", (match.end() for match in _LINE.finditer(text)))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(len(self))[place]]
+        place = range(len(self))[place]
+        return self._text[self._ends[place - 1] if place else 0 : self._ends[place]]
+
+    def between(self, start: int, stop: int | None) -> Iterator[str]:
+        """Those from `start` on, up to `stop` or the last."""
+        return (self[place] for place in range(len(self))[start:stop])
+
+
+def header(lines: Lines) -> Row | None:
     """The first row that is not blank, or None. Raises csv.Error where it cannot be one."""
     return next(filter(_has_text, _strict(lines, 0)), None)
 
 
-def rows(lines: list[str], start: int, columns: Columns) -> Iterator[Row]:
+def rows(lines: Lines, start: int, columns: Columns) -> Iterator[Row]:
     """The rows below the first `start` lines that are not blank.
 
     Text that parses by RFC 4180, with as many fields in each row as the header has, is taken at its word: but for a
@@ -82,7 +108,7 @@ def fields_of_any_length() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def _parses(lines: list[str], start: int, columns: Columns) -> bool:
+def _parses(lines: Lines, start: int, columns: Columns) -> bool:
     """Whether all is CSV with as many fields as the header. To parse it twice costs less than to keep all rows."""
     try:
         return all(len(row.fields) == columns.count for row in filter(_has_text, _strict(lines, start)))
@@ -90,9 +116,9 @@ def _parses(lines: list[str], start: int, columns: Columns) -> bool:
         return False
 
 
-def _strict(lines: list[str], start: int, stop: int | None = None) -> Iterator[Row]:
+def _strict(lines: Lines, start: int, stop: int | None = None) -> Iterator[Row]:
     """Rows by RFC 4180, blank ones too; csv.Error where the text is none."""
-    reader = csv.reader(lines[start:stop], strict=True)
+    reader = csv.reader(lines.between(start, stop), strict=True)
     last = start
     for fields in reader:
         yield Row(last + 1, start + reader.line_num, fields)
@@ -103,7 +129,7 @@ def _has_text(row: Row) -> bool:
     return len(row.fields) > 1 or (len(row.fields) == 1 and bool(row.fields[0].strip()))
 
 
-def _judged(lines: list[str], row: Row, columns: Columns) -> Sequence[Row]:
+def _judged(lines: Lines, row: Row, columns: Columns) -> Sequence[Row]:
     """The row, or its lines as faults where it goes over lines that look like rows."""
     if row.last == row.line:
         return (row,)
@@ -120,7 +146,7 @@ def _judged(lines: list[str], row: Row, columns: Columns) -> Sequence[Row]:
     return (row._replace(doubtful=any(others)),)
 
 
-def _line_by_line(lines: list[str], start: int, columns: Columns) -> Iterator[Row]:
+def _line_by_line(lines: Lines, start: int, columns: Columns) -> Iterator[Row]:
     while start < len(lines):
         row = _strict_row(lines, start)
         if row and not _has_text(row):
@@ -139,7 +165,7 @@ def _line_by_line(lines: list[str], start: int, columns: Columns) -> Iterator[Ro
             start = last
 
 
-def _strict_row(lines: list[str], start: int) -> Row | None:
+def _strict_row(lines: Lines, start: int) -> Row | None:
     """The row that begins there by RFC 4180, if there is one."""
     if '"' not in lines[start]:
         return Row(start + 1, start + 1, lines[start].rstrip("\r\n").split(","))
@@ -149,7 +175,7 @@ def _strict_row(lines: list[str], start: int) -> Row | None:
         return None
 
 
-def _end_of_stray(lines: list[str], first: int, columns: Columns) -> int:
+def _end_of_stray(lines: Lines, first: int, columns: Columns) -> int:
     """Where the row ends whose first line has a stray quote.
 
     That is its first line if the next one looks like a row of the same file. Else all lines before such a one may be
@@ -189,7 +215,7 @@ def _reads_as_text(caption: str) -> bool:
     return any(map(str.isalpha, caption.partition(",")[0]))
 
 
-def _faults(lines: list[str], first: int, last: int, reason: str) -> list[Row]:
+def _faults(lines: Lines, first: int, last: int, reason: str) -> list[Row]:
     """Each line that is not blank as a row that cannot be read."""
     places = [place for place in range(first, last + 1) if lines[place - 1].strip()]
     return [Row(place, place, lines[place - 1].rstrip("\r\n").split(","), reason) for place in places]

@@ -155,10 +155,17 @@ class Collector:
         self.bad.append(BadRow(line, image_id, reason))
 
     def records(
-        self, *, has_labels: bool, has_captions: bool, label_names: dict[int, str], rows: int, sha256: str
+        self,
+        *,
+        has_labels: bool,
+        has_captions: bool,
+        label_names: dict[int, str],
+        rows: int,
+        sha256: str,
+        may_be_empty: bool = False,
     ) -> Records:
-        """Raises DataError where no row can be used, or the labels are too many to be labels."""
-        if not self.examples:
+        """Raises DataError where no row can be used, unless that may be, or the labels are too many to be labels."""
+        if not self.examples and not may_be_empty:
             reason = f"it has no {'row below its header' if self.unit == 'line' else 'image'}"
             if self.bad:
                 reason = f"{len(self.bad)} are bad; the first, {self.unit} {self.bad[0].line}: {self.bad[0].reason}"

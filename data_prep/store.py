@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from captune.data_prep.split import SPLITS, Shares, check_shares
 from captune.reading import MissingError, sha256
 
 Format = Literal["kaggle", "coco"]
+_UNNAMED = "none"
 
 
 class PreparedData:
@@ -148,6 +149,7 @@ def prepare(
     seed: int = 0,
     captions: CaptionSettings | None = None,
     known_labels: frozenset[int] | None = None,
+    label_names: Mapping[int, str] | None = None,
     per_caption: bool = False,
     categories: frozenset[int] | None = None,
     group_duplicates: bool = False,
@@ -160,8 +162,9 @@ def prepare(
 
     source: a CSV (format "kaggle") or COCO annotations ("coco"), see records. images: the folder of its
     pictures, None for a set of captions alone; a source without captions makes a set of pictures alone.
-    side: pixels, 1 to 1024. captions: None for the defaults. known_labels goes with "kaggle", per_caption
-    and categories with "coco". group_duplicates: whether rows with the same pixels or caption go to one split.
+    side: pixels, 1 to 1024. captions: None for the defaults. known_labels and label_names, by their numbers, go with
+    "kaggle", per_caption and categories with "coco". group_duplicates: whether rows with the same pixels or caption go
+    to one split.
     workers: threads that decode, None for one per core. decode: what decodes in
     place of threads of this process; it has no part in what comes out. progress: called with (done, total) pictures.
     note: called with each sentence that a person should know of how the source was read.
@@ -183,13 +186,13 @@ def prepare(
     if workers is not None and decode is not None:
         raise DataError(f"workers ({workers}) are threads of this process: leave them out where decode is given")
     if format == "coco":
-        if known_labels is not None:
-            raise DataError("known_labels goes with the format kaggle: use categories with coco")
+        if known_labels is not None or label_names is not None:
+            raise DataError("known_labels and label_names go with the format kaggle: coco has categories")
         records = read_coco(source, per_caption=per_caption, categories=categories, on_bad=on_bad)
     elif per_caption or categories is not None:
         raise DataError("per_caption and categories go with the format coco: use known_labels with kaggle")
     else:
-        records = read_csv(source, on_bad=on_bad, known_labels=known_labels)
+        records = read_csv(source, on_bad=on_bad, known_labels=known_labels, label_names=label_names)
     for sentence in records.notes:
         if note is not None:
             note(sentence)
@@ -207,6 +210,7 @@ def prepare(
         "split": "/".join(f"{100 * share:g}" for share in shares) + ", duplicates grouped" * group_duplicates,
         "seed": str(seed),
         "labels": "all" if label_ids is None else " ".join(map(str, sorted(label_ids))),
+        "names": json.dumps(sorted(label_names.items())) if label_names else _UNNAMED,
         "per-caption": str(per_caption),
         "captions": json.dumps(captions.effective(e.caption for e in records.examples))
         if records.has_captions
@@ -249,7 +253,7 @@ def prepare(
 def _reuse(out: Path, inputs: dict[str, str]) -> PreparedData:
     """Open the finished set in out, if it was made of the same inputs and is as it was."""
     data = PreparedData.open(out).verify()
-    before = data.manifest.inputs
+    before = {"names": _UNNAMED, **data.manifest.inputs}  # an earlier captune knew of no names
     changed = [name for name in inputs if inputs[name] != before.get(name)]
     if changed:
         differences = ", ".join(

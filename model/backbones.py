@@ -53,9 +53,10 @@ class Backbone:
 
     parameters, statistics: values in all variables, and in those never trained (batch norm, input normalisation).
     tensors, features: variables, output channels. matrices, matrix_values, channels: variables that float16 and int8
-    reduce (see model/layout.py), their values and their output channels. shapes: characters of all shapes, as "[3,3]".
-    integers: variables that are 8-byte counters. rounding: up or down at each halving of the side, for those of
-    keras.applications. cuts: channels at each cut but the end. least_side: pixels a side that it needs.
+    reduce (see model/layout.py), their values and their output channels. int4_bytes: of them as int4. shapes:
+    characters of all shapes, as "[3,3]". integers: variables that are 8-byte counters. rounding: up or down at each
+    halving of the side, for those of keras.applications. cuts: channels at each cut but the end. least_side: pixels
+    a side that it needs.
     """
 
     parameters: int
@@ -66,6 +67,7 @@ class Backbone:
     matrices: int
     matrix_values: int
     channels: int
+    int4_bytes: int
     shapes: int
     integers: int = 0
     rounding: str = "uuuuu"
@@ -78,39 +80,84 @@ class Backbone:
 
 
 BACKBONES: dict[str, Backbone] = {
-    "ResNet50": Backbone(23_587_712, 53_120, 318, 2048, "caffe", 53, 23_454_912, 26_560, 2037),
+    "ResNet50": Backbone(23_587_712, 53_120, 318, 2048, "caffe", 53, 23_454_912, 26_560, 12_465_088, 2037),
     "EfficientNetV2B0": Backbone(
-        5_919_312, 60_608, 359, 1280, "included", 91, 5_784_576, 43_824, 2484, cuts={"last_map": 192}
+        5_919_312, 60_608, 359, 1280, "included", 91, 5_784_576, 43_824, 3_194_272, 2484, cuts={"last_map": 192}
     ),
     "EfficientNetV2B1": Backbone(
-        6_931_124, 71_072, 441, 1280, "included", 111, 6_773_152, 51_364, 3029, cuts={"last_map": 192}
+        6_931_124, 71_072, 441, 1280, "included", 111, 6_773_152, 51_364, 3_740_520, 3029, cuts={"last_map": 192}
     ),
     "EfficientNetV2B2": Backbone(
-        8_769_374, 82_288, 460, 1408, "included", 116, 8_586_384, 59_558, 3197, cuts={"last_map": 208}
+        8_769_374, 82_288, 460, 1408, "included", 116, 8_586_384, 59_558, 4_745_116, 3197, cuts={"last_map": 208}
     ),
     "EfficientNetB0": Backbone(
-        4_049_571, 42_023, 312, 1280, "included", 81, 3_956_192, 30_348, 2092, integers=1, cuts={"last_map": 320}
+        4_049_571,
+        42_023,
+        312,
+        1280,
+        "included",
+        81,
+        3_956_192,
+        30_348,
+        2_236_640,
+        2092,
+        integers=1,
+        cuts={"last_map": 320},
     ),
     "MobileNetV3Small": Backbone(
-        939_120, 12_112, 206, 576, "included", 52, 912_008, 8_944, 1282, cuts={"last_map": 96}
+        939_120, 12_112, 206, 576, "included", 52, 912_008, 8_944, 527_992, 1282, cuts={"last_map": 96}
     ),
     "MobileNetV3Large": Backbone(
-        2_996_352, 24_400, 262, 960, "included", 62, 2_942_472, 17_280, 1658, cuts={"last_map": 160}
+        2_996_352, 24_400, 262, 960, "included", 62, 2_942_472, 17_280, 1_635_912, 1658, cuts={"last_map": 160}
     ),
-    "DenseNet121": Backbone(7_037_504, 83_648, 604, 1024, "torch", 120, 6_870_208, 10_240, 3914, rounding="uuddd"),
-    "VGG16": Backbone(14_714_688, 0, 26, 512, "caffe", 13, 14_710_464, 4_224, 226, rounding="ddddd"),
-    "ConvNeXtTiny": Backbone(27_820_128, 0, 180, 768, "included", 58, 27_756_000, 41_184, 1187, rounding="ddddd"),
+    "DenseNet121": Backbone(
+        7_037_504, 83_648, 604, 1024, "torch", 120, 6_870_208, 10_240, 3_658_176, 3914, rounding="uuddd"
+    ),
+    "VGG16": Backbone(14_714_688, 0, 26, 512, "caffe", 13, 14_710_464, 4_224, 7_816_000, 226, rounding="ddddd"),
+    "ConvNeXtTiny": Backbone(
+        27_820_128, 0, 180, 768, "included", 58, 27_756_000, 41_184, 14_927_712, 1187, rounding="ddddd"
+    ),
     "EfficientNetLite0": Backbone(
-        3_413_024, 42_016, 245, 1280, "lite", 49, 3_328_992, 21_008, 1562, cuts={"last_map": 320, "stride_16": 112}
+        3_413_024,
+        42_016,
+        245,
+        1280,
+        "lite",
+        49,
+        3_328_992,
+        21_008,
+        1_895_136,
+        1562,
+        cuts={"last_map": 320, "stride_16": 112},
     ),
     "EfficientNetLite1": Backbone(
-        4_189_344, 53_664, 320, 1280, "lite", 64, 4_082_016, 26_832, 2040, cuts={"last_map": 320, "stride_16": 112}
+        4_189_344,
+        53_664,
+        320,
+        1280,
+        "lite",
+        64,
+        4_082_016,
+        26_832,
+        2_334_416,
+        2040,
+        cuts={"last_map": 320, "stride_16": 112},
     ),
     "EfficientNetLite2": Backbone(
-        4_869_168, 58_096, 320, 1280, "lite", 64, 4_752_976, 29_048, 2040, cuts={"last_map": 352, "stride_16": 120}
+        4_869_168,
+        58_096,
+        320,
+        1280,
+        "lite",
+        64,
+        4_752_976,
+        29_048,
+        2_716_064,
+        2040,
+        cuts={"last_map": 352, "stride_16": 120},
     ),
     "AlexNet": Backbone(
-        2_469_696, 0, 10, 256, "torch", 5, 2_468_544, 1_152, 87, cuts={"stride_16": 256}, least_side=63
+        2_469_696, 0, 10, 256, "torch", 5, 2_468_544, 1_152, 1_322_560, 87, cuts={"stride_16": 256}, least_side=63
     ),
 }
 

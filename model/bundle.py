@@ -87,8 +87,8 @@ class Bundle:
 
 
 def measured_bytes(path: Path) -> int:
-    """Bytes of the files of a bundle, or of one file."""
-    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.iterdir() if f.is_file())
+    """Bytes of all files in a folder, or of one file."""
+    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
 
 
 def named_weights(network: keras.Model) -> Iterator[tuple[str, Any]]:
@@ -110,7 +110,7 @@ def stored(network: keras.Model, storage: Storage) -> dict[str, np.ndarray[Any, 
 
 def _assign(network: keras.Model, tensors: dict[str, np.ndarray[Any, Any]]) -> None:
     for name, weight in named_weights(network):
-        values = restore(tensors, name)
+        values = restore(tensors, name, tuple(weight.shape))
         if tuple(weight.shape) != values.shape:
             raise ValueError(f"{name} is {tuple(weight.shape)}, the file has {values.shape}")
         if not np.isfinite(values).all():

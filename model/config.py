@@ -33,7 +33,7 @@ BackboneName = Literal[
     "AlexNet",
 ]
 Modality = Literal["both", "image", "caption"]
-Storage = Literal["float32", "float16", "int8"]
+Storage = Literal["float32", "float16", "int8", "int4"]
 Flat = dict[str, Any]
 Share = Annotated[float, Field(ge=0, le=0.9)]
 

@@ -70,8 +70,9 @@ def wide(tokens: keras.KerasTensor, config: TextConfig, labels: int) -> keras.Ke
     if not config.wide_buckets:
         return logits
     following = ops.pad(tokens[:, 1:], ((0, 0), (0, 1)))
-    # A remainder before the product keeps it within int32.
-    pairs = (tokens % config.wide_buckets * _MULTIPLIER + following) % config.wide_buckets
+    # A remainder before the product keeps it within int32. Of one row Keras computes a sum by an operation for biases,
+    # which LiteRT has for floats alone.
+    pairs = ops.subtract(tokens % config.wide_buckets * _MULTIPLIER, -following) % config.wide_buckets
     return layers.Add(name="logits_of_words_and_pairs", dtype="float32")(
         [logits, _sum(pairs, following, config.wide_buckets, labels, "logits_of_pairs")]
     )

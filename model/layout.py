@@ -2,8 +2,10 @@
 
 size.py adds it up before a network exists, bundle.py writes it. Matrices, which are tensors of two or more
 axes with at least four values a channel (kernels, embeddings), take the storage of the configuration: float32, float16,
-or int8 with one float32 scale a channel. Vectors (biases, batch-norm statistics) stay float32: they are few, and a
-variance can leave the range of float16. The channels of a tensor are its last axis, or the one before where that is 1.
+int8 with one float32 scale a channel, or int4 with one float16 scale for each GROUP values of a channel. Under int4,
+convolutions that read pixels and depthwise ones are int8: they are few bytes and lose most. Vectors (biases, batch-norm
+statistics) stay float32: they are few, and a variance can leave the range of float16. The channels of a tensor are its
+last axis, or the one before where that is 1.
 """
 
 from __future__ import annotations
@@ -17,19 +19,23 @@ from typing import NamedTuple
 from captune.model.backbones import BACKBONES, behind, map_side
 from captune.model.config import ImageConfig, ModelConfig, Storage, TextConfig
 
-STORAGES: dict[Storage, int] = {"float32": 4, "float16": 2, "int8": 1}
-"""Bytes of one value of a matrix."""
+STORAGES: dict[Storage, int] = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
+"""Bits of one value of a matrix."""
+GROUP = 64
+"""Values of a channel that have one scale under int4, neighbours in memory but for the other channels."""
 SCALE = ".scale"
-"""Added to the name of an int8 tensor for the name of its scales."""
+"""Added to the name of an int8 or int4 tensor for the name of its scales."""
 MANIFEST = "bundle.json"
 """The file that makes a folder a bundle, written last."""
 BACKBONE = "image_backbone"
 """Name of a named backbone in the network; its tensors are numbered, as Keras's names in it vary."""
 LEAST_VALUES_A_CHANNEL = 4
-_VECTOR_BYTES, _SCALE_BYTES, _INTEGER_BYTES = 4, 4, 8
+_CHANNELS_OF_PIXELS = 3
+_VECTOR_BYTES, _SCALE_BYTES, _GROUP_SCALE_BYTES, _INTEGER_BYTES = 4, 4, 2, 8
 # An entry of a safetensors header without its name, its shape and the digits of its two offsets.
 _ENTRY = len('"":{"dtype":"F32","shape":,"data_offsets":[,]},')
 _LONGEST_SCALE_SHAPE = len("[4096]")
+_GROUP_SCALE_SHAPE = len("[,]") + 1  # without as many digits as an offset has: two numbers have one more than a product
 
 
 class Tensors(NamedTuple):
@@ -42,6 +48,7 @@ class Tensors(NamedTuple):
     matrices: int = 0
     matrix_values: int = 0
     channels: int = 0  # of the matrices
+    int4_bytes: int = 0  # of the matrices as int4, with their scales
     text: int = 0  # characters of names and shapes
     matrix_names: int = 0  # characters of the matrices' names
     integers: int = 0  # 8-byte counters, counted as one value each
@@ -57,18 +64,18 @@ class Tensors(NamedTuple):
         return Tensors(self.part, *(total - some for total, some in zip(self[1:], other[1:], strict=True)))
 
     def bytes_as(self, storage: Storage) -> int:
-        """Bytes of all values, int8 with its scales."""
+        """Bytes of all values, int8 and int4 with their scales."""
         scales = _SCALE_BYTES * self.channels if storage == "int8" else 0
+        matrices = self.int4_bytes if storage == "int4" else STORAGES[storage] // 8 * self.matrix_values + scales
         vectors = self.values - self.matrix_values - self.integers
-        return (
-            STORAGES[storage] * self.matrix_values + scales + _VECTOR_BYTES * vectors + _INTEGER_BYTES * self.integers
-        )
+        return matrices + _VECTOR_BYTES * vectors + _INTEGER_BYTES * self.integers
 
     def header_bytes(self, storage: Storage, digits: int) -> int:
         """Bytes of their entries in a safetensors header, at most, where offsets have `digits` digits."""
         entry = _ENTRY + 2 * digits
-        scales = self.matrices * (entry + len(SCALE) + _LONGEST_SCALE_SHAPE) + self.matrix_names
-        return self.tensors * entry + self.text + (scales if storage == "int8" else 0)
+        shape = _LONGEST_SCALE_SHAPE if storage == "int8" else _GROUP_SCALE_SHAPE + digits
+        scales = self.matrices * (entry + len(SCALE) + shape) + self.matrix_names
+        return self.tensors * entry + self.text + (scales if STORAGES[storage] <= 8 else 0)
 
 
 def channel_axis(shape: Sequence[int]) -> int:
@@ -77,8 +84,28 @@ def channel_axis(shape: Sequence[int]) -> int:
 
 
 def is_matrix(shape: Sequence[int]) -> bool:
-    """Whether a tensor is one that float16 and int8 reduce."""
+    """Whether a tensor is one that float16, int8 and int4 reduce."""
     return len(shape) >= 2 and math.prod(shape) >= LEAST_VALUES_A_CHANNEL * shape[channel_axis(shape)]
+
+
+def is_grouped(shape: Sequence[int]) -> bool:
+    """Whether a tensor is one that int4 packs: a matrix, but no convolution of pixels and no depthwise one."""
+    reads_few_channels = len(shape) == 4 and (shape[-1] == 1 or shape[-2] <= _CHANNELS_OF_PIXELS)
+    return is_matrix(shape) and not reads_few_channels
+
+
+def groups(shape: Sequence[int]) -> tuple[int, int]:
+    """Groups of a channel, the last one perhaps a smaller one, and channels of a tensor that int4 packs."""
+    channels = shape[channel_axis(shape)]
+    return math.ceil(math.prod(shape) / channels / GROUP), channels
+
+
+def int4_bytes(shape: Sequence[int]) -> int:
+    """Bytes of a matrix as int4, with its scales."""
+    values = math.prod(shape)
+    if not is_grouped(shape):
+        return values + _SCALE_BYTES * shape[channel_axis(shape)]
+    return -(-values // 2) + _GROUP_SCALE_BYTES * math.prod(groups(shape))
 
 
 def layout(config: ModelConfig) -> Iterator[Tensors]:
@@ -142,6 +169,7 @@ def _tensor(name: str, *shape: int, frozen: bool = False) -> Tensors:
         matrices=int(matrix),
         matrix_values=values if matrix else 0,
         channels=shape[channel_axis(shape)] if matrix else 0,
+        int4_bytes=int4_bytes(shape) if matrix else 0,
         text=len(name) + len(str(list(shape)).replace(" ", "")),
         matrix_names=len(name) if matrix else 0,
     )
@@ -174,6 +202,7 @@ def _named(config: ImageConfig) -> Tensors:
         matrices=figures.matrices,
         matrix_values=figures.matrix_values,
         channels=figures.channels,
+        int4_bytes=figures.int4_bytes,
         text=figures.tensors * name + figures.shapes,
         matrix_names=figures.matrices * name,
         integers=figures.integers,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,12 @@ class DecisionRule:
         np.put_along_axis(labels, order, np.arange(raw.shape[1]) < counts[:, None], axis=1)
         return Answers(raw, probabilities, labels)
 
+    def specification(self, labels: int) -> dict[str, Any]:
+        """Every number that `answers` needs for rows of so many labels, as a program elsewhere reads them: for JSON."""
+        nodes, weights = _nodes(labels)
+        limits = {"least": _LEAST, "most": _MOST, "tiny": float(np.finfo(np.float32).tiny)}
+        return {**asdict(self), **limits, "nodes": nodes.tolist(), "weights": weights.tolist()}
+
 
 def fit_rule(truth: Bits, raw: Floats, kinds: Sequence[RuleKind] = RULES) -> DecisionRule:
     """The rule with the best mean F1 on these examples, as far as they can tell.
@@ -137,13 +143,18 @@ def expected_f1(ranked: Floats) -> NDArray[np.float64]:
     p = np.ascontiguousarray(ranked[:, :_CANDIDATES].T, dtype=np.float64)  # sums along the first axis are the fast ones
     others = ranked[:, _CANDIDATES:].sum(axis=1)
     sizes = np.arange(1, len(p) + 1)[:, None]
-    nodes, weights = np.polynomial.legendre.leggauss(len(p))
     expected = np.zeros_like(p)
-    for t, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+    for t, weight in zip(*_nodes(len(p)), strict=True):
         absent = 1 - p * (1 - t)  # E[t^y] of each label
         others_absent = absent.prod(axis=0) * np.exp((t - 1) * others)
         expected += (2 * weight * t**sizes) * (p / absent).cumsum(axis=0) * others_absent
     return expected.T
+
+
+def _nodes(labels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points and weights by which `expected_f1` integrates from 0 to 1, each (min(labels, 32),)."""
+    nodes, weights = np.polynomial.legendre.leggauss(min(labels, _CANDIDATES))
+    return (nodes + 1) / 2, weights / 2
 
 
 def _fit_calibration(truth: Bits, raw: Floats) -> tuple[float, float]:

@@ -126,6 +126,7 @@ class Training:
                 steps=config.train.epochs * len(train),
                 in_one_kernel=spread is None and not _jit(),
                 tower=pretrained_weights(self._learner, config.model.image),
+                storage=self._storage,
             )
             # With its slots made beforehand, TensorFlow traces the training step once instead of twice.
             optimizer.build(self._trained.trainable_variables)

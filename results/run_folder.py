@@ -106,6 +106,16 @@ class RunFolder:
         """What is shipped."""
         return self.winner / "bundle"
 
+    @property
+    def portable(self) -> Path:
+        """What programs in other languages need beside the bundle."""
+        return self.winner / "bundle.portable"
+
+    @property
+    def model_card(self) -> Path:
+        """The winner in words, for whoever is given it."""
+        return self.winner / "README.md"
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """This process as the one that writes; released when it ends, in whatever way.

@@ -99,7 +99,7 @@ def test_size_is_that_of_the_paper() -> None:
         (lambda data: captune.open_run(data), ("no run",)),
         (lambda data: captune.explain("train.learning"), ("train.learning_rate",)),
         (lambda data: captune.size("papers"), ("papers", "compact")),
-        (lambda data: captune.size(storage="int4"), ("storage", "int8")),  # type: ignore[arg-type]
+        (lambda data: captune.size(storage="int2"), ("storage", "int4")),  # type: ignore[arg-type]
         (lambda data: captune.space("papers", {}), ("papers", "compact")),
         (lambda data: captune.space("compact", {"train.lr": [1]}), ("train.lr", "train.learning_rate")),
         (lambda data: captune.space("compact", {"head_units": captune.Int(64, 8)}), ("head_units", "64", "8")),

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import CHROMIUM
 from conftest import Captune, Ran
-from test_results_report_page_browser import CHROMIUM, needs_chromium
 from test_results_report_page_browser import assert_whole as assert_whole_page
+from test_results_report_page_browser import needs_chromium
 
 from captune.data_prep.store import PreparedData
 from captune.model.config import flatten
@@ -511,7 +512,9 @@ def test_refit_proves_what_it_ships(searched: Search, refitted: Ran, captune: Ca
     assert "The winner is trial" in page and 'src="data:image/jpeg' in page
     files = (searched.run / "winner" / "bundle").iterdir()
     assert proof["bundle_bytes"] == sum(file.stat().st_size for file in files)
-    assert not (searched.run / "winner.tmp").exists()
+    names = {path.name for path in (searched.run / "winner").iterdir()}
+    documents = {"proof.json", "error_analysis.json", "report.html", "README.md"}
+    assert names == documents | {"bundle", "bundle.portable"}
 
 
 @needs_chromium
@@ -528,7 +531,10 @@ def test_refit_a_second_time_is_refused(searched: Search, refitted: Ran, captune
     assert (searched.run / "winner" / "proof.json").read_bytes() == before
 
 
-@pytest.mark.parametrize(("form", "name"), [("bundle", "shipped"), ("keras", "shipped.keras")])
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [("bundle", "shipped"), ("keras", "shipped.keras"), ("onnx", "shipped.onnx"), ("litert", "shipped.tflite")],
+)
 def test_export_gives_the_same_probabilities(
     searched: Search, refitted: Ran, captune: Captune, tmp_path: Path, form: str, name: str
 ) -> None:
@@ -536,7 +542,7 @@ def test_export_gives_the_same_probabilities(
     ran = captune("export", searched.run, "--to", target, "--format", form)
     assert ran.code == 0, ran
     assert target.is_dir() if form == "bundle" else target.is_file()
-    assert [path.name for path in target.parent.iterdir()] == [name]
+    assert {path.name for path in target.parent.iterdir()} == {name, f"{name}.portable"}
     refused = captune("export", searched.run, "--to", target, "--format", form)
     assert refused.code == 2
     assert "exists" in refused.err

@@ -31,7 +31,7 @@ def captune(*arguments: object, **environment: str) -> subprocess.CompletedProce
 @pytest.fixture(scope="module")
 def run(data: PreparedData, search_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("jax")
-    settings = search_yaml.read_text().replace("fixed:\n", "fixed:\n  train.ema: 0.9\n  storage: int8\n")
+    settings = search_yaml.read_text().replace("fixed:\n", "fixed:\n  train.ema: 0.9\n  storage: int4\n")
     (folder / "search.yaml").write_text(settings)
     captune(
         *("search", data.path, "--run", folder / "run", "--config", folder / "search.yaml"),
@@ -45,7 +45,7 @@ def test_search_with_jax_ends_with_a_proved_winner(run: RunFolder) -> None:
     settings = json.loads(run.settings.read_text())
     assert settings["search"]["backend"] == "jax" and "jax" in settings["versions"]
     proof = json.loads(run.proof.read_text())
-    assert proof["storage"] == "int8"
+    assert proof["storage"] == "int4"
     assert proof["reloaded"]["mean_f1"] == proof["test"]["mean_f1"]
     assert proof["reloaded"]["max_difference"] <= 1e-6
 

@@ -202,17 +202,17 @@ def bilstm(storage: Any) -> ModelConfig:
 
 
 STORED = [
-    *(bilstm(storage) for storage in ("float32", "float16", "int8")),
+    *(bilstm(storage) for storage in ("float32", "float16", "int8", "int4")),
     ModelConfig(image=IMAGE.model_copy(update={"blocks": 3, "pooling": "both"}), num_labels=3),
     ModelConfig(image=IMAGE, text=TEXT, num_labels=3),
     *(
         ModelConfig(image=ImageConfig(backbone="MobileNetV3Small", side=32, units=8), num_labels=3, storage=storage)
-        for storage in ("float32", "float16", "int8")
+        for storage in ("float32", "float16", "int8", "int4")
     ),
     *(
         ModelConfig(text=TEXT.model_copy(update={"encoder": encoder, "units": 9}), num_labels=3, storage=storage)
         for encoder in ("bilstm", "lstm", "gru", "convolution", "average")
-        for storage in ("float32", "int8")
+        for storage in ("float32", "int8", "int4")
     ),
 ]
 
@@ -242,18 +242,33 @@ def test_loaded_bundle_is_the_saved_one_after_its_weights_went_through_storage_a
     assert content(tmp_path / "again") == files
 
 
-def test_scales_that_leave_the_range_of_numbers_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+def test_scales_that_leave_the_range_of_numbers_are_refused(tmp_path: Path, storage: Any) -> None:
     from safetensors.numpy import load_file, save_file
 
-    bundle(ModelConfig(text=TEXT, num_labels=3, storage="int8")).save(tmp_path / "x")
+    bundle(ModelConfig(text=TEXT, num_labels=3, storage=storage)).save(tmp_path / "x")
     tensors = load_file(tmp_path / "x" / "weights.safetensors")
-    scales = {name: np.full_like(values, 3e38) for name, values in tensors.items() if name.endswith(".scale")}
+    largest = 3e38 if storage == "int8" else np.inf
+    scales = {name: np.full_like(values, largest) for name, values in tensors.items() if name.endswith(".scale")}
     save_file(tensors | scales, tmp_path / "x" / "weights.safetensors")
     resealed(tmp_path / "x", "weights.safetensors")
     assert "no number" in refused(tmp_path / "x")
 
 
-@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+def test_int4_of_another_shape_is_refused(tmp_path: Path) -> None:
+    """Of as many bytes: two scales that changed their places with four packed values."""
+    from safetensors.numpy import load_file, save_file
+
+    bundle(ModelConfig(text=TEXT, num_labels=3, storage="int4")).save(tmp_path / "x")
+    tensors = load_file(tmp_path / "x" / "weights.safetensors")
+    tensors["logits/kernel"] = np.append(tensors["logits/kernel"], np.zeros(2, np.uint8))
+    tensors["logits/kernel.scale"] = tensors["logits/kernel.scale"][:, :-1]
+    save_file(tensors, tmp_path / "x" / "weights.safetensors")
+    resealed(tmp_path / "x", "weights.safetensors")
+    assert "logits/kernel is no int4 tensor of (4, 3)" in refused(tmp_path / "x")
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8", "int4"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_bundle_with_a_weight_that_is_no_number_is_refused(tmp_path: Path, storage: Any, bad: float) -> None:
     saved = bundle(ModelConfig(text=TEXT, num_labels=3, storage=storage))
@@ -520,6 +535,7 @@ def test_network_that_its_weights_do_not_fit_is_refused(copy: Path, changes: dic
         {"fusion": "gated"},
         {"text": {"dense": 3}},
         {"storage": "int8"},
+        {"storage": "int4"},
         {"storage": "float16"},
     ],
 )

@@ -72,7 +72,7 @@ MODELS = st.one_of(st.tuples(images(), TEXTS), st.tuples(images(), st.none()), s
         head_units=st.integers(0, 4096),
         head_dropout=SHARES,
         num_labels=st.integers(1, 10_000),
-        storage=st.sampled_from(["float32", "float16", "int8"]),
+        storage=st.sampled_from(["float32", "float16", "int8", "int4"]),
     )
 )
 TRAININGS = st.builds(
@@ -195,10 +195,10 @@ def test_values_that_are_impossible_together_say_why(changes: dict[str, Any], wo
         replace(TrialConfig(model=BOTH), changes)
 
 
-@pytest.mark.parametrize("value", ["float64", "bfloat16", "int4", "INT8", "", None, 8])
+@pytest.mark.parametrize("value", ["float64", "bfloat16", "int2", "INT8", "", None, 8])
 def test_storage_is_one_of_three(value: Any) -> None:
     assert flatten(TrialConfig(model=BOTH))["storage"] == "float32"
-    with pytest.raises(ValidationError, match="'float32', 'float16' or 'int8'"):
+    with pytest.raises(ValidationError, match="'float32', 'float16', 'int8' or 'int4'"):
         replace(TrialConfig(model=BOTH), {"storage": value})
 
 

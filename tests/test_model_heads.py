@@ -309,7 +309,7 @@ def test_own_half_has_no_say_in_its_stack_nor_in_its_rule() -> None:
 
 def drawn(seed: int, count: int) -> list[ModelConfig]:
     draw = random.Random(seed)
-    return [random_config(draw, "compact", draw.choice(["float32", "float16", "int8"])) for _ in range(count)]
+    return [random_config(draw, "compact", draw.choice(["float32", "float16", "int8", "int4"])) for _ in range(count)]
 
 
 @pytest.mark.parametrize("config", drawn(3, 12))

@@ -11,7 +11,7 @@ from networks import ENCODERS, random_config
 
 from captune.model.backbones import BACKBONES, behind
 from captune.model.config import ImageConfig
-from captune.model.layout import STORAGES, channel_axis, is_matrix, layout
+from captune.model.layout import STORAGES, channel_axis, int4_bytes, is_grouped, is_matrix, layout
 from captune.model.size import size
 from captune.model.towers import TOWERS
 
@@ -27,7 +27,7 @@ def channels(shape: Shape) -> int:
 
 
 def reduced(shape: Shape) -> bool:
-    """Whether float16 and int8 take fewer bytes for a tensor: a kernel or table with four values a channel."""
+    """Whether float16, int8 and int4 take fewer bytes for a tensor: a kernel or table with four values a channel."""
     return len(shape) > 1 and math.prod(shape) // channels(shape) > 3
 
 
@@ -35,6 +35,9 @@ def stored_bytes(shape: Shape, in_memory: int, storage: str) -> int:
     """Bytes of a variable that takes `in_memory` bytes in Keras."""
     if storage == "float32" or not reduced(shape):
         return in_memory
+    if storage == "int4" and not (len(shape) == 4 and (shape[-1] == 1 or shape[-2] in (1, 2, 3))):
+        rows = math.prod(shape) // channels(shape)
+        return (math.prod(shape) + 1) // 2 + 2 * channels(shape) * ((rows + 63) // 64)
     return in_memory // 2 if storage == "float16" else in_memory // 4 + 4 * channels(shape)
 
 
@@ -60,6 +63,27 @@ def test_tensor_with_four_values_a_channel_is_a_matrix(shape: Shape, matrix: boo
     assert is_matrix(shape) is matrix
     assert channel_axis(shape) == axis
     assert shape[axis] == channels(shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "packed"),
+    [
+        ((4, 8), True),
+        ((3, 8), False),
+        ((1024,), False),
+        ((3, 3, 4, 8), True),
+        ((3, 3, 3, 8), False),  # of pixels
+        ((3, 3, 64, 1), False),  # depthwise
+        ((7, 7, 1, 96), False),  # depthwise, as a grouped convolution
+        ((1, 1, 64, 18), True),
+        ((5, 3, 7), True),  # of captions
+        ((64, 1, 1), True),
+    ],
+)
+def test_matrix_is_packed_under_int4_but_for_convolutions_of_pixels_and_depthwise_ones(
+    shape: Shape, packed: bool
+) -> None:
+    assert is_grouped(shape) is packed
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (4,), (1024,)])
@@ -117,6 +141,7 @@ def test_every_figure_of_a_backbone_is_that_of_keras(name: str) -> None:
         "matrices": len(matrices),
         "matrix_values": sum(map(math.prod, matrices)),
         "channels": sum(map(channels, matrices)),
+        "int4_bytes": sum(stored_bytes(shape, 4 * math.prod(shape), "int4") for shape in matrices),
         "shapes": sum(len("[" + ",".join(map(str, shape)) + "]") for shape in shapes),
         "integers": sum(v.nbytes == 8 * math.prod(v.shape) for v in weights),
         "cuts": {cut: backbone_of(name, cut)[1] for cut in BACKBONES[name].cuts},
@@ -205,6 +230,7 @@ def test_totals_are_those_of_what_a_bundle_writes() -> None:
         assert sum(group.matrices for group in groups) == len(matrices)
         assert sum(group.matrix_values for group in groups) == sum(map(math.prod, matrices.values()))
         assert sum(group.channels for group in groups) == sum(map(channels, matrices.values()))
+        assert sum(group.int4_bytes for group in groups) == sum(map(int4_bytes, matrices.values()))
         assert sum(group.matrix_names for group in groups) == sum(map(len, matrices))
         assert sum(group.text for group in groups) == sum(
             len(name) + len("[" + ",".join(map(str, shape)) + "]") for name, shape in written.items()

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from captune.model.config import TrainConfig
+from captune.model.storage import through
 
 pytestmark = pytest.mark.slow
 
@@ -17,11 +18,15 @@ CAPTIONS = np.array([[1, 1, 2], [2, 3, 0]], np.int32)
 GOALS = np.array([1.0, -2.0], np.float32)
 
 
-def adam(weights: NDArray[Any], *, steps: int, decay: float) -> NDArray[Any]:
-    """Algorithm 1 of Kingma and Ba on the mean squared error of the sums of embedded captions, by hand."""
+def adam(weights: NDArray[Any], *, steps: int, decay: float, int4_from: int = 1000) -> NDArray[Any]:
+    """Algorithm 1 of Kingma and Ba on the mean squared error of the sums of embedded captions, by hand.
+
+    int4_from: step from which on the gradient is that of the weights as int4 gives them back.
+    """
     first, second = np.zeros_like(weights), np.zeros_like(weights)
     for step in range(1, steps + 1):
-        errors = weights[CAPTIONS].sum(axis=(1, 2)) - GOALS
+        seen = through(weights.astype(np.float32), "int4") if step > int4_from else weights
+        errors = seen[CAPTIONS].sum(axis=(1, 2)) - GOALS
         gradient = np.zeros_like(weights)
         np.add.at(gradient, CAPTIONS, np.broadcast_to(errors[:, None, None], (*CAPTIONS.shape, WIDTH)))
         weights = weights * (1 - decay * RATE)
@@ -47,6 +52,35 @@ def test_word_that_stands_twice_in_a_batch_moves_as_adam_moves_it(in_one_kernel:
     for _ in range(20):
         network.train_on_batch(CAPTIONS, GOALS)
     np.testing.assert_allclose(table.get_weights()[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("in_one_kernel", [True, False])
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+def test_weights_are_int4_in_the_last_quarter_and_what_they_are_made_of_moves_by_their_gradient(
+    in_one_kernel: bool, decay: float
+) -> None:
+    import keras
+
+    from captune.model.optimizer import make_optimizer
+
+    keras.utils.set_random_seed(5)
+    table = keras.layers.Embedding(WORDS, WIDTH)
+    tokens = keras.Input((3,), dtype="int32")
+    network = keras.Model(tokens, keras.ops.sum(table(tokens), axis=(1, 2)))
+    config = TrainConfig(learning_rate=RATE, optimizer="adamw" if decay else "adam", weight_decay=decay)
+    optimizer = make_optimizer(config, steps=16, in_one_kernel=in_one_kernel, storage="int4")
+    optimizer.build(network.trainable_variables)
+    network.compile(optimizer, "mse")
+    start = table.get_weights()[0].astype(np.float64)
+    for step in range(1, 17):
+        network.train_on_batch(CAPTIONS, GOALS)
+        expected = adam(start, steps=step, decay=decay, int4_from=12)
+        # Scales are rounded to float16, to the nearest one in training.
+        near = {"rtol": 2e-3, "atol": 2e-3} if step > 12 else {"rtol": 1e-4, "atol": 1e-5}
+        np.testing.assert_allclose(optimizer.variables[-1], expected, **near)
+        there = table.get_weights()[0]
+        assert (there == through(there, "int4")).all() == (step >= 12)
+        np.testing.assert_allclose(there, expected, atol=np.abs(expected).max() / 7 if step >= 12 else 1e-5)
 
 
 def rates(steps: int, **settings: Any) -> NDArray[np.float64]:

@@ -195,7 +195,7 @@ def _models(least: int, storages: list[Any]) -> st.SearchStrategy[ModelConfig]:
 
 
 MODELS = _models(1, list(STORAGES))
-# From one value a channel to four float16 and int8 begin to save: there a wider layer may take fewer bytes.
+# From one value a channel to four float16, int8 and int4 begin to save: there a wider layer may take fewer bytes.
 GROWING = st.one_of(_models(1, ["float32"]), _models(4, list(STORAGES)))
 
 
@@ -211,12 +211,14 @@ def test_parts_add_up_to_the_whole(config: ModelConfig) -> None:
 
 @given(MODELS)
 def test_storage_changes_bytes_and_no_count_and_a_narrower_one_never_costs_more(config: ModelConfig) -> None:
-    wide, half, byte = (size(config.model_copy(update={"storage": storage})) for storage in STORAGES)
-    assert (wide.parameters, wide.frozen) == (half.parameters, half.frozen) == (byte.parameters, byte.frozen)
+    every = [size(config.model_copy(update={"storage": storage})) for storage in STORAGES]
+    wide, half, byte, nibble = every
+    assert len({(totals.parameters, totals.frozen) for totals in every}) == 1
     counters = BACKBONES[config.image.backbone].integers if config.image and config.image.backbone in BACKBONES else 0
     assert wide.weights_bytes == 4 * wide.parameters + 4 * counters
-    assert wide.weights_bytes >= half.weights_bytes >= byte.weights_bytes
+    assert wide.weights_bytes >= half.weights_bytes >= byte.weights_bytes >= nibble.weights_bytes
     assert half.weights_bytes >= wide.weights_bytes / 2 and byte.weights_bytes >= wide.weights_bytes / 4
+    assert nibble.weights_bytes >= wide.weights_bytes / 8
 
 
 @given(MODELS)
@@ -546,14 +548,14 @@ def test_bundles_of_fifty_random_networks_are_just_below_their_predicted_bytes(t
         totals = size(config, Contents.of(range(config.num_labels), names, words))
         on_disk = _saved(network, config, tmp_path / f"{number}", words, names)
         assert on_disk <= totals.bundle_bytes, config
-        assert totals.bundle_bytes - on_disk <= max(0.01 * totals.bundle_bytes, 300), config  # 300 bytes: of some kB
+        assert totals.bundle_bytes - on_disk <= max(0.01 * totals.bundle_bytes, 512), config  # 512 bytes: of some kB
         weights = (tmp_path / f"{number}" / "weights.safetensors").read_bytes()
         header = 8 + int.from_bytes(weights[:8], "little")
         assert len(weights) - header == totals.weights_bytes, config
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("storage", "reads"), list(zip(STORAGES, ["both", "image", "caption"], strict=True)))
+@pytest.mark.parametrize(("storage", "reads"), list(zip(STORAGES, ["both", "image", "caption", "both"], strict=True)))
 def test_smallest_network_with_the_longest_settings_is_below_its_predicted_bytes(
     tmp_path: Path, storage: Any, reads: str
 ) -> None:

@@ -11,21 +11,32 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
+from captune.model.layout import GROUP, int4_bytes
 from captune.model.storage import restore, store, through
 
 Array = NDArray[Any]
-REDUCED: list[Any] = ["float16", "int8"]
+REDUCED: list[Any] = ["float16", "int8", "int4"]
 STORAGES: list[Any] = ["float32", *REDUCED]
 TINIEST_STORED = 127e-30  # int8: channels that stay below are zeros
+LARGEST_INT4 = 7 * 65_504.0
 
 # Shapes of matrices, four values a channel or more, and of what is none.
-MATRICES = st.one_of(
+_MATRICES = st.one_of(
     st.tuples(st.integers(4, 12), st.integers(2, 6)),
     st.tuples(st.integers(1, 3), st.integers(4, 6), st.integers(2, 5)),
     st.tuples(st.integers(1, 3), st.just(4), st.integers(1, 3), st.integers(2, 5)),
     st.tuples(st.just(3), st.just(3), st.integers(1, 6), st.just(1)),  # depthwise
     st.tuples(st.integers(4, 12), st.just(1), st.just(1)),  # one channel
 )
+# Those that int4 packs: no convolution of pixels, no depthwise one. Of one group a channel and of more, the last whole
+# or not; of odd and of even numbers of values.
+PACKED = st.one_of(
+    st.tuples(st.sampled_from([4, 5, 63, 64, 65, 127, 128, 129, 200]), st.integers(2, 6)),
+    st.tuples(st.integers(1, 3), st.sampled_from([4, 22, 64]), st.integers(2, 5)),
+    st.tuples(st.integers(1, 3), st.just(3), st.integers(4, 9), st.integers(2, 5)),
+    st.tuples(st.sampled_from([5, 65]), st.just(1), st.just(1)),
+)
+MATRICES = st.one_of(_MATRICES, PACKED)
 OTHERS = st.one_of(
     st.just(()),
     st.tuples(st.integers(1, 20)),
@@ -103,7 +114,7 @@ def test_a_million_values_of_common_spread_are_not_changed_by_going_again(storag
     for spread in (1e-6, 0.05, 1.0, 1e6):
         values = (spread * rng.standard_normal((250, 1000))).astype(np.float32)
         once = store("x", values, storage)
-        assert same(once, store("x", restore(once, "x"), storage))
+        assert same(once, store("x", restore(once, "x", values.shape), storage))
 
 
 @given(values=arrays(MATRICES))
@@ -120,6 +131,97 @@ def test_int8_keeps_the_largest_value_of_a_channel_at_the_end_of_its_range(value
 @pytest.mark.parametrize("storage", STORAGES)
 def test_zeros_come_back_as_zeros(storage: Any, values: Array) -> None:
     assert (through(values, storage) == 0).all()
+
+
+# Four bits
+
+
+def by_group(values: Array, place: int) -> Array:
+    """(values of a group, channels) of the group that the value at a place, by channel, is in."""
+    start = place // by_channel(values).shape[1] // GROUP * GROUP
+    return by_channel(values)[start : start + GROUP]
+
+
+@given(arrays(PACKED), st.integers(0, 10**6))
+@example(np.full((65, 3), HUGE, np.float32), 0)
+@example(np.array([[7.0], [3.5], [-2.5], [0.5]] * 17, np.float32).repeat(2, axis=1), 3)
+def test_int4_is_within_half_a_step_and_a_step_is_a_seventh_of_the_largest_value_of_its_group(
+    values: Array, place: int
+) -> None:
+    place %= values.size
+    before, after = (by_group(x, place).astype(np.float64) for x in (values, through(values, "int4")))
+    largest = np.abs(before).max(axis=0)
+    step = np.minimum(largest / 7, 65_504)
+    lost = np.maximum(np.abs(before) - LARGEST_INT4, 0)  # of values beyond what the largest scale reaches
+    # Beside the half step: the scale is a float16, in its smallest numbers a coarse one.
+    assert (np.abs(before - after) <= 0.5001 * step + 7 * np.maximum(step * 2**-10, 2**-24) + lost).all()
+    assert (np.abs(after) <= largest).all()
+
+
+@given(arrays(PACKED))
+def test_int4_keeps_the_largest_value_of_a_group_at_the_end_of_its_range(values: Array) -> None:
+    stored = store("x", values, "int4")
+    assert stored["x"].dtype == np.uint8 and stored["x.scale"].dtype == np.float16
+    integers = np.stack([stored["x"] & 15, stored["x"] >> 4], axis=-1).ravel()[: values.size].astype(int) - 8
+    rows = integers.reshape(by_channel(values).shape)
+    for group, start in enumerate(range(0, len(rows), GROUP)):
+        there = np.abs(by_channel(values)[start : start + GROUP]).max(axis=0)
+        largest = np.abs(rows[start : start + GROUP]).max(axis=0)
+        assert (largest == np.where(stored["x.scale"][group] > 0, 7, 0)).all()
+        assert (stored["x.scale"][group][there >= 7 * 2**-23] > 0).all()
+
+
+def test_two_values_lie_in_a_byte_the_first_in_its_lower_half_with_eight_for_zero() -> None:
+    values = np.array([[7.0, -7.0], [1.0, 0.0], [-3.0, 2.0], [0.0, 7.0]], np.float32)
+    stored = store("x", values, "int4")
+    assert stored["x"].tolist() == [15 | 1 << 4, 9 | 8 << 4, 5 | 10 << 4, 8 | 15 << 4]
+    assert stored["x.scale"].tolist() == [[1.0, 1.0]]
+    odd = store("x", np.full((5, 3), 7, np.float32), "int4")
+    assert odd["x"].tolist() == [15 | 15 << 4] * 7 + [15 | 8 << 4], "zero stands behind the last of fifteen values"
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 3, 8), (7, 7, 3, 2), (3, 3, 8, 1), (7, 7, 1, 8)])
+def test_convolutions_of_pixels_and_depthwise_ones_are_int8_under_int4(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    assert same(store("x", values, "int4"), store("x", values, "int8"))
+
+
+@given(arrays(PACKED), st.integers(0, 10**6), st.sampled_from([math.nan, math.inf, -math.inf]))
+def test_int4_keeps_groups_beside_one_that_is_not_finite(values: Array, place: int, bad: float) -> None:
+    place %= values.size
+    whole = through(values, "int4")
+    values.reshape(-1)[place] = bad
+    back = through(values, "int4")
+    row, column = divmod(place, by_channel(values).shape[1])
+    start = row // GROUP * GROUP
+    broken = np.zeros(by_channel(values).shape, bool)
+    broken[start : start + GROUP, column] = True
+    assert not np.isfinite(by_channel(back)[broken]).any()
+    assert bits(by_channel(back)[~broken]) == bits(by_channel(whole)[~broken])
+
+
+@given(arrays(PACKED), st.sampled_from(["longer", "shorter", "scales", "no scales", "type", "vector", "pixels"]))
+def test_int4_of_another_tensor_is_refused(values: Array, change: str) -> None:
+    stored, shape = store("x", values, "int4"), values.shape
+    match change:
+        case "longer":
+            stored["x"] = np.append(stored["x"], np.uint8(0))
+        case "shorter":
+            stored["x"] = stored["x"][:-1]
+        case "scales":
+            stored["x.scale"] = stored["x.scale"].T if values.shape[0] > GROUP else stored["x.scale"][:, :-1]
+        case "no scales":
+            del stored["x.scale"]
+        case "type":
+            stored["x.scale"] = stored["x.scale"].astype(np.float32)
+        case "vector":
+            shape = (values.size,)
+        case _:
+            shape = (3, 3, 3, 4)
+    if change == "scales" and stored["x.scale"].shape == store("x", values, "int4")["x.scale"].shape:
+        return
+    with pytest.raises(ValueError, match="x is no int4 tensor of"):
+        restore(stored, "x", shape)
 
 
 # What is not finite
@@ -170,7 +272,7 @@ def test_counter_of_eight_bytes_is_kept(storage: Any) -> None:
 @given(values=arrays(MATRICES))
 def test_storing_leaves_the_weights_it_is_given_alone(storage: Any, values: Array) -> None:
     before = bits(values)
-    restore(store("x", values, storage), "x")
+    restore(store("x", values, storage), "x", values.shape)
     assert bits(values) == before
 
 
@@ -180,8 +282,17 @@ def test_storing_leaves_the_weights_it_is_given_alone(storage: Any, values: Arra
 @given(values=arrays(MATRICES))
 def test_a_matrix_takes_two_bytes_a_value_or_one_and_four_a_channel(values: Array) -> None:
     channels = by_channel(values).shape[1]
-    sizes = {name: sum(t.nbytes for t in store("x", values, name).values()) for name in STORAGES}
+    sizes = {name: sum(t.nbytes for t in store("x", values, name).values()) for name in ("float32", "float16", "int8")}
     assert sizes == {"float32": 4 * values.size, "float16": 2 * values.size, "int8": values.size + 4 * channels}
+
+
+@given(values=arrays(PACKED))
+def test_a_packed_matrix_takes_half_a_byte_a_value_and_two_for_each_sixty_four_of_a_channel(values: Array) -> None:
+    rows, channels = by_channel(values).shape
+    stored = store("x", values, "int4")
+    assert stored["x"].nbytes == math.ceil(values.size / 2)
+    assert stored["x.scale"].nbytes == 2 * math.ceil(rows / 64) * channels
+    assert sum(t.nbytes for t in stored.values()) == int4_bytes(values.shape)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -191,5 +302,5 @@ def test_what_a_file_holds_comes_back_in_whatever_order_it_lay_in_memory(
 ) -> None:
     lying = np.asfortranarray(values) if turned else values[..., ::-1] if values.ndim else values
     written = load(save({"y": np.ones(3, np.float32), **store("x", lying, storage)}))
-    assert bits(restore(written, "x")) == bits(through(np.array(lying, order="C"), storage))
-    assert (restore(written, "y") == 1).all()
+    assert bits(restore(written, "x", lying.shape)) == bits(through(np.array(lying, order="C"), storage))
+    assert (restore(written, "y", (3,)) == 1).all()

@@ -369,7 +369,9 @@ def from_bundle(learner: Any, model: ModelConfig, folder: Path) -> Any:
     return Bundle.load(folder / "bundle").network
 
 
-@pytest.mark.parametrize(("storage", "ema"), [("float32", 0.9), ("float16", 0.0), ("int8", 0.0), ("int8", 0.9)])
+@pytest.mark.parametrize(
+    ("storage", "ema"), [("float32", 0.9), ("float16", 0.0), ("int8", 0.0), ("int8", 0.9), ("int4", 0.9)]
+)
 def test_predictions_are_those_of_the_bundle_to_the_bit(tmp_path: Path, storage: Any, ema: float) -> None:
     from captune.model.training import predict
 
@@ -411,6 +413,24 @@ def test_training_goes_on_from_the_weights_before_storage(storage: Any, ema: flo
     assert trained(storage) == trained("float32")
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_int4_is_trained_for_in_the_last_epochs(bfloat16: bool) -> None:
+    from captune.model.layout import is_grouped
+    from captune.model.storage import through
+
+    def stored() -> set[bool]:
+        return {bool((through(w, "int4") == w).all()) for w in learner.network.get_weights() if is_grouped(w.shape)}
+
+    learner, rows = training(as_stored(BOTH, "int4"), bfloat16=bfloat16, epochs=4, learning_rate=0.02), task(40, 2)
+    losses = [learner.epoch(1), learner.epoch(2)]
+    learner.predict(rows)
+    assert stored() == {False}
+    losses += [learner.epoch(3), learner.epoch(4)]
+    learner.predict(rows)
+    assert stored() == {True}
+    assert losses == sorted(losses, reverse=True)
+
+
 def test_weights_are_put_back_after_an_error_in_a_batch() -> None:
     class Broken(Arrays):
         def batch(self, number: int, index: int) -> Any:
@@ -443,7 +463,7 @@ def test_scores_of_a_trial_are_those_of_its_bundle(tmp_path: Path) -> None:
     assert shipped != scores(learner.predict(rows, stored=False))
 
 
-@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8", "int4"])
 def test_nan_in_one_weight_ends_the_trial_whatever_the_storage(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from captune.model.training import Training
 

@@ -24,6 +24,8 @@ PAGES = {
         "CHANGELOG.md",
         "cluster/README.md",
         "tuner/space/README.md",
+        "tuner/winner/formats/README.md",
+        "tuner/serving/README.md",
         "tests/benchmarks/README.md",
     )
 }

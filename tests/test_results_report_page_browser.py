@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from chromium import CHROMIUM
 from PIL import Image
 from test_results_report_page import CASES, SECTIONS
 
 from captune.results.report_page.page import page
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; install Debian's package chromium")
 pytestmark = [pytest.mark.slow, needs_chromium]
 

@@ -266,8 +266,8 @@ def test_prepare_refuses_a_missing_picture_folder(captune: Captune, twelve: Path
     [
         (["--preset", "papers"], ("papers", "compact")),
         (["--measure", "file"], ("--measure", "'weights', 'bundle'", "file")),
-        (["--storage", "int4"], ("--storage", "'float32', 'float16', 'int8'", "int4")),
-        (["--storage", ""], ("--storage", "'float32', 'float16', 'int8'")),
+        (["--storage", "int2"], ("--storage", "'float32', 'float16', 'int8', 'int4'", "int2")),
+        (["--storage", ""], ("--storage", "'float32', 'float16', 'int8', 'int4'")),
         (["--objectives", "bytes"], ("--objectives", "mean_f1,bytes", "'bytes'")),
         (["--objectives", "bytes,mean_f1"], ("--objectives", "mean_f1,bytes", "'bytes,mean_f1'")),
         (["--time-limit", "x"], ("--time-limit", "30m", "x")),
@@ -772,7 +772,7 @@ def test_damaged_journal_is_told_in_one_line(captune: Captune, run: Path) -> Non
 
 def test_export_refuses_before_refit_and_unknown_formats(captune: Captune, run: Path, tmp_path: Path) -> None:
     refused(captune("export", run, "--to", tmp_path / "x", "--format", "pickle"), "--format", "keras", "pickle")
-    refused(captune("export", run, "--to", tmp_path / "x", "--storage", "int4"), "--storage", "float16", "int4")
+    refused(captune("export", run, "--to", tmp_path / "x", "--storage", "int2"), "--storage", "float16", "int2")
     ran = captune("export", run, "--to", tmp_path / "x.keras", "--format", "keras", "--storage", "int8")
     refused(ran, "--storage", "float32", "format bundle", "int8")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -853,8 +853,8 @@ def test_each_change_that_would_fit_does_and_one_step_less_does_not(
             assert captune("size", "--config", config, *budget).code == 1, change
 
 
-@pytest.mark.parametrize(("storage", "matrix_bytes"), [("float32", 4), ("float16", 2), ("int8", 1)])
-def test_size_counts_the_storage_that_is_asked_for(captune: Captune, storage: str, matrix_bytes: int) -> None:
+@pytest.mark.parametrize(("storage", "matrix_bytes"), [("float32", 4), ("float16", 2), ("int8", 1), ("int4", 0.54)])
+def test_size_counts_the_storage_that_is_asked_for(captune: Captune, storage: str, matrix_bytes: float) -> None:
     content = json.loads(captune("size", "--preset", "paper", "--storage", storage, "--json").out)
     assert content["storage"] == storage
     share = content["weights_bytes"] / (matrix_bytes * content["parameters"])

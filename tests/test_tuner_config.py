@@ -127,8 +127,8 @@ BAD = {
     "unknown objective": ("trials: 3\nobjectives: [mean_f1, seconds]\n", 2, "objectives", "seconds"),
     "objectives of a word": ("trials: 3\nobjectives: bytes\n", 2, "objectives", "'bytes'"),
     "storage at the top": ("trials: 3\nstorage: int8\n", 2, "storage", "unknown key"),
-    "unknown storage in fixed": ("trials: 3\nfixed:\n  storage: int4\n", 3, "storage", "'int8', got 'int4'"),
-    "unknown storage in space": ("trials: 3\nspace:\n  storage: [int8, int4]\n", 3, "storage", "'int8', got 'int4'"),
+    "unknown storage in fixed": ("trials: 3\nfixed:\n  storage: int2\n", 3, "storage", "'int4', got 'int2'"),
+    "unknown storage in space": ("trials: 3\nspace:\n  storage: [int8, int2]\n", 3, "storage", "'int4', got 'int2'"),
     "unknown modality": ("trials: 3\nmodality: sound\n", 2, "modality", "sound"),
     "modality the preset lacks": ("trials: 3\npreset: captions\nmodality: image\n", 3, "modality", "image"),
     "negative seed": ("trials: 3\nseed: -1\n", 2, "seed", "-1"),
@@ -303,7 +303,7 @@ def test_dimension_that_hangs_on_storage_is_open_under_the_one_of_the_command_li
 
 
 def test_bad_value_given_by_name_is_told_by_that_name() -> None:
-    for override in ({"trials": 0}, {"seed": -1}, {"cpus_per_trial": -1.0}, {"measure": "file"}, {"storage": "int4"}):
+    for override in ({"trials": 0}, {"seed": -1}, {"cpus_per_trial": -1.0}, {"measure": "file"}, {"storage": "int2"}):
         with pytest.raises(ConfigError, match=next(iter(override))):
             read(None, **{"trials": 1, **override})
 

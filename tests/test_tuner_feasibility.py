@@ -40,7 +40,7 @@ WAYS: dict[str, list[Any]] = {
     "text.dense": [[0, 16, 128], {"low": 0, "high": 64, "step": 32}],
     "fusion": [["gated", "concatenation"]],
     "head_units": [{"low": 0, "high": 64, "step": 16}, [0, 64, 512]],
-    "storage": [["float32", "float16"], ["float16", "int8"]],
+    "storage": [["float32", "float16"], ["float16", "int8", "int4"]],
     "train.learning_rate": [{"low": 1e-3, "high": 1e-3}],
     "image.frozen": [[False, True]],
     "train.cached_features": [[False, True]],

@@ -4,7 +4,6 @@ import csv
 import os
 import resource
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 from builders import limited, refused
 from PIL import Image
 
-from captune.data_prep.csv_file import read_csv
 from captune.data_prep.images import ImageError
 from captune.data_prep.labels import Labels
 from captune.data_prep.records import DataError, OnBad
@@ -73,18 +71,27 @@ def table(path: Path, rows: list[str]) -> Path:
     return path
 
 
+def read_rows(bundle: Any, source: Path, images: Path | None, *, need_labels: bool) -> Any:
+    """All rows of a CSV at once."""
+    from captune.tuner.winner.rows import open_rows
+
+    file = open_rows(bundle, source, images, need_labels=need_labels)
+    file.check()
+    (rows,) = file.chunks(None)
+    return rows
+
+
 def test_rows_from_files_get_the_answers_that_the_prepared_set_gets(
-    bundle: Any, data: PreparedData, drawn: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Any, data: PreparedData, drawn: Path
 ) -> None:
     import captune.tuner.winner.predict as inference
-    from captune.tuner.winner.rows import read_rows
 
-    monkeypatch.setattr(inference, "BATCH", 50)  # 120 rows: two batches and a rest
     counts: list[tuple[int, int]] = []
     rows, found = inference.probabilities_of_rows(
         bundle,
         read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True),
         lambda done, total: counts.append((done, total)),
+        batch=50,  # 120 rows: two batches and a rest
     )
     assert len(rows.pictures) == 120
     assert counts == [(0, 120), (50, 120), (100, 120)]
@@ -107,8 +114,6 @@ def test_answers_are_those_that_training_sees(bundle: Any, data: PreparedData) -
 
 def examples(bundle: Any, drawn: Path) -> tuple[list[str], list[Path]]:
     """Captions and pictures of the drawn rows."""
-    from captune.tuner.winner.rows import read_rows
-
     rows = read_rows(bundle, drawn / "train.csv", drawn / "images", need_labels=True)
     return [example.caption for example in rows.records.examples], list(rows.pictures)
 
@@ -194,31 +199,35 @@ def test_file_without_captions_or_without_pictures_is_answered_and_told_where_lo
     summed_bundle: Any, drawn: Path, tmp_path: Path
 ) -> None:
     from captune.tuner.winner.predict import probabilities, probabilities_of_rows
-    from captune.tuner.winner.rows import read_rows
+    from captune.tuner.winner.rows import open_rows
 
     captions, pictures = examples(summed_bundle, drawn)
-    rows, answers = probabilities_of_rows(
+    _, answers = probabilities_of_rows(
         summed_bundle, read_rows(summed_bundle, drawn / "train.csv", None, need_labels=True)
     )
-    assert "no folder of pictures, so captions answer alone" in rows.records.notes
+    assert open_rows(summed_bundle, drawn / "train.csv", None, need_labels=True).notes == (
+        "no folder of pictures, so captions answer alone",
+    )
     np.testing.assert_allclose(answers, probabilities(summed_bundle, captions, None), atol=1e-6)
     bare = table(tmp_path / "bare.csv", ["ImageID", *(path.name for path in pictures)])
-    rows, answers = probabilities_of_rows(
+    _, answers = probabilities_of_rows(
         summed_bundle, read_rows(summed_bundle, bare, drawn / "images", need_labels=False)
     )
-    assert "no column Caption, so pictures answer alone" in rows.records.notes
+    assert open_rows(summed_bundle, bare, drawn / "images", need_labels=False).notes == (
+        "no column Caption, so pictures answer alone",
+    )
     np.testing.assert_allclose(answers, probabilities(summed_bundle, None, pictures), atol=1e-6)
     with pytest.raises(DataError, match=r"name their folder|add it"):
         read_rows(summed_bundle, bare, None, need_labels=False)
 
 
 def submit(
-    bundle: Any, source: Path, out: Path, images: Path | None = None, on_bad: OnBad = "error"
+    bundle: Any, source: Path, out: Path, images: Path | None = None, on_bad: OnBad = "error", batch: int | None = None
 ) -> list[list[str]]:
     """What `captune predict` writes for a CSV, row by row."""
     from captune.tuner.api.classifier import Classifier
 
-    count = Classifier(Path("bundle"), bundle).predict_file(source, images, out=out, on_bad=on_bad)
+    count = Classifier(Path("bundle"), bundle).predict_file(source, images, out=out, on_bad=on_bad, batch=batch)
     with out.open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["ImageID", "Labels"] and len(rows) == count
@@ -226,14 +235,17 @@ def submit(
 
 
 def test_full_disk_is_failed_work(captions_bundle: Any, tmp_path: Path) -> None:
-    from captune.tuner.winner.predict import write_submission
+    from captune.tuner.winner.submission import SubmissionForm, submission
 
-    records = read_csv(table(tmp_path / "rows.csv", ["ImageID,Caption", "a.jpg,a box"]), need_labels=False)
-    probabilities, out = np.zeros((1, 6), np.float32), tmp_path / "out.csv"
-    write = partial(write_submission, captions_bundle, records, probabilities, out, with_probabilities=False)
-    with limited(resource.RLIMIT_FSIZE, 10):
-        refused(write, f"{out} cannot be written: File too large", error=WorkError)
-    assert not out.exists()
+    for out in (tmp_path / "out.csv", tmp_path / "out.parquet"):
+
+        def write(out: Path = out) -> None:
+            with submission(captions_bundle, out, SubmissionForm()) as add:
+                add(["a.jpg"], np.zeros((1, 6), np.float32))
+
+        with limited(resource.RLIMIT_FSIZE, 10):
+            refused(write, f"{out} cannot be written: File too large", error=WorkError)
+    assert not list(tmp_path.iterdir())
 
 
 def test_file_beside_a_submission_and_one_in_its_place_stay_as_they_are(captions_bundle: Any, tmp_path: Path) -> None:
@@ -319,7 +331,6 @@ def test_rows_that_are_no_csv_and_were_mended_are_told_with_their_lines(
 def test_evaluate_agrees_with_a_plain_computation(captions_bundle: Any, drawn: Path) -> None:
     from captune.tuner.api.classifier import Classifier
     from captune.tuner.winner.predict import probabilities
-    from captune.tuner.winner.rows import read_rows
 
     scores = Classifier(Path("bundle"), captions_bundle).evaluate(drawn / "train.csv")
     records = read_rows(captions_bundle, drawn / "train.csv", None, need_labels=True).records
@@ -355,15 +366,11 @@ def test_evaluate_agrees_with_a_plain_computation(captions_bundle: Any, drawn: P
 def test_rows_that_cannot_be_scored_are_refused(
     captions_bundle: Any, tmp_path: Path, rows: list[str], words: str
 ) -> None:
-    from captune.tuner.winner.rows import read_rows
-
     with pytest.raises(DataError, match=words):
         read_rows(captions_bundle, table(tmp_path / "rows.csv", rows), None, need_labels=True)
 
 
 def test_bundle_that_reads_pictures_asks_for_their_folder(bundle: Any, drawn: Path, tmp_path: Path) -> None:
-    from captune.tuner.winner.rows import read_rows
-
     with pytest.raises(DataError, match="folder"):
         read_rows(bundle, drawn / "train.csv", None, need_labels=False)
     with pytest.raises(DataError, match="nowhere"):
@@ -383,12 +390,11 @@ SPOILT: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
 @pytest.mark.parametrize("row", [0, 7])
 def test_picture_that_cannot_be_used_is_told_with_its_line_and_nothing_is_written(
-    bundle: Any, twelve: Path, spoil: Callable[[Path], object], row: int, monkeypatch: pytest.MonkeyPatch
+    bundle: Any, twelve: Path, spoil: Callable[[Path], object], row: int
 ) -> None:
-    monkeypatch.setattr("captune.tuner.winner.predict.BATCH", 5)
     spoil(twelve / "images" / f"scene_{row:05}.jpg")
     refused(
-        lambda: submit(bundle, twelve / "train.csv", twelve / "out.csv", twelve / "images"),
+        lambda: submit(bundle, twelve / "train.csv", twelve / "out.csv", twelve / "images", batch=5),
         "train.csv",
         f"line {row + 2}:",
         f"scene_{row:05}.jpg",
@@ -399,28 +405,24 @@ def test_picture_that_cannot_be_used_is_told_with_its_line_and_nothing_is_writte
 
 
 def test_rows_that_cannot_be_used_are_left_out_and_listed_and_the_others_get_their_own_labels(
-    bundle: Any, twelve: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Any, twelve: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("captune.tuner.winner.predict.BATCH", 5)
-    whole = submit(bundle, twelve / "train.csv", twelve / "whole.csv", twelve / "images")
+    whole = submit(bundle, twelve / "train.csv", twelve / "whole.csv", twelve / "images", batch=5)
     with (twelve / "train.csv").open("a") as file:
         file.write("../secret.jpg,1,a box\nscene_00001.jpg,1,\n")
     for row, spoil in zip((0, 3, 4, 6, 9, 11), SPOILT.values(), strict=True):
         spoil(twelve / "images" / f"scene_{row:05}.jpg")
     capsys.readouterr()
-    rows = submit(bundle, twelve / "train.csv", twelve / "out.csv", twelve / "images", on_bad="skip")
+    rows = submit(bundle, twelve / "train.csv", twelve / "out.csv", twelve / "images", on_bad="skip", batch=5)
     assert rows[:-1] == [whole[row] for row in (1, 2, 5, 7, 8, 10)] and rows[-1][0] == "scene_00001.jpg"
     *lines, total = capsys.readouterr().err.splitlines()
     assert [int(line.split(", line ")[1].split()[0]) for line in lines] == [2, 5, 6, 8, 11, 13, 14]
     assert "7 of 14 rows" in total
 
 
-def test_scores_of_rows_left_out_are_those_of_a_file_without_them(
-    bundle: Any, twelve: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_of_rows_left_out_are_those_of_a_file_without_them(bundle: Any, twelve: Path) -> None:
     from captune.tuner.api.classifier import Classifier
 
-    monkeypatch.setattr("captune.tuner.winner.predict.BATCH", 5)
     classifier = Classifier(Path("bundle"), bundle)
     header, *rows = (twelve / "train.csv").read_text().splitlines()
     image, _, caption = rows[2].split(",", 2)
@@ -455,10 +457,9 @@ def test_file_without_one_usable_picture_is_refused(bundle: Any, twelve: Path, k
     )
 
 
-def test_picture_of_a_list_is_told_with_its_place(bundle: Any, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_picture_of_a_list_is_told_with_its_place(bundle: Any, drawn: Path) -> None:
     from captune.tuner.winner.predict import probabilities
 
-    monkeypatch.setattr("captune.tuner.winner.predict.BATCH", 2)
     captions, pictures = (each[:5] for each in examples(bundle, drawn))
     refused(
         lambda: probabilities(bundle, captions, [*pictures[:3], Path("nowhere.jpg"), pictures[4]]),

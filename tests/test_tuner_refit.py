@@ -19,6 +19,7 @@ from conftest import Captune
 from conftest import refused as only_line
 
 from captune.data_prep.store import PreparedData, prepare
+from captune.errors import UsageError
 from captune.model.config import TrialConfig, flatten, replace
 from captune.model.presets import PRESETS
 from captune.model.rule import DecisionRule
@@ -216,6 +217,11 @@ def test_export_that_answers_otherwise_is_removed(
         with pytest.raises(ProofError, match="other probabilities"):
             captune.tuner.winner.export.export(winner, captions_data, BUDGET, tmp_path / name, kind, None)
         assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(captune.tuner.winner.export, "written_by_converter", lambda *a: a[-1].write_text("a model"))
+    monkeypatch.setattr(captune.tuner.winner.export, "answers_of", lambda *_: (honest + 2e-5, {1: 0.1}))
+    with pytest.raises(ProofError, match="other probabilities"):
+        captune.tuner.winner.export.export(winner, captions_data, BUDGET, tmp_path / "x.onnx", "onnx", None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_refuses_what_is_there_and_what_has_no_winner(
@@ -228,9 +234,9 @@ def test_export_refuses_what_is_there_and_what_has_no_winner(
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(RunError, match="exists"):
         export(winner, captions_data, BUDGET, tmp_path / "mine", "bundle", None)
-    with pytest.raises(RunError, match=r"\*\.keras"):
+    with pytest.raises(UsageError, match=r"\*\.keras"):
         export(winner, captions_data, BUDGET, tmp_path / "x.h5", "keras", None)
-    with pytest.raises(RunError, match="--format keras"):
+    with pytest.raises(UsageError, match="--format keras"):
         export(winner, captions_data, BUDGET, tmp_path / "x.keras", "bundle", None)
     assert (tmp_path / "mine").read_text() == "mine"
 
@@ -271,7 +277,7 @@ def test_proof_of_int8_scores_what_is_shipped(
     assert proof["bundle_bytes"] < whole["bundle_bytes"]
 
 
-@pytest.mark.parametrize(("source", "storage"), [("winner", "int8"), ("winner", "float16"), ("int8_winner", "float32")])
+@pytest.mark.parametrize(("source", "storage"), [("winner", "int4"), ("winner", "float16"), ("int8_winner", "float32")])
 def test_export_in_another_storage_gives_both_scores_and_loads(
     request: pytest.FixtureRequest, captions_data: PreparedData, tmp_path: Path, source: str, storage: Any
 ) -> None:
@@ -439,7 +445,8 @@ def test_folders_beside_an_export_stay_as_they_are(
     export(winner, captions_data, BUDGET, tmp_path / "copy", "bundle", None)
     export(winner, captions_data, BUDGET, tmp_path / "copy.keras", "keras", None)
     assert all((tmp_path / name / "notes.txt").read_text() == "mine" for name in ("copy.tmp", "copy.keras.tmp"))
-    assert left(tmp_path) == {"copy", "copy.tmp", "copy.keras", "copy.keras.tmp"}
+    written = {"copy", "copy.portable", "copy.keras", "copy.keras.portable"}
+    assert left(tmp_path) == written | {"copy.tmp", "copy.keras.tmp"}
 
 
 def begun(*arguments: object, moment: Callable[[], bool]) -> subprocess.Popen[str]:

@@ -39,6 +39,7 @@ TOGETHER = """if True:
 
     prepared = PreparedData.open(data)
     changes = {"train.batch_size": int(batch), "train.ema": 0.9 if backend == "tensorflow" else 0.0}
+    changes["storage"] = "int4"  # which changes weights within a step
     config = bind(replace(PRESETS["captions"], TINY | changes), prepared.manifest)
     made = []
     class Seen(training.Training):

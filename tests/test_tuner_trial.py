@@ -52,7 +52,7 @@ ALL_THAT_IS_RANDOM = {
 @pytest.mark.parametrize(
     "changes",
     [
-        {"image.max_side": 16, "train.ema": 0.9, "storage": "int8"},
+        {"image.max_side": 16, "train.ema": 0.9, "storage": "int4"},
         pytest.param(
             {"train.optimizer": "adamw", "train.weight_decay": 0.1, "train.clip_norm": 1.0, "storage": "float16"},
             marks=pytest.mark.soak,

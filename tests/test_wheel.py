@@ -57,12 +57,12 @@ def run(command: Path, *arguments: str, folder: Path, timeout: float = 60) -> su
 
 def test_wheel_holds_the_sources_and_their_data_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    kinds = {".py", ".yaml", ".sh", ".html", ".css"}
+    kinds = {".py", ".yaml", ".sh", ".html", ".css", ".mjs"}
     there = {
         f"captune/{path.relative_to(ROOT).as_posix()}"
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in kinds
+        if path.suffix in kinds or path.name == "portable.md"
     }
     door = {f"captune/{path.name}" for path in (ROOT / ".src" / "captune").iterdir() if path.is_file()}
     assert names == there | door

@@ -3,7 +3,7 @@
     python tests/benchmarks/size.py [COUNT]
 
 COUNT (200) configurations are drawn over all backbones, cuts, heads, text encoders and fusions, alone and together.
-Each is built with Keras once and saved as a bundle in all three storage types. Ends with status 1 where a byte of
+Each is built with Keras once and saved as a bundle in all four storage types. Ends with status 1 where a byte of
 weights differs, or where a bundle has more than its predicted bytes, or less by over a hundredth (of tiny ones: 300
 bytes).
 """

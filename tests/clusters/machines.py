@@ -104,7 +104,7 @@ hostname "$1"
 ip link set lo up
 echo up
 trap : CHLD
-while :; do sleep 1; done
+while :; do sleep 1 || true; done
 """
 
 

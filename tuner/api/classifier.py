@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captune.data_prep.records import DataError, OnBad, Records
+from captune.data_prep.records import BadRow, DataError, OnBad
 from captune.errors import ArgumentError
 from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.api.progress import bar, say
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from captune.data_prep.images import Picture
     from captune.model.bundle import Bundle
+    from captune.tuner.winner.answers import Answer
+    from captune.tuner.winner.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,28 @@ class Classifier:
         """
         return self.bundle.rule.calibrated(self._raw(captions, images))
 
+    @left_as_it_was()
+    def answers(
+        self,
+        captions: Sequence[str] | None = None,
+        images: Sequence[Picture] | None = None,
+        *,
+        top: int | None = None,
+    ) -> list[tuple[Answer, ...]]:
+        """The labels of each example, likeliest first: id, name, calibrated probability, and whether the rule gives it.
+
+        Args:
+            captions, images: see `probabilities`.
+            top: how many labels, those that the rule does not give as well; None for those that it gives.
+
+        Example:
+            >>> [(label.name, label.decided) for label in captune.load("run/winner/bundle").answers(["a red ball"])[0]]
+            [('2', True)]
+        """
+        from captune.tuner.winner.answers import answers
+
+        return answers(self.bundle, self._raw(captions, images), top)
+
     def _raw(self, captions: Sequence[str] | None, images: Sequence[Picture] | None) -> NDArray[np.float32]:
         """The network's own probabilities."""
         from captune.tuner.winner import predict
@@ -112,11 +136,17 @@ class Classifier:
             >>> round(scores["mean_f1"], 2), scores["examples"]
             (0.36, 59)
         """
+        import numpy as np
+
         from captune.tuner.winner import predict
 
-        records, raw = self._of_rows(csv, images, need_labels=True, on_bad=on_bad, progress=progress)
-        scores = predict.evaluate(self.bundle, records, raw)
-        return scores if on_bad == "error" else {**scores, "skipped": [asdict(row) for row in records.bad]}
+        truth, raw, bad = [], [], list[BadRow]()
+        for rows, some in self._of_rows(csv, images, need_labels=True, on_bad=on_bad, batch=None, progress=progress):
+            truth.append(predict.multi_hot(self.bundle, rows))
+            raw.append(some)
+            bad += rows.records.bad
+        scores = predict.evaluate(self.bundle, np.concatenate(truth), np.concatenate(raw))
+        return scores if on_bad == "error" else {**scores, "skipped": [asdict(row) for row in bad]}
 
     @left_as_it_was()
     def predict_file(
@@ -126,52 +156,92 @@ class Classifier:
         *,
         out: str | Path,
         probabilities: bool = False,
+        top: int | None = None,
+        names: bool = False,
+        batch: int | None = None,
         on_bad: OnBad = "error",
         progress: bool = True,
     ) -> int:
         """Writes ImageID,Labels for every row of a CSV to `out`, which must not exist; the number of rows.
 
-        A column Labels is not looked at, and an ImageID may stand in several rows. The file appears when all is done.
+        A column Labels is not looked at, and an ImageID may stand in several rows. Rows are answered and written some
+        thousand at a time, so that any number of them fits. The file appears when all is done.
 
         Args:
-            probabilities: a further column for each label, named by its id: its calibrated probability.
+            out: a CSV, or a Parquet file where it ends in .parquet, whose Labels are lists.
+            probabilities: a further column for each label, named by its id: its calibrated probability. With `top` one
+                column Probabilities, of the labels in their order.
+            top: how many of the likeliest labels each row gets, likeliest first, instead of those that the rule gives.
+            names: names of labels instead of their ids; in a CSV semicolons are between them.
+            batch: rows that go through the network together, 1 to 1024; None for 256.
             on_bad: at a row that cannot be used "error" stops; "skip" leaves it out and says so on stderr.
             progress: whether it is shown.
 
         Raises:
             DataError: a row cannot be used, or `out` cannot be written.
+            ArgumentError: `top` or `batch` is out of its range; or names of labels cannot be told apart.
 
         Example:
             >>> captune.load("run/winner/bundle").predict_file("train.csv", out="submission.csv")
             59
         """
-        from captune.tuner.winner import predict
+        from captune.tuner.winner.submission import SubmissionForm, submission
 
-        check_new(Path(out))
-        records, raw = self._of_rows(csv, images, need_labels=False, on_bad=on_bad, progress=progress)
-        predict.write_submission(self.bundle, records, raw, Path(out), with_probabilities=probabilities)
-        return len(records.examples)
+        out = Path(out)
+        check_new(out)
+        form, count = SubmissionForm(probabilities, top, names), 0
+        form.check(self.bundle)
+        with submission(self.bundle, out, form) as write:
+            for rows, raw in self._of_rows(
+                csv, images, need_labels=False, on_bad=on_bad, batch=batch, progress=progress
+            ):
+                write([example.image_id for example in rows.records.examples], raw)
+                count += len(raw)
+        return count
 
     def _of_rows(
-        self, csv: str | Path, images: str | Path | None, *, need_labels: bool, on_bad: OnBad, progress: bool
-    ) -> tuple[Records, NDArray[np.float32]]:
-        """The rows of a CSV that can be used, and the network's probabilities; those that cannot be used are told."""
+        self,
+        csv: str | Path,
+        images: str | Path | None,
+        *,
+        need_labels: bool,
+        on_bad: OnBad,
+        batch: int | None,
+        progress: bool,
+    ) -> Iterator[tuple[Rows, NDArray[np.float32]]]:
+        """The rows of a CSV that can be used, some at a time, and the network's probabilities; others are told."""
         from captune.tuner.winner import predict
-        from captune.tuner.winner.rows import read_rows
+        from captune.tuner.winner.rows import CHUNK, open_rows
 
         if on_bad not in ("error", "skip"):
             raise ArgumentError("on_bad", f"error or skip, got {on_bad!r}")
+        batch = predict.BATCH if batch is None else batch
+        if not 1 <= batch <= predict.MOST_IN_BATCH:
+            raise ArgumentError("batch", f"from 1 to {predict.MOST_IN_BATCH} rows, got {batch}")
         folder = None if images is None else Path(images)
+        file = open_rows(self.bundle, Path(csv), folder, need_labels=need_labels, on_bad=on_bad)
+        notes, bad, read, answered = list(file.notes), list[BadRow](), 0, 0
         with bar("predicting", "rows", shown=progress) as show:
-            rows = read_rows(self.bundle, Path(csv), folder, need_labels=need_labels, on_bad=on_bad)
-            rows, raw = predict.probabilities_of_rows(self.bundle, rows, show)
-        for note in rows.records.notes:
+            total = file.check()
+            for rows in file.chunks(max(1, CHUNK // batch) * batch):
+
+                def progressed(done: int, _: int, before: int = read) -> None:
+                    show(before + done, total)
+
+                read += len(rows.records.examples)
+                rows, raw = predict.probabilities_of_rows(self.bundle, rows, progressed, batch)
+                answered += len(raw)
+                notes += rows.records.notes
+                bad += rows.records.bad
+                yield rows, raw
+        if not answered:
+            raise DataError(f"{csv} has no usable row; the first, line {bad[0].line}: {bad[0].reason}")
+        for note in notes:
             say(f"note: {csv}: {note}")
-        if bad := rows.records.bad:
-            for row in bad:
-                say(f"{csv}, line {row.line} is left out: {row.reason}")
-            say(f"{len(bad)} of {len(bad) + len(raw)} rows are left out")
-        return rows.records, raw
+        for row in bad:
+            say(f"{csv}, line {row.line} is left out: {row.reason}")
+        if bad:
+            say(f"{len(bad)} of {len(bad) + answered} rows are left out")
 
     def __repr__(self) -> str:
         return f"<captune classifier {self.path}: {len(self.labels)} labels from {' and '.join(self.reads)}>"

@@ -10,7 +10,7 @@ from captune.errors import ArgumentError
 from captune.files import written_aside
 from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.api.runs import Run, page_to_write
-from captune.tuner.run.locations import reading
+from captune.tuner.run.locations import ALL_BUT_RECORDS, reading
 from captune.tuner.run.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _result(run: Run) -> RunResult:
     from captune.results.records import left_behind, load_records
     from captune.tuner.winner.proof import Proof
 
-    with reading(run.where, leave=frozenset({"winner/bundle", "tracebacks"})) as folder:
+    with reading(run.where, leave=ALL_BUT_RECORDS) as folder:
         is_written = folder.is_written
         records = load_records(folder)
         facts = RunSettings.of(folder).facts(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -81,6 +81,7 @@ def prepare(
     vocabulary: int = 20_000,
     min_count: int = 1,
     labels: str | Iterable[int] | None = None,
+    names: str | Path | Mapping[int, str] | None = None,
     per_caption: bool = False,
     categories: str | Iterable[int] | None = None,
     group_duplicates: bool = False,
@@ -105,6 +106,8 @@ def prepare(
         max_tokens: of a caption that are kept at most. vocabulary: words that are kept at most. min_count: times that a
             word must stand in the training captions.
         labels: of a CSV, that are allowed, e.g. "1-11,13-19"; others are errors.
+        names: of a CSV's labels: a file with a number and its name on each line, as 18,dog, or these by their numbers.
+            Labels in the CSV may then be names, with semicolons between them.
         per_caption: of COCO, one example for each caption, not for each image. categories: of COCO, that are kept.
         group_duplicates: whether rows with the same picture, under whatever names, or the same caption stay in one
             split; else it is told how many of validation and test repeat one of train.
@@ -132,9 +135,12 @@ def prepare(
         raise ArgumentError("side", f"8 to 1024 pixels, which is what networks take, got {side}")
     if format == "coco" and labels is not None:
         raise ArgumentError("labels", "for format kaggle alone; choose COCO categories by `categories`")
+    if format == "coco" and names is not None:
+        raise ArgumentError("names", "for format kaggle alone; COCO categories have names")
     if format == "kaggle" and (per_caption or categories is not None):
         name = "per_caption" if per_caption else "categories"
         raise ArgumentError(name, "for format coco alone; restrict a CSV's labels by `labels`")
+    label_names = None if names is None else _names(names)
     decode = None
     if address is not None:
         from captune.cluster.nodes.decoding import ray_decoder
@@ -163,6 +169,7 @@ def prepare(
             seed=seed,
             captions=settings,
             known_labels=numbers("labels", labels),
+            label_names=label_names,
             per_caption=per_caption,
             categories=numbers("categories", categories),
             group_duplicates=group_duplicates,
@@ -172,6 +179,15 @@ def prepare(
         )
     data = DataSet(str(out), prepared, tuple(notes))
     return replace(data, notes=(*data.notes, *_oddities(data)))
+
+
+def _names(names: str | Path | Mapping[int, str]) -> dict[int, str]:
+    from captune.data_prep.label_names import check_label_names, read_label_names
+
+    if isinstance(names, str | Path):
+        return read_label_names(names)
+    check_label_names(names, "names")
+    return dict(names)
 
 
 def _oddities(data: DataSet) -> list[str]:

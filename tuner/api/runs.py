@@ -13,7 +13,7 @@ from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.api.logs import check_sinks
 from captune.tuner.api.progress import bar, steps
 from captune.tuner.api.searching import drive
-from captune.tuner.run.locations import reading, searching
+from captune.tuner.run.locations import ALL_BUT_RECORDS, reading, searching
 from captune.tuner.run.settings import RunSettings
 from captune.tuner.run.settings import read as read_run
 from captune.tuner.space.config import SearchConfig, check_overrides
@@ -84,7 +84,7 @@ class Run:
         """What is had for nothing on its data: on validation, and after a refit on test. None of an earlier captune."""
         from captune.results.baselines import read
 
-        with reading(self.where, leave=frozenset({"winner/bundle", "tracebacks"})) as folder:
+        with reading(self.where, leave=ALL_BUT_RECORDS) as folder:
             return read(folder)
 
     @property
@@ -172,8 +172,7 @@ class Run:
         from captune.tuner.winner.report_page import page_of
 
         path = page_to_write(out)
-        leave = frozenset({"winner/bundle", "tracebacks"})
-        with reading(self.where, leave=leave) as folder, bar("reading the study", "MiB") as show:
+        with reading(self.where, leave=ALL_BUT_RECORDS) as folder, bar("reading the study", "MiB") as show:
             progress = lambda done, total: show(done >> 20, total >> 20)  # noqa: E731
             text = page_of(folder, running=folder.is_written, progress=progress)
         with written_aside(path) as aside:

@@ -70,7 +70,7 @@ def size(
         config: a YAML file: `preset`, and dotted names that change it.
         budget: bytes, or a text like "100MiB" (2**20) or "100MB" (10**6).
         measure: what the budget counts: "weights" or the whole "bundle".
-        storage: "float32", "float16" or "int8"; that of the configuration if None.
+        storage: "float32", "float16", "int8" or "int4"; that of the configuration if None.
 
     Raises:
         ConfigError: an unknown preset, a file that cannot be read, a value that cannot be.

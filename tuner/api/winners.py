@@ -6,17 +6,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from captune.errors import ArgumentError, shell_word
 from captune.model.config import Storage
 from captune.results.run_folder import RunError
 from captune.tuner.api.caller import left_as_it_was
-from captune.tuner.run.locations import reading
+from captune.tuner.run.locations import ALL_BUT_RECORDS, reading
 
 if TYPE_CHECKING:
     from captune.tuner.api.classifier import Classifier
     from captune.tuner.winner.export import Export
+    from captune.tuner.winner.formats.declarations import Kind
     from captune.tuner.winner.proof import Proof
     from captune.tuner.winner.step import Message
 
@@ -38,7 +39,7 @@ class Winner:
         """Its scores in the search, on test, reloaded; its bytes, its configuration. Raises RunError before a refit."""
         from captune.tuner.winner.proof import Proof
 
-        with reading(self.where, leave=frozenset({"winner/bundle", "tracebacks"})) as folder:
+        with reading(self.where, leave=ALL_BUT_RECORDS) as folder:
             if not folder.proof.is_file():
                 raise RunError(f"{self.where} has no proved winner; run `captune refit {shell_word(self.where)}` first")
             return Proof.read(folder.proof)
@@ -59,26 +60,34 @@ class Winner:
         self,
         to: str | Path,
         *,
-        format: Literal["bundle", "keras"] = "bundle",  # noqa: A002 - the word of the command
+        format: Kind = "bundle",  # noqa: A002 - the word of the command
         storage: Storage | None = None,
     ) -> Export:
         """Copies the winner, loads the copy in a fresh process, and compares what it answers on test.
 
         Args:
             to: what is written; it must not exist.
-            format: a bundle folder, or a .keras file, which holds float32.
-            storage: of the copy; that of the winner if None.
+            format: "bundle" and "savedmodel" are folders; "keras", "litert" and "onnx" are files named *.keras,
+                *.tflite and *.onnx. What "savedmodel", "litert" and "onnx" make is loaded by its own runtime alone,
+                without Keras, reads `image` and `caption`, and gives `probabilities`.
+            storage: of the copy; if None that of the winner, or float32 where the format cannot hold that: Keras and
+                SavedModel hold float32, LiteRT and ONNX float16 and int8, too.
 
         Raises:
             RunError: no winner yet, or `to` exists.
+            UsageError: a package for the format is missing, or `to` has another ending.
+            FormatError: the format cannot hold the network.
             ProofError: over the budget, or the copy answers otherwise.
 
         Example:
             >>> captune.open_run("run").winner.export("winner.keras", format="keras").bytes  # doctest: +SKIP
             21532
         """
-        if format == "keras" and storage not in (None, "float32"):
-            raise ArgumentError("storage", f"a Keras file holds float32; use format bundle for {storage}")
+        from captune.tuner.winner.formats.declarations import FORMATS, check_storage
+
+        check_storage(format, storage)
+        if format in FORMATS:
+            FORMATS[format].check_installed()
         from captune.tuner.run.settings import read
         from captune.tuner.training.runtime import import_keras
 

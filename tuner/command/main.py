@@ -22,6 +22,7 @@ from captune.tuner.command import (
     prepare,
     report,
     search,
+    serve,
     spaces,
     trials,
     weights,
@@ -119,6 +120,7 @@ for verb in (
     winner.export,
     classify.evaluate,
     classify.predict,
+    serve.serve,
 ):
     app.command()(verb)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(cluster.submit)

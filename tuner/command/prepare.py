@@ -48,6 +48,9 @@ def prepare(
     labels: Annotated[
         str | None, typer.Option(help="label numbers allowed, e.g. 1-11,13-19; others are errors")
     ] = None,
+    names: Annotated[
+        Path | None, typer.Option(help="CSV of label numbers and names, as 18,dog; labels may then be names")
+    ] = None,
     per_caption: Annotated[bool, typer.Option(help="coco: one example per caption, not per image")] = False,
     categories: Annotated[str | None, typer.Option(help="coco: category ids to keep, e.g. 1-19")] = None,
     group_duplicates: Annotated[
@@ -77,6 +80,7 @@ def prepare(
             vocabulary=vocabulary,
             min_count=min_count,
             labels=labels,
+            names=names,
             per_caption=per_caption,
             categories=categories,
             group_duplicates=group_duplicates,

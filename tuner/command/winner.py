@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Address, AsJson, RunPath, StorageOption
 from captune.tuner.command.cluster import follow_job, is_server, send
 from captune.tuner.command.console import print_json, tell, tell_baselines
+from captune.tuner.winner.formats.declarations import Kind
 
 
 def replay(
@@ -81,7 +82,7 @@ def refit(
 def export(
     run: RunPath,
     to: Annotated[Path, typer.Option(help="what to write; must not exist yet")] = ...,  # type: ignore[assignment]
-    format: Annotated[Literal["bundle", "keras"], typer.Option(help="a bundle folder or a Keras file")] = "bundle",  # noqa: A002
+    format: Annotated[Kind, typer.Option(help="bundle and savedmodel are folders, the others files")] = "bundle",  # noqa: A002
     storage: StorageOption = None,
 ) -> None:
     """Copies the proved winner, loads the copy in a fresh process, and compares what it answers."""
@@ -91,4 +92,7 @@ def export(
     done = Winner(run).export(to, format=format, storage=storage)
     tell(f"{done.path}: {show_bytes(done.bytes)}, weights as {done.storage}")
     tell(f"test probabilities within {done.max_difference:.1e} of the winner's")
+    for rows, milliseconds in done.milliseconds.items():
+        tell(f"{milliseconds:.3g} ms for {rows} {'row' if rows == 1 else 'rows'}, the median of a fresh process")
     tell(f"test mean F1 {done.winner_mean_f1:.4f} of the winner, {done.mean_f1:.4f} of the export")
+    tell(f"for other languages: {done.path}.portable, see FORMAT.md in it")

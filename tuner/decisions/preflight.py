@@ -133,8 +133,8 @@ def _features_bytes(configs: list[TrialConfig], pictures: int, limit: int) -> in
 
 
 def _checkpoint_bytes(size: Size) -> int:
-    """Float32 weights, and what the optimizer and averaging keep of each that is trained: three more at most."""
-    return 4 * (size.parameters + 3 * size.trainable)
+    """Float32 weights, and what the optimizer and averaging keep of each that is trained: three more, for int4 four."""
+    return 4 * (size.parameters + (4 if size.storage == "int4" else 3) * size.trainable)
 
 
 def lines(preflight: Preflight, space: Space, run: str) -> list[str]:

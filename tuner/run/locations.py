@@ -64,6 +64,10 @@ def preparing(location: str) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+ALL_BUT_RECORDS = frozenset({"winner/bundle", "winner/bundle.portable", "tracebacks"})
+"""What of a run is not needed to read its records and the proof of its winner."""
+
+
 def is_run(location: str) -> bool:
     """Whether a search was begun there. Raises StorageError for an address that cannot be reached."""
     settings = RunFolder(Path(location)).settings
@@ -107,8 +111,8 @@ def refitting(location: str) -> Iterator[RunFolder]:
             if remote.exists(run.proof.name):
                 raise StorageError(f"{location} got another winner meanwhile, which stays")
             remote.upload(run.bundle, run.bundle.name)
-            for beside in (run.error_analysis, run.report):
-                if beside.is_file():
+            for beside in (run.error_analysis, run.report, run.portable, run.model_card):
+                if beside.exists():
                     remote.upload(beside, beside.name)
             remote.upload(run.proof, run.proof.name)
         except StorageError as error:

@@ -48,7 +48,7 @@ def settle(threads: int, backend: str | None = None, gpus: float = 0.0) -> None:
     os.environ["TF_NUM_INTEROP_THREADS"] = "1"
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
-    with _silenced():
+    with silenced():
         import keras
 
         if keras.backend.backend() == "tensorflow":
@@ -66,7 +66,7 @@ def import_keras(backend: str | None = None) -> None:
     if "keras" in sys.modules:
         return
     settings = {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")}
-    with environment(settings if backend is None else settings | {"KERAS_BACKEND": backend}), _silenced():
+    with environment(settings if backend is None else settings | {"KERAS_BACKEND": backend}), silenced():
         import keras
 
         keras.ops.convert_to_tensor(0)  # what TensorFlow says of its devices, it says with the first
@@ -204,7 +204,7 @@ def _settle_tensorflow(pool: int | None) -> None:
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Standard error of the C libraries closed for a while: TensorFlow writes there at import whatever it is told."""
     sys.stderr.flush()
     stderr = os.dup(2)

@@ -17,8 +17,17 @@ from captune.model.size import Budget, size
 from captune.model.training import put_through
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.settings import contents_of
+from captune.tuner.winner.formats.declarations import FORMATS, Kind, check_name, storage_of
+from captune.tuner.winner.formats.fresh_process import answers_of, written_by_converter
+from captune.tuner.winner.portable import portable_path, write_portable
 from captune.tuner.winner.predict import probabilities_of_split
-from captune.tuner.winner.proof import Proof, check_bytes, largest_difference, probabilities_in_fresh_process
+from captune.tuner.winner.proof import (
+    TOLERANCE,
+    Proof,
+    check_bytes,
+    largest_difference,
+    probabilities_in_fresh_process,
+)
 
 
 @dataclass(frozen=True)
@@ -26,59 +35,74 @@ class Export:
     """A copy of the winner that was written and proved.
 
     bytes: of the file or folder. winner_mean_f1, mean_f1: on test, of the winner and of the copy as a fresh process
-    loaded it. max_difference: of a probability between these two.
+    loaded it. max_difference: of a probability between these two. milliseconds: of a call by the number of its rows,
+    the median; on one thread but of a SavedModel; empty where Keras computes. Probabilities are the network's own:
+    the rule in the bundle calibrates them and makes labels of them.
     """
 
     path: Path
-    format: str
+    format: Kind
     storage: Storage
     bytes: int
     winner_mean_f1: float
     mean_f1: float
     max_difference: float
+    milliseconds: dict[int, float]
 
 
 def export(
-    run: RunFolder, data: PreparedData, budget: Budget, target: Path, kind: str, storage: Storage | None
+    run: RunFolder, data: PreparedData, budget: Budget, target: Path, kind: Kind, storage: Storage | None
 ) -> Export:
-    """Writes the proved winner to `target` as a bundle folder or a .keras file, and proves the copy.
+    """Writes the proved winner to `target`, a file or a folder, and proves the copy.
 
-    `target` is there once it is proved, and not before.
+    `target` is there once it is proved, and not before; beside it lies what programs in other languages need
+    (captune.tuner.winner.portable).
 
     Args:
-        storage: of the copy; None for the winner's own. A .keras file is always float32.
+        storage: of the copy, one that its kind can hold; None for the winner's own, or float32 in place of it.
 
     Raises:
-        RunError: no winner yet, or `target` exists.
+        RunError: no winner yet, or `target` exists, or what would lie beside it.
+        UsageError: `target` is not named as its kind is, or what writes and reads it is not installed.
+        FormatError: the network cannot be written so.
         ProofError: over the budget, or the file gives other probabilities than the weights that were written.
     """
     if not run.proof.is_file():
         raise RunError(f"{run} has no proved winner; run `captune refit {shell_word(run)}` first")
     Proof.read(run.proof)
-    if target.exists():
-        raise RunError(f"{target} exists; name a path that does not")
-    if kind == "keras" and target.suffix != ".keras":
-        raise RunError(f"a Keras file must be named *.keras, got {target}")
-    if kind == "bundle" and target.suffix == ".keras":
-        raise RunError(f"a bundle is a folder, and {target} would look like a Keras file; give --format keras")
+    beside = portable_path(target)
+    for path in (target, beside):
+        if path.exists():
+            raise RunError(f"{path} exists; name another --to")
+    check_name(kind, target.name)
+    form = FORMATS.get(kind)
+    if form is not None:
+        form.check_installed()
     target.parent.mkdir(parents=True, exist_ok=True)
     bundle = Bundle.load(run.bundle)
     winner = probabilities_of_split(bundle, data, "test")
-    stored: Storage = "float32" if kind == "keras" else storage or bundle.config.storage
+    stored = storage_of(kind, storage, bundle.config.storage)
     copy = replace(bundle, config=bundle.config.model_copy(update={"storage": stored}))
     put_through(copy.network, stored)
+    milliseconds: dict[int, float] = {}
     try:
-        with written_aside(target, replace=False) as aside:
-            if kind == "keras":
+        with written_aside(beside, replace=False) as documents, written_aside(target, replace=False) as aside:
+            if form is not None:
+                written_by_converter(copy, form, aside)
+            elif kind == "keras":
                 copy.network.save(aside)
             else:
                 copy.save(aside)
             measured = check_bytes(aside, kind, size(copy.config, contents_of(data)), budget)
             expected = probabilities_of_split(copy, data, "test")
-            shipped = probabilities_in_fresh_process(aside, run.bundle if kind == "keras" else aside, data, "test")
-            largest_difference(shipped, expected, target.name)
+            if form is not None:
+                shipped, milliseconds = answers_of(aside, form, copy, data, "test")
+            else:
+                shipped = probabilities_in_fresh_process(aside, run.bundle if kind == "keras" else aside, data, "test")
+            largest_difference(shipped, expected, target.name, form.tolerances[stored] if form else TOLERANCE)
+            write_portable(documents, copy, data)
     except FileExistsError:
-        raise RunError(f"{target} exists; name a path that does not") from None
+        raise RunError(f"{target} or {beside} exists; name another --to") from None
     truth = data.labels[data.rows("test")]
     return Export(
         path=target,
@@ -88,4 +112,5 @@ def export(
         winner_mean_f1=metrics.score(truth, bundle.rule.answers(winner)).mean_f1,
         mean_f1=metrics.score(truth, bundle.rule.answers(shipped)).mean_f1,
         max_difference=float(np.abs(shipped - winner).max()),
+        milliseconds=milliseconds,
     )

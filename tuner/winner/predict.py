@@ -1,27 +1,28 @@
-"""A bundle at work on captions and pictures that come as files: scores, and labels for new rows.
+"""A bundle at work on captions and pictures that come as files: probabilities, labels, scores.
 
 Probabilities are the network's own here: the bundle's rule calibrates them and makes labels of them.
 """
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from captune.data_prep.captions import Vocabulary
 from captune.data_prep.images import ImageError, Picture, square
 from captune.data_prep.labels import Labels
-from captune.data_prep.records import DataError, Records
+from captune.data_prep.pixels import cores
+from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
-from captune.errors import WorkError, is_of_the_machine
-from captune.files import written_aside
 from captune.model import metrics
 from captune.model.baselines import commonest_label
 from captune.model.bundle import Bundle
@@ -30,6 +31,7 @@ from captune.model.training import predict
 from captune.tuner.winner.rows import Rows
 
 BATCH = 256
+MOST_IN_BATCH = 1024
 
 
 def _untold(done: int, total: int) -> None:
@@ -44,13 +46,14 @@ class _Examples:
     tokens: NDArray[np.int32] | None  # (count, max_tokens)
     pixels: Callable[[slice], NDArray[np.uint8]] | None  # pictures of a range of rows
     progress: Callable[[int, int], None]  # told before each batch of (done, all) rows
+    size: int = BATCH
 
     def __len__(self) -> int:
-        return -(-self.count // BATCH)
+        return -(-self.count // self.size)
 
     def batch(self, number: int, index: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
         """Inputs of batch `index`. Rows keep their order, so the epoch `number` means nothing; nor are there labels."""
-        rows = slice(index * BATCH, (index + 1) * BATCH)
+        rows = slice(index * self.size, (index + 1) * self.size)
         self.progress(rows.start, self.count)
         inputs: dict[str, NDArray[Any]] = {}
         if self.tokens is not None:
@@ -99,6 +102,7 @@ def _probabilities(
     images: Sequence[Picture] | None,
     fault: Callable[[int, str], None],
     progress: Callable[[int, int], None] = _untold,
+    batch: int = BATCH,
 ) -> NDArray[np.float32]:
     """The same; a picture that cannot be decoded is black, after `fault` has been told its place and what is wrong."""
     image, count = bundle.config.image, len(captions if captions is not None else images or ())
@@ -107,20 +111,34 @@ def _probabilities(
 
     def decoded(rows: slice) -> NDArray[np.uint8]:
         assert image is not None and images is not None
-        pictures = images[rows]
-        pixels = np.zeros((len(pictures), image.side, image.side, 3), np.uint8)
-        for row, picture in enumerate(pictures):
+        pictures, side = images[rows], image.side
+        pixels = np.zeros((len(pictures), side, side, 3), np.uint8)
+
+        def reason_against(place: int) -> str:
             try:
-                pixels[row] = square(picture, image.side)
+                pixels[place] = square(pictures[place], side)
             except ImageError as error:
-                fault(rows.start + row, str(error))
+                return str(error)
+            return ""
+
+        for place, reason in enumerate(threads.map(reason_against, range(len(pictures)))):
+            if reason:
+                fault(rows.start + place, reason)
         return pixels
 
     tokens = None if captions is None else _tokens(bundle, captions)
     network = bundle.network
     if bundle.config.has_parts and (captions is None or images is None):
-        network = alone(network, "image" if captions is None else "caption")
-    return predict(network, _Examples(count, tokens, decoded if image and images is not None else None, progress))
+        network = _alone(network, "image" if captions is None else "caption")
+    pixels = decoded if image is not None and images is not None else None
+    with ThreadPoolExecutor(cores()) as threads:
+        return predict(network, _Examples(count, tokens, pixels, progress, batch))
+
+
+@lru_cache(maxsize=2)
+def _alone(network: keras.Model, part: Literal["image", "caption"]) -> keras.Model:
+    """Kept, since a network takes a second for its first batch."""
+    return alone(network, part)
 
 
 def labels(bundle: Bundle, probabilities: NDArray[np.float32]) -> list[tuple[int, ...]]:
@@ -131,9 +149,14 @@ def labels(bundle: Bundle, probabilities: NDArray[np.float32]) -> list[tuple[int
 def probabilities_of_split(bundle: Bundle, data: PreparedData, split: str) -> NDArray[np.float32]:
     """(n, num_labels) for a split of a prepared data set, captions through the bundle's own vocabulary."""
     rows = data.rows(split)
-    tokens = _tokens(bundle, [data.captions[row] for row in rows]) if data.has_captions else None
+    tokens = tokens_of_split(bundle, data, split)
     pixels = (lambda part: data.pixels(rows[part])) if bundle.config.image else None
     return predict(bundle.network, _Examples(len(rows), tokens, pixels, _untold))
+
+
+def tokens_of_split(bundle: Bundle, data: PreparedData, split: str) -> NDArray[np.int32] | None:
+    """Token ids (n, max_tokens) of a split; None where the bundle reads no captions."""
+    return _tokens(bundle, [data.captions[row] for row in data.rows(split)]) if data.has_captions else None
 
 
 def _tokens(bundle: Bundle, captions: Sequence[str]) -> NDArray[np.int32] | None:
@@ -146,12 +169,13 @@ def _tokens(bundle: Bundle, captions: Sequence[str]) -> NDArray[np.int32] | None
 
 
 def probabilities_of_rows(
-    bundle: Bundle, rows: Rows, progress: Callable[[int, int], None] = _untold
+    bundle: Bundle, rows: Rows, progress: Callable[[int, int], None] = _untold, batch: int = BATCH
 ) -> tuple[Rows, NDArray[np.float32]]:
     """The rows that can be used, now that their pictures have been decoded, and (n, num_labels) of them.
 
     Args:
         progress: told before each batch of (done, all) rows.
+        batch: rows that go through the network together.
 
     Raises:
         DataError: a picture cannot be decoded, and no row may be left out.
@@ -163,16 +187,20 @@ def probabilities_of_rows(
     def fault(place: int, reason: str) -> None:
         faults[place] = rows.fault(place, reason)
 
-    found = _probabilities(bundle, captions, rows.pictures, fault, progress)
-    return (rows.without(faults), np.delete(found, list(faults), axis=0)) if faults else (rows, found)
+    raw = _probabilities(bundle, captions, rows.pictures, fault, progress, batch)
+    return (rows.without(faults), np.delete(raw, list(faults), axis=0)) if faults else (rows, raw)
 
 
-def evaluate(bundle: Bundle, records: Records, probabilities: NDArray[np.float32]) -> dict[str, Any]:
+def multi_hot(bundle: Bundle, rows: Rows) -> NDArray[np.uint8]:
+    """(n, num_labels) of the labels that rows have."""
+    return Labels(bundle.label_ids, bundle.label_names).multi_hot([e.labels for e in rows.records.examples])
+
+
+def evaluate(bundle: Bundle, truth: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> dict[str, Any]:
     """Scores of what the bundle's rule makes of (n, num_labels) probabilities: keys of `captune evaluate --json`.
 
     commonest_label: mean F1 of the label that these rows have most often, always given alone.
     """
-    truth = Labels(bundle.label_ids, bundle.label_names).multi_hot([e.labels for e in records.examples])
     constant = commonest_label(truth, len(truth)) > 0
     return {
         **by_label(metrics.score(truth, bundle.rule.answers(probabilities)), bundle.label_ids),
@@ -186,41 +214,11 @@ def by_label(scores: metrics.Scores, label_ids: Sequence[int]) -> dict[str, Any]
     return {**scores.metrics(), "per_label": per_label, "examples": scores.examples}
 
 
-def write_submission(
-    bundle: Bundle, records: Records, probabilities: NDArray[np.float32], out: Path, *, with_probabilities: bool
-) -> None:
-    """`ImageID,Labels` for every row in its order, labels separated by blanks.
-
-    Args:
-        with_probabilities: further columns, named by the ids of all labels, hold their calibrated probabilities.
-
-    Raises:
-        DataError: `out` exists, or there is no folder for it.
-        WorkError: the disk refuses.
-    """
-    sets = labels(bundle, probabilities)
-    columns = bundle.label_ids if with_probabilities else ()
-    calibrated = bundle.rule.calibrated(probabilities)[:, : len(columns)]
-    try:
-        with written_aside(out, replace=False) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["ImageID", "Labels", *columns])
-            writer.writerows(
-                [example.image_id, " ".join(map(str, labels)), *(f"{p:.6g}" for p in row)]
-                for example, labels, row in zip(records.examples, sets, calibrated, strict=True)
-            )
-    except OSError as error:
-        kind = WorkError if is_of_the_machine(error) else DataError
-        raise kind(f"{out} cannot be written: {error.strerror or error}") from None
-
-
 def _main(artefact: Path, bundle: Path, data: Path, split: str, out: Path) -> None:
     """Probabilities of a split by an exported file, in this fresh process: the other half of the proof.
 
     A .keras file holds the network alone; labels, rule and vocabulary come from the bundle it was exported from.
     """
-    import keras
-
     loaded = Bundle.load(bundle)
     if artefact != bundle:
         loaded = replace(loaded, network=keras.models.load_model(artefact, compile=False))

@@ -9,7 +9,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -137,10 +137,12 @@ def check_bytes(path: Path, kind: str, predicted: Size, budget: Budget) -> int:
     return measured
 
 
-def largest_difference(shipped: NDArray[np.float32], expected: NDArray[np.float32], what: str) -> float:
+def largest_difference(
+    shipped: NDArray[np.float32], expected: NDArray[np.float32], what: str, tolerance: float = TOLERANCE
+) -> float:
     """Of a probability, between what is shipped and what it was made of. Raises ProofError above the tolerance."""
     difference = float(np.abs(shipped - expected).max())
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance:
         raise ProofError(f"{what} gives other probabilities than the network it was made of (by {difference:.2g})")
     return difference
 
@@ -151,13 +153,22 @@ def probabilities_in_fresh_process(artefact: Path, bundle: Path, data: PreparedD
 
     with scratch() as folder:
         out = folder / "probabilities.npy"
-        # -P: no module of the folder where someone works is taken for one of ours.
-        command = [sys.executable, "-P", "-m", "captune.tuner.winner.predict"]
-        command += map(str, (artefact, bundle, data.path, split, out))
-        settings = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": keras.backend.backend()}
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **settings})
-        if done.returncode != 0:
-            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise ProofError(f"{artefact} cannot be loaded in a fresh process: {one_line(last[0])}")
+        arguments = (artefact, bundle, data.path, split, out)
+        run_fresh("captune.tuner.winner.predict", arguments, artefact, KERAS_BACKEND=keras.backend.backend())
         probabilities: NDArray[np.float32] = np.load(out)
         return probabilities
+
+
+def run_fresh(module: str, arguments: Iterable[object], artefact: Path, **environment: str) -> None:
+    """Runs a module of captune's, which loads `artefact`, in a fresh process.
+
+    Raises:
+        ProofError: it fails, with the last line that it wrote.
+    """
+    # -P: no module of the folder where someone works is taken for one of ours.
+    command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
+    settings = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=settings)
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise ProofError(f"{artefact} cannot be loaded in a fresh process: {one_line(last[0])}")

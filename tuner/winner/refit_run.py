@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from captune.errors import one_line
 from captune.results.baselines import ensure
 from captune.results.records import load_records
 from captune.tuner.run.locations import refitting
 from captune.tuner.run.settings import read
 from captune.tuner.training import runtime
 from captune.tuner.winner.choose import choose, refuse_another
+from captune.tuner.winner.model_card import write_model_card
 from captune.tuner.winner.report_page import write_page
 
 if TYPE_CHECKING:
@@ -45,9 +47,16 @@ def refit_run(
         ensure(run, data, say)  # of a search by an earlier captune
         record = choose(load_records(run), settings.limit, number=trial)
         runtime.settle(threads, settings.backend, gpus)
-        from captune.tuner.winner.refit import refit  # only now: what the framework reads at its start is set
+        # Only now: what the framework reads at its start is set.
+        from captune.tuner.winner.portable import write_portable_of
+        from captune.tuner.winner.refit import refit
 
         proof = refit(run, record, data, settings.limit, seeds=seeds, spread=runtime.spread(int(gpus)), say=say)
         if (trouble := write_page(run, run.winner)) is not None:
             say(trouble)
+        for what, write in (("model card", write_model_card), ("files for other languages", write_portable_of)):
+            try:
+                write(run, data)
+            except Exception as error:  # a winner must not be lost for what is said of it
+                say(f"note: there is no {what} ({one_line(error) or type(error).__name__})")
         return proof

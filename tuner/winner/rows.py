@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from captune.data_prep.csv_file import read_csv
+from captune.data_prep.csv_file import CsvFile, open_csv
 from captune.data_prep.images import ImageError, check_image, image_path
 from captune.data_prep.records import DataError, OnBad, Records
 from captune.model.bundle import Bundle
 
+CHUNK = 4096  # rows that are held at a time
+
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a CSV for a bundle.
+    """Some rows of a CSV for a bundle.
 
     pictures: of each row; None where the bundle reads no pictures, or does without. on_bad: whether a row that cannot
     be used ends the work, or is left out and listed in records.bad.
@@ -33,49 +35,77 @@ class Rows:
         return reason
 
     def without(self, faults: Mapping[int, str]) -> Rows:
-        """The rows but for those that cannot be used, by their places. DataError where no row is left."""
+        """The rows but for those that cannot be used, by their places."""
         assert self.pictures is not None
-        places = [place for place in range(len(self.pictures)) if place not in faults]
-        if faults and not places:
-            first, reason = min(faults.items())
-            line = self.records.lines[first]
-            raise DataError(f"{self.source} has no usable row; the first, line {line}: {reason}")
-        return replace(
-            self, records=self.records.without(faults), pictures=tuple(self.pictures[place] for place in places)
-        )
+        pictures = tuple(picture for place, picture in enumerate(self.pictures) if place not in faults)
+        return replace(self, records=self.records.without(faults), pictures=pictures)
 
 
-def read_rows(bundle: Bundle, source: Path, images: Path | None, *, need_labels: bool, on_bad: OnBad = "error") -> Rows:
-    """The rows of a CSV, and the picture of each where the bundle reads pictures: all there, none decoded yet.
+@dataclass(frozen=True)
+class RowFile:
+    """A CSV opened for a bundle. images: folder of its pictures; None where none are read. notes: on what is read."""
+
+    file: CsvFile
+    images: Path | None
+    on_bad: OnBad
+    notes: tuple[str, ...]
+
+    def chunks(self, size: int | None = CHUNK) -> Iterator[Rows]:
+        """All rows in their order, up to `size` at a time. That a picture is there shows when it is decoded.
+
+        Raises:
+            DataError: a row cannot be used, and `on_bad` is "error"; or none can.
+        """
+        for records in self.file.chunks(size, on_bad=self.on_bad):
+            pictures = None
+            if self.images is not None:
+                pictures = tuple(image_path(self.images, example.image_id) for example in records.examples)
+            yield Rows(self.file.path, records, pictures, self.on_bad)
+
+    def check(self) -> int:
+        """The number of rows that can be used as far as is known before a picture is decoded.
+
+        Raises:
+            DataError: a row cannot be used, or its picture is not there, and `on_bad` is "error"; or none can.
+        """
+        count = 0
+        for rows in self.chunks():
+            count += len(rows.records.examples)
+            for place, picture in enumerate(rows.pictures or () if self.on_bad == "error" else ()):
+                try:
+                    check_image(picture)
+                except ImageError as error:
+                    rows.fault(place, str(error))
+        return count
+
+
+def open_rows(
+    bundle: Bundle, source: Path, images: Path | None, *, need_labels: bool, on_bad: OnBad = "error"
+) -> RowFile:
+    """A CSV with what the bundle reads.
 
     Args:
-        need_labels: whether every row must have labels that the bundle knows; else they are not looked at.
+        need_labels: whether every row must have labels that the bundle knows, by number or by name; else they are not
+            looked at.
 
     Raises:
-        DataError: the CSV lacks what the bundle reads; or a row cannot be used, and `on_bad` is "error".
+        DataError: the CSV lacks what the bundle reads, or there is no folder of pictures.
     """
     labels = frozenset(bundle.label_ids) if need_labels else None
-    records = read_csv(source, on_bad=on_bad, need_labels=need_labels, known_labels=labels)
-    config = bundle.config
-    answers_alone = config.has_parts and (records.has_captions or images is not None)
-    if config.text is not None and not records.has_captions:
+    names = dict(zip(bundle.label_ids, bundle.label_names, strict=True))
+    file = open_csv(source, need_labels=need_labels, known_labels=labels, label_names=names)
+    config, notes = bundle.config, []
+    answers_alone = config.has_parts and (file.has_captions or images is not None)
+    if config.text is not None and not file.has_captions:
         if not answers_alone:
             raise DataError(f"the bundle reads captions, {source} has no column Caption; add it")
-        records = replace(records, notes=(*records.notes, "no column Caption, so pictures answer alone"))
+        notes.append("no column Caption, so pictures answer alone")
     if config.image is None:
-        return Rows(source, records, None, on_bad)
+        return RowFile(file, None, on_bad, tuple(notes))
     if images is None:
         if not answers_alone:
             raise DataError(f"the bundle reads pictures; name their folder after {source}")
-        records = replace(records, notes=(*records.notes, "no folder of pictures, so captions answer alone"))
-        return Rows(source, records, None, on_bad)
-    if not images.is_dir():
+        notes.append("no folder of pictures, so captions answer alone")
+    elif not images.is_dir():
         raise DataError(f"{images} is not a folder; name the folder of the pictures")
-    pictures = tuple(image_path(images, example.image_id) for example in records.examples)
-    rows, faults = Rows(source, records, pictures, on_bad), dict[int, str]()
-    for place, picture in enumerate(pictures):
-        try:
-            check_image(picture)
-        except ImageError as error:
-            faults[place] = rows.fault(place, str(error))
-    return rows.without(faults)
+    return RowFile(file, images, on_bad, tuple(notes))

@@ -1,0 +1,131 @@
+"""Captions become the same ids where another language follows the specification, here the reader in JavaScript."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from javascript_reader import read_by_javascript
+
+from captune.data_prep.captions import FIRST_WORD, CaptionSettings, Vocabulary, count_words, stem, tokenize
+from captune.data_prep.portable_text import specification, surface_ids, tokenizer_steps
+
+# What the steps of the tokenizer and of its neighbours tell apart.
+PIECES = [
+    *" '\".,:;-!?()[]{}<>*@#$%&`~/\\_\n\t\r",
+    *"\u2019\u2018\u201c\u201d\xab\xbb\u2013\u2014\u2026\u200b\u200c\u200d\ufeff\xad\x1c\x85\xa0\u3000\u2028",
+    *"abcdistmx5\xe9\xdf\u0130\u0131\u03a3\u017f\u212a\xb2\xbd\u732b\u0e01\u0301\u0345\u0f66",
+    *(
+        "n't",
+        "'s ",
+        "'ll ",
+        "cannot",
+        "gonna",
+        "gotta",
+        "gimme",
+        "lemme",
+        "wanna ",
+        " 'tis",
+        " 'twas",
+        "d'ye",
+        "more'n",
+        "''",
+        "``",
+        "--",
+        "...",
+    ),
+    *("can't ", "1,000", "3.14", "a.b", "l'a", "_x_", "\u304c\u3042\u308b", "\u0e44\u0e17\u0e22", "\u30ab\u30bf"),
+    *("\u0915\u094d\u0937\u093f", "\u0f40\u0fb2", "\u05d0'", '\u05d0"\u05d1', "\U0001f415", "\U0001f1e9\U0001f1ea"),
+    *("\U0001f469\u200d\U0001f467", "\u1781\u17d2\u1798\u17c2\u179a", "A\u030a", "\ufb01", "dogs", "running", "skies"),
+]
+
+ENDINGS = re.findall(
+    r"\w+",
+    """s es ies ied eed ed ing y ational tional enci anci izer abli bli alli entli eli ousli ization ation ator alism
+    iveness fulness ousness aliti iviti biliti fulli logi icate ative alize iciti ical ful ness al ance ence er ic able
+    ible ant ement ment ent ion ou ism ate iti ous ive ize e ll at bl iz""",
+)
+IRREGULAR = ("skies", "sky", "dying", "tying", "news", "innings", "outing", "cannings", "howe", "proceed", "exceed")
+
+
+def words_by_javascript(folder: Path, captions: list[str], vocabulary: Vocabulary) -> list[list[str]]:
+    contents = {"text": specification(vocabulary, 64), "rule": {}, "labels": [], "image": None}
+    (folder / "classifier.json").write_text(json.dumps(contents))
+    (folder / "words.json").write_text(json.dumps({"words": vocabulary.words, "ids": {}}))
+    return read_by_javascript(folder, folder=folder, captions=captions)["words"]
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        CaptionSettings(remove_stop_words=False, stem=False),
+        CaptionSettings(stem=False, marks=False),
+        CaptionSettings(remove_stop_words=False, stem=False, characters=True),
+    ],
+    ids=["words", "without marks", "characters"],
+)
+def test_javascript_finds_the_same_words_in_whatever_is_written(chosen: CaptionSettings, tmp_path: Path) -> None:
+    draw = random.Random(settings().max_examples)
+    captions = ["".join(draw.choices(PIECES, k=draw.randrange(15))) for _ in range(20 * settings().max_examples)]
+    found = words_by_javascript(tmp_path, captions, Vocabulary((), chosen))
+    differ = [
+        (caption, words, tokenize(caption, chosen))
+        for caption, words in zip(captions, found, strict=True)
+        if words != tokenize(caption, chosen)
+    ]
+    assert not differ
+
+
+def test_pieces_reach_every_step_of_the_tokenizer() -> None:
+    """Otherwise a step could be wrong and no caption above would show it."""
+    import regex
+
+    steps = [
+        (regex.compile(step.pattern), regex.sub(r"\$(\d)", r"\\\1", step.replacement).replace("$&", r"\g<0>"))
+        for step in tokenizer_steps()
+    ]
+    draw, changed = random.Random(0), [0] * len(steps)
+    for _ in range(3000):
+        text = "".join(draw.choices(PIECES, k=draw.randrange(15))).lower()
+        for place, (pattern, replacement) in enumerate(steps):
+            text, count = pattern.subn(replacement, text)
+            changed[place] += count
+    never = [step.pattern[:5] for step, count in zip(tokenizer_steps(), changed, strict=True) if not count]
+    assert never == [" ('t)", " ('t)"], "of which an earlier step leaves nothing"
+
+
+@pytest.mark.fuzz
+def test_javascript_finds_the_same_stems(tmp_path: Path) -> None:
+    draw = random.Random(settings().max_examples)
+
+    def word() -> str:
+        start = draw.choices("aeiouyybcdlmnprstwxz'-\xe9\U0001d482", k=draw.randrange(7))
+        return "".join(start + draw.choices(ENDINGS, k=draw.randrange(4)))
+
+    words = [*IRREGULAR, "y" * 41, *(word() for _ in range(100 * settings().max_examples))]
+    assert read_by_javascript(tmp_path, stems=words)["stems"] == [stem(each) for each in words]
+
+
+def test_table_has_every_form_of_a_known_word_and_no_other_word() -> None:
+    captions = ["Two dogs run", "A dog running", "the rare okapi"]
+    chosen = CaptionSettings(vocabulary_limit=2)
+    vocabulary = count_words([tokenize(caption, chosen) for caption in captions], chosen)
+    assert vocabulary.words == ("dog", "run")
+    dog, run = FIRST_WORD, FIRST_WORD + 1
+    assert surface_ids(captions, vocabulary) == {"dog": dog, "dogs": dog, "run": run, "running": run}
+
+
+def test_table_without_stems_is_the_vocabulary() -> None:
+    chosen = CaptionSettings(stem=False)
+    vocabulary = count_words([["dogs", "dog"]], chosen)
+    assert surface_ids(["dogs! Dog, DOG", "cat"], vocabulary) == {"dog": FIRST_WORD, "dogs": FIRST_WORD + 1}
+
+
+def test_network_that_reads_fewer_words_than_the_data_has_says_both_widths() -> None:
+    vocabulary = Vocabulary(("dog",), CaptionSettings(max_tokens=8))
+    for width, most in ((4, 4), (8, 8), (12, 8)):
+        contents = specification(vocabulary, width)
+        assert (contents["width"], contents["max_tokens"]) == (width, most)

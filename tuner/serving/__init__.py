@@ -1,0 +1,1 @@
+"""A bundle answering over HTTP."""
