@@ -364,9 +364,7 @@ def test_search_that_may_resume_goes_on_with_a_run_that_is_there_as_it_was_begun
         raise WorkError("driven")
 
     monkeypatch.setattr("captune.tuner.api.runs.drive", drive)
-    command = ("search", data.path, "--run", run, *options)
-    refused(captune(*command), "exists")
-    ran = captune(*command, "--resume-if-there")
+    ran = captune("search", data.path, "--run", run, *options, "--resume-if-there")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.splitlines() == [f"{run} is there and goes on as it was begun", "error: driven"]
 
