@@ -62,7 +62,7 @@ def test_wheel_holds_the_sources_and_their_data_and_nothing_else(wheel: Path) ->
         f"captune/{path.relative_to(ROOT).as_posix()}"
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in kinds or path.name == "portable.md"
+        if path.suffix in kinds or path.name in ("Dockerfile", "portable.md")
     }
     door = {f"captune/{path.name}" for path in (ROOT / ".src" / "captune").iterdir() if path.is_file()}
     assert names == there | door
