@@ -3,8 +3,9 @@
     python tests/benchmarks/worker.py [TRIALS]
 
 First TRIALS (200) trials that do nothing, through Ray, Optuna and the study, on one slot: milliseconds from one's end
-to the next one's, once the worker is warm; in turns without and with how the search stands on the terminal. Then as
-many real ones in one process, one epoch each on drawn captions, every network another: resident memory as it goes.
+to the next one's, once the worker is warm; in turns without anything, with how the search stands on the terminal, and
+logged by every sink that is installed. Then as many real ones in one process, one epoch each on drawn captions, every
+network another: resident memory as it goes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -27,6 +29,8 @@ from captune.model.config import replace
 from captune.model.metrics import Epoch
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.run_folder import RunFolder
+from captune.results.sinks.sink import PACKAGES, SINKS, SinkName
+from captune.tuner.api.logs import logging_to
 from captune.tuner.api.progress import search_progress
 from captune.tuner.decisions.progress import Progress
 from captune.tuner.space.config import SearchConfig, read_search
@@ -55,7 +59,9 @@ def nothing() -> type:
     return Nothing
 
 
-def overhead(data: PreparedData, folder: Path, trials: int, show: Callable[[Progress], None]) -> list[float]:
+def overhead(
+    data: PreparedData, folder: Path, trials: int, show: Callable[[Progress], None], sinks: Sequence[SinkName]
+) -> list[float]:
     """Milliseconds from each trial's end to the next one's."""
     import optuna
 
@@ -65,7 +71,8 @@ def overhead(data: PreparedData, folder: Path, trials: int, show: Callable[[Prog
     run = RunFolder(folder)
     config = settings(trials=trials, fixed={"train.epochs": 1}, cpus_per_trial=os.cpu_count())
     create(run, config, data)
-    run_search(run, config, data, address=None, show=show, say=lambda _: None, worker=nothing())
+    with logging_to(run, sinks, lambda _: None):
+        run_search(run, config, data, address=None, show=show, say=lambda _: None, worker=nothing())
     finished = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run)).get_trials(deepcopy=False)
     ends = sorted(trial.datetime_complete.timestamp() for trial in finished if trial.datetime_complete is not None)
     return [1000 * (later - sooner) for sooner, later in pairwise(ends)]
@@ -92,10 +99,13 @@ def main(trials: int) -> None:
         folder = Path(name)
         draw(folder / "drawn", count=400, unlabelled=1, seed=0)
         data = prepare(folder / "drawn" / "train.csv", None, folder / "data")
-        for turn, name in enumerate(("unseen", "seen") * 2):  # on a terminal; elsewhere there is nothing to see
+        installed = tuple(name for name in SINKS if find_spec(PACKAGES[name]) is not None)
+        logged = f"logged by {', '.join(installed)}"
+        for turn, name in enumerate(("unseen", "seen", logged) * 2):  # seen on a terminal; elsewhere there is nothing
             cpu = time.process_time()
             with search_progress() if name == "seen" else nullcontext(lambda _: None) as show:
-                between = overhead(data, folder / f"run-{turn}", trials, show)[WARM:]
+                sinks = installed if name == logged else ()
+                between = overhead(data, folder / f"run-{turn}", trials, show, sinks)[WARM:]
             cpu = 1000 * (time.process_time() - cpu) / trials
             median, worst = statistics.median(between), statistics.quantiles(between, n=20)[-1]
             print(
