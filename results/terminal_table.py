@@ -128,7 +128,11 @@ def _cells(name: str, values: pd.Series[Any], baselines: Sequence[Baseline]) -> 
     """What stands in a column, of trials and then of baselines; numbers with their points below each other."""
     texts = [visible(table.cell(name, value)) for value in values]
     for baseline in baselines:
-        known = {"fate": "baseline", **{metric: getattr(baseline, metric, None) for metric in METRICS}}
+        known = {
+            "fate": "baseline",
+            "reason": baseline.name,
+            **{metric: getattr(baseline, metric, None) for metric in METRICS},
+        }
         texts.append(table.cell(name, known.get(name)))
     if name in _LEFT:
         return texts
