@@ -130,7 +130,7 @@ FIGURES: Mapping[str, Callable[[RunRow], str]] = {
     "best trial": lambda row: _shown(row.best),
     "mean F1": lambda row: _score(row.mean_f1),
     "mean F1 on test": lambda row: _score(row.test),
-    "for nothing": lambda row: _score(row.baseline),
+    "best baseline": lambda row: _score(row.baseline),
     "MiB": lambda row: "" if row.weights_bytes is None else f"{row.weights_bytes / 2**20:.2f}",
     "trials": lambda row: str(sum(row.trials.values()) - row.trials.get("over_budget", 0)),
     "refused": lambda row: str(row.trials.get("over_budget", 0)),

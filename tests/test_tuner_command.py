@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from builders import epoch as a_report
@@ -23,7 +23,7 @@ from conftest import Captune, Ran, refused
 
 from captune.data_prep.store import PreparedData
 from captune.errors import WorkError, without_colours
-from captune.model.config import ModelConfig, replace
+from captune.model.config import ModelConfig, Storage, replace
 from captune.model.presets import PRESETS
 from captune.model.size import Budget, Size, show_bytes, size
 from captune.results.attributes import epoch_attribute
@@ -773,8 +773,9 @@ def test_damaged_journal_is_told_in_one_line(captune: Captune, run: Path) -> Non
 def test_export_refuses_before_refit_and_unknown_formats(captune: Captune, run: Path, tmp_path: Path) -> None:
     refused(captune("export", run, "--to", tmp_path / "x", "--format", "pickle"), "--format", "keras", "pickle")
     refused(captune("export", run, "--to", tmp_path / "x", "--storage", "int2"), "--storage", "float16", "int2")
-    ran = captune("export", run, "--to", tmp_path / "x.keras", "--format", "keras", "--storage", "int8")
-    refused(ran, "--storage", "float32", "format bundle", "int8")
+    for storage in get_args(Storage)[1:]:
+        ran = captune("export", run, "--to", tmp_path / "x.keras", "--format", "keras", "--storage", storage)
+        refused(ran, "--storage", "float32", f"format bundle for {storage}")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

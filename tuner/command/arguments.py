@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from captune.cluster.object_storage.addresses import is_url
+from captune.model.config import Storage
 
 
 class Location(str):
@@ -29,7 +30,7 @@ Address = Annotated[
 BundlePath = Annotated[Path, typer.Argument(help="a bundle folder")]
 Pictures = Annotated[Path | None, typer.Argument(help="folder of the pictures")]
 StorageOption = Annotated[
-    Literal["float32", "float16", "int8"] | None,
+    Storage | None,
     typer.Option("--storage", help="what kernels and embeddings are shipped as"),
 ]
 LogOption = Annotated[

@@ -33,10 +33,10 @@ def compare(
     if format == "json":
         print_json(without_nan(comparison.to_json()))
         return
-    for table in tables_of(comparison):
-        (_print if format == "table" else _print_markdown)(table)
     if not comparison.same_data:
         tell("The runs are of different data: their scores are not of the same rows.")
+    for table in tables_of(comparison):
+        (_print if format == "table" else _print_markdown)(table)
 
 
 def _print(content: Table) -> None:

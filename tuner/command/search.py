@@ -59,9 +59,12 @@ def search(
     here wins over the file. `captune explain NAME` says more about a setting.
     """
     from captune.tuner.api import plans
+    from captune.tuner.run.locations import is_run
 
     if is_server(address):
         follow_job(address, send(address, sys.argv[1:], context.parent))
+    elif dry_run and resume_if_there and is_run(run):
+        tell(f"{run} is there: its search would go on as it was begun")
     elif dry_run:
         tell("\n".join(plans.plan(data, run, config=config, warm_start=warm_start, **settings).report))
     else:
