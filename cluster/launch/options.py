@@ -58,6 +58,9 @@ Image = Annotated[
     str,
     Option("container image with captune, and the Ray of --ray", pattern=r"\S+", rule="an image's name without blanks"),
 ]
+Python = Annotated[
+    str, Option("command that makes the virtual environment; the same version everywhere, 3.11 or newer")
+]
 RayVersion = Annotated[
     str | None,
     Option(

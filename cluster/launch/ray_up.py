@@ -13,6 +13,7 @@ from captune.cluster.launch.options import (
     Option,
     Options,
     Package,
+    Python,
     RayVersion,
     TemplateError,
     check_workers,
@@ -65,9 +66,7 @@ class RayUp(Options):
     ssh_key: Annotated[str | None, Option("the private key's file; the clouds make a key if it is left out")] = None
     key_name: Annotated[str | None, Option("AWS: name of the key pair that --ssh-key belongs to")] = None
     token: Annotated[str, Option("file on this machine that holds Ray's token")] = "~/.ray/auth_token"
-    python: Annotated[
-        str, Option("command that makes the virtual environment; the same version everywhere, 3.11 or newer")
-    ] = "python3"
+    python: Python = "python3"
     captune: Package = None
     ray: RayVersion = None
 

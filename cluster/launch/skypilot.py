@@ -11,6 +11,7 @@ from captune.cluster.launch.options import (
     LABEL_RULE,
     Option,
     Package,
+    Python,
     RayVersion,
     Search,
     TemplateError,
@@ -45,9 +46,7 @@ class SkyPilot(Search):
     cpus_per_node: Annotated[int, Option("CPUs that each machine has at least", least=1)] = 8
     memory_gb: Annotated[int, Option("memory that each machine has at least", least=1)] = 32
     disk_gb: Annotated[int, Option("disk of each machine", least=30)] = 100
-    python: Annotated[
-        str, Option("command that makes the virtual environment; the same version everywhere, 3.11 or newer")
-    ] = "python3"
+    python: Python = "python3"
     captune: Package = None
     ray: RayVersion = None
 

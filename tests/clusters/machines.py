@@ -14,6 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
+from captune.data_prep.demo import draw
+from captune.data_prep.store import prepare
+
 SHARED = Path("/srv")  # what all machines see
 ROOT = Path(__file__).parents[2]
 
@@ -153,3 +156,12 @@ def until(holds: Callable[[], object], seconds: float, every: float = 0.5) -> fl
         assert time.monotonic() - started < seconds, "waited in vain"
         time.sleep(every)
     return time.monotonic() - started
+
+
+def with_data(folder: Path, search: str) -> Path:
+    """A new folder for all machines, with drawn captions prepared in `data`, and `search` as its search.yaml."""
+    folder.mkdir()
+    draw(folder / "drawn", count=300, unlabelled=0)
+    prepare(folder / "drawn/train.csv", None, folder / "data")
+    (folder / "search.yaml").write_text(search)
+    return folder

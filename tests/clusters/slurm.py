@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machines import SHARED, Machine, Machines, lacking, until
+from machines import SHARED, Machine, Machines, lacking, until, with_data
 
 from captune.cluster.launch.slurm import Slurm, slurm
-from captune.data_prep.demo import draw
-from captune.data_prep.store import prepare
 
 REASON = lacking("slurmctld", "slurmd", "munged", "sbatch")
 pytestmark = [pytest.mark.skipif(REASON is not None, reason=str(REASON)), pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -120,12 +118,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    draw(shared / "drawn", count=300, unlabelled=0)
-    prepare(shared / "drawn/train.csv", None, shared / "data")
-    (shared / "search.yaml").write_text(SEARCH)
-    with Machines(shared) as machines:
+    with Machines(with_data(tmp_path / "shared", SEARCH)) as machines:
         yield Cluster(machines)
 
 
