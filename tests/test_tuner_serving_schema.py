@@ -49,11 +49,13 @@ def schema(data: PreparedData) -> Any:
 def test_answers_are_what_the_schema_promises(schema: Any, mode: str, path: str) -> None:
     """A request that fits is answered, one that does not is refused; status, type and content are as described."""
     operation = schema[path]["POST"]
+    # All that a form carries is text, so a number or a list drawn as a wrong caption arrives as a right one.
+    untyped = [schemathesis.checks.CHECKS.get_one("negative_data_rejection")] if path == "/predict/form" else []
 
     @given(operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode)))
     @settings(max_examples=20, suppress_health_check=list(HealthCheck))
     def check(case: Any) -> None:
-        case.call_and_validate()
+        case.call_and_validate(excluded_checks=untyped)
 
     check()
 
