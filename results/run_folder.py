@@ -82,6 +82,11 @@ class RunFolder:
         return self.path / "logs"
 
     @property
+    def ablation(self) -> Path:
+        """What the winner scores without each of its parts."""
+        return self.path / "ablation.json"
+
+    @property
     def winner(self) -> Path:
         """The refit winner."""
         return self.path / "winner"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,6 +285,45 @@ class Run:
         with steps(first, shown=progress) as tell:
             refit_of(self.where, trial, seeds, address, gpus, cpus, anyway, say=tell)
         return Winner(self.where)
+
+    @left_as_it_was()
+    def ablate(
+        self, *, without: Sequence[str] = (), trial: int | None = None, seeds: int = 1, progress: bool = True
+    ) -> pd.DataFrame:
+        """Trains the winner again without each of its parts, all alike on train, and scores it on validation.
+
+        What is done is kept in RUN/ablation.json: one that was interrupted goes on where it was.
+
+        Args:
+            without: "captions", "pictures", "augmentation", "image.weights", "text.wide", "image.head" or
+                "fusion", as many as are to be tried, each by itself; none for all that the network has.
+            trial: to take apart instead of the best.
+            seeds: trainings of each, whose scores are averaged.
+
+        Returns:
+            A row for the whole network (without "nothing") and for each part: `mean_f1`, `difference` from the whole
+            with its 95 % interval `low` to `high`, over the examples in pairs, `weights_bytes`, `seconds`.
+
+        Raises:
+            ArgumentError: the network has no such part.
+            RunError: no trial qualifies, or an ablation of another trial is there.
+
+        Example:
+            >>> captune.open_run("run").ablate(without=["captions"], seeds=3)  # doctest: +SKIP
+        """
+        from dataclasses import asdict
+
+        import pandas as pd
+
+        from captune.tuner.winner.ablate import ablate
+        from captune.tuner.winner.own_process import in_own_process
+
+        if seeds < 1:
+            raise ArgumentError("seeds", f"1 or more, got {seeds}")
+        with steps("opening the run", shown=progress) as tell:
+            threads = os.cpu_count() or 1
+            ablation = in_own_process(ablate, self.where, trial, tuple(without), seeds, threads, say=tell)
+        return pd.DataFrame(map(asdict, ablation.rows()))
 
     @property
     def winner(self) -> Winner:

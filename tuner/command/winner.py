@@ -1,10 +1,10 @@
-"""The verbs of trials that are trained again: replay, refit, export."""
+"""The verbs of trials that are trained again: replay, refit, ablate, export."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -77,6 +77,33 @@ def refit(
     tell_baselines(refitted.baselines, "test", test.mean_f1)
     if not proof.bundle_fits:
         say(f"note: the weights keep the budget, the bundle with its vocabulary does not: {proof.bundle_bytes} bytes")
+
+
+def ablate(
+    run: RunPath,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="captions, pictures, augmentation, image.weights, text.wide, image.head, fusion; all if not given"
+        ),
+    ] = None,
+    trial: Annotated[int | None, typer.Option(help="take this one apart instead of the best")] = None,
+    seeds: Annotated[int, typer.Option(help="trainings of each variant, whose scores are averaged")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Trains the winner without captions, without pictures, without each of its parts, and scores it on validation."""
+    from captune.tuner.api.runs import Run
+
+    frame = Run(run).ablate(without=without or (), trial=trial, seeds=seeds)
+    if as_json:
+        print_json(frame.to_dict("records"))
+        return
+    tell(f"{'without':18}  mean F1  difference (95 % in pairs)       MiB  seconds")
+    row: Any
+    for row in frame.itertuples():
+        difference = f"{row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})" if row.without != "nothing" else ""
+        mib = row.weights_bytes / 2**20
+        tell(f"{row.without:18}  {row.mean_f1:7.4f}  {difference:28} {mib:6.2f}  {row.seconds:7.0f}")
 
 
 def export(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from captune.data_prep.batches import Batches, Features, lengths
 from captune.data_prep.captions import Vocabulary
@@ -40,9 +41,7 @@ def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | No
 
     started = time.monotonic()
     config = job.config
-    rows, held_out = data.rows("train"), data.rows("validation")
-    if data.tokens is not None:  # by length, so that captions of a batch are cut to little more than each
-        held_out = held_out[np.argsort(lengths(data.tokens[held_out]), kind="stable")]
+    rows, held_out = data.rows("train"), held_out_rows(data)
     features = features_for(config, data)
     validation = batches(data, held_out, config.model, EVALUATION_BATCH, features=features)
     opening = time.monotonic() - started
@@ -67,6 +66,14 @@ def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | No
             if checkpoints.leaving:
                 return
         writing = time.monotonic() - started
+
+
+def held_out_rows(data: PreparedData) -> NDArray[np.int64]:
+    """Validation rows in the order in which trials are scored on them, and rules fitted on every other one."""
+    rows = data.rows("validation")
+    if data.tokens is not None:  # by length, so that captions of a batch are cut to little more than each
+        rows = rows[np.argsort(lengths(data.tokens[rows]), kind="stable")]
+    return rows
 
 
 def _save(training: Training, config: TrialConfig, epoch: Epoch, data: PreparedData, path: Path) -> None:
