@@ -40,8 +40,9 @@ class Average(Settings):
 
     @property
     def image(self) -> ImageConfig | None:
-        """How pictures come in: all members read the same."""
-        return self.members[0].model.image
+        """How pictures come in, as the member has it that sees the most of them."""
+        images = [model.image for model in self.models if model.image is not None]
+        return max(images, key=lambda image: image.seen_side, default=None)
 
     @property
     def text(self) -> TextConfig | None:

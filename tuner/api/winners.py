@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from captune.tuner.api.classifier import Classifier
     from captune.tuner.winner.export import Export
     from captune.tuner.winner.formats.declarations import Kind
+    from captune.tuner.winner.plan import RefitPlan
     from captune.tuner.winner.proof import Proof
     from captune.tuner.winner.step import Message
 
@@ -104,26 +105,25 @@ class Winner:
 
 def refit_of(
     where: str,
-    trial: int | None,
-    seeds: int,
+    plan: RefitPlan,
     address: str | None,
     gpus: int | None,
     cpus: float | None,
-    anyway: bool,
     *,
     say: Callable[[Message], None],
 ) -> Proof:
     """See `Run.refit`."""
-    for name, value, least in (("seeds", seeds, 1), ("gpus", gpus, 0)):
+    number = 1 if plan.average == "auto" else plan.average
+    for name, value, least in (("seeds", plan.seeds, 1), ("average", number, 1), ("gpus", gpus, 0)):
         if value is not None and value < least:
             raise ArgumentError(name, f"{least} or more, got {value}")
     if address is not None:
         from captune.tuner.winner.refit_on_cluster import refit_on_cluster
 
-        return refit_on_cluster(address, where, trial, seeds, cpus, gpus, anyway, say=say)
+        return refit_on_cluster(address, where, plan, cpus, gpus, say=say)
     if cpus is not None:
         raise ArgumentError("cpus", "of a node of a cluster; name one by `address`, or leave it out")
     from captune.tuner.winner.own_process import in_own_process
     from captune.tuner.winner.refit_run import refit_run
 
-    return in_own_process(refit_run, where, trial, seeds, anyway, os.cpu_count() or 1, gpus or 0, say=say)
+    return in_own_process(refit_run, where, plan, os.cpu_count() or 1, gpus or 0, say=say)

@@ -21,7 +21,8 @@ from pydantic import BeforeValidator, ConfigDict
 from captune.data_prep.store import PreparedData
 from captune.errors import WorkError, one_line
 from captune.files import scratch
-from captune.model.config import Settings, Storage
+from captune.model.average import Average, Member, Network
+from captune.model.config import Settings, Storage, unflatten
 from captune.model.metrics import METRICS, Metrics
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Measure, Size, show_bytes
@@ -69,6 +70,16 @@ class UnroundedScore(Settings):
     mean_f1: float
 
 
+class ProvedMember(Settings):
+    """One network of an average: its trial, flat configuration, epochs of the refit, and Platt's calibration."""
+
+    trial: int
+    config: dict[str, Any]
+    epochs: int
+    scale: float
+    shift: float
+
+
 def _with_all_metrics(scores: Any) -> Any:
     return dict.fromkeys(METRICS, math.nan) | scores if isinstance(scores, dict) else scores
 
@@ -81,9 +92,11 @@ class Proof(Document):
     version: int = VERSION
     trial: int
     config: dict[str, Any]
-    """Flat, by dotted names."""
+    """Flat, by dotted names. Of an average that of its first member, whose trial is named above."""
     epochs: int
-    """Of the refit."""
+    """Of the refit, of all networks together."""
+    members: tuple[ProvedMember, ...] = ()
+    """Of an average, the best trial first; none where a network is alone."""
     rule: DecisionRule
     search: SearchScore
     test: Annotated[HeldOutScores, BeforeValidator(_with_all_metrics)]
@@ -100,6 +113,18 @@ class Proof(Document):
     data: str
     """Fingerprint of the data."""
     float32: UnroundedScore
+
+    @property
+    def network(self) -> Network:
+        """What is in the bundle."""
+        if not self.members:
+            return unflatten(self.config).model
+        return Average(
+            members=tuple(
+                Member(model=unflatten(member.config).model, scale=member.scale, shift=member.shift)
+                for member in self.members
+            )
+        )
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], name: str) -> Self:

@@ -71,4 +71,5 @@ def _test_scores(proof: Proof) -> TestScores:
         trial=proof.trial, mean_f1=test.mean_f1, low=test.low, high=test.high, micro_f1=test.micro_f1,
         macro_f1=test.macro_f1, ece=test.ece, examples=test.examples, validation_examples=proof.search.examples,
         per_label=test.per_label, seeds=proof.seeds, weights_bytes=proof.weights_bytes, bundle_bytes=proof.bundle_bytes,
+        members=tuple(member.trial for member in proof.members), validation=proof.search.mean_f1,
     )  # fmt: skip

@@ -1,0 +1,20 @@
+"""What is asked of a refit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from captune.tuner.winner.choose import Count
+
+
+@dataclass(frozen=True)
+class RefitPlan:
+    """trial: instead of the best. seeds: how often all is trained. anyway: also while another process searches the run.
+
+    average: how many networks are averaged, "auto" for as many as validation clearly gains by.
+    """
+
+    trial: int | None = None
+    seeds: int = 1
+    anyway: bool = False
+    average: Count = 1
