@@ -172,31 +172,49 @@ def test_budget_that_holds_one_network_ships_one(
     assert "no average: trial 0 is shipped alone" in said
 
 
-def test_command_averages_trials_of_a_search_whose_networks_it_kept(
-    captions_data: PreparedData, captune: Captune, tmp_path: Path
+def test_network_that_the_search_kept_is_not_trained_again(
+    run: RunFolder, trials: tuple[Record, ...], captions_data: PreparedData, tmp_path: Path
 ) -> None:
-    (tmp_path / "search.yaml").write_text(
-        "preset: captions\nfixed: {train.epochs: 1, text.units: 8, text.embedding: 8}\n"
-        "space: {train.learning_rate: {low: 1e-3, high: 1e-2, log: true}}\n"
-    )
-    run = RunFolder(tmp_path / "run")
-    ran = captune("search", captions_data.path, "--run", run, "--config", tmp_path / "search.yaml", "--trials", 2)
-    assert ran.code == 0, ran.err
+    from captune.model.bundle import Bundle
+    from captune.model.rule import fit_rule
+    from captune.tuner.winner.candidates import Validation
+    from captune.tuner.winner.predict import probabilities_of_split
+    from captune.tuner.winner.refit import refit
+
+    alone = RunFolder(tmp_path / "alone")
+    alone.path.mkdir()
+    refit(alone, trials[1], captions_data, BUDGET, seeds=1, say=lambda _: None)
+    (run.checkpoints / "1").mkdir(parents=True)
+    alone.bundle.rename(run.checkpoints / "1" / "best-2")
+    said: list[Any] = []
+    validation = Validation(run, captions_data, said.append)
+    answers = validation.probabilities(trials[1])
+    kept = probabilities_of_split(Bundle.load(run.checkpoints / "1" / "best-2"), captions_data, "validation")
+    kept = kept[[list(captions_data.rows("validation")).index(row) for row in validation.rows]]
+    assert answers is not None and not said
+    assert np.abs(answers - fit_rule(validation.truth, kept).calibrated(kept)).max() < 1e-6
+    assert validation.probabilities(trials[1], turn=1) is not None
+    assert said[0] == "trial 1 is trained again on train", "another seed is another network"
+
+
+def test_command_confirms_and_averages_the_trials_of_an_earlier_search(captune: Captune, old: Path) -> None:
+    run = RunFolder(old / "run")
+    shutil.rmtree(run.winner)
     refused(captune("refit", run, "--average", "some"), "a number of networks or auto, got some")
     refused(captune("refit", run, "--average", 0), "--average", "1 or more, got 0")
-    ran = captune("refit", run, "--average", 2)
+    refused(captune("refit", run, "--confirm", "long"), "--confirm", "auto, or a duration is written like 90s")
+    refused(captune("refit", run, "--confirm", "auto", "--trial", 0), "--confirm", "leave it out to refit trial 0")
+    ran = captune("refit", run, "--average", 2, "--confirm", "5m")
     assert ran.code == 0, ran.err
-    assert ran.out.startswith("average of trials ") and "trained again" not in ran.err, "both were kept"
-    proof = json.loads(run.proof.read_text())
-    assert sorted(member["trial"] for member in proof["members"]) == [0, 1]
+    assert ran.out.startswith("average of trials ") and "its network was not kept" in ran.err
+    assert "is the best with probability" in ran.err or "is the smallest of trials" in ran.err
+    proof = Proof.read(run.proof)
+    assert len(proof.members) == 2 and proof.reloaded.max_difference <= 1e-6
+    assert proof.confirmation is not None
     assert "the average of trials" in run.report.read_text()
-    ran = captune("evaluate", run.bundle, captions_csv(captions_data, tmp_path), "--json")
-    assert ran.code == 0 and json.loads(ran.out)["examples"] == 2
+    ran = captune("evaluate", run.bundle, old / "train.csv", "--json")
+    assert ran.code == 0 and json.loads(ran.out)["examples"] > 2
     shutil.rmtree(run.winner)
-
-
-def captions_csv(data: PreparedData, folder: Path) -> Path:
-    path = folder / "some.csv"
-    label = data.manifest.label_ids[0]
-    path.write_text(f"ImageID,Labels,Caption\nx.jpg,{label},a dog on a beach\ny.jpg,{label},two people\n")
-    return path
+    ran = captune("refit", run, "--confirm", "5m")
+    assert ran.code == 0 and "was expected before test was read" in ran.out, "from what the first refit left"
+    assert "trained again" not in ran.err

@@ -12,7 +12,9 @@ from captune.tuner.decisions.race import SURE, Finalist, standing, verdict
 ROWS = 1000
 
 
-def race(means: list[float], *, seeds: int = 3, spread: float = 0.001, sizes: list[int] | None = None, draw: int = 0):
+def race(
+    means: list[float], *, seeds: int = 3, spread: float = 0.001, sizes: list[int] | None = None, draw: int = 0
+) -> list[Finalist]:
     """Finalists whose networks agree on most rows; `spread` is the standard deviation of a seed's mean."""
     random = np.random.default_rng(draw)
     rows = random.beta(6, 1, ROWS)
@@ -47,6 +49,12 @@ def test_one_that_is_clearly_worse_does_not_win_by_its_size() -> None:
     finalists = race([0.87, 0.8701, 0.80], spread=0.003, sizes=[300, 200, 1])
     assert 2 not in standing(finalists).left
     assert verdict(finalists).trial != 2
+
+
+def test_copies_are_equal() -> None:
+    (one,) = race([0.8])
+    end = verdict([one, Finalist(1, 1, one.f1)])
+    assert (end.trial, end.how, end.probability, end.left) == (1, "smallest", pytest.approx(0.5, abs=0.02), (0, 1))
 
 
 def test_a_single_seed_each_decides_nothing() -> None:

@@ -64,6 +64,7 @@ def _how_good(facts: Facts) -> list[str]:
         *averaged,
         f"Trained again and held against {test.examples} test rows that nothing had seen, it has mean F1 "
         f"{test.mean_f1:.4f} (95 % interval {test.low:.4f} to {test.high:.4f}).",
+        *([test.confirmed] if test.confirmed else []),
     ]
 
 

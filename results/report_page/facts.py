@@ -34,6 +34,7 @@ class TestScores:
     """What the winner's proof says. low, high: 95 % interval of mean_f1. per_label: F1 by the id of each label.
 
     members: trials whose networks it averages, if it does; validation: their mean F1 on the validation rows.
+    confirmed: how further seeds chose it, and how what was expected came true; empty where they did not.
     """
 
     __test__ = False  # nothing for pytest
@@ -53,6 +54,7 @@ class TestScores:
     bundle_bytes: int
     members: tuple[int, ...] = ()
     validation: float | None = None
+    confirmed: str = ""
 
 
 @dataclass(frozen=True)

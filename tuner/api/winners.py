@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from captune.errors import ArgumentError, shell_word
 from captune.model.config import Storage
@@ -103,6 +104,21 @@ class Winner:
         return f"<captune winner of {self.where}>"
 
 
+def time_to_confirm(confirm: str | float) -> float | Literal["auto"]:
+    """Seconds of it, or "auto". Raises ArgumentError where it is neither."""
+    from captune.tuner.space.units import parse_duration
+
+    if confirm == "auto":
+        return "auto"
+    try:
+        seconds = parse_duration(confirm) if isinstance(confirm, str) else confirm
+    except ValueError as error:
+        raise ArgumentError("confirm", f"auto, or {error}") from None
+    if not 0 <= seconds < math.inf:
+        raise ArgumentError("confirm", f"seconds, 0 or more, got {confirm}")
+    return seconds
+
+
 def refit_of(
     where: str,
     plan: RefitPlan,
@@ -117,6 +133,8 @@ def refit_of(
     for name, value, least in (("seeds", plan.seeds, 1), ("average", number, 1), ("gpus", gpus, 0)):
         if value is not None and value < least:
             raise ArgumentError(name, f"{least} or more, got {value}")
+    if plan.confirm and plan.trial is not None:
+        raise ArgumentError("confirm", f"chooses among the best trials; leave it out to refit trial {plan.trial}")
     if address is not None:
         from captune.tuner.winner.refit_on_cluster import refit_on_cluster
 

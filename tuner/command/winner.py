@@ -54,6 +54,9 @@ def refit(
         Any,
         typer.Option(parser=_count, metavar="K|auto", help="networks that are averaged; auto: where it clearly gains"),
     ] = "1",
+    confirm: Annotated[
+        str | None, typer.Option(metavar="TIME", help="for training the best trials again with other seeds, as 5m")
+    ] = None,
     address: Address = None,
     gpus: Annotated[int | None, typer.Option(help="that share each batch between them, all of one node")] = None,
     cpus: Annotated[float | None, typer.Option(help="of a cluster's node; also the threads")] = None,
@@ -67,7 +70,14 @@ def refit(
         return
     refitted = Run(run)
     proof = refitted.refit(
-        trial=trial, seeds=seeds, average=average, address=address, gpus=gpus, cpus=cpus, anyway=anyway
+        trial=trial,
+        seeds=seeds,
+        average=average,
+        confirm=confirm or 0,
+        address=address,
+        gpus=gpus,
+        cpus=cpus,
+        anyway=anyway,
     ).proof
     test = proof.test
     trials = [member.trial for member in proof.members]
@@ -76,6 +86,8 @@ def refit(
     tell(f"search    mean F1 {proof.search.mean_f1:.4f} on {proof.search.examples} validation examples")
     interval = f"95 % {test.low:.4f} to {test.high:.4f}"
     tell(f"test      mean F1 {test.mean_f1:.4f} ({interval}), {test.examples} examples")
+    if proof.confirmation is not None and not proof.members:
+        tell(f"          {proof.confirmation.check(test)}")
     tell(
         f"          micro F1 {test.micro_f1:.4f}, macro F1 {test.macro_f1:.4f}, mAP {test.map:.4f}, ECE {test.ece:.4f}"
     )

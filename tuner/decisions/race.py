@@ -19,6 +19,7 @@ SURE = 0.9
 MOST_SEEDS = 5
 _LEAST_SEEDS = 2  # of each finalist: one seed alone shows nothing of what seeds make differ
 _DRAWS = 10_000
+_EQUAL = 1e-9  # draws that differ by less do so by rounding
 
 
 @dataclass(frozen=True)
@@ -70,18 +71,20 @@ class Verdict:
 
 def standing(finalists: Sequence[Finalist]) -> Standing:
     """Where finalists stand after the seeds so far; at least one, each with at least one seed and the same rows."""
-    best = max(finalists, key=lambda finalist: finalist.mean_f1)
+    place = max(range(len(finalists)), key=lambda number: finalists[number].mean_f1)
+    best = finalists[place]
     if min(len(finalist.f1) for finalist in finalists) < _LEAST_SEEDS:
         left = tuple(finalist.trial for finalist in finalists)
         return Standing(best.trial, left, 1.0 if len(finalists) == 1 else 0.0)
     scores = _drawn(finalists)
-    of_best = scores[finalists.index(best)]
+    of_best = scores[place]
     left = tuple(
         finalist.trial
         for finalist, each in zip(finalists, scores, strict=True)
         if finalist is best or _probability(of_best, each) < SURE
     )
-    return Standing(best.trial, left, float((scores.argmax(axis=0) == finalists.index(best)).mean()))
+    first = scores >= scores.max(axis=0) - _EQUAL
+    return Standing(best.trial, left, float((first[place] / first.sum(axis=0)).mean()))
 
 
 def verdict(finalists: Sequence[Finalist]) -> Verdict:
@@ -103,7 +106,7 @@ def verdict(finalists: Sequence[Finalist]) -> Verdict:
 
 
 def _probability(better: NDArray[np.float64], worse: NDArray[np.float64]) -> float:
-    return float((better > worse).mean() + (better == worse).mean() / 2)
+    return float((better > worse + _EQUAL).mean() + (abs(better - worse) <= _EQUAL).mean() / 2)
 
 
 def _seed_variance(finalists: Sequence[Finalist]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captune.data_prep.store import PreparedData
-from captune.files import written_aside
+from captune.files import remove_leftovers, written_aside
 from captune.model.config import unflatten
 from captune.model.rule import Floats, fit_rule
 from captune.results.records import Record
@@ -69,10 +70,15 @@ class Validation:
             self.say(f"trial {record.number} is trained again on train{'' if turn else ': its network was not kept'}")
             answers = self._trained(record, job)
         if answers is not None:
+            self._keep(path, answers)
+        return answers
+
+    def _keep(self, path: Path, answers: Floats) -> None:
+        with suppress(OSError):  # on a full disk it is computed again
             path.parent.mkdir(exist_ok=True)
+            remove_leftovers(path.parent)
             with written_aside(path) as aside, aside.open("wb") as file:
                 np.save(file, answers)
-        return answers
 
     def _of_kept(self, record: Record) -> Floats | None:
         from captune.model.bundle import Bundle

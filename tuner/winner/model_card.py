@@ -180,6 +180,8 @@ def _scores(facts: CardFacts) -> Iterator[str]:
         f"precision {test.map:.4f}. In the search it had mean F1 {proof.search.mean_f1:.4f} on "
         f"{proof.search.examples} validation rows, by which it was chosen."
     )
+    if proof.confirmation is not None and not proof.members:
+        yield f"{proof.confirmation}: {proof.confirmation.check(test)}."
     if len(proof.seeds) > 1:
         yield f"Trained with other seeds it had {', '.join(f'{score:.4f}' for score in proof.seeds[1:])}."
 

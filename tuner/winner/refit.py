@@ -29,6 +29,7 @@ from captune.tuner.winner.average import Members, average_of
 from captune.tuner.winner.choose import epoch_to_keep, epochs_of_refit, refuse_another
 from captune.tuner.winner.predict import by_label
 from captune.tuner.winner.proof import (
+    Confirmation,
     HeldOutScores,
     Proof,
     ProofError,
@@ -53,6 +54,7 @@ def refit(
     say: Callable[[Message], None],
     spread: Spread | None = None,
     average: Members | None = None,
+    confirmation: Confirmation | None = None,
 ) -> Proof:
     """Refits one trial and writes RUN/winner, for whoever holds `RunFolder.refitting`.
 
@@ -64,6 +66,7 @@ def refit(
     Args:
         spread: devices that train together; None for one.
         average: trials whose networks are averaged, `record` first; None for that alone.
+        confirmation: how `record` was chosen, for the proof.
 
     Raises:
         RunError: the run was refitted before, or its batches cannot be shared out evenly.
@@ -77,7 +80,7 @@ def refit(
         bundle = aside / run.bundle.name
         first = plan.train(0, seeds, bundle)
         others = [plan.train(turn, seeds).rounded.mean_f1 for turn in range(1, seeds)]
-        proof = plan.proof(first, others, bundle)
+        proof = plan.proof(first, others, bundle).model_copy(update={"confirmation": confirmation})
         proof.write(aside / run.proof.name)
         analyse(data, plan.rows, plan.rule.answers(first.probabilities)).write(aside / run.error_analysis.name)
     return proof

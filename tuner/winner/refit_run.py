@@ -48,14 +48,21 @@ def refit_run(
         # Only now: what the framework reads at its start is set.
         from captune.tuner.winner.average import members_for
         from captune.tuner.winner.candidates import Validation
+        from captune.tuner.winner.confirm import confirm
         from captune.tuner.winner.portable import write_portable_of
         from captune.tuner.winner.refit import refit
 
-        spread, average = runtime.spread(int(gpus)), None
+        spread, average, confirmed = runtime.spread(int(gpus)), None, None
+        validation = Validation(run, data, say, spread)
+        if plan.confirm:
+            confirmed = confirm(records, validation, settings.limit, plan.confirm)
+            record = record if confirmed is None else confirmed.record
         if plan.average != 1:
-            validation = Validation(run, data, say, spread)
             average = members_for(record, records, validation, settings.limit, plan.average)
-        proof = refit(run, record, data, settings.limit, seeds=plan.seeds, spread=spread, say=say, average=average)
+        proof = refit(
+            run, record, data, settings.limit, seeds=plan.seeds, spread=spread, say=say, average=average,
+            confirmation=None if confirmed is None else confirmed.confirmation,
+        )  # fmt: skip
         if (trouble := write_page(run, run.winner)) is not None:
             say(trouble)
         for what, write in (("model card", write_model_card), ("files for other languages", write_portable_of)):
