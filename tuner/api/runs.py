@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from captune.errors import ArgumentError, shell_word
 from captune.results.run_folder import RunError
@@ -255,6 +255,8 @@ class Run:
         *,
         trial: int | None = None,
         seeds: int = 1,
+        average: int | Literal["auto"] = 1,
+        confirm: str | float = 0,
         address: str | None = None,
         gpus: int | None = None,
         cpus: float | None = None,
@@ -266,6 +268,11 @@ class Run:
         Args:
             trial: to be refitted instead of the best.
             seeds: repeats with further seeds, 1 or more, which show how far the score moves.
+            average: networks of so many trials whose calibrated probabilities are averaged, chosen by validation under
+                the budget; "auto" takes each only if it gains more than may be chance.
+            confirm: time, as "5m" or seconds, in which the best trials are trained again with other seeds, on train
+                alone; "auto" for a fifth of the search's. The one that is clearly the best wins, or of equal ones the
+                smallest. 0 takes the best of the search.
             address: of a running Ray cluster, on a node of which it is done; None for this machine.
             gpus: that share each batch between them.
             cpus: of a cluster's node, also its threads.
@@ -279,11 +286,19 @@ class Run:
             >>> captune.open_run("run").refit(seeds=3).proof.seeds  # doctest: +SKIP
             (0.35898, 0.35129, 0.36304)
         """
-        from captune.tuner.api.winners import Winner, refit_of
+        from captune.tuner.api.winners import Winner, refit_of, time_to_confirm
+        from captune.tuner.winner.plan import RefitPlan
 
         first = "opening the run" if address is None else "finding room on the cluster"
         with steps(first, shown=progress) as tell:
-            refit_of(self.where, trial, seeds, address, gpus, cpus, anyway, say=tell)
+            refit_of(
+                self.where,
+                RefitPlan(trial, seeds, anyway, average, time_to_confirm(confirm)),
+                address,
+                gpus,
+                cpus,
+                say=tell,
+            )
         return Winner(self.where)
 
     @left_as_it_was()

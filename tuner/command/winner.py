@@ -39,11 +39,24 @@ def replay(
     tell(f"largest difference {replayed.largest_difference:.1e}")
 
 
+def _count(text: str) -> int | str:
+    if text == "auto" or text.isdecimal():
+        return text if text == "auto" else int(text)
+    raise typer.BadParameter(f"a number of networks or auto, got {text}")
+
+
 def refit(
     context: typer.Context,
     run: RunPath,
     trial: Annotated[int | None, typer.Option(help="refit this one instead of the best")] = None,
     seeds: Annotated[int, typer.Option(help="repeat with further seeds, to see how far the score moves")] = 1,
+    average: Annotated[
+        Any,
+        typer.Option(parser=_count, metavar="K|auto", help="networks that are averaged; auto: where it clearly gains"),
+    ] = "1",
+    confirm: Annotated[
+        str | None, typer.Option(metavar="TIME", help="for training the best trials again with other seeds, as 5m")
+    ] = None,
     address: Address = None,
     gpus: Annotated[int | None, typer.Option(help="that share each batch between them, all of one node")] = None,
     cpus: Annotated[float | None, typer.Option(help="of a cluster's node; also the threads")] = None,
@@ -56,12 +69,25 @@ def refit(
         follow_job(address, send(address, sys.argv[1:], context.parent))
         return
     refitted = Run(run)
-    proof = refitted.refit(trial=trial, seeds=seeds, address=address, gpus=gpus, cpus=cpus, anyway=anyway).proof
+    proof = refitted.refit(
+        trial=trial,
+        seeds=seeds,
+        average=average,
+        confirm=confirm or 0,
+        address=address,
+        gpus=gpus,
+        cpus=cpus,
+        anyway=anyway,
+    ).proof
     test = proof.test
-    tell(f"trial {proof.trial}, {proof.epochs} epochs on train + validation")
+    trials = [member.trial for member in proof.members]
+    what = f"average of trials {', '.join(map(str, trials))}" if trials else f"trial {proof.trial}"
+    tell(f"{what}, {proof.epochs} epochs on train + validation")
     tell(f"search    mean F1 {proof.search.mean_f1:.4f} on {proof.search.examples} validation examples")
     interval = f"95 % {test.low:.4f} to {test.high:.4f}"
     tell(f"test      mean F1 {test.mean_f1:.4f} ({interval}), {test.examples} examples")
+    if proof.confirmation is not None and not proof.members:
+        tell(f"          {proof.confirmation.check(test)}")
     tell(
         f"          micro F1 {test.micro_f1:.4f}, macro F1 {test.macro_f1:.4f}, mAP {test.map:.4f}, ECE {test.ece:.4f}"
     )

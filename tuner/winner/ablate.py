@@ -115,12 +115,12 @@ def _trained(
     part: str, config: TrialConfig, record: Record, data: PreparedData, ablation: Ablation, progress: _Progress
 ) -> Variant:
     from captune.model.training import answer
-    from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for, held_out_rows
+    from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for, validation_rows
 
     assert record.seed is not None
     started = time.monotonic()
     features = features_for(config, data)
-    held_out = held_out_rows(data)
+    held_out = validation_rows(data)
     validation = batches(data, held_out, config.model, EVALUATION_BATCH, features=features)
     truth, f1 = data.labels[held_out], np.zeros(len(held_out))
     for turn in range(ablation.seeds):
