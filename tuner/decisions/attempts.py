@@ -20,7 +20,7 @@ class Attempt:
     """One attempt, with its trial in the study.
 
     gpus: that it runs on. started: second of the clock. node: of its worker, as in the record. scores: after each
-    epoch, of earlier attempts too. stopped_at: see Course.
+    epoch, of earlier attempts too. stopped_at, overdue, dropped: see Course.
     """
 
     study: optuna.Study
@@ -31,6 +31,7 @@ class Attempt:
     last: Epoch | None = None
     stopped_at: int | None = None
     overdue: bool = False
+    dropped: bool = False
     node: str | None = None
     scores: list[float] = field(default_factory=list)
 
@@ -53,7 +54,7 @@ class Attempt:
     def course(self) -> Course:
         """How far it has come."""
         tries = TrialAttributes.of(self.trial).tries or 1
-        return Course(self.last, self.best, self.gpus, tries, self.stopped_at, self.overdue)
+        return Course(self.last, self.best, self.gpus, tries, self.stopped_at, self.overdue, self.dropped)
 
     def running(self, *, placed: bool, ready: bool) -> RunningTrial:
         """How it stands, for whoever watches. placed: a node has room for its worker. ready: the worker has begun."""

@@ -17,7 +17,7 @@ from captune.cluster.nodes.health import NodeHealth, NodeNames
 from captune.cluster.nodes.resources import Room
 from captune.errors import Error, WorkError
 from captune.model.size import show_bytes
-from captune.results.attributes import COUNTED, SCORED, TrialAttributes
+from captune.results.attributes import BY_HAND, COUNTED, SCORED, TrialAttributes
 from captune.results.records import Record
 from captune.tuner.decisions.attempts import Attempt, reports_of
 from captune.tuner.decisions.fates import Streak, TrialLimits, Verdict, cut_off, judge
@@ -195,7 +195,7 @@ class Director:
             return True
         epoch = report.epoch
         among_the_best = self.rungs.goes_on(attempt.origin, epoch.epoch, epoch.mean_f1, epochs=attempt.epochs)
-        goes_on = among_the_best and is_finite(epoch.loss)
+        goes_on = among_the_best and is_finite(epoch.loss) and not attempt.dropped
         if attempt.last is not None and attempt.last.epoch >= epoch.epoch:
             return goes_on
         if attempt.last is None:
@@ -217,7 +217,7 @@ class Director:
         attempt = self.running.get(key)
         if attempt is None:
             return None
-        if attempt.overdue and attempt.last is None:
+        if (attempt.overdue or attempt.dropped) and attempt.last is None:
             attempt.take_over()
         verdict = judge(end, attempt.course, self.limits)
         self._streak = self._streak.after(end, verdict)
@@ -260,6 +260,21 @@ class Director:
         for key in late:
             self.running[key].overdue = True
         return late
+
+    def drop(self, number: int) -> str | None:
+        """Ends a trial for a person: its worker is to be ended, as that of one which is overdue.
+
+        Returns:
+            Its key; None where no such trial runs.
+        """
+        for key, attempt in self.running.items():
+            if attempt.trial.number == number:
+                TrialAttributes(reason=BY_HAND).write(
+                    attempt.trial
+                )  # a driver killed from here on leaves the fate open
+                attempt.dropped = True
+                return key
+        return None
 
     def close(self, reason: str, *, resumable: bool) -> list[Ended]:
         """Gives every trial that still runs its fate when the search ends.

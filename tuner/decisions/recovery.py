@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import TrialState
 
-from captune.results.attributes import LOST, TrialAttributes, origin_of
+from captune.results.attributes import BY_HAND, LOST, TrialAttributes, origin_of
 from captune.results.optuna_private import enqueued_parameters, reopened
 from captune.results.records import Record
 from captune.tuner.decisions.fates import Again, halving_reason
@@ -44,11 +44,15 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
         if record.seed is None:
             parameters = enqueued_parameters(frozen)
             if parameters and record.origin == record.number:
-                study.enqueue_trial(parameters)  # the preset, say; first, as one too many is only set aside
+                # The preset, say; first, as one too many is only set aside.
+                request = TrialAttributes(request=TrialAttributes.of(frozen).request)
+                study.enqueue_trial(parameters, user_attrs=request.values())
             gate.set_aside(trial, "the search ended before it was handed out")
             continue
         TrialAttributes(seconds=_reported_seconds(record, records)).write(trial)
-        if last is None:
+        if record.reason == BY_HAND:
+            gate.tell(trial, "stopped", best=record.mean_f1, reason=BY_HAND)
+        elif last is None:
             gate.tell(trial, "lost", reason=LOST)
         elif not (math.isfinite(last.mean_f1) and math.isfinite(last.loss)):
             gate.tell(trial, "diverged", reason=f"no finite score after epoch {last.epoch}")

@@ -94,6 +94,10 @@ def check(config: SearchConfig, data: PreparedData) -> FeasibleSpace:
     nothing_fits = feasible.complaint()
     if nothing_fits is not None:
         raise BudgetError(nothing_fits)
+    try:
+        feasible.chosen(config.first, {})
+    except SpaceError as error:
+        raise ConfigError(": ".join(("first", *error.location, str(error)))) from None
     return feasible
 
 
