@@ -122,8 +122,8 @@ def epoch_attribute(epoch: Epoch, order: int) -> tuple[str, dict[str, Any]]:
         order: place of the report among all of the run: what halving decided can be decided again from it.
     """
     # NaN and infinity have no place in JSON; an absent value is read back as NaN, an absent rule as None.
-    values = {name: value for name, value in asdict(epoch).items() if value is not None}
-    finite = {name: value for name, value in values.items() if isinstance(value, dict) or math.isfinite(value)}
+    values = {name: value for name, value in asdict(epoch).items() if value not in (None, "mean_f1")}  # the default
+    finite = {name: value for name, value in values.items() if isinstance(value, dict | str) or math.isfinite(value)}
     return f"{_EPOCH}{epoch.epoch}", finite | {"order": order}
 
 

@@ -921,3 +921,28 @@ def test_trial_that_a_person_ended_stays_so_though_the_search_ends(search: Searc
     directed.director.drop(0)
     directed.director.close("interrupted", resumable=resumable)
     assert [(r.fate, r.reason) for r in search.records] == [("stopped", "by hand")]
+
+
+def test_trials_are_cut_and_compared_by_the_metric_of_the_search(search: Search) -> None:
+    directed = search.direct()
+    directed.director.metric = "micro_f1"
+    assert {directed.start(name).metric for name in "ab"} == {"micro_f1"}
+    assert directed.report("a", 1, 0.2, micro_f1=0.7, metric="micro_f1")
+    assert not directed.report("b", 1, 0.9, micro_f1=0.3, metric="micro_f1")
+    directed.end("b", Completed())
+    directed.finish("a", 0.2, 0.1, micro_f1=0.7, metric="micro_f1")
+    first, second = search.records
+    assert (first.fate, first.score, first.mean_f1, first.best_epoch) == ("complete", 0.7, 0.2, 1)
+    assert (second.fate, second.score, second.mean_f1) == ("stopped", 0.3, 0.9)
+    assert search.in_study[0].value == 0.7
+    assert directed.director.best == Best(0, 0.7, first.weights_bytes)
+
+
+def test_slots_are_held_by_what_runs_and_what_has_ended(search: Search) -> None:
+    directed = search.direct()
+    directed.start("a")
+    directed.now = 10.0
+    directed.start("b")
+    directed.now = 30.0
+    directed.finish("a")
+    assert directed.director.seconds(40.0) == 30.0 + 30.0

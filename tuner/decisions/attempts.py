@@ -78,11 +78,11 @@ class Attempt:
 
     def _write(self, epoch: Epoch, order: int) -> None:
         self.trial.set_user_attr(*epoch_attribute(epoch, order))
-        self.scores.append(epoch.mean_f1)
-        if math.isfinite(epoch.mean_f1):
+        self.scores.append(epoch.score)
+        if math.isfinite(epoch.score):
             if len(self.study.directions) == 1:  # Optuna takes no intermediate values of several objectives
-                self.trial.report(epoch.mean_f1, epoch.epoch)
-            self.best = max(self.best or 0.0, epoch.mean_f1)
+                self.trial.report(epoch.score, epoch.epoch)
+            self.best = max(self.best or 0.0, epoch.score)
 
 
 def reports_of(study: optuna.Study, origin: int) -> dict[Epoch, int]:

@@ -103,7 +103,7 @@ def judge(end: End, course: Course, limits: TrialLimits) -> Verdict:
 
 def _completed(course: Course) -> Verdict:
     last = course.last
-    if last is None or not (math.isfinite(last.mean_f1) and math.isfinite(last.loss)):
+    if last is None or not (math.isfinite(last.score) and math.isfinite(last.loss)):
         epoch = None if last is None else last.epoch
         return Verdict("diverged", f"no finite score after epoch {epoch}")
     if course.stopped_at is not None:

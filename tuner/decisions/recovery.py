@@ -29,7 +29,7 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
             gate.set_aside(trial, attributes.void)
         elif attributes.fate is not None:
             TrialAttributes(seconds=_reported_seconds(by_number[half.number], records)).write(trial)
-            gate.finish(trial, attributes.fate, best=by_number[half.number].mean_f1)
+            gate.finish(trial, attributes.fate, best=by_number[half.number].score)
     trials = study.get_trials(deepcopy=False)
     for record in records:
         if record.fate != "running":
@@ -39,8 +39,8 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
         last = record.curve[-1] if record.curve else None
         if len(study.directions) == 1:  # the report itself may be what was missing
             for epoch in record.curve:
-                if epoch.epoch not in frozen.intermediate_values and math.isfinite(epoch.mean_f1):
-                    trial.report(epoch.mean_f1, epoch.epoch)
+                if epoch.epoch not in frozen.intermediate_values and math.isfinite(epoch.score):
+                    trial.report(epoch.score, epoch.epoch)
         if record.seed is None:
             parameters = enqueued_parameters(frozen)
             if parameters and record.origin == record.number:
@@ -51,15 +51,15 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
             continue
         TrialAttributes(seconds=_reported_seconds(record, records)).write(trial)
         if record.reason == BY_HAND:
-            gate.tell(trial, "stopped", best=record.mean_f1, reason=BY_HAND)
+            gate.tell(trial, "stopped", best=record.score, reason=BY_HAND)
         elif last is None:
             gate.tell(trial, "lost", reason=LOST)
-        elif not (math.isfinite(last.mean_f1) and math.isfinite(last.loss)):
+        elif not (math.isfinite(last.score) and math.isfinite(last.loss)):
             gate.tell(trial, "diverged", reason=f"no finite score after epoch {last.epoch}")
         elif last.epoch == (epochs := record.config["train.epochs"]):
-            gate.tell(trial, "complete", best=record.mean_f1)
-        elif not rungs.goes_on(record.origin, last.epoch, last.mean_f1, epochs=epochs):
-            gate.tell(trial, "stopped", best=record.mean_f1, reason=halving_reason(last.epoch))
+            gate.tell(trial, "complete", best=record.score)
+        elif not rungs.goes_on(record.origin, last.epoch, last.score, epochs=epochs):
+            gate.tell(trial, "stopped", best=record.score, reason=halving_reason(last.epoch))
         else:
             gate.tell(trial, "lost", reason=LOST)
     # The last that came of each trial: where that one was lost too, or waits already, no earlier one counts.

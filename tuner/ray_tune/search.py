@@ -24,7 +24,7 @@ from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.optuna_private import quiet_optuna
 from captune.results.records import Record, load_records, records_of
 from captune.results.run_folder import RunError, RunFolder
-from captune.results.summary import Session, Summary, summarise
+from captune.results.summary import Session, Summary, slot_hours, summarise
 from captune.tuner.decisions.progress import Progress
 from captune.tuner.ray_tune.memory import measured_share
 from captune.tuner.run.locations import reading
@@ -122,7 +122,7 @@ def run_search(
                 records = load_records(run) if search.study is None else records_of(search.study)
                 before = records if search.study is None else search.records
                 own = Session(search.slots, wall, None if interrupt.cause is None else interrupt.cause.name)
-                summary = summarise(records, config.limit, own, before=before)
+                summary = summarise(records, config.limit, own, before=before, price=config.price)
                 if records == before:  # nothing was left to do
                     with suppress(RunError):
                         summary = summary.of_session(Summary.read(run.summary))
@@ -151,6 +151,7 @@ class _Search:
     at_work: float | None = None  # since when
     room_checked: float = 0.0
     wait_reported: float = 0.0
+    spent: float = 0.0  # seconds for which trials of earlier searches held a slot
     requests_checked: float = 0.0
     refused: set[str] = field(default_factory=set)  # requests by name, which stay where they are
 
@@ -189,6 +190,7 @@ class _Search:
         rungs = Rungs.of(config.halving, records, schedule=self.feasible.space.base.train.epochs)
         recover(study, gate, rungs, records)
         self.study, self.records = study, records_of(study)
+        self.spent = 3600 * slot_hours(self.records)
         self.director = Director(
             study,
             gate,
@@ -200,6 +202,7 @@ class _Search:
             gpus=self.request.gpus,
             room=self._room(),
             patience=config.patience,
+            metric=config.metric,
         )
         self._grant(lambda _: False)
 
@@ -314,6 +317,9 @@ class _Search:
             slots=director.room.slots,
             nodes=director.room.nodes,
             best=director.best,
+            metric=self.config.metric,
+            slot_hours=(self.spent + director.seconds(now)) / 3600,
+            price=self.config.price,
         )
 
     def _look_round(self) -> None:

@@ -62,7 +62,8 @@ class RunSettings(Document):
             data=self.data,
             fingerprint=self.fingerprint,
             budget=self.search.limit,
-            objectives=self.search.objectives,
+            metric=self.search.metric,
+            objectives=(self.search.metric, *self.search.objectives[1:]),
             settings=settings | grouped,
             created=self.created,
         )

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator
 
 from captune.errors import among
-from captune.model.config import Modality, ModelConfig, Settings, TrialConfig
+from captune.model.config import Metric, Modality, ModelConfig, Settings, TrialConfig
 from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, Measure
 from captune.tuner.space.chosen import parameters_of
@@ -73,8 +73,15 @@ class SearchConfig(_WithoutTruths):
         description="the search ends once so many trials in a row were no better than the best; none: any",
     )
     modality: Annotated[Modality, Group("Search")] = Field(description="what is read; by itself what the preset reads")
+    metric: Annotated[Metric, Group("Search")] = Field(
+        "mean_f1",
+        description="the score that is maximised: trials are cut and the winner is chosen by it, and the decision rule "
+        "is fitted for it",
+    )
     objectives: Annotated[Objectives, Group("Search")] = Field(
-        ("mean_f1",), description="what the sampler looks for; with bytes for small networks as well as for good ones"
+        ("mean_f1",),
+        description="what the sampler looks for, mean_f1 standing for the metric; with bytes for small networks as "
+        "well as for good ones",
     )
     seed: Annotated[int, Group("Search")] = Field(
         0, ge=0, lt=2**31, description="of the sampler, and through it of every trial"
@@ -91,6 +98,11 @@ class SearchConfig(_WithoutTruths):
     )
     gpus_per_trial: Annotated[Gpus | None, Group("Resources")] = Field(
         None, description="GPUs of a trial, or a share; auto: by the memory that the largest configuration needs"
+    )
+    price: Annotated[float | None, Group("Resources")] = Field(
+        None,
+        ge=0,
+        description="money that an hour of one slot costs, by which the search's cost is shown; none: slot hours alone",
     )
     slots: Annotated[int | None, Group("Resources")] = Field(
         None, ge=1, le=100_000, description="trials at once; more than fit now lets an autoscaler add nodes"

@@ -18,7 +18,7 @@ from captune.data_prep.split import SPLITS
 from captune.data_prep.store import PreparedData
 from captune.errors import one_line, visible
 from captune.files import written_aside
-from captune.model.config import ModelConfig, unflatten
+from captune.model.config import TITLES, ModelConfig, unflatten
 from captune.model.metrics import METRICS
 from captune.model.rule import RuleKind
 from captune.model.size import show_bytes, size
@@ -179,6 +179,8 @@ def _scores(facts: CardFacts) -> Iterator[str]:
         f"precision {test.map:.4f}. In the search it had mean F1 {proof.search.mean_f1:.4f} on "
         f"{proof.search.examples} validation rows, by which it was chosen."
     )
+    if proof.metric != "mean_f1":
+        yield f"The search maximised {TITLES[proof.metric]}, for which the decision rule was fitted."
     if len(proof.seeds) > 1:
         yield f"Trained with other seeds it had {', '.join(f'{score:.4f}' for score in proof.seeds[1:])}."
 

@@ -13,6 +13,7 @@ from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model import metrics
 from captune.model.config import TrialConfig, flatten, unflatten
+from captune.model.f1 import f1_per_example
 from captune.model.metrics import Epoch
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Size, refusal, size
@@ -168,14 +169,17 @@ class _Refit:
         self.say(Step("proof", epochs, epochs))
         shipped = probabilities_in_fresh_process(bundle, bundle, data, "test")
         difference = largest_difference(shipped, first.probabilities, "the bundle")
-        correct = metrics.f1_per_example(self.truth, rule.decide(first.probabilities))
+        correct = f1_per_example(self.truth, rule.decide(first.probabilities))
         low, high = metrics.bootstrap_interval(correct, seed=self.seed)
         return Proof(
             trial=self.record.number,
             config=flatten(self.config),
             epochs=self.epochs,
             rule=rule,
-            search=SearchScore(mean_f1=self.record.mean_f1, examples=data.manifest.counts["validation"]),
+            metric=self.epoch.metric,
+            search=SearchScore(
+                mean_f1=self.record.mean_f1, score=self.record.score, examples=data.manifest.counts["validation"]
+            ),
             test=HeldOutScores(**by_label(first.rounded, data.manifest.label_ids), low=low, high=high),
             reloaded=ReloadedScore(mean_f1=self._score(shipped).mean_f1, max_difference=difference),
             seeds=(first.rounded.mean_f1, *others),
