@@ -17,7 +17,7 @@ from captune.model import metrics
 from captune.model.checkpoint import Checkpoint, numbered
 from captune.model.class_weights import DynamicWeights
 from captune.model.classifier import LOGITS, build, parts_of, set_stack, start_at, with_own_logits
-from captune.model.config import Storage, TrialConfig
+from captune.model.config import Metric, Storage, TrialConfig
 from captune.model.image_encoder import normalisations
 from captune.model.losses import log_odds, make_loss, with_own
 from captune.model.metrics import Epoch
@@ -282,7 +282,13 @@ class Training:
 
 
 def fit(
-    training: Training, epochs: int, validation: Batches, truth: NDArray[np.uint8], *, after: int = 0
+    training: Training,
+    epochs: int,
+    validation: Batches,
+    truth: NDArray[np.uint8],
+    *,
+    after: int = 0,
+    metric: Metric = "mean_f1",
 ) -> Iterator[Epoch]:
     """Trains and yields each epoch's report; the caller stops by not asking on.
 
@@ -290,6 +296,7 @@ def fit(
         epochs: the last one, counted from 1.
         truth: labels of the validation examples, (n, num_labels) of 0 and 1, in the order of `validation`.
         after: epochs that `training` has behind it already.
+        metric: that the decision rule is fitted for, and epochs are judged by.
     """
     counted = 0.0
     for number in range(after + 1, epochs + 1):
@@ -299,11 +306,11 @@ def fit(
         compiled, counted = training.compile_seconds - counted, training.compile_seconds
         seconds = {"train_seconds": trained - started - (counted - before), "compile_seconds": compiled}
         if not math.isfinite(loss):
-            yield _diverged(number, loss, seconds)
+            yield _diverged(number, loss, seconds, metric)
             return
-        answered = answer(training, validation, truth)
+        answered = answer(training, validation, truth, metric=metric)
         if answered is None:
-            yield _diverged(number, loss, seconds)
+            yield _diverged(number, loss, seconds, metric)
             return
         answers = answered.answers
         scores = metrics.score(truth, answers)
@@ -311,11 +318,12 @@ def fit(
             epoch=number,
             loss=loss,
             **scores.metrics(),
-            rule=fit_rule(truth, answered.probabilities),
+            rule=fit_rule(truth, answered.probabilities, metric=metric),
             **seconds,
             evaluate_seconds=time.monotonic() - trained,
-            standard_error=float(metrics.f1_per_example(truth, answers.labels).std() / math.sqrt(len(truth))),
+            standard_error=metrics.standard_error(metric, truth, answers),
             stack=answered.stack,
+            metric=metric,
         )
 
 
@@ -332,16 +340,19 @@ class HeldOut:
     answers: Answers
 
 
-def answer(training: Training, held_out: Batches, truth: NDArray[np.uint8]) -> HeldOut | None:
+def answer(
+    training: Training, held_out: Batches, truth: NDArray[np.uint8], *, metric: Metric = "mean_f1"
+) -> HeldOut | None:
     """A trial's answers as they are scored; None where an output is not finite. Arguments: see `fit`."""
     parts = training.parts(held_out)
     outputs = training.predict(held_out) if parts is None else parts
     if not np.isfinite(outputs).all():
         return None
     if parts is None:
-        return HeldOut(None, outputs, cross_fitted(truth, outputs))
+        return HeldOut(None, outputs, cross_fitted(truth, outputs, metric=metric))
     stack = fit_stack(truth, parts)
-    return HeldOut(stack, stack.probabilities(parts), cross_fitted(truth, *cross_stacked(truth, parts)))
+    answers = cross_fitted(truth, *cross_stacked(truth, parts), metric=metric)
+    return HeldOut(stack, stack.probabilities(parts), answers)
 
 
 def _first_call(started: float, called: list[float], *, steps: int) -> float:
@@ -368,10 +379,10 @@ def put_through(network: keras.Model, storage: Storage) -> None:
     network.set_weights([through(values, storage) for values in network.get_weights()])
 
 
-def _diverged(number: int, loss: float, seconds: dict[str, float]) -> Epoch:
+def _diverged(number: int, loss: float, seconds: dict[str, float], metric: Metric) -> Epoch:
     """The report of an epoch after which there is nothing to score."""
     nothing = dict.fromkeys(metrics.METRICS, math.nan)
-    return Epoch(number, loss, **nothing, rule=None, stack=None, **seconds, evaluate_seconds=0.0)
+    return Epoch(number, loss, **nothing, rule=None, stack=None, **seconds, evaluate_seconds=0.0, metric=metric)
 
 
 def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:

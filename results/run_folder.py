@@ -72,6 +72,11 @@ class RunFolder:
         return self.path / "refit.lock"
 
     @property
+    def requests(self) -> Path:
+        """What people asked of the search and the driver has not taken up."""
+        return self.path / "requests"
+
+    @property
     def checkpoints(self) -> Path:
         """A folder for each trial that is unfinished, or among the best, by the number of its first attempt."""
         return self.path / "checkpoints"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -229,6 +229,44 @@ class Run:
             config, data = read_run(folder)
             drive(folder, mirror, config.model_copy(update=changes), data, address, progress, sinks)
         return self
+
+    @left_as_it_was()
+    def enqueue(self, configurations: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> int:
+        """Has the search try configurations next, while it runs or when it is resumed.
+
+        Args:
+            configurations: one or several of dotted names to values, what is not named as in the preset; or a file of
+                YAML or JSON that holds such.
+
+        Returns:
+            How many.
+
+        Raises:
+            ConfigError, ArgumentError: a value that the space does not have, a configuration over the budget, or one
+                that was tried; file, line and name are in the message.
+            RunError, StorageError: no run, or it cannot be written to.
+
+        Example:
+            >>> captune.open_run("run").enqueue({"train.learning_rate": 0.004})  # doctest: +SKIP
+            1
+        """
+        from captune.tuner.api.steering import enqueue
+
+        return enqueue(self.where, configurations)
+
+    @left_as_it_was()
+    def stop(self, number: int) -> None:
+        """Has the search end a trial that runs: it is `stopped`, by hand, with the best score that it has.
+
+        Raises:
+            RunError, StorageError: it does not run, or the run cannot be written to.
+
+        Example:
+            >>> captune.open_run("run").stop(7)  # doctest: +SKIP
+        """
+        from captune.tuner.api.steering import stop
+
+        stop(self.where, self.trial(number))
 
     @left_as_it_was()
     def replay(self, number: int, *, force: bool = False, progress: bool = True) -> Replay:

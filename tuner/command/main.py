@@ -24,6 +24,7 @@ from captune.tuner.command import (
     search,
     serve,
     spaces,
+    steer,
     trials,
     weights,
     winner,
@@ -109,6 +110,8 @@ app.command()(spaces.explain)
 settings_verb(app)(search.search)
 settings_verb(app, only=("trials", "time_limit"))(search.resume)
 for verb in (
+    steer.enqueue,
+    steer.stop,
     trials.trials,
     trials.show,
     report.report,

@@ -16,8 +16,8 @@ from captune.cluster.object_storage.addresses import is_url
 from captune.cluster.object_storage.remote_folder import RemoteFolder
 from captune.data_prep.store import PreparedData
 from captune.errors import ArgumentError, WorkError
-from captune.model.config import TrialConfig, unflatten
-from captune.model.metrics import f1_per_example
+from captune.model.config import Metric, TrialConfig, unflatten
+from captune.model.f1 import f1_per_example
 from captune.model.size import size
 from captune.results.ablation import WHOLE, Ablation, Variant
 from captune.results.records import load_records
@@ -72,7 +72,7 @@ def ablate(
         left = {part: each for part, each in wanted.items() if ablation.without(part) is None}
         for place, (part, each) in enumerate(left.items()):
             progress = _Progress(f"without {part}", place, len(left), ablation.epochs * seeds, say)
-            variant = _trained(part, each, record, data, ablation, progress)
+            variant = _trained(part, each, record, data, ablation, settings.metric, progress)
             ablation = ablation.model_copy(update={"variants": (*ablation.variants, variant)})
             ablation.write(run.ablation)
             if is_url(location):
@@ -112,7 +112,13 @@ def _begun(run: RunFolder, record: Record, data: PreparedData, seeds: int) -> Ab
 
 
 def _trained(
-    part: str, config: TrialConfig, record: Record, data: PreparedData, ablation: Ablation, progress: _Progress
+    part: str,
+    config: TrialConfig,
+    record: Record,
+    data: PreparedData,
+    ablation: Ablation,
+    metric: Metric,
+    progress: _Progress,
 ) -> Variant:
     from captune.model.training import answer
     from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for, validation_rows
@@ -128,7 +134,7 @@ def _trained(
         for number in range(1, ablation.epochs + 1):
             progress.step()
             training.epoch(number)
-        answered = answer(training, validation, truth)
+        answered = answer(training, validation, truth, metric=metric)
         if answered is None:
             raise WorkError(f"without {part} the network diverged: an output is not finite")
         f1 += f1_per_example(truth, answered.answers.labels) / ablation.seeds
