@@ -249,3 +249,11 @@ def test_page_of_long_captions_and_pictures_stays_below_two_megabytes() -> None:
     many = example.model_copy(update={kind: getattr(example, kind) * 12 for kind in ("right", "worst", "suspects")})
     trials = [trial(number, 0.5 + number / 10_000, fate="stopped") for number in range(2000)]
     assert len(page(facts(*trials, test=scores_on_test(1000), analysis=many)).encode()) < 2 * 2**20
+
+
+def test_answer_is_in_the_metric_and_the_money_of_the_search() -> None:
+    curve = (epoch(1, 0.5, map=0.9, micro_f1=0.7, metric="micro_f1", standard_error=0.01),)
+    best = record(0, curve=curve, best_epoch=1, mean_f1=0.5, seconds=7200.0)
+    search = dataclasses.replace(SEARCH, metric="micro_f1", price=2.5)
+    said = " ".join(sentences(Facts(search, (best,), {0: (0.0, 7200.0)}, Importance({}, 1), (), False)))
+    assert "micro F1 0.7000" in said and "2.00 slot hours, which cost 5.00 at 2.5 each" in said

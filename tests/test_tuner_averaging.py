@@ -9,7 +9,7 @@ from builders import record as a_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captune.model.metrics import f1_per_example
+from captune.model.f1 import f1_per_example
 from captune.model.rule import cross_fitted
 from captune.model.size import Budget
 from captune.results.records import Record

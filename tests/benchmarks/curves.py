@@ -28,7 +28,7 @@ from captune.data_prep.batches import lengths
 from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model.config import Flat, TrialConfig
-from captune.model.metrics import f1_per_example
+from captune.model.f1 import f1_per_example
 from captune.model.presets import PRESETS
 from captune.model.size import size
 from captune.tuner.run.settings import check

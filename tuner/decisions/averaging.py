@@ -10,8 +10,8 @@ from itertools import count as numbers
 import numpy as np
 from numpy.typing import NDArray
 
-from captune.model.metrics import f1_per_example
-from captune.model.rule import Bits, DecisionRule, Floats, cross_fitted, fit_rule
+from captune.model.f1 import Bits, Floats, f1_per_example
+from captune.model.rule import DecisionRule, cross_fitted, fit_rule
 
 
 @dataclass(frozen=True)

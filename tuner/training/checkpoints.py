@@ -230,7 +230,7 @@ class CheckpointCleaner:
         latest = {record.origin: record for record in records}  # a lost trial goes on in the attempt that came last
         for origin, record in latest.items():
             if record.fate not in ("running", "waiting", "lost"):
-                self.settle(origin, record.mean_f1 if record.fate in SCORED else None)
+                self.settle(origin, record.score if record.fate in SCORED else None)
 
     def settle(self, origin: int, score: float | None) -> None:
         """Takes note that a trial is finished; None where it came to no score that counts."""

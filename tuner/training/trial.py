@@ -54,11 +54,12 @@ def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | No
         trained.restore(checkpoint)
         yield from checkpoint.reports_after(job.reported)
     after, earlier = (checkpoint.epoch, checkpoint.reports) if checkpoint is not None else (0, ())
-    best, writing = max([job.best, *(report.mean_f1 for report in earlier)]), 0.0
-    for epoch in fit(trained, config.train.epochs, validation, data.labels[held_out], after=after):
+    best, writing = max([job.best, *(report.score for report in earlier)]), 0.0
+    epochs = fit(trained, config.train.epochs, validation, data.labels[held_out], after=after, metric=job.metric)
+    for epoch in epochs:
         started = time.monotonic()
-        if checkpoints is not None and epoch.rule is not None and epoch.mean_f1 > best:
-            best = epoch.mean_f1
+        if checkpoints is not None and epoch.rule is not None and epoch.score > best:
+            best = epoch.score
             checkpoints.best(epoch.epoch, partial(_save, trained, config, epoch, data))
         report = replace(epoch, data_seconds=opening, checkpoint_seconds=writing + time.monotonic() - started)
         yield report
@@ -72,7 +73,10 @@ def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | No
 
 
 def validation_rows(data: PreparedData) -> NDArray[np.int64]:
-    """As they are scored: by length, so that captions of a batch are cut to little more than each."""
+    """In the order in which trials are scored on them, and rules fitted on every other one.
+
+    By length, so that captions of a batch are cut to little more than each.
+    """
     rows = data.rows("validation")
     return rows if data.tokens is None else rows[np.argsort(lengths(data.tokens[rows]), kind="stable")]
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from captune.data_prep.store import PreparedData
 from captune.files import remove_leftovers, written_aside
 from captune.model.config import unflatten
-from captune.model.rule import Floats, fit_rule
+from captune.model.f1 import Floats
+from captune.model.rule import fit_rule
 from captune.results.records import Record
 from captune.results.run_folder import RunFolder
 from captune.tuner.training.checkpoints import best_name

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from captune.model.config import TITLES
 from captune.model.metrics import Epoch
 from captune.model.size import Budget, show_bytes
 from captune.results.frontier import qualifies
@@ -17,7 +18,7 @@ Count = int | Literal["auto"]
 
 
 def choose(records: Sequence[Record], budget: Budget, *, number: int | None = None) -> Record:
-    """The scored trial inside the budget with the best mean F1; of equal ones the smaller, then the earlier.
+    """The scored trial inside the budget with the best score; of equal ones the smaller, then the earlier.
 
     Args:
         records: all trials of a run.
@@ -33,7 +34,7 @@ def choose(records: Sequence[Record], budget: Budget, *, number: int | None = No
             raise RunError(f"the run has no trial {number}; `captune trials` lists the {len(records)} it has")
         if not qualifies(record, budget):
             raise RunError(
-                f"trial {number} cannot win: fate {record.fate}, mean F1 {record.mean_f1}, "
+                f"trial {number} cannot win: fate {record.fate}, {TITLES[record.metric]} {record.score}, "
                 f"{show_bytes(budget.bytes_of(record))}; "
                 f"choose a complete or stopped one within {budget}"
             )
@@ -44,7 +45,7 @@ def choose(records: Sequence[Record], budget: Budget, *, number: int | None = No
             f"no trial of this run has a score yet within {budget} ({len(records)} trials); "
             "search longer or with other settings"
         )
-    return max(candidates, key=lambda r: (r.mean_f1, -budget.bytes_of(r), -r.number))
+    return max(candidates, key=lambda r: (r.score, -budget.bytes_of(r), -r.number))
 
 
 _KIND = ("image.backbone", "image.cut", "image.head", "fusion", "text.encoder", "text.wide", "train.loss")
@@ -106,8 +107,8 @@ def epoch_to_keep(record: Record) -> Epoch:
     best = record.best
     if best is None:
         raise RunError(f"trial {record.number} has no scored epoch; choose another with --trial")
-    within = best.mean_f1 - best.standard_error if math.isfinite(best.standard_error) else best.mean_f1
-    return [epoch for epoch in record.curve if epoch.mean_f1 >= within][-1]
+    within = best.score - best.standard_error if math.isfinite(best.standard_error) else best.score
+    return [epoch for epoch in record.curve if epoch.score >= within][-1]
 
 
 def epochs_of_refit(record: Record, epoch: Epoch) -> int:

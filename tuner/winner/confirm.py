@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from captune.model.metrics import f1_per_example
+from captune.model.f1 import f1_per_example
 from captune.model.rule import cross_fitted
 from captune.model.size import Budget
 from captune.results.frontier import qualifies

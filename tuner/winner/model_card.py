@@ -19,6 +19,7 @@ from captune.data_prep.store import PreparedData
 from captune.errors import one_line, visible
 from captune.files import written_aside
 from captune.model.average import Average, Network
+from captune.model.config import TITLES
 from captune.model.metrics import METRICS
 from captune.model.rule import RuleKind
 from captune.model.size import show_bytes, size
@@ -182,6 +183,8 @@ def _scores(facts: CardFacts) -> Iterator[str]:
     )
     if proof.confirmation is not None and not proof.members:
         yield f"{proof.confirmation}: {proof.confirmation.check(test)}."
+    if proof.metric != "mean_f1":
+        yield f"The search maximised {TITLES[proof.metric]}, for which the decision rule was fitted."
     if len(proof.seeds) > 1:
         yield f"Trained with other seeds it had {', '.join(f'{score:.4f}' for score in proof.seeds[1:])}."
 

@@ -22,7 +22,7 @@ from captune.data_prep.store import PreparedData
 from captune.errors import WorkError, one_line
 from captune.files import scratch
 from captune.model.average import Average, Member, Network
-from captune.model.config import Settings, Storage, unflatten
+from captune.model.config import Metric, Settings, Storage, unflatten
 from captune.model.metrics import METRICS, Metrics
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Measure, Size, show_bytes
@@ -51,9 +51,10 @@ class HeldOutScores(Metrics):
 
 
 class SearchScore(Settings):
-    """The trial's own score, on the validation examples."""
+    """The trial's own score, on the validation examples. score: by the metric of the proof; None before it had one."""
 
     mean_f1: float
+    score: float | None = None
     examples: int
 
 
@@ -142,6 +143,8 @@ class Proof(Document):
     members: tuple[ProvedMember, ...] = ()
     """Of an average, the best trial first; none where a network is alone."""
     rule: DecisionRule
+    metric: Metric = "mean_f1"
+    """That the search maximised and the rule was fitted for."""
     search: SearchScore
     test: Annotated[HeldOutScores, BeforeValidator(_with_all_metrics)]
     reloaded: ReloadedScore

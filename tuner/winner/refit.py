@@ -16,6 +16,7 @@ from captune.files import written_aside
 from captune.model import metrics
 from captune.model.average import Average, Network
 from captune.model.config import TrialConfig, flatten, unflatten
+from captune.model.f1 import f1_per_example
 from captune.model.metrics import Epoch
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Size, refusal, size
@@ -150,6 +151,7 @@ class _Refit:
     network: Network
     rule: DecisionRule
     mean_f1: float | None  # on validation
+    score: float | None  # by the metric of the search
     data: PreparedData
     rows: NDArray[np.int64]  # of test
     size: Size
@@ -188,10 +190,10 @@ class _Refit:
         rows = data.rows("test")
         if not len(rows):
             raise RunError(f"{data.path} has no test rows to prove the winner on; prepare it with --split 80/10/10")
-        rule, mean_f1 = trials[0].rule, record.mean_f1
+        rule, mean_f1, score = trials[0].rule, record.mean_f1, record.score
         if average is not None:
-            rule, mean_f1 = average.choice.rule, average.choice.mean_f1
-        return cls(trials, network, rule, mean_f1, data, rows, predicted, budget, spread, say)
+            rule, mean_f1, score = average.choice.rule, average.choice.mean_f1, average.choice.mean_f1
+        return cls(trials, network, rule, mean_f1, score, data, rows, predicted, budget, spread, say)
 
     def train(self, turn: int, seeds: int, bundle: Path | None = None) -> _Scored:
         """With the seeds of a turn from 0, on train + validation; saved to `bundle`."""
@@ -233,7 +235,7 @@ class _Refit:
         self.say(Step("proof", epochs, epochs))
         shipped = probabilities_in_fresh_process(bundle, bundle, data, "test")
         difference = largest_difference(shipped, first.probabilities, "the bundle")
-        correct = metrics.f1_per_example(self.truth, rule.decide(first.probabilities))
+        correct = f1_per_example(self.truth, rule.decide(first.probabilities))
         low, high = metrics.bootstrap_interval(correct, seed=self.trials[0].seed)
         return Proof(
             trial=self.trials[0].record.number,
@@ -241,7 +243,8 @@ class _Refit:
             epochs=self.epochs,
             rule=rule,
             members=self._members(),
-            search=SearchScore(mean_f1=self.mean_f1, examples=data.manifest.counts["validation"]),
+            metric=self.trials[0].epoch.metric,
+            search=SearchScore(mean_f1=self.mean_f1, score=self.score, examples=data.manifest.counts["validation"]),
             test=HeldOutScores(**by_label(first.rounded, data.manifest.label_ids), low=low, high=high),
             reloaded=ReloadedScore(mean_f1=self._score(shipped).mean_f1, max_difference=difference),
             seeds=(first.rounded.mean_f1, *others),

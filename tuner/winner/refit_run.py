@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from captune.errors import one_line
+from captune.model.config import TITLES
 from captune.results.baselines import ensure
 from captune.results.records import load_records
+from captune.results.run_folder import RunError
 from captune.tuner.run.locations import refitting
 from captune.tuner.run.settings import read
 from captune.tuner.training import runtime
@@ -42,6 +44,11 @@ def refit_run(
         refuse_another(run)
         settings, data = read(run)
         ensure(run, data, say)  # of a search by an earlier captune
+        if settings.metric != "mean_f1" and (plan.average != 1 or plan.confirm):
+            raise RunError(
+                f"--average and --confirm weigh trials by mean F1, this search maximised {TITLES[settings.metric]}; "
+                "refit without them"
+            )
         records = load_records(run)
         record = choose(records, settings.limit, number=plan.trial)
         runtime.settle(threads, settings.backend, gpus)

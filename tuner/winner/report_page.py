@@ -57,6 +57,8 @@ def _facts(run: RunFolder, running: bool, progress: Callable[[int, int], None] |
         budget=settings.search.limit,
         created=settings.created,
         versions=settings.versions,
+        metric=settings.search.metric,
+        price=settings.search.price,
     )
     test = _test_scores(Proof.read(run.proof)) if run.proof.is_file() else None
     analysis = ErrorAnalysis.read(run.error_analysis) if test is not None and run.error_analysis.is_file() else None
@@ -73,5 +75,5 @@ def _test_scores(proof: Proof) -> TestScores:
         macro_f1=test.macro_f1, ece=test.ece, examples=test.examples, validation_examples=proof.search.examples,
         per_label=test.per_label, seeds=proof.seeds, weights_bytes=proof.weights_bytes, bundle_bytes=proof.bundle_bytes,
         members=tuple(member.trial for member in proof.members), validation=proof.search.mean_f1,
-        confirmed=confirmed,
+        confirmed=confirmed, map=test.map,
     )  # fmt: skip
