@@ -21,6 +21,7 @@ from optuna.storages import BaseStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
+from captune.errors import shell_word
 from captune.reading import UnreadableError, regular
 from captune.results.attributes import is_followed
 from captune.results.optuna_private import Journal, Operation, quiet_optuna
@@ -68,7 +69,8 @@ def study_reader(
 ) -> Callable[[], Sequence[FrozenTrial]]:
     """Reads the trials of a run's study, draws that are none included: what was added since is seen the next time.
 
-    There are none before the search has made its study. Arguments and errors: see `open_storage`.
+    There are none before the search has made its study. Arguments and errors: see `open_storage`; and a RunError where
+    there is no study and nobody searches, as in a copy of a run that lacks its journal.
     """
     studies: list[optuna.Study] = []
 
@@ -79,6 +81,11 @@ def study_reader(
                     studies.append(
                         optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run, progress=progress))
                     )
+            if not studies and not run.is_written:
+                raise RunError(
+                    f"{run} lacks its trials (no study in {run.journal.name}): copy that there, too, or go on with "
+                    f"`captune resume {shell_word(run)}` if none was begun"
+                )
             return studies[0].get_trials(deepcopy=False) if studies else ()
 
     return trials

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class Run:
     """A search that was begun: what it came to, and what comes of it.
 
-    where: its folder or its address (s3://, gs://). The study in it is read anew each time, also while the search goes
-    on elsewhere.
+    where: its folder or its address (s3://, gs://, abfss://). The study in it is read anew each time, also while the
+    search goes on elsewhere.
 
     Example:
         >>> run = captune.open_run("run")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captune.cluster.object_storage.addresses import is_url
 from captune.cluster.object_storage.remote_folder import RemoteFolder
 from captune.data_prep.store import PreparedData
 from captune.errors import ArgumentError, WorkError
@@ -75,8 +74,8 @@ def ablate(
             variant = _trained(part, each, record, data, ablation, settings.metric, progress)
             ablation = ablation.model_copy(update={"variants": (*ablation.variants, variant)})
             ablation.write(run.ablation)
-            if is_url(location):
-                RemoteFolder(location).upload(run.ablation, run.ablation.name)
+            if run.address is not None:
+                RemoteFolder(run.address).upload(run.ablation, run.ablation.name)
         shown = tuple(variant for variant in ablation.variants if variant.without in wanted)
         return ablation.model_copy(update={"variants": shown})
 
