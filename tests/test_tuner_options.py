@@ -32,6 +32,7 @@ WRITTEN = {
     "gpus_per_trial": "auto",
     "price": "2.5",
     "slots": "3",
+    "share": "2.5",
     "checkpoint_every": "2epochs",
     "keep": "0",
     "min_free": "5GiB",

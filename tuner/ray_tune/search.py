@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Literal
 
+from captune.cluster.nodes.claims import Sharing
 from captune.cluster.nodes.inspection import NodeRequirements, check_nodes, versions
 from captune.cluster.nodes.resources import Request, Room, default_request, limits, slots
 from captune.cluster.nodes.session import alive, free, session
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 
 _LOOK_SECONDS = 5.0  # between two looks at the nodes
+_SHARE_SECONDS = 1.0  # between two looks at the other searches on the cluster
 _REQUEST_SECONDS, _REMOTE_REQUEST_SECONDS = 0.5, 10.0  # between two looks at what people ask for
 _SHOW_SECONDS = 0.25  # between two times that is told how things stand
 _WAIT_SECONDS = 60.0  # that a trial waits before a message says so, and between two of them
@@ -108,8 +110,9 @@ def run_search(
                 say(limits(nodes, request))
                 for note in check_nodes(nodes, requirements):
                     say(note)
+            sharing = Sharing(mirror.url if mirror is not None else str(run.path.resolve()), config.share)
             search = _Search(
-                run, config, requirements, feasible, request, at_once, started, interrupt, show, say, mirror
+                run, config, requirements, feasible, request, at_once, sharing, started, interrupt, show, say, mirror
             )
             try:
                 wait_for("opening the study")
@@ -140,16 +143,19 @@ class _Search:
     feasible: FeasibleSpace
     request: Request
     slots: int  # that there were at most
+    sharing: Sharing
     started: float
     interrupt: Interrupt
     show: Callable[[Progress], None]
     say: Callable[[str], None]
     mirror: Mirror | None
+    fitting: int = 0  # trials on the nodes that there are
     study: optuna.Study | None = None  # once it is open
     records: Sequence[Record] = ()  # as they were then
     shown: float = 0.0  # second of the clock, as the next
     at_work: float | None = None  # since when
     room_checked: float = 0.0
+    share_checked: float = 0.0
     wait_reported: float = 0.0
     spent: float = 0.0  # seconds for which trials of earlier searches held a slot
     requests_checked: float = 0.0
@@ -258,6 +264,7 @@ class _Search:
                 ),
             )
             fault: Exception | None = None
+            self._share()
             try:
                 tuner.fit()
             except Over:
@@ -290,6 +297,7 @@ class _Search:
         """Whether the run is over; asked by Ray about once a second, so the place for what is to be done that often."""
         self.adapter.end_overdue()
         self._look_round()
+        self._share()
         self._grant(self.adapter.drop)
         if time.monotonic() - self.shown >= _SHOW_SECONDS:
             self.shown = time.monotonic()
@@ -314,7 +322,7 @@ class _Search:
             running=running,
             seconds_at_work=0.0 if self.at_work is None else now - self.at_work,
             epochs=director.epochs,
-            slots=director.room.slots,
+            slots=director.slots,
             nodes=director.room.nodes,
             best=director.best,
             metric=self.config.metric,
@@ -335,6 +343,19 @@ class _Search:
         if waiting and now - self.wait_reported >= _WAIT_SECONDS:
             self.wait_reported = now
             self.say(f"{waiting} trials wait for room: {self.request} each; {free()}")
+
+    def _share(self) -> None:
+        """Holds this search to its share of the cluster, and says when other searches come or go."""
+        now, director = time.monotonic(), self.director
+        if now - self.share_checked < _SHARE_SECONDS:
+            return
+        self.share_checked, others = now, len(self.sharing.others)
+        fitting = max(self.fitting, director.room.slots)
+        director.share = self.sharing.may_hold(
+            slots=fitting, wanted=director.wanted, held=len(director.running), now=now
+        )
+        if len(self.sharing.others) != others:
+            self.say(self.sharing.told)
 
     def _grant(self, stop: Callable[[int], bool]) -> None:
         """Takes up what people asked for.
@@ -370,6 +391,7 @@ class _Search:
 
     def _room(self) -> Room:
         room = Room.of(alive(), self.request)
+        self.fitting = room.slots
         return replace(room, slots=self.config.slots or room.slots)
 
     @property

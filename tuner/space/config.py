@@ -97,7 +97,7 @@ class SearchConfig(_WithoutTruths):
         None, ge=0, description="CPUs of a trial, also its threads; none: an even share"
     )
     gpus_per_trial: Annotated[Gpus | None, Group("Resources")] = Field(
-        None, description="GPUs of a trial, or a share; auto: by the memory that the largest configuration needs"
+        None, description="GPUs that train a trial, or a share of one; auto: by the memory that the largest needs"
     )
     price: Annotated[float | None, Group("Resources")] = Field(
         None,
@@ -106,6 +106,9 @@ class SearchConfig(_WithoutTruths):
     )
     slots: Annotated[int | None, Group("Resources")] = Field(
         None, ge=1, le=100_000, description="trials at once; more than fit now lets an autoscaler add nodes"
+    )
+    share: Annotated[float, Group("Resources")] = Field(
+        1, gt=0, le=1000, description="weight beside other searches on the cluster: 2 for twice the slots of one with 1"
     )
     checkpoint_every: Annotated[Interval, Group("Safety")] = Field(
         "60s", description="at most one checkpoint of a trial in so much time or epochs"

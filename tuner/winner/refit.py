@@ -70,7 +70,7 @@ def refit(
         confirmation: how `record` was chosen, for the proof.
 
     Raises:
-        RunError: the run was refitted before, or its batches cannot be shared out evenly.
+        RunError: the run was refitted before.
         ProofError: the bundle is over the budget or not of the predicted size, or it does not give the same
             probabilities when loaded.
     """
@@ -108,7 +108,7 @@ class _Trial:
     epochs: int  # that it is trained
 
     @classmethod
-    def of(cls, record: Record, spread: Spread | None) -> _Trial:
+    def of(cls, record: Record) -> _Trial:
         """Raises RunError, see `refit`."""
         epoch = epoch_to_keep(record)
         if record.seed is None:
@@ -118,11 +118,6 @@ class _Trial:
                 f"trial {record.number} has no decision rule after its best epochs; choose another with --trial"
             )
         config = unflatten(record.config)
-        devices, batch = 1 if spread is None else spread.devices, config.train.batch_size
-        if batch % devices:
-            raise RunError(
-                f"batches of {batch} cannot be shared out evenly among {devices} GPUs; give --gpus another number"
-            )
         return cls(record, config, record.seed, epoch, epoch.rule, epochs_of_refit(record, epoch))
 
     def weights(
@@ -181,7 +176,7 @@ class _Refit:
     ) -> _Refit:
         """Raises RunError or ProofError, see `refit`."""
         records = (record,) if average is None else average.records
-        trials = tuple(_Trial.of(each, spread) for each in records)
+        trials = tuple(_Trial.of(each) for each in records)
         network = average_of(records)
         predicted = size(network, contents_of(data))
         why = refusal(predicted, budget)
