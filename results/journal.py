@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import BaseStorage
@@ -27,6 +27,8 @@ from captune.results.optuna_private import Journal, Operation, quiet_optuna
 from captune.results.run_folder import RunError, RunFolder
 
 STUDY_NAME = "captune"
+DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"mean_f1": "maximize", "bytes": "minimize"}
+"""Of the objectives of a search."""
 _SUM = b',"crc32":'
 _FULL_DISK_SECONDS = 2.0  # between two tries to write
 _LINES = 1000  # between two times that is told how far reading has come
@@ -82,6 +84,12 @@ def study_reader(
             return studies[0].get_trials(deepcopy=False) if studies else ()
 
     return trials
+
+
+def logs(run: RunFolder) -> Iterator[dict[str, Any]]:
+    """The lines of a run's journal in their order. Raises ValueError where one is none that a search writes."""
+    with regular(run.journal) as file:
+        yield from map(_log_of, (line for line in file if line.endswith(b"\n")))
 
 
 class _Lines(BaseJournalBackend):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from captune.results.summary import Summary
     from captune.tuner.api.winners import Winner
     from captune.tuner.winner.replay import Replay
+    from captune.tuner.winner.replay_search import SearchReplay
 
 
 @dataclass(frozen=True)
@@ -285,6 +286,28 @@ class Run:
 
         with steps(f"replay of trial {number}", shown=progress) as tell:
             return in_own_process(replay, self.where, number, force, say=tell)
+
+    @left_as_it_was()
+    def replay_search(self, *, force: bool = False, progress: bool = True) -> SearchReplay:
+        """Trains every trial again and decides the search anew in the order of its record, whatever slots it had.
+
+        On the same machine's CPU proposals, stops, scores and the best are the same to the last bit.
+
+        Args:
+            force: also where data or versions are not the same.
+
+        Raises:
+            RunError: it learnt from another run, or would not be the same and `force` is not given.
+
+        Example:
+            >>> captune.open_run("run").replay_search().differences  # doctest: +SKIP
+            ()
+        """
+        from captune.tuner.winner.own_process import in_own_process
+        from captune.tuner.winner.replay_search import replay_search
+
+        with steps("replay of the search", shown=progress) as tell:
+            return in_own_process(replay_search, self.where, force, say=tell)
 
     @left_as_it_was()
     def refit(
