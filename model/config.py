@@ -184,6 +184,10 @@ class ModelConfig(Settings):
             return "caption"
         return "image" if self.text is None else "both"
 
+    def stored_as(self, storage: Storage) -> ModelConfig:
+        """The same in another storage."""
+        return self.model_copy(update={"storage": storage})
+
 
 class AugmentConfig(Settings):
     """Random affine changes of training pictures, drawn anew for every picture; pixels outside repeat the border."""

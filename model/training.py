@@ -22,7 +22,7 @@ from captune.model.image_encoder import normalisations
 from captune.model.losses import log_odds, make_loss, with_own
 from captune.model.metrics import Epoch
 from captune.model.optimizer import make_optimizer
-from captune.model.rule import cross_fitted, fit_rule
+from captune.model.rule import Answers, cross_fitted, fit_rule
 from captune.model.stack import Stack, cross_stacked, fit_stack
 from captune.model.storage import through
 from captune.model.views import (
@@ -308,29 +308,51 @@ def fit(
         if not math.isfinite(loss):
             yield _diverged(number, loss, seconds, metric)
             return
-        parts = training.parts(validation)
-        outputs = training.predict(validation) if parts is None else parts
-        if not np.isfinite(outputs).all():
+        answered = answer(training, validation, truth, metric=metric)
+        if answered is None:
             yield _diverged(number, loss, seconds, metric)
             return
-        if parts is None:
-            stack, probabilities, answers = None, outputs, cross_fitted(truth, outputs, metric=metric)
-        else:
-            stack = fit_stack(truth, parts)
-            probabilities = stack.probabilities(parts)
-            answers = cross_fitted(truth, *cross_stacked(truth, parts), metric=metric)
+        answers = answered.answers
         scores = metrics.score(truth, answers)
         yield Epoch(
             epoch=number,
             loss=loss,
             **scores.metrics(),
-            rule=fit_rule(truth, probabilities, metric=metric),
+            rule=fit_rule(truth, answered.probabilities, metric=metric),
             **seconds,
             evaluate_seconds=time.monotonic() - trained,
             standard_error=metrics.standard_error(metric, truth, answers),
-            stack=stack,
+            stack=answered.stack,
             metric=metric,
         )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a network answers to examples that it did not train on, on which stack and rule are fitted.
+
+    probabilities: (n, num_labels), with the stack of all examples. answers: to each half with what was fitted on the
+    other.
+    """
+
+    stack: Stack | None
+    probabilities: NDArray[np.float32]
+    answers: Answers
+
+
+def answer(
+    training: Training, held_out: Batches, truth: NDArray[np.uint8], *, metric: Metric = "mean_f1"
+) -> HeldOut | None:
+    """A trial's answers as they are scored; None where an output is not finite. Arguments: see `fit`."""
+    parts = training.parts(held_out)
+    outputs = training.predict(held_out) if parts is None else parts
+    if not np.isfinite(outputs).all():
+        return None
+    if parts is None:
+        return HeldOut(None, outputs, cross_fitted(truth, outputs, metric=metric))
+    stack = fit_stack(truth, parts)
+    answers = cross_fitted(truth, *cross_stacked(truth, parts), metric=metric)
+    return HeldOut(stack, stack.probabilities(parts), answers)
 
 
 def _first_call(started: float, called: list[float], *, steps: int) -> float:

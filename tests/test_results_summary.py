@@ -63,11 +63,11 @@ def test_summary_counts_an_epoch_once_and_is_json(tmp_path: Path) -> None:
         "busy_seconds": {
             "start": 0.0, "data": 1.0, "compile": 3.0, "train": 4.0, "evaluate": 2.0, "checkpoint": 0.0
         },
-        "slot_hours": 0.0056,
-        "cost": None,
-        "metric": "mean_f1",
         "best": {"number": 1, "mean_f1": 0.7, "score": 0.7},
         "frontier": [{"number": 1, "mean_f1": 0.7, "score": 0.7, "weights_bytes": 101, "bundle_bytes": 200}],
+        "metric": "mean_f1",
+        "slot_hours": 0.0056,
+        "cost": None,
         "interrupted": True,
         "signal": "SIGTERM",
     }  # fmt: skip

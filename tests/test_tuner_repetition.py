@@ -136,7 +136,9 @@ def test_history_is_every_event_in_its_order(tmp_path: Path) -> None:
         Admitted(1),
     ]
     assert sum(isinstance(event, Began) for event in events) == 2
-    assert {event.trial for event in events if isinstance(event, Ended)} == {r.number for r in records if r.seed is not None}
+    assert {event.trial for event in events if isinstance(event, Ended)} == {
+        r.number for r in records if r.seed is not None
+    }
     own = {(record.number, order) for record in records for order in record.order.values()}
     assert sum(isinstance(event, Reported) for event in events) == len({order for _, order in own})
 

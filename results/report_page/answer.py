@@ -54,8 +54,16 @@ def _how_good(facts: Facts) -> list[str]:
     if test is None:
         return [found, "It is not proved yet: the best of many flatters itself on the rows that it was chosen by; "
                 "`captune refit` trains it again and reads the test rows once."]  # fmt: skip
+    averaged = []
+    if test.members and test.validation is not None:
+        trials = ", ".join(map(str, test.members))
+        averaged = [
+            f"It is shipped as the average of trials {trials}, chosen on validation, where they have mean F1 "
+            f"{test.validation:.4f} together."
+        ]
     return [
         found,
+        *averaged,
         f"Trained again and held against {test.examples} test rows that nothing had seen, it has mean F1 "
         f"{test.mean_f1:.4f} (95 % interval {test.low:.4f} to {test.high:.4f})"
         + (
@@ -63,6 +71,7 @@ def _how_good(facts: Facts) -> list[str]:
             if metric == "mean_f1"
             else f", and {TITLES[metric]} {getattr(test, metric):.4f}, by which it was chosen."
         ),
+        *([test.confirmed] if test.confirmed else []),
     ]
 
 
@@ -86,7 +95,8 @@ def _how_large(facts: Facts) -> str:
     best, budget = facts.best, facts.search.budget
     if best is None or not best.weights_bytes:
         return ""
-    share = 100 * budget.bytes_of(best) / budget.limit
+    shipped = facts.test if facts.test is not None and facts.test.members else best
+    share = 100 * budget.bytes_of(shipped) / budget.limit
     smaller = [r for r in facts.frontier if r in facts.equal and budget.bytes_of(r) < budget.bytes_of(best)]
     alike = (
         f"; as good within chance is trial {smaller[0].number} with {_size(budget.bytes_of(smaller[0]))}"
@@ -94,7 +104,7 @@ def _how_large(facts: Facts) -> str:
         else ""
     )
     part = f"{share:.{0 if share >= 10 else 1}f} % of the budget is used"
-    return f"Its weights take {_size(best.weights_bytes)}, {part}{alike}."
+    return f"Its weights take {_size(shipped.weights_bytes)}, {part}{alike}."
 
 
 def _how_sure(facts: Facts) -> list[str]:

@@ -35,7 +35,11 @@ class SearchFacts:
 
 @dataclass(frozen=True)
 class TestScores:
-    """What the winner's proof says. low, high: 95 % interval of mean_f1. per_label: F1 by the id of each label."""
+    """What the winner's proof says. low, high: 95 % interval of mean_f1. per_label: F1 by the id of each label.
+
+    members: trials whose networks it averages, if it does; validation: their mean F1 on the validation rows.
+    confirmed: how further seeds chose it, and how what was expected came true; empty where they did not.
+    """
 
     __test__ = False  # nothing for pytest
 
@@ -52,6 +56,9 @@ class TestScores:
     seeds: tuple[float, ...]
     weights_bytes: int
     bundle_bytes: int
+    members: tuple[int, ...] = ()
+    validation: float | None = None
+    confirmed: str = ""
     map: float = math.nan
 
 

@@ -120,6 +120,7 @@ for verb in (
     log.log,
     winner.replay,
     winner.refit,
+    winner.ablate,
     winner.export,
     classify.evaluate,
     classify.predict,

@@ -68,10 +68,12 @@ def _facts(run: RunFolder, running: bool, progress: Callable[[int, int], None] |
 
 
 def _test_scores(proof: Proof) -> TestScores:
-    test = proof.test
+    test, confirmation = proof.test, proof.confirmation
+    confirmed = "" if confirmation is None or proof.members else f"{confirmation}: {confirmation.check(test)}."
     return TestScores(
         trial=proof.trial, mean_f1=test.mean_f1, low=test.low, high=test.high, micro_f1=test.micro_f1,
         macro_f1=test.macro_f1, ece=test.ece, examples=test.examples, validation_examples=proof.search.examples,
         per_label=test.per_label, seeds=proof.seeds, weights_bytes=proof.weights_bytes, bundle_bytes=proof.bundle_bytes,
-        map=test.map,
+        members=tuple(member.trial for member in proof.members), validation=proof.search.mean_f1,
+        confirmed=confirmed, map=test.map,
     )  # fmt: skip
