@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from builders import SMALL, epoch, feasible
 from captune.cluster.nodes.resources import Room
 from captune.model.metrics import Epoch
 from captune.results.history import Admitted, Began, Ended, Enqueued, Reported, history_of
-from captune.results.journal import STUDY_NAME, logs, open_storage
+from captune.results.journal import STUDY_NAME, changed_line, logs, open_storage
 from captune.results.records import load_records
 from captune.results.run_folder import RunFolder
 from captune.tuner.decisions.director import Director
@@ -165,3 +166,19 @@ def test_other_stop_and_other_winner_are_told(tmp_path: Path) -> None:
     run, epochs = searched(tmp_path, 0)
     told = differences(run, epochs, CONFIG.model_copy(update={"halving": HalvingConfig(grace=4, reduction=2)}))
     assert any("it was stopped, and is" in line for line in told)
+
+
+def test_record_that_was_changed_or_lacks_a_line_is_told_by_its_line(tmp_path: Path) -> None:
+    run, _ = searched(tmp_path, 0)
+    assert changed_line(run) is None
+    lines = run.journal.read_bytes().splitlines(keepends=True)
+    place = next(number for number, line in enumerate(lines) if b'"epoch:1"' in line)
+    text, _, _ = lines[place].replace(b'"mean_f1":0.', b'"mean_f1":0.9').rpartition(b',"crc32":')
+    forged = b'%b,"crc32":%d}\n' % (text, zlib.crc32(text + b"}"))
+    for changed in ([*lines[:place], forged, *lines[place + 1 :]], [*lines[:place], *lines[place + 1 :]]):
+        run.journal.write_bytes(b"".join(changed))
+        load_records(run)
+        assert changed_line(run) == (place + 2 if len(changed) == len(lines) else place + 1)
+    run.journal.write_bytes(b"".join(lines) + b'{"op_code":')
+    begin(study_of(run))  # which removes the half of a line
+    assert changed_line(run) is None

@@ -82,6 +82,16 @@ class Run:
             return unbeaten(records, RunSettings.of(folder).search.limit) if frontier else records
 
     @property
+    def altered(self) -> str | None:
+        """What is wrong with its record where lines of it were changed or taken out, in a line; None where none was."""
+        from captune.results.journal import changed_line
+
+        with reading(self.where) as folder:
+            line = changed_line(folder) if folder.journal.is_file() else None
+            name = f"{folder}/{folder.journal.name}"
+        return None if line is None else f"the record was changed: line {line} of {name} does not follow the one before"
+
+    @property
     def baselines(self) -> tuple[Baseline, ...]:
         """What is had for nothing on its data: on validation, and after a refit on test. None of an earlier captune."""
         from captune.results.baselines import read

@@ -33,6 +33,8 @@ def replay(
 
     if everything == (trial is not None):
         fail("give the number of a trial, or --all")
+    if (altered := Run(run).altered) is not None:
+        say(f"note: {altered}")
     if trial is None:
         _replay_search(Run(run), force, as_json)
         return
