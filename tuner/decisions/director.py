@@ -259,9 +259,10 @@ class Director:
         if verdict.again is None and isinstance(end, NodeBroken | WorkerDied) and verdict.fate == "lost":
             self._given_up += 1
         self._held += now - attempt.started
-        return self._settle(key, verdict)
+        return self.settle(key, verdict)
 
-    def _settle(self, key: str, verdict: Verdict) -> Ended:
+    def settle(self, key: str, verdict: Verdict) -> Ended:
+        """Gives a trial that runs its fate, as the verdict has it."""
         attempt = self.running.pop(key)
         trial = attempt.trial
         if verdict.fate is None:
@@ -315,5 +316,5 @@ class Director:
         for key, attempt in list(self.running.items()):
             if attempt.last is None and not resumable:
                 attempt.take_over()  # its earlier attempts' scores may win
-            ended.append(self._settle(key, cut_off(attempt.course, reason, resumable=resumable)))
+            ended.append(self.settle(key, cut_off(attempt.course, reason, resumable=resumable)))
         return ended

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from captune.cluster.nodes.claims import Sharing
 from captune.cluster.nodes.inspection import NodeRequirements, check_nodes, versions
@@ -21,7 +21,7 @@ from captune.files import scratch
 from captune.interrupt import Interrupt
 from captune.reading import UnreadableError
 from captune.results.baselines import ensure
-from captune.results.journal import STUDY_NAME, open_storage
+from captune.results.journal import DIRECTIONS, STUDY_NAME, open_storage
 from captune.results.optuna_private import quiet_optuna
 from captune.results.records import Record, load_records, records_of
 from captune.results.run_folder import RunError, RunFolder
@@ -45,7 +45,6 @@ _SHARE_SECONDS = 1.0  # between two looks at the other searches on the cluster
 _REQUEST_SECONDS, _REMOTE_REQUEST_SECONDS = 0.5, 10.0  # between two looks at what people ask for
 _SHOW_SECONDS = 0.25  # between two times that is told how things stand
 _WAIT_SECONDS = 60.0  # that a trial waits before a message says so, and between two of them
-_DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"mean_f1": "maximize", "bytes": "minimize"}
 
 
 def run_search(
@@ -165,52 +164,40 @@ class _Search:
         """The run's study, new with the preset as trial 0, or as an earlier search left it, put right."""
         import optuna
 
-        from captune.tuner.decisions.director import Director
-        from captune.tuner.decisions.fates import TrialLimits
-        from captune.tuner.decisions.gate import Gate
-        from captune.tuner.decisions.halving import Rungs
-        from captune.tuner.decisions.recovery import recover
-        from captune.tuner.decisions.steering import FIRST, enqueue
-        from captune.tuner.decisions.warm_start import take_over
+        from captune.tuner.decisions.opening import open_search
 
-        config = self.config
         study = optuna.create_study(
             study_name=STUDY_NAME,
             storage=open_storage(self.run, wait=self.say),
-            directions=[_DIRECTIONS[objective] for objective in config.objectives],
+            directions=[DIRECTIONS[objective] for objective in self.config.objectives],
             load_if_exists=True,
         )
-        if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(self.feasible.preset())
-        enqueue(study, self.feasible.chosen(config.first, {}), FIRST)
+        threads = max(1, int(self.request.cpus))
+        self.director = open_search(
+            study,
+            self.feasible,
+            self.config,
+            self._learn,
+            threads=threads,
+            gpus=self.request.gpus,
+            room=self._room(),
+        )
+        self.study, self.records = study, self.director.records
+        self.spent = 3600 * slot_hours(self.records)
+        self._grant(lambda _: False)
+
+    def _learn(self, study: optuna.Study) -> None:
+        """From the run that this one was begun with, as far as it is there."""
+        from captune.tuner.decisions.warm_start import take_over
+
         old = RunSettings.of(self.run).warm_start
         if old is not None:
             try:
                 with reading(old) as older:
-                    count = take_over(study, older, config.limit)
+                    count = take_over(study, older, self.config.limit)
                 self.say(f"{count} finished trials of {old} inform the sampler")
             except (RunError, StorageError) as error:
                 self.say(f"note: the sampler learns no more from the earlier run: {error}")
-        records = records_of(study)
-        gate = Gate(study, self.feasible, seed=config.seed)
-        rungs = Rungs.of(config.halving, records, schedule=self.feasible.space.base.train.epochs)
-        recover(study, gate, rungs, records)
-        self.study, self.records = study, records_of(study)
-        self.spent = 3600 * slot_hours(self.records)
-        self.director = Director(
-            study,
-            gate,
-            rungs,
-            TrialLimits(config.retries, config.trial_timeout, config.min_free),
-            trials=config.trials,
-            records=self.records,
-            threads=max(1, int(self.request.cpus)),
-            gpus=self.request.gpus,
-            room=self._room(),
-            patience=config.patience,
-            metric=config.metric,
-        )
-        self._grant(lambda _: False)
 
     def drive(self, worker: type | None) -> None:
         """Ray Tune's part."""
