@@ -85,7 +85,10 @@ def _how_large(facts: Facts) -> str:
         else ""
     )
     part = f"{share:.{0 if share >= 10 else 1}f} % of the budget is used"
-    return f"Its weights take {_size(best.weights_bytes)}, {part}{alike}."
+    fast = ""
+    if facts.test is not None and facts.test.latency is not None:
+        fast = f" As a file it takes for a row on one thread {facts.test.latency}."
+    return f"Its weights take {_size(best.weights_bytes)}, {part}{alike}.{fast}"
 
 
 def _how_sure(facts: Facts) -> list[str]:

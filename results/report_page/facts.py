@@ -31,7 +31,9 @@ class SearchFacts:
 
 @dataclass(frozen=True)
 class TestScores:
-    """What the winner's proof says. low, high: 95 % interval of mean_f1. per_label: F1 by the id of each label."""
+    """What the winner's proof says. low, high: 95 % interval of mean_f1. per_label: F1 by the id of each label.
+    latency: milliseconds a row and their limit in words, None without a limit.
+    """
 
     __test__ = False  # nothing for pytest
 
@@ -48,6 +50,7 @@ class TestScores:
     seeds: tuple[float, ...]
     weights_bytes: int
     bundle_bytes: int
+    latency: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from captune.errors import UsageError
 from captune.model.config import Flat, TrialConfig
+from captune.model.latency import Latency
 from captune.model.layout import LEAST_VALUES_A_CHANNEL
 from captune.model.size import Budget, Contents, Size, refusal, size, would_fit
 from captune.tuner.space.dimensions import Choice, Scalar, Space
@@ -28,7 +29,7 @@ class BudgetError(UsageError):
 
 @dataclass(frozen=True)
 class FeasibleSpace:
-    """A space on one data set under a budget.
+    """A space on one data set under a budget, and a limit of latency where there is one.
 
     Args:
         bind: fits a drawn configuration to the data.
@@ -38,10 +39,16 @@ class FeasibleSpace:
     bind: Callable[[TrialConfig], TrialConfig]
     budget: Budget
     contents: Contents
+    latency: Latency | None = None
 
     def size_of(self, config: TrialConfig) -> Size:
         """Of a bound configuration."""
         return size(config.model, self.contents)
+
+    def refusal(self, config: TrialConfig) -> str | None:
+        """Why a bound configuration is over the budget, or far over the latency; None where it may be tried."""
+        over = refusal(self.size_of(config), self.budget)
+        return self.latency.refusal(config.model) if over is None and self.latency is not None else over
 
     def preset(self) -> Flat:
         """Parameters of trial 0: the base of the space on this data."""
@@ -71,7 +78,7 @@ class FeasibleSpace:
         if len(ways) > MOST:
             return None
         bound = ((way, config) for way in ways for config in self._configs([way]))
-        return ((way, config) for way, config in bound if self._count(config) <= self.budget.limit)
+        return ((way, config) for way, config in bound if self.refusal(config) is None)
 
     def never(self) -> dict[str, list[Any]]:
         """Options of choices, by name, with which no configuration fits."""

@@ -9,9 +9,10 @@ from captune.errors import one_line
 from captune.results.baselines import ensure
 from captune.results.records import load_records
 from captune.tuner.run.locations import refitting
-from captune.tuner.run.settings import read
+from captune.tuner.run.settings import RunSettings, read
 from captune.tuner.training import runtime
-from captune.tuner.winner.choose import choose, refuse_another
+from captune.tuner.winner.choose import candidates, refuse_another
+from captune.tuner.winner.latency import LatencyLimit
 from captune.tuner.winner.model_card import write_model_card
 from captune.tuner.winner.report_page import write_page
 
@@ -39,19 +40,25 @@ def refit_run(
         gpus: that train together; the framework decides if 0.
 
     Raises:
-        RunError: as `refit` does; or another process refits the run, or searches it and `anyway` is False.
+        RunError: as `refit` does; or another process refits the run, or searches it and `anyway` is False; or no trial
+            keeps the run's limit of latency.
+        UsageError: the run has such a limit, and nothing is installed to measure with.
     """
     with refitting(location) as run, run.refitting(anyway=anyway):  # before minutes go into data and a framework
         refuse_another(run)
         settings, data = read(run)
+        latency = LatencyLimit.of(RunSettings.of(run))
         ensure(run, data, say)  # of a search by an earlier captune
-        record = choose(load_records(run), settings.limit, number=trial)
+        ranked = candidates(load_records(run), settings.limit, number=trial)
+        record = ranked[0] if latency is None else latency.first_within(ranked, say)
         runtime.settle(threads, settings.backend, gpus)
         # Only now: what the framework reads at its start is set.
         from captune.tuner.winner.portable import write_portable_of
         from captune.tuner.winner.refit import refit
 
-        proof = refit(run, record, data, settings.limit, seeds=seeds, spread=runtime.spread(int(gpus)), say=say)
+        proof = refit(
+            run, record, data, settings.limit, seeds=seeds, spread=runtime.spread(int(gpus)), latency=latency, say=say
+        )
         if (trouble := write_page(run, run.winner)) is not None:
             say(trouble)
         for what, write in (("model card", write_model_card), ("files for other languages", write_portable_of)):
