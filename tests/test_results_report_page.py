@@ -175,6 +175,13 @@ def test_the_answer_says_what_how_good_beside_what_how_large_how_sure_and_what_i
         assert words in said, said
 
 
+def test_the_answer_says_how_fast_a_file_of_the_winner_is_where_there_was_a_limit() -> None:
+    fast = dataclasses.replace(scores_on_test(), latency="4 ms of 20 allowed")
+    said = sentences(facts(trial(0, 0.8), test=fast))
+    assert len(said) <= 10 and "; a row takes its file on one thread 4 ms of 20 allowed." in " ".join(said)
+    assert "one thread" not in " ".join(sentences(facts(trial(0, 0.8), test=scores_on_test())))
+
+
 def test_score_below_what_is_had_for_nothing_is_called_so() -> None:
     baseline = Baseline("commonest label", "test", 0.9, 0.5, 0.1, (0.1, 0.2))
     said = " ".join(sentences(facts(trial(0, 0.8), test=scores_on_test(), baselines=(baseline,))))

@@ -87,8 +87,8 @@ def _how_large(facts: Facts) -> str:
     part = f"{share:.{0 if share >= 10 else 1}f} % of the budget is used"
     fast = ""
     if facts.test is not None and facts.test.latency is not None:
-        fast = f" As a file it takes for a row on one thread {facts.test.latency}."
-    return f"Its weights take {_size(best.weights_bytes)}, {part}{alike}.{fast}"
+        fast = f"; a row takes its file on one thread {facts.test.latency}"
+    return f"Its weights take {_size(best.weights_bytes)}, {part}{alike}{fast}."
 
 
 def _how_sure(facts: Facts) -> list[str]:

@@ -180,8 +180,8 @@ def _latency_lines(latency: Latency | None) -> list[str]:
         return []
     speed = latency.speed
     return [
-        f"latency    {latency} on one thread as {speed.runtime}, predicted for {speed.machine}; half of the networks "
-        f"that it was fitted on were told within a factor of {speed.error:.2f}"
+        f"latency    {latency} on one thread as {speed.runtime}, predicted within a factor of {speed.error:.2f} in the "
+        f"median for {speed.machine}"
     ]
 
 

@@ -111,8 +111,8 @@ class LatencyLimit:
             milliseconds = self._least(lambda: _timed([file], [config], self.form)[0])
         if milliseconds > self.limit:
             raise ProofError(
-                f"the winner takes {milliseconds:.3g} ms a row as {self.form.name}, --latency allows "
-                f"{self.limit:g} ms; it was removed: choose a faster one with --trial, or search again with a higher --latency"
+                f"the winner takes {milliseconds:.3g} ms a row as {self.form.name}, over the {self.limit:g} ms of "
+                "--latency; it was removed: refit a smaller one with --trial, or search with a higher --latency"
             )
         same = self.speed is not None and self.speed.runtime == self.form.name
         return LatencyProof(
