@@ -119,9 +119,11 @@ def _why(facts: Facts) -> str:
 
 def _fates(facts: Facts) -> str:
     counts = Counter(record.fate for record in facts.records)
+    slow = any(record.too_slow(facts.search.budget) for record in facts.records)
+    why = "over the budget or too slow" if slow else "over the budget"
     refused = counts.pop("over_budget", 0)
     said = ", ".join(f"{count} {fate}" for fate, count in counts.most_common())
-    over = f"; {refused} more {'was' if refused == 1 else 'were'} refused untrained, over the budget" if refused else ""
+    over = f"; {refused} more {'was' if refused == 1 else 'were'} refused untrained, {why}" if refused else ""
     return f"{_count(sum(counts.values()), 'trial')}: {said or 'none'}{over}."
 
 

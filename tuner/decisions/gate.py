@@ -1,10 +1,8 @@
 """The check before a trial exists: asks Optuna, counts bytes, refuses what is over the budget and tells the sampler.
 
-So it does with what is predicted to be far over the latency, where there is a limit.
-
-A refusal is told as infeasible and pruned, so that TPE learns to stay away (told as failed it would not). It is a
-record of the study, never a trial of Ray's. One network is admitted once, and refused on record once, however often it
-is drawn. Ray is not met here.
+So it does with what is predicted to be far over the latency, where there is a limit. A refusal is told as infeasible
+and pruned, so that TPE learns to stay away (told as failed it would not). It is a record of the study, never a trial of
+Ray's. One network is admitted once, and refused on record once, however often it is drawn. Ray is not met here.
 """
 
 from __future__ import annotations
