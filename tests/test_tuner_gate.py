@@ -149,9 +149,10 @@ def test_what_is_predicted_far_over_the_latency_is_refused_and_told_and_what_is_
     run: Run,
 ) -> None:
     free = dict.fromkeys(Operations._fields, 0.0)
-    reach = feasible({"text.embedding": {"low": 8, "high": 64, "step": 8}})
-    middle = operations(reach.space.at({"text.embedding": 16}).model).values
-    latency = Latency(1.0, Speed(runtime="onnx", machine="m", nanoseconds=free | {"values": 1e6 / middle}, error=1.2))
+    reach = feasible({"image.width": {"low": 8, "high": 64, "step": 4}})
+    middle = operations(reach.space.at({"image.width": 32}).model).convolution
+    prices = free | {"convolution": 0.9e6 / middle}
+    latency = Latency(1.0, Speed(runtime="onnx", machine="m", nanoseconds=prices, error=1.2))
     study = run.open()
     gate = Gate(study, dataclasses.replace(reach, latency=latency), seed=2)
     admitted = admit_all(gate)
@@ -159,7 +160,7 @@ def test_what_is_predicted_far_over_the_latency_is_refused_and_told_and_what_is_
     assert any(share < 1 for share in shares) and any(1 < share <= FAR for share in shares)
     refused = [record for record in run.records if record.fate == "over_budget"]
     assert refused and all(latency.share(unflatten(record.config).model) > FAR for record in refused)
-    assert len({record.config["text.embedding"] for record in refused}) == len(refused), "each once"
+    assert len({record.config["image.width"] for record in refused}) == len(refused), "each once"
     assert all(record.reason and record.reason.startswith("needs about ") for record in refused)
     assert all(record.margin_bytes > 0 for record in refused), "of bytes they have few enough"
     for trial in study.trials:
