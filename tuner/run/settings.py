@@ -65,7 +65,8 @@ class RunSettings(Document):
             data=self.data,
             fingerprint=self.fingerprint,
             budget=self.search.limit,
-            objectives=self.search.objectives,
+            metric=self.search.metric,
+            objectives=(self.search.metric, *self.search.objectives[1:]),
             settings=settings | grouped,
             created=self.created,
         )
@@ -101,6 +102,10 @@ def check(config: SearchConfig, data: PreparedData, speed: Speed | None = None) 
     nothing_fits = feasible.complaint()
     if nothing_fits is not None:
         raise BudgetError(nothing_fits)
+    try:
+        feasible.chosen(config.first, {})
+    except SpaceError as error:
+        raise ConfigError(": ".join(("first", *error.location, str(error)))) from None
     return feasible
 
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
+from captune.model.config import TITLES
 from captune.model.metrics import Epoch
 from captune.model.size import Budget, show_bytes
 from captune.results.frontier import qualifies
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
 
+Count = int | Literal["auto"]
+"""Of networks that are averaged: so many, or as many as validation clearly gains by."""
+
 
 def choose(records: Sequence[Record], budget: Budget, *, number: int | None = None) -> Record:
-    """The first of `candidates`."""
-    return candidates(records, budget, number=number)[0]
+    """The first of `ranked`."""
+    return ranked(records, budget, number=number)[0]
 
 
-def candidates(records: Sequence[Record], budget: Budget, *, number: int | None = None) -> list[Record]:
-    """The scored trials inside the budget, the best mean F1 first; of equal ones the smaller, then the earlier.
+def ranked(records: Sequence[Record], budget: Budget, *, number: int | None = None) -> list[Record]:
+    """The scored trials inside the budget, the best score first; of equal ones the smaller, then the earlier.
 
     Args:
         records: all trials of a run.
@@ -34,7 +39,7 @@ def candidates(records: Sequence[Record], budget: Budget, *, number: int | None 
             raise RunError(f"the run has no trial {number}; `captune trials` lists the {len(records)} it has")
         if not qualifies(record, budget):
             raise RunError(
-                f"trial {number} cannot win: fate {record.fate}, mean F1 {record.mean_f1}, "
+                f"trial {number} cannot win: fate {record.fate}, {TITLES[record.metric]} {record.score}, "
                 f"{show_bytes(budget.bytes_of(record))}; "
                 f"choose a complete or stopped one within {budget}"
             )
@@ -45,7 +50,49 @@ def candidates(records: Sequence[Record], budget: Budget, *, number: int | None 
             f"no trial of this run has a score yet within {budget} ({len(records)} trials); "
             "search longer or with other settings"
         )
-    return sorted(qualified, key=lambda r: (r.mean_f1, -budget.bytes_of(r), -r.number), reverse=True)
+    return sorted(qualified, key=lambda r: (r.score, -budget.bytes_of(r), -r.number), reverse=True)
+
+
+_KIND = ("image.backbone", "image.cut", "image.head", "fusion", "text.encoder", "text.wide", "train.loss")
+_TOGETHER = ("storage", "num_labels", "image.side")
+
+
+def candidates(records: Sequence[Record], budget: Budget, first: Record, most: int) -> list[Record]:
+    """Trials whose networks may be averaged with that of `first`, which comes first.
+
+    Networks that differ gain more together than those that are alike: the best of each other kind of network comes
+    before the best of the rest, unless it is more than two standard errors behind.
+
+    Args:
+        records: all trials of a run.
+        budget: that each keeps by itself.
+        most: of them.
+    """
+    config = first.config
+    able = [
+        record
+        for record in records
+        if qualifies(record, budget)
+        and record.seed is not None
+        and record.number != first.number
+        and epoch_to_keep(record).rule is not None
+        and all(record.config.get(name) == config.get(name) for name in _TOGETHER)
+        and ("text.units" in record.config) == ("text.units" in config)
+    ]
+    able.sort(key=lambda record: (-(record.mean_f1 or 0.0), budget.bytes_of(record), record.number))
+    best, kinds = first.best, {_kind(first)}
+    near = (first.mean_f1 or 0.0) - 2 * (best.standard_error if best is not None else 0.0)
+    others: list[Record] = []
+    for record in able:
+        if (record.mean_f1 or 0.0) >= near and _kind(record) not in kinds:
+            kinds.add(_kind(record))
+            others.append(record)
+    others += [record for record in able if record not in others]
+    return [first, *others[: most - 1]]
+
+
+def _kind(record: Record) -> tuple[object, ...]:
+    return tuple(record.config.get(name) for name in _KIND)
 
 
 def refuse_another(run: RunFolder) -> None:
@@ -65,8 +112,8 @@ def epoch_to_keep(record: Record) -> Epoch:
     best = record.best
     if best is None:
         raise RunError(f"trial {record.number} has no scored epoch; choose another with --trial")
-    within = best.mean_f1 - best.standard_error if math.isfinite(best.standard_error) else best.mean_f1
-    return [epoch for epoch in record.curve if epoch.mean_f1 >= within][-1]
+    within = best.score - best.standard_error if math.isfinite(best.standard_error) else best.score
+    return [epoch for epoch in record.curve if epoch.score >= within][-1]
 
 
 def epochs_of_refit(record: Record, epoch: Epoch) -> int:
