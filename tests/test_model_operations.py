@@ -101,7 +101,8 @@ def by_keras(network: Any) -> Counter[str]:
         name = type(layer).__name__
         if isinstance(layer, layers.Bidirectional | layers.LSTM | layers.GRU):
             cells = [layer.forward_layer, layer.backward_layer] if name == "Bidirectional" else [layer]
-            steps = layer.input.shape[1]
+            tokens = layer.input
+            steps = (tokens[0] if isinstance(tokens, list) else tokens).shape[1]  # beside them the mask
             for cell in cells:
                 counts["recurrent"] += steps * sum(w.shape[0] * w.shape[1] for w in cell.weights if "kernel" in w.path)
                 counts["steps"] += steps

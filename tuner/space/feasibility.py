@@ -63,7 +63,7 @@ class FeasibleSpace:
             known: by `key_of`, in words, what needs no trial of its own beside the preset.
 
         Raises:
-            SpaceError: the first that is wrong, over the budget, or there twice. Its location begins with the place
+            SpaceError: the first that is wrong, refused, or there twice. Its location begins with the place
                 of the configuration, from 1.
         """
         base = self.bind(self.space.base)
@@ -79,7 +79,7 @@ class FeasibleSpace:
                 raise SpaceError(complaint(error), str(place)) from None
             except KeyError:  # the preset is outside of the space, and so the sampler draws what is not named
                 continue
-            if (why := refusal(self.size_of(config), self.budget)) is not None:
+            if (why := self.refusal(config)) is not None:
                 raise SpaceError(why, str(place))
             if (key := key_of(config)) in known:
                 raise SpaceError(f"it is the same as {known[key]}; leave it out", str(place))
