@@ -17,6 +17,7 @@ from captune.data_prep.store import PreparedData
 from captune.errors import shell_word
 from captune.model.backbones import WeightsError, weights_path
 from captune.model.config import complaint
+from captune.model.latency import Latency, Speed
 from captune.model.size import Contents
 from captune.results.documents import Document
 from captune.results.run_facts import RunFacts
@@ -44,6 +45,8 @@ class RunSettings(Document):
     """Path or address of the run that the sampler learnt from."""
     created: str
     """ISO 8601."""
+    speed: Speed | None = None
+    """Of the machine that the search was begun on, by which its latencies are predicted; None without a limit."""
 
     @classmethod
     def of(cls, run: RunFolder) -> RunSettings:
@@ -72,8 +75,11 @@ class RunSettings(Document):
 _PACKAGES = ("captune", "keras", "ray", "optuna", "numpy")  # and the backend
 
 
-def check(config: SearchConfig, data: PreparedData) -> FeasibleSpace:
+def check(config: SearchConfig, data: PreparedData, speed: Speed | None = None) -> FeasibleSpace:
     """The space of a search, held against its data and budget.
+
+    Args:
+        speed: by which latencies are predicted, where the search has a limit for them.
 
     Raises:
         ConfigError: the data lacks what the search reads.
@@ -91,7 +97,8 @@ def check(config: SearchConfig, data: PreparedData) -> FeasibleSpace:
     except ValidationError as error:  # the preset on this data, such as pictures too small for its stages
         raise ConfigError(f"{data.path} does not suit preset {config.preset}: {complaint(error)}") from None
     _check_weights(space)
-    feasible = FeasibleSpace(space, partial(bind, manifest=data.manifest), config.limit, contents_of(data))
+    latency = None if config.latency is None or speed is None else Latency(config.latency, speed)
+    feasible = FeasibleSpace(space, partial(bind, manifest=data.manifest), config.limit, contents_of(data), latency)
     nothing_fits = feasible.complaint()
     if nothing_fits is not None:
         raise BudgetError(nothing_fits)
@@ -126,12 +133,14 @@ def create(
     *,
     source: str | None = None,
     warm_start: str | None = None,
+    speed: Speed | None = None,
 ) -> None:
     """Makes the run folder and writes run.json, its mark.
 
     Args:
         source: address that the data came from; its folder if None.
         warm_start: path or address of a run that the sampler learns from, checked before.
+        speed: see RunSettings.
 
     Raises:
         RunError: the folder already holds something.
@@ -147,6 +156,7 @@ def create(
         git_commit=_git_commit(),
         warm_start=None if warm_start is None else absolute(warm_start),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        speed=speed,
     ).write(run.settings)
 
 
