@@ -49,6 +49,8 @@ class BundleManifest:
         config = self.config.model_dump()
         if config["image"] is not None:
             config["image"] |= {"weights": "none", "frozen": False}
+        if config["text"] is not None:
+            config["text"] |= {"weights": "none", "frozen": False}
         content: dict[str, Any] = {
             "format": FORMAT,
             "model": config,
@@ -97,8 +99,9 @@ class BundleManifest:
             if (config.text is None) == (VOCABULARY in sums):
                 raise ValueError(f"{VOCABULARY} belongs to a network that reads captions")
             if config.text is not None:
-                words = _WORDS.validate_python(json_object(path / VOCABULARY).get("words"))
-                if len(words) > config.text.vocabulary_size - 2:
+                kind = "pieces" if config.text.encoder == "transformer" else "words"
+                words = _WORDS.validate_python(json_object(path / VOCABULARY).get(kind))
+                if len(words) > config.text.vocabulary_size - config.text.marks:
                     raise ValueError(f"{VOCABULARY} has more words than the network reads")
         except (ValueError, TypeError, KeyError) as error:
             reason = complaint(error) if isinstance(error, ValidationError) else str(error)

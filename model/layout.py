@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from captune.model.backbones import BACKBONES, behind, map_side
 from captune.model.config import ImageConfig, ModelConfig, Storage, TextConfig
+from captune.model.text_towers import variables
 
 STORAGES: dict[Storage, int] = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
 """Bits of one value of a matrix."""
@@ -119,7 +120,7 @@ def layout(config: ModelConfig) -> Iterator[Tensors]:
         features.append(image.units or _pooled(image))
     if text is not None:
         yield _text(text)
-        features.append(text.dense or _encoded(text))
+        features.append(text.dense or encoded(text))
     width = sum(features)
     if len(features) == 2 and config.fusion == "gated":
         yield Tensors.sum("fusion", _dense("fusion_gate", width, width))
@@ -233,6 +234,14 @@ def _compact(config: ImageConfig) -> Iterator[Tensors]:
 
 @lru_cache(maxsize=4096)
 def _text(config: TextConfig) -> Tensors:
+    tower = config.encoder == "transformer"
+    encoder = [_tensor(name, *shape) for name, shape in variables(config)] if tower else _encoder(config)
+    frozen = sum(tensor.values for tensor in encoder) if config.keeps_tower else 0
+    dense = _dense("text_dense", encoded(config), config.dense) if config.dense else []
+    return Tensors.sum("text encoder", [*encoder, *dense])._replace(frozen=frozen)
+
+
+def _encoder(config: TextConfig) -> list[Tensors]:
     width, units = config.embedding, config.units
     tensors = [_tensor("text_embedding/embeddings", config.vocabulary_size, width)]
     match config.encoder:
@@ -248,11 +257,7 @@ def _text(config: TextConfig) -> Tensors:
                 _tensor("text_convolution/kernel", config.kernel, width, units),
                 _tensor("text_convolution/bias", units),
             ]
-        case "average":
-            pass
-    if config.dense:
-        tensors += _dense("text_dense", _encoded(config), config.dense)
-    return Tensors.sum("text encoder", tensors)
+    return tensors
 
 
 def _recurrent(name: str, inputs: int, units: int, *, gates: int, biases: int) -> list[Tensors]:
@@ -289,9 +294,11 @@ def _backbone_channels(config: ImageConfig) -> int:
     return BACKBONES[config.backbone].channels_at(config.cut)
 
 
-def _encoded(config: TextConfig) -> int:
+def encoded(config: TextConfig) -> int:
     """Features that the text encoder itself gives."""
     match config.encoder:
+        case "transformer":
+            return config.embedding * (2 if config.pooling == "both" else 1)
         case "bilstm":
             return 2 * config.units
         case "average":

@@ -125,7 +125,9 @@ class _Refit:
             raise RunError(
                 f"batches of {batch} cannot be shared out evenly among {devices} GPUs; give --gpus another number"
             )
-        predicted = size(config.model, contents_of(data))
+        text = config.model.text
+        towers = [text.weights] if text is not None and text.encoder == "transformer" else []
+        predicted = size(config.model, contents_of(data, towers))
         why = refusal(predicted, budget)
         if why is not None:
             raise ProofError(f"trial {record.number} {why}")
