@@ -81,6 +81,7 @@ class CaptionFeatures:
 
     weights: str
     layers: int
+    heads: int
     vocabulary_size: int
     max_tokens: int
     pooling: str
@@ -90,7 +91,7 @@ class CaptionFeatures:
     @classmethod
     def of(cls, text: TextConfig, storage: Storage) -> CaptionFeatures:
         """Those that a network trains on whose text tower is frozen and shipped in `storage`."""
-        sizes = (text.layers, text.vocabulary_size, text.max_tokens)
+        sizes = (text.layers, text.heads, text.vocabulary_size, text.max_tokens)
         return cls(text.weights, *sizes, text.pooling, storage, (encoded(text),))
 
     @classmethod

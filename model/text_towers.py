@@ -112,6 +112,12 @@ class TowerOnData:
         return TextConfig(**{**dict(text), **fitted})
 
 
+def shaped(text: TextConfig) -> TextConfig:
+    """A transformer with the widths of the folder that it names, without data. Raises WeightsError, see there."""
+    shape = TransformerShape.read(weights_folder(text.weights))
+    return TowerOnData(shape, text.vocabulary_size, text.max_tokens).bound(text)
+
+
 def variables(config: TextConfig) -> Iterator[tuple[str, Shape]]:
     """Names and shapes of all variables of the tower that a configuration has."""
     width, hidden = config.embedding, config.units

@@ -171,7 +171,7 @@ def test_bundle_has_the_predicted_bytes_and_answers_without_the_folder(
     network = build(config, pieces=list(range(30)))
     put_through(network, storage)
     pieces = Pieces(words, PieceSettings())
-    bundle = Bundle(network, config, DecisionRule(), (1, 2, 3), ("a", "b", "c"), pieces.to_json())
+    bundle = Bundle(network, config, DecisionRule(0.5), (1, 2, 3), ("a", "b", "c"), pieces.to_json())
     bundle.save(tmp_path / "bundle")
     assert config.text is not None
     predicted = size(config, Contents.of((1, 2, 3), ("a", "b", "c"), None, {config.text.weights: words}))
@@ -292,20 +292,20 @@ def test_faulty_folder_is_refused_in_one_line(folder: Path, tmp_path: Path, faul
 @pytest.mark.slow
 def test_real_sentence_vectors_are_those_of_a_second_implementation() -> None:
     """all-MiniLM-L6-v2: average over the pieces, as it was trained for."""
-    tower = os.environ.get("CAPTUNE_TEST_TEXT_TOWER")
-    if not tower:
-        pytest.skip("CAPTUNE_TEST_TEXT_TOWER names no folder of a text tower")
+    tower = Path(os.environ.get("CAPTUNE_TEST_WEIGHTS", "nowhere")) / "all-MiniLM-L6-v2"
+    if not tower.is_dir():
+        pytest.skip("CAPTUNE_TEST_WEIGHTS names no folder with all-MiniLM-L6-v2")
     pytest.importorskip("tokenizers", reason="pip install 'captune[text]'")
     from captune.data_prep.pieces import MARKS, Pieces, read_vocabulary
 
-    places, settings = read_vocabulary(Path(tower))
+    places, settings = read_vocabulary(tower)
     pieces = Pieces(tuple(text for text in places if text not in MARKS), settings)
     rows = [places[text] for text in (*MARKS, *pieces.pieces)]
     captions = [*CAPTIONS, "a man riding a wave on top of a surfboard", "Two giraffes, one zebra: a zoo."]
     ids = pieces.encode(captions, 20)
-    config = bound(Path(tower), pieces=pieces.size, longest=20, vocabulary_size=100_000)
+    config = bound(tower, pieces=pieces.size, longest=20, vocabulary_size=100_000)
     given = tower_of(config, rows).predict(ids, verbose=0)
-    values = load_file(Path(tower) / "model.safetensors")
+    values = load_file(tower / "model.safetensors")
     for answer, codes in zip(given, ids, strict=True):
         by_piece = bert(values, [rows[code] for code in codes if code], heads=config.heads, layers=config.layers)
         assert np.allclose(answer, by_piece.mean(0), atol=1e-4)

@@ -100,6 +100,7 @@ def test_features_are_those_of_the_shipped_network_and_are_read_again(
     assert np.array_equal(FeatureFiles.of(own, text, features).computed()[rows], values)
 
 
+@pytest.mark.slow
 def test_features_of_other_weights_or_settings_are_others(folder: Path, own: PreparedData, tmp_path: Path) -> None:
     from captune.tuner.training.features import FeatureFiles
 
@@ -108,10 +109,10 @@ def test_features_of_other_weights_or_settings_are_others(folder: Path, own: Pre
         assert config.model.text is not None
         return FeatureFiles.of(own, config.model.text, CaptionFeatures.of(config.model.text, "float32")).folder
 
-    other = write_tower(tmp_path / "other", own.captions, heads=4)
-    shutil.copy(folder / "config.json", other / "config.json")
+    other = write_tower(tmp_path / "other", own.captions, seed=1)
+    heads = write_tower(tmp_path / "heads", own.captions, heads=4)
     changed = {"text.layers": 1}, {"text.pooling": "max"}, {"text.vocabulary_size": 20}, {"text.max_tokens": 5}
-    places = [place(folder), place(other), *(place(folder, **change) for change in changed)]
+    places = [place(folder), place(other), place(heads), *(place(folder, **change) for change in changed)]
     assert len(set(places)) == len(places)
     assert place(folder, **{"text.dropout": 0.1}) == places[0]
 
@@ -233,12 +234,22 @@ def test_tower_is_not_bound_to_a_data_set_without_its_folder(own: PreparedData) 
         partial(bind, manifest=own.manifest)(config)
 
 
+def test_size_of_a_configuration_is_that_of_the_folder(folder: Path, tmp_path: Path) -> None:
+    import captune
+
+    file = tmp_path / "network.yaml"
+    named = f"preset: captions\ntext.encoder: transformer\ntext.vocabulary_size: 50\ntext.weights: {folder}\n"
+    file.write_text(f"{named}text.dense: 0\ntext.max_tokens: 9\n")
+    blocks = 2 * (4 * (8 * 8 + 8) + 2 * 8 * 12 + 12 + 8 + 4 * 8)
+    assert captune.size(config=file).size.parameters == 50 * 8 + 9 * 8 + 2 * 8 + blocks + 8 * 18 + 18
+
+
 def test_budget_that_no_tower_fits_names_the_ways_out(folder: Path, own: PreparedData) -> None:
     from captune.tuner.space.feasibility import BudgetError
 
     asked = searched(folder, own)
-    config = {"preset": "captions", "modality": "caption", "trials": 1, "budget": parse_bytes("2kB")}
+    config = {"preset": "captions", "modality": "caption", "trials": 1, "budget": parse_bytes("6kB")}
     fixed = {"text.encoder": "transformer", "text.weights": str(folder)}
     assert asked.complaint() is None
-    with pytest.raises(BudgetError, match=r"text\.(vocabulary_size|layers)"):
+    with pytest.raises(BudgetError, match=r"allow .*text\.vocabulary_size"):
         check(SearchConfig.model_validate(config | {"fixed": fixed, "space": {}}), own)

@@ -54,7 +54,14 @@ def tensors(shape: dict[str, int], size: int, seed: int = 0) -> dict[str, Any]:
 
 
 def write_tower(
-    folder: Path, captions: Iterable[str], *, layers: int = 2, heads: int = 2, width: int = 8, hidden: int = 12
+    folder: Path,
+    captions: Iterable[str],
+    *,
+    layers: int = 2,
+    heads: int = 2,
+    width: int = 8,
+    hidden: int = 12,
+    seed: int = 0,
 ) -> Path:
     """A whole folder for these captions, which has the captions' letters and half of their words as pieces."""
     folder.mkdir(parents=True)
@@ -69,7 +76,7 @@ def write_tower(
     content = {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12, **shape}
     (folder / "config.json").write_text(json.dumps(content))
     write_tokenizer(folder, pieces)
-    save_file(tensors(shape, len(pieces)), folder / "model.safetensors")
+    save_file(tensors(shape, len(pieces), seed), folder / "model.safetensors")
     return folder
 
 
