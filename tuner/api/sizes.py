@@ -8,8 +8,8 @@ from pathlib import Path
 from captune.model.config import Storage
 from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, Measure, Size, refusal, show_bytes, would_fit
-from captune.model.text_towers import shaped
 from captune.model.size import size as count
+from captune.model.text_towers import shaped
 from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.space.config import check_overrides, check_preset, read_trial_config
 
