@@ -17,12 +17,12 @@ from captune.model import metrics
 from captune.model.checkpoint import Checkpoint, numbered
 from captune.model.class_weights import DynamicWeights
 from captune.model.classifier import LOGITS, build, parts_of, set_stack, start_at, with_own_logits
-from captune.model.config import Storage, TrialConfig
+from captune.model.config import Metric, Storage, TrialConfig
 from captune.model.image_encoder import normalisations
 from captune.model.losses import log_odds, make_loss, with_own
 from captune.model.metrics import Epoch
 from captune.model.optimizer import make_optimizer
-from captune.model.rule import cross_fitted, fit_rule
+from captune.model.rule import Answers, cross_fitted, fit_rule
 from captune.model.stack import Stack, cross_stacked, fit_stack
 from captune.model.storage import through
 from captune.model.views import (
@@ -285,7 +285,13 @@ class Training:
 
 
 def fit(
-    training: Training, epochs: int, validation: Batches, truth: NDArray[np.uint8], *, after: int = 0
+    training: Training,
+    epochs: int,
+    validation: Batches,
+    truth: NDArray[np.uint8],
+    *,
+    after: int = 0,
+    metric: Metric = "mean_f1",
 ) -> Iterator[Epoch]:
     """Trains and yields each epoch's report; the caller stops by not asking on.
 
@@ -293,6 +299,7 @@ def fit(
         epochs: the last one, counted from 1.
         truth: labels of the validation examples, (n, num_labels) of 0 and 1, in the order of `validation`.
         after: epochs that `training` has behind it already.
+        metric: that the decision rule is fitted for, and epochs are judged by.
     """
     counted = 0.0
     for number in range(after + 1, epochs + 1):
@@ -302,29 +309,53 @@ def fit(
         compiled, counted = training.compile_seconds - counted, training.compile_seconds
         seconds = {"train_seconds": trained - started - (counted - before), "compile_seconds": compiled}
         if not math.isfinite(loss):
-            yield _diverged(number, loss, seconds)
+            yield _diverged(number, loss, seconds, metric)
             return
-        parts = training.parts(validation)
-        outputs = training.predict(validation) if parts is None else parts
-        if not np.isfinite(outputs).all():
-            yield _diverged(number, loss, seconds)
+        answered = answer(training, validation, truth, metric=metric)
+        if answered is None:
+            yield _diverged(number, loss, seconds, metric)
             return
-        if parts is None:
-            stack, probabilities, answers = None, outputs, cross_fitted(truth, outputs)
-        else:
-            stack = fit_stack(truth, parts)
-            probabilities, answers = stack.probabilities(parts), cross_fitted(truth, *cross_stacked(truth, parts))
+        answers = answered.answers
         scores = metrics.score(truth, answers)
         yield Epoch(
             epoch=number,
             loss=loss,
             **scores.metrics(),
-            rule=fit_rule(truth, probabilities),
+            rule=fit_rule(truth, answered.probabilities, metric=metric),
             **seconds,
             evaluate_seconds=time.monotonic() - trained,
-            standard_error=float(metrics.f1_per_example(truth, answers.labels).std() / math.sqrt(len(truth))),
-            stack=stack,
+            standard_error=metrics.standard_error(metric, truth, answers),
+            stack=answered.stack,
+            metric=metric,
         )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a network answers to examples that it did not train on, on which stack and rule are fitted.
+
+    probabilities: (n, num_labels), with the stack of all examples. answers: to each half with what was fitted on the
+    other.
+    """
+
+    stack: Stack | None
+    probabilities: NDArray[np.float32]
+    answers: Answers
+
+
+def answer(
+    training: Training, held_out: Batches, truth: NDArray[np.uint8], *, metric: Metric = "mean_f1"
+) -> HeldOut | None:
+    """A trial's answers as they are scored; None where an output is not finite. Arguments: see `fit`."""
+    parts = training.parts(held_out)
+    outputs = training.predict(held_out) if parts is None else parts
+    if not np.isfinite(outputs).all():
+        return None
+    if parts is None:
+        return HeldOut(None, outputs, cross_fitted(truth, outputs, metric=metric))
+    stack = fit_stack(truth, parts)
+    answers = cross_fitted(truth, *cross_stacked(truth, parts), metric=metric)
+    return HeldOut(stack, stack.probabilities(parts), answers)
 
 
 def _first_call(started: float, called: list[float], *, steps: int) -> float:
@@ -351,10 +382,10 @@ def put_through(network: keras.Model, storage: Storage) -> None:
     network.set_weights([through(values, storage) for values in network.get_weights()])
 
 
-def _diverged(number: int, loss: float, seconds: dict[str, float]) -> Epoch:
+def _diverged(number: int, loss: float, seconds: dict[str, float], metric: Metric) -> Epoch:
     """The report of an epoch after which there is nothing to score."""
     nothing = dict.fromkeys(metrics.METRICS, math.nan)
-    return Epoch(number, loss, **nothing, rule=None, stack=None, **seconds, evaluate_seconds=0.0)
+    return Epoch(number, loss, **nothing, rule=None, stack=None, **seconds, evaluate_seconds=0.0, metric=metric)
 
 
 def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:

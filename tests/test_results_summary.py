@@ -113,3 +113,10 @@ def test_warm_share_leaves_the_first_trial_of_each_worker_out() -> None:
     found = summarise([first, record(1, [0.5, 0.6])], Budget(), Session(1, 30.0))
     assert (found.trained_share.all, found.trained_share.warm) == (0.4, 0.6)
     assert found.busy_seconds["start"] == pytest.approx(4.0)
+
+
+def test_cost_is_that_of_the_time_for_which_trials_held_slots() -> None:
+    records = [record(0, 0.5, seconds=5400.0), record(1, 0.5, seconds=1800.0), record(2, fate="over_budget")]
+    priced = summarise(records, Budget(10**9), Session(2, 3600.0), price=2.5)
+    assert (priced.slot_hours, priced.cost) == (2.0, 5.0)
+    assert summarise(records, Budget(10**9), Session(2, 3600.0)).cost is None

@@ -33,14 +33,14 @@ PIECE_BYTES = 1 << 20  # of the journal: the piece that still grows is sent agai
 SIGN_SECONDS, SILENT_SECONDS = 60.0, 300.0
 """Between two signs of life; and without one after which nobody writes any more, as clocks of machines may differ."""
 _OWNER, _SIGN, _JOURNAL, _SETTINGS = "owner.json", "sign.json", "study.journal", "run.json"
-_NOT_MIRRORED = frozenset({"checkpoints", "lock", _OWNER, _SIGN, _JOURNAL})
+_NOT_MIRRORED = frozenset({"checkpoints", "requests", "lock", _OWNER, _SIGN, _JOURNAL})
 
 
 class Mirror:
     """Keeps a run folder mirrored at an address, from a thread of the driver that searches, until it is closed.
 
-    Everything but checkpoints/, lock and *.tmp is mirrored, removals too; of the journal whole lines only. What fails
-    does not end the search: it stands in `complaint` and is tried again.
+    Everything but checkpoints/, requests/, lock and *.tmp is mirrored, removals too; of the journal whole lines only.
+    What fails does not end the search: it stands in `complaint` and is tried again.
 
     Args:
         run: the run folder.

@@ -140,8 +140,18 @@ class Adapter(_NotSaved, FIFOScheduler):
     def end_overdue(self) -> None:
         """Ends workers whose trial takes too long; Ray then tells of them as of any that died."""
         for trial_id in self._director.overdue(time.monotonic()):
-            if (actor := actor_of(self._trials[trial_id])) is not None:
-                ray.kill(actor)
+            self._end_worker(trial_id)
+
+    def drop(self, number: int) -> bool:
+        """Ends a trial for a person; whether it ran. One whose worker does not run yet ends with its first report."""
+        if (trial_id := self._director.drop(number)) is None:
+            return False
+        self._end_worker(trial_id)
+        return True
+
+    def _end_worker(self, trial_id: str) -> None:
+        if (actor := actor_of(self._trials[trial_id])) is not None:
+            ray.kill(actor)
 
     def unplaced(self, seconds: float) -> int:
         """Trials that have waited so long for a node with room for their worker."""

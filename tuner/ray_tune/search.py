@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,17 +18,20 @@ from captune.data_prep.store import PreparedData
 from captune.errors import one_line
 from captune.files import scratch
 from captune.interrupt import Interrupt
+from captune.reading import UnreadableError
 from captune.results.baselines import ensure
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.optuna_private import quiet_optuna
 from captune.results.records import Record, load_records, records_of
 from captune.results.run_folder import RunError, RunFolder
-from captune.results.summary import Session, Summary, summarise
+from captune.results.summary import Session, Summary, slot_hours, summarise
 from captune.tuner.decisions.progress import Progress
 from captune.tuner.ray_tune.memory import measured_share
 from captune.tuner.run.locations import reading
+from captune.tuner.run.requests import Requests
 from captune.tuner.run.settings import RunSettings, check, remember
 from captune.tuner.space.config import SearchConfig
+from captune.tuner.space.dimensions import SpaceError
 from captune.tuner.space.feasibility import FeasibleSpace
 from captune.tuner.space.units import parse_interval
 
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 
 _LOOK_SECONDS = 5.0  # between two looks at the nodes
+_REQUEST_SECONDS, _REMOTE_REQUEST_SECONDS = 0.5, 10.0  # between two looks at what people ask for
 _SHOW_SECONDS = 0.25  # between two times that is told how things stand
 _WAIT_SECONDS = 60.0  # that a trial waits before a message says so, and between two of them
 _DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"mean_f1": "maximize", "bytes": "minimize"}
@@ -118,7 +122,7 @@ def run_search(
                 records = load_records(run) if search.study is None else records_of(search.study)
                 before = records if search.study is None else search.records
                 own = Session(search.slots, wall, None if interrupt.cause is None else interrupt.cause.name)
-                summary = summarise(records, config.limit, own, before=before)
+                summary = summarise(records, config.limit, own, before=before, price=config.price)
                 if records == before:  # nothing was left to do
                     with suppress(RunError):
                         summary = summary.of_session(Summary.read(run.summary))
@@ -147,6 +151,9 @@ class _Search:
     at_work: float | None = None  # since when
     room_checked: float = 0.0
     wait_reported: float = 0.0
+    spent: float = 0.0  # seconds for which trials of earlier searches held a slot
+    requests_checked: float = 0.0
+    refused: set[str] = field(default_factory=set)  # requests by name, which stay where they are
 
     def open(self) -> None:
         """The run's study, new with the preset as trial 0, or as an earlier search left it, put right."""
@@ -157,6 +164,7 @@ class _Search:
         from captune.tuner.decisions.gate import Gate
         from captune.tuner.decisions.halving import Rungs
         from captune.tuner.decisions.recovery import recover
+        from captune.tuner.decisions.steering import FIRST, enqueue
         from captune.tuner.decisions.warm_start import take_over
 
         config = self.config
@@ -168,6 +176,7 @@ class _Search:
         )
         if not study.get_trials(deepcopy=False):
             study.enqueue_trial(self.feasible.preset())
+        enqueue(study, self.feasible.chosen(config.first, {}), FIRST)
         old = RunSettings.of(self.run).warm_start
         if old is not None:
             try:
@@ -181,6 +190,7 @@ class _Search:
         rungs = Rungs.of(config.halving, records, schedule=self.feasible.space.base.train.epochs)
         recover(study, gate, rungs, records)
         self.study, self.records = study, records_of(study)
+        self.spent = 3600 * slot_hours(self.records)
         self.director = Director(
             study,
             gate,
@@ -192,7 +202,9 @@ class _Search:
             gpus=self.request.gpus,
             room=self._room(),
             patience=config.patience,
+            metric=config.metric,
         )
+        self._grant(lambda _: False)
 
     def drive(self, worker: type | None) -> None:
         """Ray Tune's part."""
@@ -278,6 +290,7 @@ class _Search:
         """Whether the run is over; asked by Ray about once a second, so the place for what is to be done that often."""
         self.adapter.end_overdue()
         self._look_round()
+        self._grant(self.adapter.drop)
         if time.monotonic() - self.shown >= _SHOW_SECONDS:
             self.shown = time.monotonic()
             self.show(self._progress())
@@ -304,6 +317,9 @@ class _Search:
             slots=director.room.slots,
             nodes=director.room.nodes,
             best=director.best,
+            metric=self.config.metric,
+            slot_hours=(self.spent + director.seconds(now)) / 3600,
+            price=self.config.price,
         )
 
     def _look_round(self) -> None:
@@ -319,6 +335,38 @@ class _Search:
         if waiting and now - self.wait_reported >= _WAIT_SECONDS:
             self.wait_reported = now
             self.say(f"{waiting} trials wait for room: {self.request} each; {free()}")
+
+    def _grant(self, stop: Callable[[int], bool]) -> None:
+        """Takes up what people asked for.
+
+        Args:
+            stop: ends a trial by its number; whether it ran.
+        """
+        from captune.tuner.decisions.steering import enqueue
+
+        now = time.monotonic()
+        if now - self.requests_checked < (_REQUEST_SECONDS if self.mirror is None else _REMOTE_REQUEST_SECONDS):
+            return
+        self.requests_checked = now
+        requests = Requests(self.run)
+        with suppress(StorageError):  # the next time
+            for name in requests.names():
+                if name in self.refused:
+                    continue
+                try:
+                    request = requests.read(name)
+                    parameters = self.feasible.chosen(request.configurations, {})
+                except (SpaceError, UnreadableError, RunError) as error:
+                    self.refused.add(name)
+                    why = ": ".join((*error.location, str(error))) if isinstance(error, SpaceError) else str(error)
+                    self.say(f"note: {self.run}/{self.run.requests.name}/{name} is refused: {one_line(why)}")
+                    continue
+                if request.stop is not None and not stop(request.stop):
+                    self.say(f"note: trial {request.stop} does not run, so there is nothing to stop")
+                if count := enqueue(self.director.study, parameters, name):
+                    self.say(f"configurations that were enqueued and are tried next: {count}")
+                if self.mirror is None or self.mirror.flush():
+                    requests.remove(name)
 
     def _room(self) -> Room:
         room = Room.of(alive(), self.request)

@@ -115,7 +115,7 @@ class TrialWorker(tune.Trainable):
         return {MESSAGE: message, "worn": self._is_worn(message), "done": last}
 
     def _is_last(self, epoch: Epoch) -> bool:
-        return epoch.epoch >= self._assignment.job.config.train.epochs or not is_finite(epoch.mean_f1)
+        return epoch.epoch >= self._assignment.job.config.train.epochs or not is_finite(epoch.score)
 
     def _message(self) -> Message:
         worker = Worker(platform.node(), self._node)

@@ -72,7 +72,9 @@ def replay(location: str, number: int, force: bool, *, say: Callable[[Message], 
     assert record.seed is not None
     epochs = []
     for old, new in zip(
-        record.curve, train_trial(Job(unflatten(record.config), record.seed, record.origin), data), strict=False
+        record.curve,
+        train_trial(Job(unflatten(record.config), record.seed, record.origin, metric=record.metric), data),
+        strict=False,
     ):
         say(Step(f"replay of trial {number}", new.epoch, record.epochs))
         epochs.append(ReplayedEpoch(new.epoch, old.mean_f1, new.mean_f1))
