@@ -19,6 +19,7 @@ from typing import NamedTuple
 from captune.model.average import Average, Network
 from captune.model.backbones import BACKBONES, behind, map_side
 from captune.model.config import ImageConfig, Storage, TextConfig
+from captune.model.text_towers import variables
 
 STORAGES: dict[Storage, int] = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
 """Bits of one value of a matrix."""
@@ -243,6 +244,14 @@ def _compact(config: ImageConfig) -> Iterator[Tensors]:
 
 @lru_cache(maxsize=4096)
 def _text(config: TextConfig) -> Tensors:
+    tower = config.encoder == "transformer"
+    encoder = [_tensor(name, *shape) for name, shape in variables(config)] if tower else _encoder(config)
+    frozen = sum(tensor.values for tensor in encoder) if config.keeps_tower else 0
+    dense = _dense("text_dense", encoded_features(config), config.dense) if config.dense else []
+    return Tensors.sum("text encoder", [*encoder, *dense])._replace(frozen=frozen)
+
+
+def _encoder(config: TextConfig) -> list[Tensors]:
     width, units = config.embedding, config.units
     tensors = [_tensor("text_embedding/embeddings", config.vocabulary_size, width)]
     match config.encoder:
@@ -258,11 +267,7 @@ def _text(config: TextConfig) -> Tensors:
                 _tensor("text_convolution/kernel", config.kernel, width, units),
                 _tensor("text_convolution/bias", units),
             ]
-        case "average":
-            pass
-    if config.dense:
-        tensors += _dense("text_dense", encoded_features(config), config.dense)
-    return Tensors.sum("text encoder", tensors)
+    return tensors
 
 
 def _recurrent(name: str, inputs: int, units: int, *, gates: int, biases: int) -> list[Tensors]:
@@ -302,6 +307,8 @@ def backbone_channels(config: ImageConfig) -> int:
 def encoded_features(config: TextConfig) -> int:
     """Features that the text encoder itself gives."""
     match config.encoder:
+        case "transformer":
+            return config.embedding * (2 if config.pooling == "both" else 1)
         case "bilstm":
             return 2 * config.units
         case "average":

@@ -109,7 +109,8 @@ def plan(
     older = warm_start.where if isinstance(warm_start, Run) else None if warm_start is None else str(warm_start)
     if older is not None:
         _check_older(older, asked, prepared)
-    report = lines(inspect(asked, feasible, prepared.prepared.num_pictures), feasible.space, str(run))
+    preflight = inspect(asked, feasible, prepared.prepared.num_pictures, len(prepared.prepared))
+    report = lines(preflight, feasible.space, str(run))
     return Plan(prepared, str(run), asked, older, tuple(report), speed)
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from captune.cluster.object_storage.addresses import is_url
 from captune.model.config import TrialConfig
-from captune.model.frozen_features import FrozenFeatures
+from captune.model.frozen_features import FrozenFeatures, needed
 from captune.model.latency import Latency
 from captune.model.size import Budget, Size, show_bytes
 from captune.tuner.decisions.notes import notes
@@ -57,11 +57,11 @@ class Preflight:
     keep: int
 
 
-def inspect(config: SearchConfig, feasible: FeasibleSpace, pictures: int) -> Preflight:
+def inspect(config: SearchConfig, feasible: FeasibleSpace, pictures: int, rows: int) -> Preflight:
     """Draws from the space and asks the gate, in memory, for its first configurations.
 
     Args:
-        pictures: of the data set.
+        pictures, rows: of the data set.
 
     Raises:
         BudgetError: nothing in the space fits.
@@ -82,7 +82,7 @@ def inspect(config: SearchConfig, feasible: FeasibleSpace, pictures: int) -> Pre
     fitting = [size for size in everywhere if feasible.budget.holds(size)]
     network = max(size.bundle_bytes for size in fitting)
     configs = [*(bound for _, bound in draws), least, *(trial for trial, _ in first)]
-    features = _features_bytes(configs, pictures, config.cache_limit)
+    features = _features_bytes(configs, pictures, rows, config.cache_limit)
     return Preflight(
         budget=feasible.budget,
         latency=feasible.latency,
@@ -124,14 +124,15 @@ def _first(config: SearchConfig, feasible: FeasibleSpace) -> list[tuple[TrialCon
     return first
 
 
-def _features_bytes(configs: list[TrialConfig], pictures: int, limit: int) -> int:
+def _features_bytes(configs: list[TrialConfig], pictures: int, rows: int, limit: int) -> int:
     """Bytes of all features that these configurations have computed. Raises ConfigError where they are over a limit."""
-    needed = {features for config in configs for features in FrozenFeatures.needed(config)}
-    total = sum(features.bytes_of(pictures) for features in needed)
+    several = {features for config in configs for features in needed(config)}
+    total = sum(one.bytes_of(pictures if isinstance(one, FrozenFeatures) else rows) for one in several)
     if total > limit:
+        what = f"{pictures} pictures" if pictures else f"{rows} captions"
         raise ConfigError(
-            f"features of frozen backbones would take {show_bytes(total)} beside the data, {len(needed)} of "
-            f"{pictures} pictures each, and cache_limit is {show_bytes(limit)}; raise --cache-limit, search fewer "
+            f"features of frozen backbones would take {show_bytes(total)} beside the data, {len(several)} of "
+            f"{what} each, and cache_limit is {show_bytes(limit)}; raise --cache-limit, search fewer "
             "backbones, sides and cuts, or set train.cached_features: false"
         )
     return total

@@ -259,7 +259,12 @@ def _limits(facts: CardFacts) -> Iterator[str]:
     for what, repeated in (("caption", data.repeated_captions), ("picture", data.repeated_pictures)):
         if repeated.get("test"):
             yield f"- {repeated['test']} test rows have the {what} of a row of train: there it may remember."
-    if config.text is not None and data.captions is not None:
+    if config.text is not None and config.text.encoder == "transformer":
+        yield (
+            f"- Of a caption it reads the first {config.text.max_tokens - 2} word pieces and knows "
+            f"{config.text.vocabulary_size - config.text.marks}, those of its training captions."
+        )
+    elif config.text is not None and data.captions is not None:
         words = min(config.text.vocabulary_size - 2, (data.vocabulary_size or 2) - 2)
         stems = " (stems of English words)" if data.captions.stem else ""
         yield (

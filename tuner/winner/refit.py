@@ -184,7 +184,9 @@ class _Refit:
         records = (record,) if average is None else average.records
         trials = tuple(_Trial.of(each) for each in records)
         network = average_of(records)
-        predicted = size(network, contents_of(data))
+        text = network.text
+        towers = [text.weights] if text is not None and text.encoder == "transformer" else []
+        predicted = size(network, contents_of(data, towers))
         why = refusal(predicted, budget)
         if why is not None:
             raise ProofError(f"trial {record.number} {why}")
