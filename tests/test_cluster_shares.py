@@ -118,10 +118,11 @@ def simulated(searches: list[Simulated], seconds: int) -> dict[str, float]:
         there = [search for search in searches if search.since <= now]
         for search in there:
             key = search.claim.key
+            before = len(ends[key])
             ends[key] = [end for end in ends[key] if end > now]
             others = [other.claim for other in there if other is not search]
             own = replace(search.claim, held=len(ends[key]))
-            search.claim = own.later(1.0, parts([own, *others])[0]) if others else replace(own, owed=0.0)
+            search.claim = own.later(1.0, parts([own, *others])[0], before) if others else replace(own, owed=0.0)
             for _ in range(max(0, may_hold(search.claim, others) - len(ends[key]))):
                 ends[key].append(now + search.seconds)
             search.claim = replace(search.claim, held=len(ends[key]))

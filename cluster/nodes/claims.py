@@ -36,22 +36,23 @@ class Sharing:
 
         self._key = ray.get_runtime_context().get_job_id()
         self._run, self._share = run, share
-        self._owed = 0.0
+        self._owed, self._used = 0.0, 0.0
         self._asked: float | None = None  # when it last looked at the others
         self.others: list[Claim] = []
 
-    def may_hold(self, *, slots: int, wanted: int, held: int, now: float) -> int | None:
+    def may_hold(self, *, slots: int, wanted: int, held: int, used: float, now: float) -> int | None:
         """How many slots it may hold now; None for any number, where no other search is there. Tells the others.
 
         Args:
             slots, wanted, held: see Claim.
-            now: seconds of one clock.
+            used: slot-seconds that it has had. now: seconds of one clock.
         """
         self.others = [claim for claim in claims() if claim.key != self._key]
         own = Claim(self._key, self._run, self._share, max(1, slots), wanted, held)
         if self.others and self._asked is not None:
-            own = replace(own, owed=self._owed).later(now - self._asked, parts([own, *self.others])[0])
-        self._owed, self._asked = own.owed, now
+            part = parts([own, *self.others])[0]
+            own = replace(own, owed=self._owed).later(now - self._asked, part, used - self._used)
+        self._owed, self._used, self._asked = own.owed, used, now
         ray_private.store(_NAMESPACE, self._key, json.dumps(asdict(own)).encode())
         return may_hold(own, self.others) if self.others else None
 

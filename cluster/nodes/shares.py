@@ -34,9 +34,13 @@ class Claim:
     held: int
     owed: float = 0.0
 
-    def later(self, seconds: float, part: float) -> Claim:
-        """The same after so many seconds in which `part` of the cluster, see `parts`, was its own."""
-        return replace(self, owed=self.owed + seconds * (part * self.slots - self.held))
+    def later(self, seconds: float, part: float, used: float) -> Claim:
+        """The same after so many seconds in which `part` of the cluster, see `parts`, was its own.
+
+        Args:
+            used: slot-seconds that it had in them.
+        """
+        return replace(self, owed=self.owed + seconds * part * self.slots - used)
 
 
 def parts(claims: Sequence[Claim]) -> list[float]:

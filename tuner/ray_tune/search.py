@@ -337,9 +337,12 @@ class _Search:
         if now - self.share_checked < _SHARE_SECONDS:
             return
         self.share_checked, others = now, len(self.sharing.others)
-        fitting = max(self.fitting, director.room.slots)
         director.share = self.sharing.may_hold(
-            slots=fitting, wanted=director.wanted, held=len(director.running), now=now
+            slots=max(self.fitting, director.room.slots),
+            wanted=director.wanted,
+            held=len(director.running),
+            used=director.seconds(now),
+            now=now,
         )
         if len(self.sharing.others) != others:
             self.say(self.sharing.told)
