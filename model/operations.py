@@ -177,6 +177,9 @@ def _text(config: TextConfig, labels: int) -> Iterator[Operations]:
         case "average":
             yield _values(2 * tokens * width, layers=2)
         case "transformer":
+            yield from [_attention(config)] * config.layers
+            yield _values(tokens * width, layers=2 if config.pooling == "both" else 1)
+        case "transformer":
             for _ in range(config.layers):
                 yield from (_convolution(tokens, 1, width, width) for _ in range(4))
                 # Each token by each other: how much it is looked at, and what is seen.
@@ -189,6 +192,18 @@ def _text(config: TextConfig, labels: int) -> Iterator[Operations]:
         yield _dense(encoded_features(config), config.dense)
     for _ in range(config.wide * (1 + bool(config.wide_buckets))):
         yield _values(3 * tokens * labels, layers=3)  # rows, without padding, their sum
+
+
+def _attention(config: TextConfig) -> Operations:
+    """One layer of a transformer: four projections and two dense layers of each token, products between all tokens."""
+    tokens, width, units = config.max_tokens, config.embedding, config.units
+    weights = 4 * width * width + 2 * width * units
+    return Operations(
+        layers=14,
+        pointwise=tokens * weights + 2 * tokens * tokens * width,
+        weights=weights,
+        values=tokens * (4 * width + units + config.heads * tokens),
+    )
 
 
 def _dense(inputs: int, units: int) -> Operations:

@@ -57,6 +57,12 @@ def test_other_encoders_take_no_steps(encoder: str) -> None:
     assert (text(encoder).steps, text(encoder).recurrent) == (0, 0)
 
 
+def test_transformer_costs_by_its_layers_and_more_than_by_its_tokens() -> None:
+    one, two = (text("transformer", layers=layers, max_tokens=16) for layers in (1, 2))
+    assert two.pointwise == 2 * one.pointwise and two.weights - one.weights == 4 * 32**2 + 2 * 32 * 48
+    assert text("transformer", layers=1, max_tokens=32).pointwise > 2 * one.pointwise
+
+
 def test_channels_count_as_full_blocks() -> None:
     counts = [operations(image("compact", 32, stages=1, width=width)).convolution for width in (16, 17, 24, 25)]
     assert counts[0] < counts[1] == counts[2] < counts[3]
