@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from captune.model.backbones import BACKBONES
 from captune.model.config import ImageConfig, Storage, TextConfig, TrialConfig
-from captune.model.layout import encoded, features_shape
+from captune.model.layout import encoded_features, features_shape
 from captune.model.towers import Cut
 
 BYTES_PER_VALUE = 2
@@ -92,7 +92,7 @@ class CaptionFeatures:
     def of(cls, text: TextConfig, storage: Storage) -> CaptionFeatures:
         """Those that a network trains on whose text tower is frozen and shipped in `storage`."""
         sizes = (text.layers, text.heads, text.vocabulary_size, text.max_tokens)
-        return cls(text.weights, *sizes, text.pooling, storage, (encoded(text),))
+        return cls(text.weights, *sizes, text.pooling, storage, (encoded_features(text),))
 
     @classmethod
     def needed(cls, config: TrialConfig) -> CaptionFeatures | None:

@@ -55,7 +55,7 @@ class Batches(Protocol):
 class Spread:
     """Devices that share each batch between them (data parallelism).
 
-    scope: what a network is built and trained in for that. devices: how many; every batch is cut to a multiple.
+    scope: what a network is built and trained in for that. devices: how many.
     """
 
     scope: Callable[[], AbstractContextManager[Any]]
@@ -111,6 +111,8 @@ class Training:
         with self._scope():
             # The network that learns: the same one, or its twin that computes in bfloat16 or on several devices.
             twin = bfloat16 or spread is not None
+            if spread is not None:
+                keras.utils.set_random_seed(seed)  # the same first weights and dropout as on one device
             self._learner = twin_of(config.model, bfloat16=bfloat16, pieces=pieces) if twin else self.network
             if config.train.prior_start:
                 start_at(self._learner, log_odds(label_counts, _examples(train)))
@@ -136,7 +138,7 @@ class Training:
             self._trained.compile(
                 optimizer=optimizer,
                 loss=loss,
-                metrics=None if self._class_weights is None else [self._class_weights],
+                weighted_metrics=None if self._class_weights is None else [self._class_weights],
                 jit_compile=jit(),
                 # TensorFlow cannot take several at once where the last call of an epoch has fewer on several devices.
                 steps_per_execution=_STEPS_PER_CALL if spread is None else 1,
@@ -398,7 +400,8 @@ def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:
 class _Sequence(keras.utils.PyDataset):
     """One epoch of batches, as Keras reads them.
 
-    Of each batch so many examples are left out, at most, that those left are a multiple of `multiple`.
+    Several devices take as many examples each: with `multiple` above 1 the first ones of a batch fill it up to a
+    multiple, and count nothing. Its loss is the mean over the others, whatever weighs nothing.
     """
 
     def __init__(self, batches: Batches, number: int, multiple: int) -> None:
@@ -406,17 +409,18 @@ class _Sequence(keras.utils.PyDataset):
         self._batches = batches
         self._number = number
         self._multiple = multiple
-        last = len(batches) - 1
-        self._length = last + (multiple == 1 or len(batches.batch(number, last)[1]) >= multiple)
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._batches)
 
-    def __getitem__(self, index: int) -> Arrays:
+    def __getitem__(self, index: int) -> Arrays | tuple[dict[str, NDArray[Any]], NDArray[np.float32], NDArray[Any]]:
         inputs, labels = self._batches.batch(self._number, index)
-        if over := len(labels) % self._multiple:
-            return {name: values[:-over] for name, values in inputs.items()}, labels[:-over]
-        return inputs, labels
+        if self._multiple == 1:
+            return inputs, labels
+        count = len(labels)
+        places = np.arange(-(-count // self._multiple) * self._multiple)
+        weights = np.where(places < count, len(places) / count, 0).astype(np.float32)
+        return {name: values[places % count] for name, values in inputs.items()}, labels[places % count], weights
 
 
 def jit() -> bool | str:

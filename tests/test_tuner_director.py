@@ -655,6 +655,36 @@ def test_no_more_trials_are_handed_out_than_there_is_room_for(search: Search) ->
     assert isinstance(directed.next("d"), Wait) and "no node is left" in str(directed.director.waiting)
 
 
+def test_search_holds_no_more_than_its_share_and_tells_what_it_would_hold_alone(search: Search) -> None:
+    directed = search.direct(trials=5)
+    directed.director.room = Room(slots=3, nodes=1)
+    assert directed.director.wanted == 3
+    for name in "ab":
+        directed.start(name)
+    directed.director.share = 1  # another search has come
+    assert directed.next("c") == Wait() and directed.director.wanted == 3
+    directed.finish("a")
+    assert directed.next("c") == Wait() and directed.director.slots == 1
+    directed.finish("b")
+    directed.start("c")
+    directed.finish("c")
+    assert directed.director.wanted == 2  # of five trials
+    directed.director.share = 0
+    assert isinstance(directed.next("d"), Wait) and "turn of another search" in str(directed.director.waiting)
+    directed.director.share = None
+    directed.start("d")
+    directed.start("e")
+    directed.finish("d")
+    assert directed.next("f") == Wait() and directed.director.wanted == 1
+
+
+def test_search_without_room_on_its_disk_wants_no_slot(search: Search) -> None:
+    directed = search.direct(min_free=10)
+    assert isinstance(directed.next("a", free_bytes=9), Wait) and directed.director.wanted == 0
+    directed.start("a")
+    assert directed.director.wanted == directed.director.room.slots
+
+
 def test_two_objectives_are_told_and_the_curve_is_kept(search: Search) -> None:
     directed = search.direct(objectives=2, trials=12)
     assert directed.use_up() == 12

@@ -59,7 +59,7 @@ def average_of(models: tuple[ModelConfig, ...], data: PreparedData, storage: Any
     from captune.model.average_network import assembled
 
     bundles = [bundle_of(model, data, storage) for model in models]
-    scales = (1.5, 0.75)
+    scales = (4.0, 2.5)
     members = [Member(model=each.config, scale=scale) for each, scale in zip(bundles, scales, strict=True)]
     average = Average(members=tuple(members))
     network = assembled(average, [each.network.get_weights() for each in bundles])

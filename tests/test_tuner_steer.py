@@ -89,6 +89,7 @@ def trials(run: RunFolder) -> list[Record]:
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed and resumed"])
 def test_search_tries_what_is_enqueued_and_ends_what_is_stopped_while_it_runs(
     desk: Desk,  # noqa: F811

@@ -53,12 +53,15 @@ others=
 noticed=
 # Else they wait a minute for a head that is gone.
 release() {
-  if [ -n "$others" ]; then kill -TERM "$others" 2> /dev/null || true; fi
+  if [ -n "$others" ]; then
+    kill -TERM "$others" 2> /dev/null || true
+    wait "$others" 2> /dev/null || true
+    others=
+  fi
 }
 clean() {
   status=$?
   release
-  if [ -n "$others" ]; then wait "$others" 2> /dev/null || true; fi
   rm -rf "$folder"
   if [ "$status" -eq 0 ] || [ "$noticed" ]; then
     "${each[@]}" rm -rf "$RAY_TMPDIR" || true
@@ -111,13 +114,9 @@ srun --nodes=1 --ntasks=1 --nodelist="$head" "${task[@]}" \
 step=$!
 
 # The head's Ray takes seconds to end, in which the others can.
-released=
 while kill -0 "$step" 2> /dev/null; do
   sleep 1
-  if [ ! "$released" ] && [ -s "$folder/pid" ] && ! kill -0 "$(cat "$folder/pid")" 2> /dev/null; then
-    released=yes
-    release
-  fi
+  if [ -s "$folder/pid" ] && ! kill -0 "$(cat "$folder/pid")" 2> /dev/null; then release; fi
 done
 status=0
 wait "$step" || status=$?

@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from captune.results.summary import Summary
     from captune.tuner.api.winners import Winner
     from captune.tuner.winner.replay import Replay
+    from captune.tuner.winner.replay_search import SearchReplay
 
 
 @dataclass(frozen=True)
 class Run:
     """A search that was begun: what it came to, and what comes of it.
 
-    where: its folder or its address (s3://, gs://). The study in it is read anew each time, also while the search goes
-    on elsewhere.
+    where: its folder or its address (s3://, gs://, abfss://). The study in it is read anew each time, also while the
+    search goes on elsewhere.
 
     Example:
         >>> run = captune.open_run("run")
@@ -79,6 +80,16 @@ class Run:
             if not is_written and not folder.is_written:  # neither before nor after it was read
                 records = [left_behind(record) for record in records]
             return unbeaten(records, RunSettings.of(folder).search.limit) if frontier else records
+
+    @property
+    def altered(self) -> str | None:
+        """What is wrong with its record where lines of it were changed or taken out, in a line; None where none was."""
+        from captune.results.journal import changed_line
+
+        with reading(self.where) as folder:
+            line = changed_line(folder) if folder.journal.is_file() else None
+            name = f"{folder}/{folder.journal.name}"
+        return None if line is None else f"the record was changed: line {line} of {name} does not follow the one before"
 
     @property
     def baselines(self) -> tuple[Baseline, ...]:
@@ -286,6 +297,28 @@ class Run:
 
         with steps(f"replay of trial {number}", shown=progress) as tell:
             return in_own_process(replay, self.where, number, force, say=tell)
+
+    @left_as_it_was()
+    def replay_search(self, *, force: bool = False, progress: bool = True) -> SearchReplay:
+        """Trains every trial again and decides the search anew in the order of its record, whatever slots it had.
+
+        On the same machine's CPU proposals, stops, scores and the best are the same to the last bit.
+
+        Args:
+            force: also where data or versions are not the same.
+
+        Raises:
+            RunError: it learnt from another run, or would not be the same and `force` is not given.
+
+        Example:
+            >>> captune.open_run("run").replay_search().differences  # doctest: +SKIP
+            ()
+        """
+        from captune.tuner.winner.own_process import in_own_process
+        from captune.tuner.winner.replay_search import replay_search
+
+        with steps("replay of the search", shown=progress) as tell:
+            return in_own_process(replay_search, self.where, force, say=tell)
 
     @left_as_it_was()
     def refit(

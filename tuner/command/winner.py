@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Address, AsJson, RunPath, StorageOption
 from captune.tuner.command.cluster import follow_job, is_server, send
-from captune.tuner.command.console import print_json, tell, tell_baselines
+from captune.tuner.command.console import fail, print_json, tell, tell_baselines
 from captune.tuner.winner.formats.declarations import Kind
+
+if TYPE_CHECKING:
+    from captune.tuner.api.runs import Run
 
 
 def replay(
     run: RunPath,
-    trial: Annotated[int, typer.Argument(help="its number")],
+    trial: Annotated[int | None, typer.Argument(help="its number")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="the whole search: each trial again, each decision in the order of the record")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="also where data or versions are not the same")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -25,6 +31,13 @@ def replay(
     from captune.results.trial_page import without_nan
     from captune.tuner.api.runs import Run
 
+    if everything == (trial is not None):
+        fail("give the number of a trial, or --all")
+    if (altered := Run(run).altered) is not None:
+        say(f"note: {altered}")
+    if trial is None:
+        _replay_search(Run(run), force, as_json)
+        return
     replayed = Run(run).replay(trial, force=force)
     fields = ("epoch", "old", "new", "difference")
     rows = [{name: getattr(epoch, name) for name in fields} for epoch in replayed.epochs]
@@ -37,6 +50,19 @@ def replay(
     for row in rows:
         tell("epoch {epoch}: mean F1 {old:.6f}, again {new:.6f}, difference {difference:.1e}".format(**row))
     tell(f"largest difference {replayed.largest_difference:.1e}")
+
+
+def _replay_search(run: Run, force: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    replayed = run.replay_search(force=force)
+    if as_json:
+        print_json(asdict(replayed))
+        return
+    for difference in replayed.differences:
+        tell(difference)
+    same = "" if replayed.differences else "; proposals, stops, scores and the best are the same to the last bit"
+    tell(f"{replayed.trials} trials, {replayed.epochs} epochs again: {len(replayed.differences)} differences{same}")
 
 
 def _count(text: str) -> int | str:
@@ -104,6 +130,11 @@ def refit(
     if proof.storage != "float32":
         tell(f"float32   mean F1 {proof.float32.mean_f1:.4f}, before the weights became {proof.storage}")
     tell(f"bundle    {proof.bundle_bytes / 2**20:.2f} MiB in {run}/winner/bundle")
+    if (latency := proof.latency) is not None:
+        tell(
+            f"latency   {latency.milliseconds:.3g} ms a row of {latency.limit:g} allowed, as {latency.format} on one "
+            f"thread; {latency.prediction}"
+        )
     tell_baselines(refitted.baselines, "test", getattr(test, proof.metric), proof.metric)
     if not proof.bundle_fits:
         say(f"note: the weights keep the budget, the bundle with its vocabulary does not: {proof.bundle_bytes} bytes")

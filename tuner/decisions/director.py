@@ -83,6 +83,7 @@ class Director:
     room: Room
     patience: int | None = None
     metric: Metric = "mean_f1"
+    share: int | None = field(default=None, init=False)  # of the room, where other searches use it too
     fault: Error | None = field(default=None, init=False)  # why the search cannot go on
     waiting: str | None = field(default=None, init=False)  # for what no trial starts
     complaint: str | None = field(default=None, init=False)  # of the trial that reported last, about its checkpoints
@@ -103,6 +104,7 @@ class Director:
         self._most_at_once = 1
         self._held = 0.0  # seconds for which trials that have ended held a slot
         self._no_better = 0  # trials in a row, that count
+        self._has_more = True  # trials to start, as far as it knows
 
     @property
     def fates(self) -> Counter[str]:
@@ -113,6 +115,19 @@ class Director:
     def counted(self) -> int:
         """Trials that have ended and count towards those wanted."""
         return sum(self.fates[fate] for fate in COUNTED) + self._given_up
+
+    @property
+    def slots(self) -> int:
+        """Trials that may run at once."""
+        return self.room.slots if self.share is None else min(self.room.slots, self.share)
+
+    @property
+    def wanted(self) -> int:
+        """Trials that would run at once if no other search were there."""
+        if not self._has_more:
+            return len(self.running)
+        left = self.room.slots if self.trials is None else self.trials - self.counted
+        return max(len(self.running), min(self.room.slots, left))
 
     @property
     def patience_is_over(self) -> bool:
@@ -150,17 +165,20 @@ class Director:
         return step
 
     def _next(self, key: str, now: float, free_bytes: int) -> Assignment | Wait | Done:
-        if len(self.running) >= self.room.slots:
-            return Wait(None if self.running else "no trial starts: no node is left with room for one")
-        if self.trials is not None and self.counted + len(self.running) >= self.trials:
+        self._has_more = False
+        if (self.trials is not None and self.counted + len(self.running) >= self.trials) or self.patience_is_over:
             return self._nothing_left()
-        if self.patience_is_over:
-            return Wait() if self.running else Done()
+        if len(self.running) >= self.room.slots:
+            self._has_more = True
+            return Wait(None if self.running else "no trial starts: no node is left with room for one")
         if free_bytes < self.limits.min_free:
             return Wait(
                 f"no trial starts: {show_bytes(free_bytes)} free on the disk of the run, "
                 f"{show_bytes(self.limits.min_free)} are to stay free (--min-free)"
             )
+        if len(self.running) >= self.slots:
+            self._has_more = True
+            return Wait(None if self.running else "no trial starts: it is the turn of another search on this cluster")
         try:
             admitted = self.gate.admit()
         except UsedUp:
@@ -168,6 +186,7 @@ class Director:
         except BudgetError as error:
             self.fault = error
             return Done()
+        self._has_more = True
         return self._assign(key, admitted, now)
 
     def _nothing_left(self) -> Wait | Done:
@@ -240,9 +259,10 @@ class Director:
         if verdict.again is None and isinstance(end, NodeBroken | WorkerDied) and verdict.fate == "lost":
             self._given_up += 1
         self._held += now - attempt.started
-        return self._settle(key, verdict)
+        return self.settle(key, verdict)
 
-    def _settle(self, key: str, verdict: Verdict) -> Ended:
+    def settle(self, key: str, verdict: Verdict) -> Ended:
+        """Gives a trial that runs its fate, as the verdict has it."""
         attempt = self.running.pop(key)
         trial = attempt.trial
         if verdict.fate is None:
@@ -296,5 +316,5 @@ class Director:
         for key, attempt in list(self.running.items()):
             if attempt.last is None and not resumable:
                 attempt.take_over()  # its earlier attempts' scores may win
-            ended.append(self._settle(key, cut_off(attempt.course, reason, resumable=resumable)))
+            ended.append(self.settle(key, cut_off(attempt.course, reason, resumable=resumable)))
         return ended

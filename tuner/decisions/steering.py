@@ -13,18 +13,19 @@ FIRST = "first"
 """The request for the configurations that search.yaml has first."""
 
 
-def enqueue(study: optuna.Study, parameters: Sequence[Flat], request: str) -> int:
+def enqueue(study: optuna.Study, parameters: Sequence[Flat], request: str, *, begin: int = 1) -> int:
     """Hands out configurations before the sampler's own, each once for a request, however often that is taken up.
 
     Args:
         parameters: of each, see `FeasibleSpace.chosen`.
         request: by its name.
+        begin: place of the first of them in the request.
 
     Returns:
         How many had not been enqueued before.
     """
     known = {TrialAttributes.of(trial).request for trial in study.get_trials(deepcopy=False)}
-    new = {f"{request}:{place}": values for place, values in enumerate(parameters, 1)}
+    new = {f"{request}:{place}": values for place, values in enumerate(parameters, begin)}
     for name in new.keys() & known:
         del new[name]
     for name, values in new.items():

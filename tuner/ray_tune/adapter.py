@@ -30,7 +30,7 @@ from captune.tuner.decisions.trial_events import (
     Report,
     WorkerDied,
 )
-from captune.tuner.ray_tune.private import WorkerError, actor_of, error_of, forget_ended, is_placed
+from captune.tuner.ray_tune.private import WorkerError, actor_of, end_idle_workers, error_of, forget_ended, is_placed
 from captune.tuner.training.checkpoints import CheckpointCleaner
 
 ASSIGNMENT, MESSAGE = "assignment", "message"
@@ -77,6 +77,8 @@ class Adapter(_NotSaved, FIFOScheduler):
         step = self._director.next(trial_id, now=time.monotonic(), free_bytes=free)
         if isinstance(step, Assignment):
             return step
+        if self._controller is not None:
+            end_idle_workers(self._controller, all_are=not self._director.running)
         # While nothing runs Ray asks for trials alone, and not whether the run is over.
         self.done = isinstance(step, Done) or (not self._director.running and self._over())
         return None

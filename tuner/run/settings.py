@@ -20,6 +20,7 @@ from captune.data_prep.store import PreparedData
 from captune.errors import shell_word
 from captune.model.backbones import WeightsError, weights_path
 from captune.model.config import complaint
+from captune.model.latency import Latency, Speed
 from captune.model.size import Contents
 from captune.model.text_towers import TowerOnData, TransformerShape, weights_folder
 from captune.model.text_weights import check_tower
@@ -49,6 +50,8 @@ class RunSettings(Document):
     """Path or address of the run that the sampler learnt from."""
     created: str
     """ISO 8601."""
+    speed: Speed | None = None
+    """Of the machine that the search was begun on, by which its latencies are predicted; None without a limit."""
 
     @classmethod
     def of(cls, run: RunFolder) -> RunSettings:
@@ -77,8 +80,11 @@ class RunSettings(Document):
 _PACKAGES = ("captune", "keras", "ray", "optuna", "numpy")  # and the backend
 
 
-def check(config: SearchConfig, data: PreparedData) -> FeasibleSpace:
+def check(config: SearchConfig, data: PreparedData, speed: Speed | None = None) -> FeasibleSpace:
     """The space of a search, held against its data and budget.
+
+    Args:
+        speed: by which latencies are predicted, where the search has a limit for them.
 
     Raises:
         ConfigError: the data lacks what the search reads.
@@ -97,7 +103,9 @@ def check(config: SearchConfig, data: PreparedData) -> FeasibleSpace:
         raise ConfigError(": ".join((*error.location, str(error)))) from None
     except ValidationError as error:  # the preset on this data, such as pictures too small for its stages
         raise ConfigError(f"{data.path} does not suit preset {config.preset}: {complaint(error)}") from None
-    feasible = FeasibleSpace(space, bound, config.limit, contents_of(data, _text_weights(space)))
+    latency = None if config.latency is None or speed is None else Latency(config.latency, speed)
+    contents = contents_of(data, _text_weights(space))
+    feasible = FeasibleSpace(space, bound, config.limit, contents, latency)
     nothing_fits = feasible.complaint()
     if nothing_fits is not None:
         raise BudgetError(nothing_fits)
@@ -159,12 +167,14 @@ def create(
     *,
     source: str | None = None,
     warm_start: str | None = None,
+    speed: Speed | None = None,
 ) -> None:
     """Makes the run folder and writes run.json, its mark.
 
     Args:
         source: address that the data came from; its folder if None.
         warm_start: path or address of a run that the sampler learns from, checked before.
+        speed: see RunSettings.
 
     Raises:
         RunError: the folder already holds something.
@@ -180,6 +190,7 @@ def create(
         git_commit=_git_commit(),
         warm_start=None if warm_start is None else absolute(warm_start),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        speed=speed,
     ).write(run.settings)
 
 

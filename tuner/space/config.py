@@ -20,7 +20,7 @@ from captune.tuner.space.declarations import Declaration, Group, declared
 from captune.tuner.space.dimensions import Space, SpaceError, parse_dimension
 from captune.tuner.space.meaning import as_declared, chosen_as_declared
 from captune.tuner.space.meaning import check as check_meaning
-from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Objectives, shortened
+from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Milliseconds, Objectives, shortened
 from captune.tuner.space.yaml_file import ConfigError, YamlFile
 
 PresetName = Literal["paper", "captions", "compact", "photos", "full"]
@@ -93,11 +93,16 @@ class SearchConfig(_WithoutTruths):
     measure: Annotated[Measure, Group("Budget")] = Field(
         "weights", description="what is held against the budget: the weights, or the whole bundle"
     )
+    latency: Annotated[Milliseconds | None, Group("Budget")] = Field(
+        None,
+        description="time that the winner's exported file may take for one row on one thread of this machine, by ONNX "
+        "Runtime or LiteRT; none: any",
+    )
     cpus_per_trial: Annotated[float | None, Group("Resources")] = Field(
         None, ge=0, description="CPUs of a trial, also its threads; none: an even share"
     )
     gpus_per_trial: Annotated[Gpus | None, Group("Resources")] = Field(
-        None, description="GPUs of a trial, or a share; auto: by the memory that the largest configuration needs"
+        None, description="GPUs that train a trial, or a share of one; auto: by the memory that the largest needs"
     )
     price: Annotated[float | None, Group("Resources")] = Field(
         None,
@@ -106,6 +111,9 @@ class SearchConfig(_WithoutTruths):
     )
     slots: Annotated[int | None, Group("Resources")] = Field(
         None, ge=1, le=100_000, description="trials at once; more than fit now lets an autoscaler add nodes"
+    )
+    share: Annotated[float, Group("Resources")] = Field(
+        1, gt=0, le=1000, description="weight beside other searches on the cluster: 2 for twice the slots of one with 1"
     )
     checkpoint_every: Annotated[Interval, Group("Safety")] = Field(
         "60s", description="at most one checkpoint of a trial in so much time or epochs"

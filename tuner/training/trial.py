@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 EVALUATION_BATCH = 256
 
 
-def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | None = None) -> Iterator[Epoch]:
+def train_trial(
+    job: Job, data: PreparedData, checkpoints: CheckpointWriter | None = None, *, spread: Spread | None = None
+) -> Iterator[Epoch]:
     """Trains on the train split, scores on validation, one report an epoch; goes on from a checkpoint if there is one.
 
     A checkpoint is written when the next epoch is asked for: by then whoever asks has kept the report before. It can
@@ -50,7 +52,7 @@ def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | No
     features = features_for(config, data)
     validation = batches(data, held_out, config.model, EVALUATION_BATCH, features=features)
     opening = time.monotonic() - started
-    trained = begin(data, rows, config, seed=job.seed, features=features)
+    trained = begin(data, rows, config, seed=job.seed, features=features, spread=spread)
     checkpoint = checkpoints.resume() if checkpoints is not None else None
     if checkpoint is not None:
         trained.restore(checkpoint)

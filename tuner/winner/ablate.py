@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captune.cluster.object_storage.addresses import is_url
 from captune.cluster.object_storage.remote_folder import RemoteFolder
 from captune.data_prep.store import PreparedData
 from captune.errors import ArgumentError, WorkError
@@ -23,7 +22,7 @@ from captune.results.ablation import WHOLE, Ablation, Variant
 from captune.results.records import load_records
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import reading
-from captune.tuner.run.settings import contents_of, read
+from captune.tuner.run.settings import read
 from captune.tuner.training import runtime
 from captune.tuner.winner.ablations import ablations
 from captune.tuner.winner.choose import choose, epoch_to_keep, epochs_of_refit
@@ -75,8 +74,8 @@ def ablate(
             variant = _trained(part, each, record, data, ablation, settings.metric, progress)
             ablation = ablation.model_copy(update={"variants": (*ablation.variants, variant)})
             ablation.write(run.ablation)
-            if is_url(location):
-                RemoteFolder(location).upload(run.ablation, run.ablation.name)
+            if run.address is not None:
+                RemoteFolder(run.address).upload(run.ablation, run.ablation.name)
         shown = tuple(variant for variant in ablation.variants if variant.without in wanted)
         return ablation.model_copy(update={"variants": shown})
 
@@ -138,7 +137,7 @@ def _trained(
         if answered is None:
             raise WorkError(f"without {part} the network diverged: an output is not finite")
         f1 += f1_per_example(truth, answered.answers.labels) / ablation.seeds
-    bytes_ = size(config.model, contents_of(data)).weights_bytes
+    bytes_ = size(config.model).weights_bytes
     return Variant(
         without=part, f1=tuple(f1.tolist()), weights_bytes=bytes_, seconds=round(time.monotonic() - started, 1)
     )

@@ -61,7 +61,7 @@ def replay(location: str, number: int, force: bool, *, say: Callable[[Message], 
         record = _record(run, number)
         settings = RunSettings.of(run)
     data = open_data(settings.data, verify=True)
-    differences = _differences(settings, data)
+    differences = differences_of(settings, data)
     if differences and not force:
         raise RunError(f"trial {number} would not be the same: {'; '.join(differences)}; --force replays it anyway")
     for difference in differences:
@@ -90,7 +90,8 @@ def _record(run: RunFolder, number: int) -> Record:
     return record
 
 
-def _differences(settings: RunSettings, data: PreparedData) -> tuple[str, ...]:
+def differences_of(settings: RunSettings, data: PreparedData) -> tuple[str, ...]:
+    """What of versions and data is not as it was, a line each."""
     now = versions(settings.search.backend)
     differences = [
         f"{name} was {old}, now it is {now.get(name, 'absent')}"
