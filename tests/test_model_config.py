@@ -127,7 +127,7 @@ def test_missing_names_take_their_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["image.sid", "text.layers", "train.speed", "train.augment.blur", "depth", "train", "", "image.side.x"]
+    "name", ["image.sid", "text.strata", "train.speed", "train.augment.blur", "depth", "train", "", "image.side.x"]
 )
 def test_unknown_name_is_refused(name: str) -> None:
     with pytest.raises(ValidationError):
