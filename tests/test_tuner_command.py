@@ -20,6 +20,7 @@ from typing import Any, get_args
 import pytest
 from builders import epoch as a_report
 from conftest import Captune, Ran, refused
+from study_runs import new_run
 
 from captune.data_prep.store import PreparedData
 from captune.errors import WorkError, without_colours
@@ -732,8 +733,25 @@ def test_show_of_a_trial_with_or_without_scores_is_readable(captune: Captune, ru
     assert json.loads(captune("show", run, number, "--json").out)["number"] == number
 
 
+def test_show_best_is_the_trial_that_refit_would_choose(captune: Captune, run: Path, tmp_path: Path) -> None:
+    assert json.loads(captune("show", run, "best", "--json").out)["number"] == 0
+    refused(captune("show", new_run(tmp_path / "empty").path, "best"), "no best trial yet")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [("--limit", "x", "a whole number"), ("--limit", "1.5", "a whole number"), ("--limit", "", "a whole number")],
+)
+def test_value_of_another_kind_is_refused_by_its_rule(
+    captune: Captune, run: Path, option: str, value: str, rule: str
+) -> None:
+    refused(captune("trials", run, option, value), f"'{option}': must be {rule}")
+
+
 def test_unknown_trial_is_refused(captune: Captune, run: Path) -> None:
     refused(captune("show", run, 99), "no trial 99")
+    for word in ("worst", "1.5", "9" * 500):
+        refused(captune("show", run, word), "no trial: give its number, or best")
     refused(captune("refit", run, "--trial", 99), "no trial 99")
     refused(captune("refit", run, "--trial", 2), "trial 2", "over_budget")
     refused(captune("show", run, "best"), "trial", "captune show --help")

@@ -133,7 +133,7 @@ def test_form_of_captions_alone_is_taken(asked: Ask) -> None:
     [
         ("captions", '{"examples": [', 400, "not JSON"),
         ("captions", "[" * 100_000, 400, "body"),
-        ("captions", "", 422, "the body: Field required"),
+        ("captions", "", 422, "the body: is missing"),
         ("captions", "null", 422, "the body: must be an object"),
         ("captions", '{"examples": [5]}', 422, "examples[0]: must be an object"),
         ("captions", '{"examples": [{"caption": "a"}], "\u202e": 1}', 422, "\\u202e: "),

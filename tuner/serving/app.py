@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from captune.data_prep.containers import size_of
 from captune.data_prep.images import ImageError, Pixels, decode
-from captune.errors import UsageError, WorkError, one_line, visible
+from captune.errors import UsageError, WorkError, in_words, one_line, visible
 from captune.tuner.api.classifier import Classifier
 from captune.tuner.api.progress import say
 from captune.tuner.serving.limits import Guard, Limits
@@ -44,7 +44,6 @@ _ENCODED = {
         "content": {"multipart/form-data": {"encoding": {"image": {"contentType": ", ".join(MEDIA_TYPES)}}}}
     }
 }
-_IN_WORDS = {"model_attributes_type": "must be an object"}  # where pydantic speaks of Python
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
@@ -192,9 +191,7 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
     if first["type"] == "json_invalid":
         return _failure(400, f"the body is not JSON: {first['ctx']['error']}")
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:]).lstrip(".")
-    reason = _IN_WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
-    reason = "must be a file" if "UploadFile" in reason else reason
-    return _failure(422, f"{place or 'the body'}: {reason}")
+    return _failure(422, f"{place or 'the body'}: {in_words(first['msg'])}")
 
 
 def _fault(_: Request, error: Exception) -> JSONResponse:

@@ -44,7 +44,7 @@ def refit_run(
     with refitting(location) as run, run.refitting(anyway=anyway):  # before minutes go into data and a framework
         refuse_another(run)
         settings, data = read(run)
-        ensure(run, data, say)  # of a search by an earlier captune
+        ensure(run, data, say, captions=settings.modality != "image")  # of a search by an earlier captune
         record = choose(load_records(run), settings.limit, number=trial)
         runtime.settle(threads, settings.backend, gpus)
         # Only now: what the framework reads at its start is set.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from captune.errors import WorkError, one_line
+from captune.errors import WorkError, is_of_the_machine, one_line
 from captune.model.config import Storage
 from captune.tuner.training.runtime import import_keras, silenced
 from captune.tuner.winner.formats.declarations import FORMATS, FormatName
@@ -22,6 +22,7 @@ def write(bundle: Path, name: FormatName, target: Path, storage: Storage, *, say
 
     Raises:
         FormatError: a converter fails.
+        WorkError: the disk or the memory refuses.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # recurrent layers would take operations that only GPUs have
     import_keras("tensorflow")
@@ -32,6 +33,10 @@ def write(bundle: Path, name: FormatName, target: Path, storage: Storage, *, say
         try:
             FORMATS[name].functions().write(network, target, storage)
         except Exception as error:  # of three converters, who raise whatever they like
+            if is_of_the_machine(error):
+                raise WorkError(
+                    f"{target.name} cannot be written ({one_line(error, 200)}); mend that, then export again"
+                ) from error
             raise FormatError(
                 f"--format {name} cannot hold this network ({one_line(error, 200)}); export another --format"
             ) from error
