@@ -41,9 +41,9 @@ def serve(
     except ValueError as error:
         raise ArgumentError("picture", str(error)) from None
     with _listening(host, port) as listener:
-        from captune.tuner.api.classifier import load
+        with bar("loading the classifier", "", at_once=True):
+            from captune.tuner.api.classifier import load
 
-        with bar("loading the classifier", ""):
             classifier = load(bundle)
         import logging
 

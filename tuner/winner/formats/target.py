@@ -16,7 +16,7 @@ def portable_path(shipped: Path) -> Path:
 
 
 def check_target(kind: Kind, target: Path) -> None:
-    """Raises UsageError where something is at `target` or beside it, or nothing can be made there; WorkError likewise."""
+    """Raises UsageError or WorkError where something is at `target` or beside it, or nothing can be made there."""
     if target.name in ("", ".."):
         raise RunError(f"{target} exists; name another --to")
     check_name(kind, target.name)
