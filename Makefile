@@ -15,7 +15,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## The whole path on drawn data, into captune-demo/
 	$(BIN)/captune demo --out captune-demo
 
-# What the reader in JavaScript is tested with, where npm is: 290 MB on disk, without which its tests are skipped.
+# What the reader in JavaScript is tested with, and a second server of S3, where npm is: 300 MB on disk, without which
+# their tests are skipped.
 $(NODE_MODULES): tests/javascript/package.json
 	if command -v npm; then cd tests/javascript && npm install --ignore-scripts --no-package-lock --no-audit --no-fund \
 	  || echo 'npm cannot install it: tests that need it are skipped'; fi

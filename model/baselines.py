@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from captune.model.rule import Bits, Floats
+from captune.model.f1 import Bits, Floats
 
 MOST_PAIRS = 2_000_000  # of training row and label that are learned from: in about ten seconds
 

@@ -19,9 +19,10 @@ from safetensors.numpy import load_file, save
 
 from captune.errors import one_line
 from captune.files import written_aside
+from captune.model.average import Network
+from captune.model.average_network import build_shipped, members_of
 from captune.model.bundle_manifest import VOCABULARY, WEIGHTS, BundleError, BundleManifest
-from captune.model.classifier import build
-from captune.model.config import ModelConfig, Storage
+from captune.model.config import Storage
 from captune.model.image_encoder import normalisations
 from captune.model.layout import backbone_tensor
 from captune.model.rule import DecisionRule
@@ -34,7 +35,7 @@ class Bundle:
     """A network with all that is needed to use it."""
 
     network: keras.Model
-    config: ModelConfig
+    config: Network
     rule: DecisionRule
     label_ids: tuple[int, ...]
     label_names: tuple[str, ...]
@@ -75,7 +76,7 @@ class Bundle:
             total, expected = sum(tensor.nbytes for tensor in tensors.values()), size(config).weights_bytes
             if total != expected:
                 raise ValueError(f"it holds {total} bytes of weights, the network needs {expected}")
-            network = build(config, load_weights=False)
+            network = build_shipped(config)
             _assign(network, tensors)
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             # The last two where a tensor is of a type that NumPy has not, such as bfloat16.
@@ -92,7 +93,11 @@ def measured_bytes(path: Path) -> int:
 
 
 def named_weights(network: keras.Model) -> Iterator[tuple[str, Any]]:
-    """Every variable of a network that `build` made with its name in captune.model.layout."""
+    """Every variable of a network that `build_shipped` made with its name in captune.model.layout."""
+    if members := members_of(network):
+        for number, member in enumerate(members):
+            yield from ((f"{number}/{name}", weight) for name, weight in named_weights(member))
+        return
     backbones = [layer for layer in network.layers if isinstance(layer, keras.Model)]
     places = {id(weight): place for backbone in backbones for place, weight in enumerate(backbone.weights)}
     for weight in network.weights:

@@ -11,12 +11,14 @@ from typing import Any
 from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
 
 from captune.errors import UsageError, one_line
+from captune.model.average import Average, Network
 from captune.model.config import ModelConfig, complaint
 from captune.model.layout import MANIFEST
 from captune.model.rule import DecisionRule
 from captune.reading import UnreadableError, json_object, sha256
 
 FORMAT = 3
+_OF_AVERAGE = 4  # the format with several members in the place of the one model
 _WITH_THRESHOLD = 2  # the format whose rule is a threshold for the network's own probabilities
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
@@ -32,7 +34,7 @@ class BundleError(UsageError):
 class BundleManifest:
     """The network of a bundle, the rule that turns probabilities into labels, and the labels: ids rise."""
 
-    config: ModelConfig
+    config: Network
     rule: DecisionRule
     label_ids: tuple[int, ...]
     label_names: tuple[str, ...]
@@ -45,13 +47,15 @@ class BundleManifest:
 
     def write(self, folder: Path) -> None:
         """Makes a folder with all other files in it a bundle."""
-        # The weights are inside: where they once came from, and which were trained, is history.
+        average = isinstance(self.config, Average)
         config = self.config.model_dump()
-        if config["image"] is not None:
-            config["image"] |= {"weights": "none", "frozen": False}
+        # The weights are inside: where they once came from, and which were trained, is history.
+        for model in [member["model"] for member in config["members"]] if average else [config]:
+            if model["image"] is not None:
+                model["image"] |= {"weights": "none", "frozen": False}
         content: dict[str, Any] = {
-            "format": FORMAT,
-            "model": config,
+            "format": _OF_AVERAGE if average else FORMAT,
+            **(config if average else {"model": config}),
             "rule": asdict(self.rule),
             "label_ids": self.label_ids,
             "label_names": self.label_names,
@@ -72,10 +76,10 @@ class BundleManifest:
         except UnreadableError as error:
             reason = one_line(error)
             raise BundleError(f"{path} is not a bundle ({reason}); name a folder that refit or export made") from None
-        if content.get("format") not in (_WITH_THRESHOLD, FORMAT):
+        if content.get("format") not in (_WITH_THRESHOLD, FORMAT, _OF_AVERAGE):
             version = one_line(repr(content.get("format")), 40)
             raise BundleError(
-                f"{path} has bundle format {version}, this captune reads formats {_WITH_THRESHOLD} and {FORMAT}; "
+                f"{path} has bundle format {version}, this captune reads formats {_WITH_THRESHOLD} to {_OF_AVERAGE}; "
                 "use a matching version"
             )
         sums = content.get("sha256")
@@ -87,7 +91,11 @@ class BundleManifest:
             if sha256(path / name) != sums.get(name):
                 raise BundleError(f"{path / name} is not as it was written (SHA-256 differs); export it again")
         try:
-            config = ModelConfig.model_validate(content["model"])
+            config = (
+                Average.model_validate({"members": content["members"]})
+                if content["format"] == _OF_AVERAGE
+                else ModelConfig.model_validate(content["model"])
+            )
             ids, names = (
                 _LABEL_IDS.validate_python(content["label_ids"]),
                 _LABEL_NAMES.validate_python(content["label_names"]),

@@ -35,9 +35,12 @@ class DynamicWeights(keras.metrics.Metric):
         Args:
             targets: 0 or 1, (batch, num_labels).
             logits: above zero where a label is given; the same shape, or more columns with those of parts behind.
-            sample_weight: of no account.
+            sample_weight: 0 for an example that is not counted, (batch,); None where all are.
         """
         truth, labels = ops.cast(targets, "float32"), ops.cast(logits[:, : targets.shape[-1]] > 0, "float32")
+        if sample_weight is not None:
+            counted = ops.cast(ops.expand_dims(sample_weight, -1) > 0, "float32")
+            truth, labels = truth * counted, labels * counted
         self.hits.assign_add(ops.sum(truth * labels, axis=0))
         self.sizes.assign_add(ops.sum(truth + labels, axis=0))
 

@@ -35,6 +35,14 @@ BackboneName = Literal[
 ]
 Modality = Literal["both", "image", "caption"]
 Storage = Literal["float32", "float16", "int8", "int4"]
+Metric = Literal["mean_f1", "micro_f1", "macro_f1", "map"]
+"""What a search may maximise: names of `captune.model.metrics.Metrics`."""
+TITLES: dict[Metric, str] = {
+    "mean_f1": "mean F1",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "map": "mean average precision",
+}
 Flat = dict[str, Any]
 Share = Annotated[float, Field(ge=0, le=0.9)]
 
@@ -176,6 +184,10 @@ class ModelConfig(Settings):
         if self.image is None:
             return "caption"
         return "image" if self.text is None else "both"
+
+    def stored_as(self, storage: Storage) -> ModelConfig:
+        """The same in another storage."""
+        return self.model_copy(update={"storage": storage})
 
 
 class AugmentConfig(Settings):

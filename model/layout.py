@@ -16,8 +16,9 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
+from captune.model.average import Average, Network
 from captune.model.backbones import BACKBONES, behind, map_side
-from captune.model.config import ImageConfig, ModelConfig, Storage, TextConfig
+from captune.model.config import ImageConfig, Storage, TextConfig
 
 STORAGES: dict[Storage, int] = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
 """Bits of one value of a matrix."""
@@ -58,6 +59,11 @@ class Tensors(NamedTuple):
         """Totals of several."""
         _, *counts = zip(*tensors, strict=True)
         return cls(part, *map(sum, counts))
+
+    def within(self, folder: str) -> Tensors:
+        """The same tensors, their names with that of a folder before them."""
+        longer = self.text + len(folder) * self.tensors
+        return self._replace(text=longer, matrix_names=self.matrix_names + len(folder) * self.matrices)
 
     def less(self, other: Tensors) -> Tensors:
         """Totals without those of some of them."""
@@ -108,8 +114,12 @@ def int4_bytes(shape: Sequence[int]) -> int:
     return -(-values // 2) + _GROUP_SCALE_BYTES * math.prod(groups(shape))
 
 
-def layout(config: ModelConfig) -> Iterator[Tensors]:
-    """All tensors of a network, shared ones once, in groups of one part each."""
+def layout(config: Network) -> Iterator[Tensors]:
+    """All tensors of a network, shared ones once, in groups of one part each; those of an average by member."""
+    if isinstance(config, Average):
+        for number, model in enumerate(config.models):
+            yield from (group.within(f"{number}/") for group in layout(model))
+        return
     image, text, labels = config.image, config.text, config.num_labels
     features: list[int] = []
     # Logits by position alone leave nothing to be made of the whole picture.

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from captune.model.rule import Answers, Bits, DecisionRule, Floats
+from captune.model.config import Metric
+from captune.model.f1 import Bits, Floats, contributions, f1, f1_per_example
+from captune.model.rule import Answers, DecisionRule
 from captune.model.stack import Stack
 
 KINDS = ("start", "data", "compile", "train", "evaluate", "checkpoint")
 """What the seconds of a trial go into."""
 _BINS = 15
+_BLOCKS = 20
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Metrics:
     and proof show what is declared here, and runs from before it are read with NaN in its place.
     """
 
-    mean_f1: float  # F1 of each example's label set, averaged over examples: what the search maximises
+    mean_f1: float  # F1 of each example's label set, averaged over examples
     micro_f1: float
     macro_f1: float
     map: float  # average precision of each label that occurs, averaged over labels
@@ -64,7 +66,7 @@ class Epoch(Metrics, _Trained):
     rule: DecisionRule | None
     train_seconds: float
     evaluate_seconds: float
-    standard_error: float = 0.0  # of mean_f1, over the validation examples
+    standard_error: float = 0.0  # of `score`, over the validation examples
     checkpoint_seconds: float = 0.0  # spent on writing since the report before
     # Before the first epoch of a trial: making the process ready, where it is new; opening the examples; building the
     # network and tracing its first step.
@@ -72,36 +74,41 @@ class Epoch(Metrics, _Trained):
     data_seconds: float = 0.0
     compile_seconds: float = 0.0
     stack: Stack | None = None  # the same as `rule`, where the network has one
+    metric: Metric = "mean_f1"  # what the search maximises
+
+    @property
+    def score(self) -> float:
+        """What the epoch is judged by: trials are compared by it, halving cuts by it, the winner is chosen by it."""
+        value: float = getattr(self, self.metric)
+        return value
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
         """From its values by name: NaN or the default for one that is absent, other names are left out.
 
-        Before rules had kinds, an epoch had the `threshold` of its rule.
+        Before rules had kinds, an epoch had the `threshold` of its rule; one without a metric was judged by mean F1.
 
         Raises:
             TypeError, ValueError: no number of an epoch, a value that is no number, or a rule that is none.
         """
         absent = {field.name: math.nan if field.default is MISSING else field.default for field in fields(cls)}
-        del absent["rule"], absent["stack"]
+        del absent["rule"], absent["stack"], absent["metric"]
         numbers = {name: float(values.get(name, otherwise)) for name, otherwise in absent.items()}
+        metric = values.get("metric", "mean_f1")
+        if metric not in get_args(Metric):
+            raise ValueError(f"a metric is one of {', '.join(get_args(Metric))}, got {metric!r}")
         rule = values.get("rule", {"value": values["threshold"]} if "threshold" in values else None)
         return cls(
             int(numbers.pop("epoch")),
             rule=None if rule is None else DecisionRule(**rule),
             stack=Stack.of(**values["stack"]) if values.get("stack") else None,
+            metric=metric,
             **numbers,
         )
 
     def seconds(self) -> dict[str, float]:
         """Where its time went, by kind."""
         return {kind: getattr(self, f"{kind}_seconds") for kind in KINDS}
-
-
-def f1_per_example(truth: Bits, labels: Bits) -> NDArray[np.float64]:
-    """(n, labels) twice to (n,): 2 |truth & labels| / (|truth| + |labels|); 1 where both sets are empty."""
-    truth, labels = truth.astype(bool), labels.astype(bool)
-    return _f1((truth & labels).sum(axis=1), truth.sum(axis=1) + labels.sum(axis=1), empty=1.0)
 
 
 def score(truth: Bits, answers: Answers) -> Scores:
@@ -113,16 +120,33 @@ def score(truth: Bits, answers: Answers) -> Scores:
     """
     truth, labels = truth.astype(bool), answers.labels
     hits, sizes = (truth & labels).sum(axis=0), truth.sum(axis=0) + labels.sum(axis=0)
-    per_label = _f1(hits, sizes, empty=0.0)
+    per_label = f1(hits, sizes, empty=0.0)
     return Scores(
         mean_f1=float(f1_per_example(truth, labels).mean()),
-        micro_f1=float(_f1(hits.sum(), sizes.sum(), empty=0.0)),
+        micro_f1=float(f1(hits.sum(), sizes.sum(), empty=0.0)),
         macro_f1=float(per_label.mean()),
         map=mean_average_precision(truth, answers.raw),
         ece=expected_calibration_error(truth, answers.probabilities),
         per_label=tuple(map(float, per_label)),
         examples=len(truth),
     )
+
+
+def standard_error(metric: Metric, truth: Bits, answers: Answers) -> float:
+    """Of a score of these examples. Of `map`, which no example has a share of, by leaving out one block of twenty each.
+
+    Args:
+        truth, answers: see `score`.
+    """
+    if metric != "map":
+        return float(contributions(metric, truth, answers.labels).std() / math.sqrt(len(truth)))
+    blocks = min(_BLOCKS, len(truth))
+    if blocks < 2:
+        return 0.0
+    block = np.arange(len(truth)) % blocks
+    kept = [block != each for each in range(blocks)]
+    without = [mean_average_precision(truth[rows].astype(bool), answers.raw[rows]) for rows in kept]
+    return float(np.std(without) * math.sqrt(blocks - 1))
 
 
 def mean_average_precision(truth: Bits, probabilities: Floats) -> float:
@@ -152,7 +176,3 @@ def bootstrap_interval(values: Floats, *, seed: int, draws: int = 2000) -> tuple
     means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(draws)]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
-
-
-def _f1(hits: NDArray[np.integer], sizes: NDArray[np.integer], *, empty: float) -> NDArray[np.float64]:
-    return np.where(sizes == 0, empty, 2 * hits / np.maximum(sizes, 1))

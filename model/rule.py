@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
-Bits = NDArray[np.integer] | NDArray[np.bool_]
+from captune.model.config import Metric
+from captune.model.f1 import Bits, Floats, contributions
+
 RuleKind = Literal["expected_f1", "relative", "threshold"]
 RULES: tuple[RuleKind, ...] = get_args(RuleKind)
 """The first has no value that could be fitted to chance, and is taken unless another is clearly better."""
@@ -86,8 +87,10 @@ class DecisionRule:
         return {**asdict(self), **limits, "nodes": nodes.tolist(), "weights": weights.tolist()}
 
 
-def fit_rule(truth: Bits, raw: Floats, kinds: Sequence[RuleKind] = RULES) -> DecisionRule:
-    """The rule with the best mean F1 on these examples, as far as they can tell.
+def fit_rule(
+    truth: Bits, raw: Floats, kinds: Sequence[RuleKind] = RULES, *, metric: Metric = "mean_f1"
+) -> DecisionRule:
+    """The rule with the best score on these examples, as far as they can tell.
 
     It is of the first kind unless another is better by more than one standard error of the difference: less may be
     chance.
@@ -96,21 +99,22 @@ def fit_rule(truth: Bits, raw: Floats, kinds: Sequence[RuleKind] = RULES) -> Dec
         truth: (n, labels) of 0 and 1, n at least 1.
         raw: (n, labels), the network's probabilities.
         kinds: that are tried.
+        metric: the score; with `map`, to which a rule means nothing, mean F1.
     """
     scale, shift = _fit_calibration(truth, raw)
     order = _falling(raw)
     ranked = np.take_along_axis(_calibrated(raw, scale, shift), order, axis=1)
-    f1 = _f1_of_first(np.take_along_axis(truth.astype(bool), order, axis=1))
-    first, *others = (_fit(kind, f1, ranked) for kind in kinds)
+    examples = _Examples.of(metric, truth, order)
+    first, *others = (_fit(kind, examples, ranked) for kind in kinds)
     best, most = first, 0.0
     for fit in others:
         gain = fit.mean - first.mean
-        if gain > max(most, (fit.each - first.each).std() / math.sqrt(len(f1)) + _EQUAL):
+        if gain > max(most, (fit.each - first.each).std() / math.sqrt(len(truth)) + _EQUAL):
             best, most = fit, gain
     return DecisionRule(best.value, best.kind, scale, shift)
 
 
-def cross_fitted(truth: Bits, raw: Floats, raw_of_odd: Floats | None = None) -> Answers:
+def cross_fitted(truth: Bits, raw: Floats, raw_of_odd: Floats | None = None, *, metric: Metric = "mean_f1") -> Answers:
     """Answers for each half of the examples by the rule fitted on the other half.
 
     Scoring a rule on the examples that it was fitted on flatters it. Halves are the even and the odd rows: validation
@@ -121,12 +125,13 @@ def cross_fitted(truth: Bits, raw: Floats, raw_of_odd: Floats | None = None) -> 
         raw: the same.
         raw_of_odd: where the network too has something fitted on these examples: of one that was fitted on the even
             rows, for answers to the odd ones. `raw` is then of one that was fitted on the odd rows.
+        metric: see `fit_rule`.
     """
     if len(truth) < 2:
         return DecisionRule(0.5).answers(raw)
     all_raw, probabilities, labels = raw.copy(), np.empty_like(raw), np.empty(raw.shape, dtype=bool)
     for half, of_half in enumerate((raw, raw if raw_of_odd is None else raw_of_odd)):
-        answers = fit_rule(truth[1 - half :: 2], of_half[1 - half :: 2]).answers(of_half[half::2])
+        answers = fit_rule(truth[1 - half :: 2], of_half[1 - half :: 2], metric=metric).answers(of_half[half::2])
         all_raw[half::2], probabilities[half::2], labels[half::2] = answers.raw, answers.probabilities, answers.labels
     return Answers(all_raw, probabilities, labels)
 
@@ -197,7 +202,7 @@ def _logits(probabilities: Floats) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A kind with its best value. mean: F1 of that value and those around it. each: F1 of the examples, (n,)."""
+    """A kind with its best value. mean: score of it and those around it. each: what examples have in it, (n,)."""
 
     kind: RuleKind
     value: float
@@ -205,26 +210,57 @@ class _Fit:
     each: NDArray[np.float64]
 
 
-def _fit(kind: RuleKind, f1: NDArray[np.float64], ranked: Floats) -> _Fit:
-    """The value with the best mean F1 around it; of equal ones the nearest to 0.5.
+@dataclass(frozen=True)
+class _Examples:
+    """What labels given to examples are worth. order: (n, labels) of labels, likeliest first.
 
-    Mean F1 over values is a plateau with noise on it, and the highest point of the noise is nothing to rely on: each
+    f1: see `_f1_of_first`, where examples have scores of their own; None where only all together have one.
+    """
+
+    metric: Metric
+    truth: NDArray[np.bool_]
+    order: NDArray[np.intp]
+    f1: NDArray[np.float64] | None
+
+    @classmethod
+    def of(cls, metric: Metric, truth: Bits, order: NDArray[np.intp]) -> _Examples:
+        true, own = truth.astype(bool), metric in ("mean_f1", "map")
+        return cls(metric, true, order, _f1_of_first(np.take_along_axis(true, order, axis=1)) if own else None)
+
+    def each(self, counts: NDArray[np.intp]) -> NDArray[np.float64]:
+        """(n,) of giving each example so many of its likeliest labels, see `contributions`."""
+        if self.f1 is not None:
+            each: NDArray[np.float64] = self.f1[np.arange(len(counts)), counts - 1]
+            return each
+        labels = np.zeros(self.truth.shape, dtype=bool)
+        np.put_along_axis(labels, self.order, np.arange(self.truth.shape[1]) < counts[:, None], axis=1)
+        return contributions(self.metric, self.truth, labels)
+
+    def by_value(self, levels: Floats) -> NDArray[np.float64]:
+        """The score at each of VALUES. levels: see `_levels`."""
+        if self.f1 is not None:
+            return _mean_f1_by_value(self.f1, levels)
+        return np.array([self.each(_reaching(levels, value)).mean() for value in VALUES])
+
+
+def _fit(kind: RuleKind, examples: _Examples, ranked: Floats) -> _Fit:
+    """The value with the best score around it; of equal ones the nearest to 0.5.
+
+    The score over values is a plateau with noise on it, and the highest point of the noise is nothing to rely on: each
     value counts with its neighbours up to 0.05 away.
 
     Args:
-        f1: see `_f1_of_first`.
         ranked: (n, labels) calibrated probabilities that fall in each row.
     """
-    rows = np.arange(len(f1))
     if kind == "expected_f1":
-        each = f1[rows, _counts(kind, 0.0, ranked) - 1]
+        each = examples.each(_counts(kind, 0.0, ranked))
         return _Fit(kind, 0.0, float(each.mean()), each)
     window = np.full(2 * _NEIGHBOURS + 1, 1 / (2 * _NEIGHBOURS + 1))
-    means = _mean_f1_by_value(f1, _levels(kind, ranked))
+    means = examples.by_value(_levels(kind, ranked))
     around = np.convolve(np.pad(means, _NEIGHBOURS, mode="edge"), window, mode="valid")
     best = VALUES[around >= around.max() - _EQUAL]
     value = float(best[np.abs(best - 0.5).argmin()])
-    return _Fit(kind, value, float(around.max()), f1[rows, _counts(kind, value, ranked) - 1])
+    return _Fit(kind, value, float(around.max()), examples.each(_counts(kind, value, ranked)))
 
 
 def _falling(raw: Floats) -> NDArray[np.intp]:
@@ -241,7 +277,13 @@ def _counts(kind: RuleKind, value: float, ranked: Floats) -> NDArray[np.intp]:
     """How many labels a rule gives to rows whose probabilities fall."""
     if kind == "expected_f1":
         return expected_f1(ranked).argmax(axis=1) + 1
-    return np.maximum(1, (_levels(kind, ranked) >= value).sum(axis=1))
+    return _reaching(_levels(kind, ranked), value)
+
+
+def _reaching(levels: Floats, value: float) -> NDArray[np.intp]:
+    """How many labels of each row are at a level or above, one at least."""
+    counts: NDArray[np.intp] = np.maximum(1, (levels >= value).sum(axis=1))
+    return counts
 
 
 def _f1_of_first(truth: NDArray[np.bool_]) -> NDArray[np.float64]:

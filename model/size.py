@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 from pydantic import ValidationError
 
 from captune.errors import one_line
+from captune.model.average import Average, Network
 from captune.model.backbones import BACKBONES
 from captune.model.config import ModelConfig, Storage, TrialConfig, replace
 from captune.model.layout import STORAGES, layout
@@ -33,6 +34,7 @@ _HEADER_LENGTH = 8  # the number before a safetensors header, which is padded to
 # bundle.json without configuration and labels: keys, rule, three sums of 64 digits, line ends.
 _FRAME_BYTES = 505
 _INDENT_BYTES = 6  # a line of the configuration in bundle.json has over the same key in compact JSON, at most
+_HISTORY_BYTES = 4  # that a member of an average may be longer in bundle.json, where its weights came from nowhere
 _WORD_BYTES = 12  # in vocabulary.json where the words are not known: English stems have 9 on average
 _SETTINGS_BYTES = 190  # of vocabulary.json without its words
 
@@ -124,22 +126,23 @@ class Budget:
         return self.bytes_of(size) <= self.limit
 
 
-def size(config: ModelConfig, contents: Contents | None = None) -> Size:
+def size(config: Network, contents: Contents | None = None) -> Size:
     """Exact count of variables and of their bytes as stored, and an upper bound of the bundle they make.
 
     Args:
-        config: the network and its storage.
+        config: the network, or the average of several, and its storage.
         contents: what else the bundle holds; None for an estimate on the safe side.
     """
     storage = config.storage
     groups = list(layout(config))
-    parts = {group.part: group.bytes_as(storage) for group in groups}
+    parts: dict[str, int] = {}
+    for group in groups:
+        parts[group.part] = parts.get(group.part, 0) + group.bytes_as(storage)
     weights = sum(parts.values())
     digits = len(str(weights))
     header = sum(group.header_bytes(storage, digits) for group in groups) + len("{}") + 2 * _HEADER_LENGTH
     contents = contents or Contents.typical(config.num_labels)
-    described = config.model_dump_json()
-    manifest = _FRAME_BYTES + len(described.encode()) + _INDENT_BYTES * described.count(":") + contents.labels
+    manifest = _FRAME_BYTES + _described_bytes(config) + contents.labels
     words = contents.vocabulary_bytes(config.text.vocabulary_size - 2) if config.text is not None else 0
     return Size(
         parameters=sum(group.values for group in groups),
@@ -149,6 +152,14 @@ def size(config: ModelConfig, contents: Contents | None = None) -> Size:
         bundle_bytes=weights + header + manifest + words,
         parts=parts,
     )
+
+
+def _described_bytes(config: Network) -> int:
+    """Of the configuration in bundle.json, at most."""
+    if isinstance(config, Average):
+        return len(json.dumps(config.model_dump(), indent=1).encode()) + _HISTORY_BYTES * len(config.members)
+    described = config.model_dump_json()
+    return len(described.encode()) + _INDENT_BYTES * described.count(":")
 
 
 def parse_bytes(text: str) -> int:

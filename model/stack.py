@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from captune.model.rule import Bits, Floats
+from captune.model.f1 import Bits, Floats
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from captune.model import metrics
 from captune.model.checkpoint import Checkpoint, numbered
 from captune.model.class_weights import DynamicWeights
 from captune.model.classifier import LOGITS, build, parts_of, set_stack, start_at, with_own_logits
-from captune.model.config import Storage, TrialConfig
+from captune.model.config import Metric, Storage, TrialConfig
 from captune.model.image_encoder import normalisations
 from captune.model.losses import log_odds, make_loss, with_own
 from captune.model.metrics import Epoch
 from captune.model.optimizer import make_optimizer
-from captune.model.rule import cross_fitted, fit_rule
+from captune.model.rule import Answers, cross_fitted, fit_rule
 from captune.model.stack import Stack, cross_stacked, fit_stack
 from captune.model.storage import through
 from captune.model.views import (
@@ -54,7 +54,7 @@ class Batches(Protocol):
 class Spread:
     """Devices that share each batch between them (data parallelism).
 
-    scope: what a network is built and trained in for that. devices: how many; every batch is cut to a multiple.
+    scope: what a network is built and trained in for that. devices: how many.
     """
 
     scope: Callable[[], AbstractContextManager[Any]]
@@ -108,6 +108,8 @@ class Training:
         with self._scope():
             # The network that learns: the same one, or its twin that computes in bfloat16 or on several devices.
             twin = bfloat16 or spread is not None
+            if spread is not None:
+                keras.utils.set_random_seed(seed)  # the same first weights and dropout as on one device
             self._learner = twin_of(config.model, bfloat16=bfloat16) if twin else self.network
             if config.train.prior_start:
                 start_at(self._learner, log_odds(label_counts, _examples(train)))
@@ -133,7 +135,7 @@ class Training:
             self._trained.compile(
                 optimizer=optimizer,
                 loss=loss,
-                metrics=None if self._class_weights is None else [self._class_weights],
+                weighted_metrics=None if self._class_weights is None else [self._class_weights],
                 jit_compile=_jit(),
                 # TensorFlow cannot take several at once where the last call of an epoch has fewer on several devices.
                 steps_per_execution=_STEPS_PER_CALL if spread is None else 1,
@@ -282,7 +284,13 @@ class Training:
 
 
 def fit(
-    training: Training, epochs: int, validation: Batches, truth: NDArray[np.uint8], *, after: int = 0
+    training: Training,
+    epochs: int,
+    validation: Batches,
+    truth: NDArray[np.uint8],
+    *,
+    after: int = 0,
+    metric: Metric = "mean_f1",
 ) -> Iterator[Epoch]:
     """Trains and yields each epoch's report; the caller stops by not asking on.
 
@@ -290,6 +298,7 @@ def fit(
         epochs: the last one, counted from 1.
         truth: labels of the validation examples, (n, num_labels) of 0 and 1, in the order of `validation`.
         after: epochs that `training` has behind it already.
+        metric: that the decision rule is fitted for, and epochs are judged by.
     """
     counted = 0.0
     for number in range(after + 1, epochs + 1):
@@ -299,29 +308,53 @@ def fit(
         compiled, counted = training.compile_seconds - counted, training.compile_seconds
         seconds = {"train_seconds": trained - started - (counted - before), "compile_seconds": compiled}
         if not math.isfinite(loss):
-            yield _diverged(number, loss, seconds)
+            yield _diverged(number, loss, seconds, metric)
             return
-        parts = training.parts(validation)
-        outputs = training.predict(validation) if parts is None else parts
-        if not np.isfinite(outputs).all():
-            yield _diverged(number, loss, seconds)
+        answered = answer(training, validation, truth, metric=metric)
+        if answered is None:
+            yield _diverged(number, loss, seconds, metric)
             return
-        if parts is None:
-            stack, probabilities, answers = None, outputs, cross_fitted(truth, outputs)
-        else:
-            stack = fit_stack(truth, parts)
-            probabilities, answers = stack.probabilities(parts), cross_fitted(truth, *cross_stacked(truth, parts))
+        answers = answered.answers
         scores = metrics.score(truth, answers)
         yield Epoch(
             epoch=number,
             loss=loss,
             **scores.metrics(),
-            rule=fit_rule(truth, probabilities),
+            rule=fit_rule(truth, answered.probabilities, metric=metric),
             **seconds,
             evaluate_seconds=time.monotonic() - trained,
-            standard_error=float(metrics.f1_per_example(truth, answers.labels).std() / math.sqrt(len(truth))),
-            stack=stack,
+            standard_error=metrics.standard_error(metric, truth, answers),
+            stack=answered.stack,
+            metric=metric,
         )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a network answers to examples that it did not train on, on which stack and rule are fitted.
+
+    probabilities: (n, num_labels), with the stack of all examples. answers: to each half with what was fitted on the
+    other.
+    """
+
+    stack: Stack | None
+    probabilities: NDArray[np.float32]
+    answers: Answers
+
+
+def answer(
+    training: Training, held_out: Batches, truth: NDArray[np.uint8], *, metric: Metric = "mean_f1"
+) -> HeldOut | None:
+    """A trial's answers as they are scored; None where an output is not finite. Arguments: see `fit`."""
+    parts = training.parts(held_out)
+    outputs = training.predict(held_out) if parts is None else parts
+    if not np.isfinite(outputs).all():
+        return None
+    if parts is None:
+        return HeldOut(None, outputs, cross_fitted(truth, outputs, metric=metric))
+    stack = fit_stack(truth, parts)
+    answers = cross_fitted(truth, *cross_stacked(truth, parts), metric=metric)
+    return HeldOut(stack, stack.probabilities(parts), answers)
 
 
 def _first_call(started: float, called: list[float], *, steps: int) -> float:
@@ -348,10 +381,10 @@ def put_through(network: keras.Model, storage: Storage) -> None:
     network.set_weights([through(values, storage) for values in network.get_weights()])
 
 
-def _diverged(number: int, loss: float, seconds: dict[str, float]) -> Epoch:
+def _diverged(number: int, loss: float, seconds: dict[str, float], metric: Metric) -> Epoch:
     """The report of an epoch after which there is nothing to score."""
     nothing = dict.fromkeys(metrics.METRICS, math.nan)
-    return Epoch(number, loss, **nothing, rule=None, stack=None, **seconds, evaluate_seconds=0.0)
+    return Epoch(number, loss, **nothing, rule=None, stack=None, **seconds, evaluate_seconds=0.0, metric=metric)
 
 
 def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:
@@ -364,7 +397,8 @@ def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:
 class _Sequence(keras.utils.PyDataset):
     """One epoch of batches, as Keras reads them.
 
-    Of each batch so many examples are left out, at most, that those left are a multiple of `multiple`.
+    Several devices take as many examples each: with `multiple` above 1 the first ones of a batch fill it up to a
+    multiple, and count nothing. Its loss is the mean over the others, whatever weighs nothing.
     """
 
     def __init__(self, batches: Batches, number: int, multiple: int) -> None:
@@ -372,17 +406,18 @@ class _Sequence(keras.utils.PyDataset):
         self._batches = batches
         self._number = number
         self._multiple = multiple
-        last = len(batches) - 1
-        self._length = last + (multiple == 1 or len(batches.batch(number, last)[1]) >= multiple)
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._batches)
 
-    def __getitem__(self, index: int) -> Arrays:
+    def __getitem__(self, index: int) -> Arrays | tuple[dict[str, NDArray[Any]], NDArray[np.float32], NDArray[Any]]:
         inputs, labels = self._batches.batch(self._number, index)
-        if over := len(labels) % self._multiple:
-            return {name: values[:-over] for name, values in inputs.items()}, labels[:-over]
-        return inputs, labels
+        if self._multiple == 1:
+            return inputs, labels
+        count = len(labels)
+        places = np.arange(-(-count // self._multiple) * self._multiple)
+        weights = np.where(places < count, len(places) / count, 0).astype(np.float32)
+        return {name: values[places % count] for name, values in inputs.items()}, labels[places % count], weights
 
 
 def _jit() -> bool | str:

@@ -25,6 +25,8 @@ COUNTED: tuple[Fate, ...] = (*SCORED, "diverged", "failed")
 """Fates of trials that were tried to an end: they count towards those that are wanted."""
 HALVED = "halving"
 """With what the reason begins of a trial that halving stopped."""
+BY_HAND = "by hand"
+"""The reason of a trial that a person ended."""
 LOST = "the search ended without it"
 """The reason of a trial that a killed search left running."""
 _EPOCH = "epoch:"
@@ -50,6 +52,7 @@ class TrialAttributes:
     config: flat, by dotted names. seed: of the training; what has one was let through the gate. reason: of the fate, in
     one line. seconds: that it is known to have run, where its end was told later than it came. node, threads: of the
     worker. replaces: number of the first attempt, where this continues a lost trial.
+    request: of a person for this configuration, see `captune.tuner.run.requests`: each is granted once.
     tries: attempts so far, this one included. gpus: that it is to be given, where that is not what all are given.
     void: why the draw is no trial, such as one that repeats another, or whose values are impossible together.
     """
@@ -60,6 +63,7 @@ class TrialAttributes:
     threads: StrictInt | None = None
     node: str | None = None
     replaces: StrictInt | None = None
+    request: str | None = None
     tries: StrictInt | None = None
     gpus: float | None = None
     reason: str | None = None
@@ -118,8 +122,8 @@ def epoch_attribute(epoch: Epoch, order: int) -> tuple[str, dict[str, Any]]:
         order: place of the report among all of the run: what halving decided can be decided again from it.
     """
     # NaN and infinity have no place in JSON; an absent value is read back as NaN, an absent rule as None.
-    values = {name: value for name, value in asdict(epoch).items() if value is not None}
-    finite = {name: value for name, value in values.items() if isinstance(value, dict) or math.isfinite(value)}
+    values = {name: value for name, value in asdict(epoch).items() if value not in (None, "mean_f1")}  # the default
+    finite = {name: value for name, value in values.items() if isinstance(value, dict | str) or math.isfinite(value)}
     return f"{_EPOCH}{epoch.epoch}", finite | {"order": order}
 
 

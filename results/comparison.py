@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from captune.model.config import TITLES, Metric
 from captune.results.baselines import Baseline
 from captune.results.frontier import frontier, qualifies
 from captune.results.records import Record
 from captune.results.run_facts import RunFacts
 from captune.results.spans import spans
+from captune.results.summary import slot_hours
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class RunRow:
     """One run in figures.
 
     best: number of the best trial inside the budget, None without any, as the next three. mean_f1: on validation.
+    metric: that the search maximised. score: of the best by it.
     weights_bytes, bundle_bytes: of the best. baseline: the best mean F1 on validation that is had for nothing.
-    trials: by fate. slot_hours: for which trials held a slot. data: fingerprint. course: (seconds of search, mean F1)
+    trials: by fate. slot_hours: for which trials held a slot. data: fingerprint. course: (seconds of search, score)
     each time that a trial ended as the best so far.
     """
 
@@ -50,6 +53,8 @@ class RunRow:
     slot_hours: float
     data: str
     course: tuple[tuple[float, float], ...] = ()
+    metric: Metric = "mean_f1"
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,11 @@ def _row(result: RunResult, name: str, best: Record | None) -> RunRow:
         test=result.test,
         baseline=max((each.mean_f1 for each in result.baselines if each.rows == "validation"), default=None),
         trials=dict(Counter(record.fate for record in result.records)),
-        slot_hours=sum(r.seconds or 0.0 for r in result.records if r.fate != "over_budget") / 3600,
+        slot_hours=slot_hours(result.records),
         data=result.facts.fingerprint,
         course=_course(result),
+        metric=result.facts.metric,
+        score=None if best is None else best.score,
     )
 
 
@@ -108,7 +115,7 @@ def _course(result: RunResult) -> tuple[tuple[float, float], ...]:
     ran = spans(result.records)
     scored = [r for r in result.records if qualifies(r, result.facts.budget) and r.number in ran]
     course: list[tuple[float, float]] = []
-    for end, score in sorted((ran[record.number][1], record.mean_f1 or 0.0) for record in scored):
+    for end, score in sorted((ran[record.number][1], record.score or 0.0) for record in scored):
         if not course or score > course[-1][1]:
             course.append((end, score))
     return tuple(course)
@@ -128,6 +135,7 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ..
 
 FIGURES: Mapping[str, Callable[[RunRow], str]] = {
     "best trial": lambda row: _shown(row.best),
+    "chosen by": lambda row: "" if row.metric == "mean_f1" else f"{TITLES[row.metric]} {_score(row.score)}".strip(),
     "mean F1": lambda row: _score(row.mean_f1),
     "mean F1 on test": lambda row: _score(row.test),
     "best baseline": lambda row: _score(row.baseline),

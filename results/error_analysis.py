@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captune.model.config import Settings
-from captune.model.metrics import f1_per_example
-from captune.model.rule import Answers, Bits
+from captune.model.f1 import Bits, f1_per_example
+from captune.model.rule import Answers
 from captune.results.documents import Document
 
 if TYPE_CHECKING:

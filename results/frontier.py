@@ -19,13 +19,13 @@ def frontier(records: Sequence[Record], budget: Budget) -> list[Record]:
     unbeaten: list[Record] = []
     for record in sorted(
         (r for r in records if qualifies(r, budget)),
-        key=lambda r: (budget.bytes_of(r), -(r.mean_f1 or 0.0), r.number),
+        key=lambda r: (budget.bytes_of(r), -(r.score or 0.0), r.number),
     ):
-        if not unbeaten or (record.mean_f1 or 0.0) > (unbeaten[-1].mean_f1 or 0.0):
+        if not unbeaten or (record.score or 0.0) > (unbeaten[-1].score or 0.0):
             unbeaten.append(record)
     return unbeaten
 
 
 def qualifies(record: Record, budget: Budget) -> bool:
     """Whether a trial has a score that may win inside the budget."""
-    return record.fate in SCORED and record.mean_f1 is not None and budget.holds(record)
+    return record.fate in SCORED and record.score is not None and budget.holds(record)

@@ -6,28 +6,37 @@ Reading takes no lock and disturbs no one.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
+from captune.errors import shell_word
 from captune.reading import UnreadableError, regular
 from captune.results.attributes import is_followed
 from captune.results.optuna_private import Journal, Operation, quiet_optuna
 from captune.results.run_folder import RunError, RunFolder
 
 STUDY_NAME = "captune"
+DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"mean_f1": "maximize", "bytes": "minimize"}
+"""Of the objectives of a search."""
 _SUM = b',"crc32":'
+_CHAIN = "chain"  # in a line, the sum of the line before
+_LINKED = re.compile(rb'"chain":"([0-9a-f]{16})","crc32":[0-9]+}\n')
+_TAIL = 2**16  # bytes in which the last line is looked for first
 _FULL_DISK_SECONDS = 2.0  # between two tries to write
 _LINES = 1000  # between two times that is told how far reading has come
 
@@ -68,7 +77,8 @@ def study_reader(
 ) -> Callable[[], Sequence[FrozenTrial]]:
     """Reads the trials of a run's study, draws that are none included: what was added since is seen the next time.
 
-    There are none before the search has made its study. Arguments and errors: see `open_storage`.
+    There are none before the search has made its study. Arguments and errors: see `open_storage`; and a RunError where
+    there is no study and nobody searches, as in a copy of a run that lacks its journal.
     """
     studies: list[optuna.Study] = []
 
@@ -79,9 +89,35 @@ def study_reader(
                     studies.append(
                         optuna.load_study(study_name=STUDY_NAME, storage=open_storage(run, progress=progress))
                     )
+            if not studies and not run.is_written:
+                raise RunError(
+                    f"{run} lacks its trials (no study in {run.journal.name}): copy that there, too, or go on with "
+                    f"`captune resume {shell_word(run)}` if none was begun"
+                )
             return studies[0].get_trials(deepcopy=False) if studies else ()
 
     return trials
+
+
+def logs(run: RunFolder) -> Iterator[dict[str, Any]]:
+    """The lines of a run's journal in their order. Raises ValueError where one is none that a search writes."""
+    with regular(run.journal) as file:
+        yield from map(_log_of, (line for line in file if line.endswith(b"\n")))
+
+
+def changed_line(run: RunFolder) -> int | None:
+    """Number, from 1, of the first line that does not follow the one before: that one was changed, or one taken out.
+
+    None where all follow; lines of before they were chained, and the last, follow whatever they hold.
+    """
+    with regular(run.journal) as file:
+        before = b""
+        for number, line in enumerate(file, 1):
+            link = _LINKED.search(line)
+            if link is not None and link[1].decode() != _sum_of(before):
+                return number
+            before = line
+    return None
 
 
 class _Lines(BaseJournalBackend):
@@ -122,8 +158,11 @@ class _Lines(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Writes them as lines at the end."""
-        lines = b"".join(map(_line_of, logs))
         path = self._run.journal
+        last, lines = _last_line(path), b""
+        for log in logs:
+            last = _line_of(log | {_CHAIN: _sum_of(last)})
+            lines += last
         while True:
             length = path.stat().st_size
             try:
@@ -139,6 +178,24 @@ class _Lines(BaseJournalBackend):
                 os.truncate(path, length)
                 self._wait(f"the disk of {self._run.path} is full: make room; nothing is lost, the search waits")
                 time.sleep(_FULL_DISK_SECONDS)
+
+
+def _sum_of(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:16]
+
+
+def _last_line(path: Path) -> bytes:
+    """The last whole line, nothing where there is none."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        for length in (_TAIL, size):
+            file.seek(max(0, size - length))
+            content = file.read()
+            content = content[: content.rfind(b"\n") + 1]
+            begin = content.rfind(b"\n", 0, -1) + 1
+            if begin or length >= size:
+                return content[begin:]
+    return b""
 
 
 def _line_of(log: dict[str, Any]) -> bytes:

@@ -135,5 +135,5 @@ def _translated(trial: FrozenTrial, record: Record) -> FrozenTrial:
         distributions=distributions,
         user_attrs={"fate": record.fate, **size, **row},
         system_attrs={"constraints": list(trial.constraints.values())} if trial.constraints else {},
-        intermediate_values={e.epoch: e.mean_f1 for e in record.curve if math.isfinite(e.mean_f1)},
+        intermediate_values={e.epoch: e.score for e in record.curve if math.isfinite(e.score)},
     )

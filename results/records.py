@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from captune.model.config import Metric
 from captune.model.metrics import KINDS, METRICS, Epoch
 from captune.results.attributes import LOST, TrialAttributes, TrialSize, epochs_of, origin_of
 from captune.results.run_folder import RunFolder
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Record:
-    """One trial as a value. `mean_f1` is that of its best epoch, None before the first."""
+    """One trial as a value. `mean_f1` is that of its best epoch, None before the first; it is judged by `score`."""
 
     number: int
     fate: str  # one of FATES; "running" or "waiting" before it has one, see `left_behind`
@@ -42,6 +43,16 @@ class Record:
     def best(self) -> Epoch | None:
         """The report of the best epoch."""
         return None if self.best_epoch is None else next(e for e in self.curve if e.epoch == self.best_epoch)
+
+    @property
+    def metric(self) -> Metric:
+        """What it is judged by."""
+        return self.curve[0].metric if self.curve else "mean_f1"
+
+    @property
+    def score(self) -> float | None:
+        """Of the best epoch, by the metric of the search; None before the first."""
+        return None if self.best is None else self.best.score
 
     @property
     def spent(self) -> dict[str, float]:
@@ -104,8 +115,8 @@ def record_of(trial: optuna.trial.FrozenTrial) -> Record | None:
         return None
     reports = epochs_of(trial.user_attrs)
     size = attributes.size or TrialSize(0, 0, 0)
-    finite = [epoch for epoch in reports if math.isfinite(epoch.mean_f1)]
-    best = max(finite, key=lambda epoch: epoch.mean_f1, default=None)
+    finite = [epoch for epoch in reports if math.isfinite(epoch.score)]
+    best = max(finite, key=lambda epoch: epoch.score, default=None)
     seconds = attributes.seconds
     if seconds is None and trial.duration is not None:
         seconds = trial.duration.total_seconds()

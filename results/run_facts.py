@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from captune.model.config import Metric
 from captune.model.size import Budget
 
 
@@ -15,8 +16,8 @@ class RunFacts:
     """Of one run.
 
     name: the last part of its path or address. data: path or address of the prepared data set; fingerprint: of its
-    content. objectives: what the sampler looks for, "mean_f1" first. settings: of the search, flat by dotted name,
-    dimensions under `space.`, as people write them. created: ISO 8601.
+    content. objectives: what the sampler looks for, the metric first. settings: of the search, flat by dotted name,
+    dimensions under `space.`, as people write them. created: ISO 8601. metric: that trials are judged by.
     """
 
     name: str
@@ -26,6 +27,7 @@ class RunFacts:
     objectives: tuple[str, ...]
     settings: Mapping[str, Any]
     created: str
+    metric: Metric = "mean_f1"
 
     @property
     def identity(self) -> str:

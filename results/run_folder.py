@@ -72,14 +72,29 @@ class RunFolder:
         return self.path / "refit.lock"
 
     @property
+    def requests(self) -> Path:
+        """What people asked of the search and the driver has not taken up."""
+        return self.path / "requests"
+
+    @property
     def checkpoints(self) -> Path:
         """A folder for each trial that is unfinished, or among the best, by the number of its first attempt."""
         return self.path / "checkpoints"
 
     @property
+    def finalists(self) -> Path:
+        """Validation probabilities of trials that a refit trained again to choose among them: (n, labels) a file."""
+        return self.path / "finalists"
+
+    @property
     def logs(self) -> Path:
         """What the search wrote for other tools: a folder or a file for each of them."""
         return self.path / "logs"
+
+    @property
+    def ablation(self) -> Path:
+        """What the winner scores without each of its parts."""
+        return self.path / "ablation.json"
 
     @property
     def winner(self) -> Path:

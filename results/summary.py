@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from captune.model.config import Settings
+from captune.model.config import Metric, Settings
 from captune.model.metrics import KINDS, Epoch
 from captune.model.size import Budget
 from captune.results.attributes import HALVED
@@ -34,6 +34,8 @@ class Best(Settings):
 
     number: int
     mean_f1: float
+    score: float | None = None
+    """By the metric of the search; None in files of before it had one."""
 
 
 class Unbeaten(Best):
@@ -69,9 +71,15 @@ class Summary(Document):
     """By kind, see captune.model.metrics.KINDS."""
     trained_share: TrainedShare
     halving_saved: Saved
+    slot_hours: float = 0.0
+    """For which trials held a slot, in all sessions."""
+    cost: float | None = None
+    """Of these, in the money of the search's `price`; None without one."""
     best: Best | None
     frontier: tuple[Unbeaten, ...]
     interrupted: bool
+    metric: Metric = "mean_f1"
+    """That the best is the best by."""
     signal: str | None = None
     """What interrupted it: SIGINT is Ctrl-C."""
 
@@ -81,14 +89,27 @@ class Summary(Document):
         return self.model_copy(update={name: getattr(other, name) for name in names})
 
 
-def summarise(records: Sequence[Record], budget: Budget, session: Session, *, before: Sequence[Record] = ()) -> Summary:
+def slot_hours(records: Iterable[Record]) -> float:
+    """For which trials held a slot, in all searches of a run; of those that a killed search left, as far as known."""
+    return sum(record.seconds or 0.0 for record in records if record.fate != "over_budget") / 3600
+
+
+def summarise(
+    records: Sequence[Record],
+    budget: Budget,
+    session: Session,
+    *,
+    before: Sequence[Record] = (),
+    price: float | None = None,
+) -> Summary:
     """What a search came to.
 
     Args:
         records: all trials of a run.
         before: the same when the session began.
+        price: of an hour of one slot.
     """
-    ahead, epochs = frontier(records, budget), _epochs(records)
+    ahead, epochs, hours = frontier(records, budget), _epochs(records), slot_hours(records)
     return Summary(
         trials=Counter(r.fate for r in records),
         epochs=len(epochs),
@@ -100,12 +121,21 @@ def summarise(records: Sequence[Record], budget: Budget, session: Session, *, be
             all=trained_share(records), warm=trained_share(r for r in records if r.spent["start"] == 0)
         ),
         halving_saved=halving_saved(records),
-        best=Best(number=ahead[-1].number, mean_f1=ahead[-1].mean_f1) if ahead else None,
+        slot_hours=round(hours, 4),
+        cost=None if price is None else round(price * hours, 2),
+        best=Best(number=ahead[-1].number, mean_f1=ahead[-1].mean_f1, score=ahead[-1].score) if ahead else None,
         frontier=tuple(
-            Unbeaten(number=r.number, mean_f1=r.mean_f1, weights_bytes=r.weights_bytes, bundle_bytes=r.bundle_bytes)
+            Unbeaten(
+                number=r.number,
+                mean_f1=r.mean_f1,
+                score=r.score,
+                weights_bytes=r.weights_bytes,
+                bundle_bytes=r.bundle_bytes,
+            )
             for r in ahead
         ),
         interrupted=session.signal is not None,
+        metric=next((record.metric for record in records if record.curve), "mean_f1"),
         signal=session.signal,
     )
 

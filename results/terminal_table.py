@@ -95,8 +95,8 @@ def terminal(
 
 def _best(records: Sequence[Record]) -> Record | None:
     """The trial that a refit would choose: the highest score inside the budget, the smallest of equal ones."""
-    able = [r for r in records if r.fate in SCORED and r.mean_f1 is not None and r.margin_bytes >= 0]
-    return max(able, key=lambda r: (r.mean_f1 or 0.0, r.margin_bytes, -r.number), default=None)
+    able = [r for r in records if r.fate in SCORED and r.score is not None and r.margin_bytes >= 0]
+    return max(able, key=lambda r: (r.score or 0.0, r.margin_bytes, -r.number), default=None)
 
 
 def _without_idle(rows: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
@@ -118,10 +118,10 @@ def _without_idle(rows: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame
 
 
 def _by_importance(rows: pd.DataFrame, records: Sequence[Record], names: list[str]) -> list[str]:
-    scored = [place for place in rows.index if records[place].mean_f1 is not None]
+    scored = [place for place in rows.index if records[place].score is not None]
     looked_at = rows.loc[scored, names]
     columns = {name: [None if value != value else value for value in looked_at[name]] for name in names}
-    return list(explained(columns, [records[place].mean_f1 or 0.0 for place in scored]))
+    return list(explained(columns, [records[place].score or 0.0 for place in scored]))
 
 
 def _cells(name: str, values: pd.Series[Any], baselines: Sequence[Baseline]) -> list[str]:
@@ -220,7 +220,7 @@ def _footer(
     yield f"{len(records)} trial{'s' * (len(records) != 1)}" + (f": {fates}" if records else "")
     if best is not None:
         yield (
-            f"{BEST} best: trial {best.number}, mean_f1 {table.cell('mean_f1', best.mean_f1)}, "
+            f"{BEST} best: trial {best.number}, {best.metric} {table.cell(best.metric, best.score)}, "
             f"{table.cell('weights_bytes', best.weights_bytes)} MiB"
         )
     if baselines:

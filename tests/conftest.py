@@ -13,7 +13,19 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from object_storage import google, gs, proxy, requests, s3, server, url  # noqa: F401 - fixtures
+from object_storage import (  # noqa: F401 - fixtures
+    abfss,
+    azurite,
+    google,
+    gs,
+    proxy,
+    requests,
+    s3,
+    s3rver,
+    s3rver_server,
+    server,
+    url,
+)
 
 from captune.data_prep.demo import draw
 from captune.data_prep.store import PreparedData, prepare
@@ -70,7 +82,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         place = getattr(item, "callspec", None) and item.callspec.params.get("url")  # type: ignore[attr-defined]
-        if {"server", "google"} & set(getattr(item, "fixturenames", ())) or place in ("s3", "gs"):
+        servers = {"server", "s3rver_server", "google", "azurite"}
+        if servers & set(getattr(item, "fixturenames", ())) or place not in (None, "file"):
             item.add_marker(pytest.mark.slow)
     if loaded := HEAVY & sys.modules.keys():
         raise pytest.UsageError(f"collecting the tests loads {', '.join(sorted(loaded))}: import it inside the test")

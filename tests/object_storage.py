@@ -1,16 +1,15 @@
-"""Servers of S3 and Google Cloud Storage on this machine, what that of S3 is asked, and a proxy before it that fails as
-it is told to: fixtures.
-"""
+"""Servers of object storage on this machine, what moto is asked, and a proxy before it that fails as it is told to."""
 
 import logging
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -18,6 +17,10 @@ import pytest
 
 from captune.cluster.object_storage.addresses import StorageError
 
+NODE_MODULES = Path(__file__).parent / "javascript" / "node_modules"
+AZURITE_KEY = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # of every Azurite
+)
 NEVER = 3600.0  # seconds between the looks of a mirror that looks only when it is told to
 
 
@@ -170,7 +173,69 @@ def gs(google: str, tmp_path: Path) -> str:
     return f"gs://anonymous@bucket/{tmp_path.name}?endpoint_override={google}&scheme=http"
 
 
-@pytest.fixture(params=["s3", "gs", "file"])
+@contextmanager
+def _by_node(script: str, *arguments: object) -> Iterator[str]:
+    """host:port of a server that Node runs."""
+    node, path = shutil.which("node"), NODE_MODULES / script
+    if node is None:
+        pytest.skip("Node is not installed")
+    if not path.exists():
+        pytest.skip(f"{path.parts[-3]} is not installed: `make tests/javascript/node_modules` does it, azurite by hand")
+    # s3rver asks OpenSSL for a cipher that left its defaults.
+    command = [node, "--openssl-legacy-provider", path, *arguments]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    try:
+        listening = (re.search(r"listen\w* on \S*(127\.0\.0\.1:\d+)", line) for line in process.stdout)
+        address = next(match[1] for match in listening if match is not None)
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def s3rver_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """host:port of an S3 server that knows no checksums behind the content, with the bucket `bucket`."""
+    folder = tmp_path_factory.mktemp("s3rver")
+    arguments = ("--silent", "--no-vhost-buckets", "-d", folder, "-a", "127.0.0.1", "-p", 0)
+    with _by_node("s3rver/bin/s3rver.js", *arguments, "--configure-bucket", "bucket") as address:
+        yield address
+
+
+@pytest.fixture
+def s3rver(s3rver_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "S3RVER")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    return f"s3://bucket/{tmp_path.name}?endpoint_override={s3rver_server}&scheme=http"
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[str]:
+    """host:port of a server of Azure Blob Storage with the container `bucket`."""
+    from pyarrow.fs import AzureFileSystem
+
+    script = "azurite/dist/src/blob/main.js"
+    with _by_node(
+        script, "--blobPort", 0, "--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"
+    ) as address:
+        options = dict.fromkeys(("blob_storage_authority", "dfs_storage_authority"), address)
+        options |= dict.fromkeys(("blob_storage_scheme", "dfs_storage_scheme"), "http")
+        AzureFileSystem("devstoreaccount1", account_key=AZURITE_KEY, **options).create_dir("bucket")
+        yield address
+
+
+@pytest.fixture
+def abfss(azurite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AZURE_STORAGE_KEY", AZURITE_KEY)
+    account = "devstoreaccount1.dfs.core.windows.net"
+    return f"abfss://bucket@{account}/{tmp_path.name}?endpoint_override={azurite}&scheme=http"
+
+
+@pytest.fixture(params=["s3", "s3rver", "gs", "abfss", "file"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty place, once on each server and once on the disk."""
     if request.param == "file":

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from object_storage import NEVER, Proxy, Requests, files_in, refusal
 
 from captune.cluster.object_storage.addresses import StorageError
-from captune.cluster.object_storage.mirror import Mirror, _journal, _owner, _Pieces, fetch_run, is_written
+from captune.cluster.object_storage.mirror import Mirror, _Pieces
 from captune.cluster.object_storage.remote_folder import RemoteFolder
+from captune.cluster.object_storage.run_at_address import fetch_run, is_written, journal_pieces, owner_of
 
 
 @pytest.fixture
@@ -115,9 +116,9 @@ def test_run_without_a_journal_is_mirrored(url: str, run: Path, tmp_path: Path) 
 
 def journal_at(url: str) -> bytes:
     remote = RemoteFolder(url)
-    owner = _owner(remote)
+    owner = owner_of(remote)
     assert owner is not None
-    return b"".join(_journal(remote, owner["id"]))
+    return b"".join(journal_pieces(remote, owner["id"]))
 
 
 @settings(max_examples=40, deadline=None)
@@ -332,7 +333,7 @@ def test_driver_that_is_silent_writes_no_more(url: str, run: Path, monkeypatch: 
         monkeypatch.setattr("captune.cluster.object_storage.mirror.SIGN_SECONDS", 0.0)
         mirror._attempt()
         assert remote.read("sign.json") != sign
-        monkeypatch.setattr("captune.cluster.object_storage.mirror.SILENT_SECONDS", 0.0)
+        monkeypatch.setattr("captune.cluster.object_storage.run_at_address.SILENT_SECONDS", 0.0)
         assert not is_written(url), "killed, or without a network"
         monkeypatch.undo()
     for damaged in (b"", b"[]", b'{"id": 3}', b"\xff"):

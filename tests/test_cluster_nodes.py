@@ -149,11 +149,13 @@ def test_status_shows_nodes_and_trials(nodes: Nodes, data: PreparedData, tmp_pat
     search = Search(tmp_path, data, 2, seconds=4.0, settings=shares)
     process = search.start(nodes.address)
     until(lambda: search.run.journal.exists() and running(search) == 2)
-    rows = json.loads(captune("cluster", "status", "--address", nodes.address, "--json").out)
+    told = json.loads(captune("cluster", "status", "--address", nodes.address, "--json").out)
     process.terminate()
     assert search.finish(process)["interrupted"]  # a scheduler's signal ends a search as Ctrl-C does
-    busy = max(rows, key=lambda row: row["trials"])
+    busy = max(told["nodes"], key=lambda row: row["trials"])
     assert (busy["trials"], busy["gpus"], busy["gpus_taken"], busy["cpus_taken"]) == (2, 1, 1, 1)
+    (alone,) = told["searches"]
+    assert (alone["run"], alone["held"], alone["slots"]) == (str(search.run.path), 2, 2)
 
 
 def test_what_limits_a_search_is_said() -> None:

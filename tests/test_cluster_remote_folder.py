@@ -4,18 +4,20 @@ import os
 import pickle
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-from object_storage import Proxy, end, files_in, python, refusal
+from object_storage import AZURITE_KEY, Proxy, end, files_in, python, refusal
 
 from captune.cluster.object_storage import addresses
 from captune.cluster.object_storage import remote_folder as storage
 from captune.cluster.object_storage.addresses import StorageError, is_url, join
+from captune.cluster.object_storage.data_cache import upload_data
 from captune.cluster.object_storage.remote_folder import RemoteFolder
+from captune.data_prep.store import PreparedData
 from captune.files import is_leftover
 
 # Addresses
@@ -45,6 +47,9 @@ def test_joined_address_is_the_folder_of_that_name(url: str) -> None:
         ("/a/path", "s3://"),
         ("s3://", "names no bucket"),
         ("s3:///folder", "names no bucket"),
+        ("abfss://account.dfs.core.windows.net/k", "names no container"),
+        ("abfss://b@account/k", "names no container"),
+        ("abfss://b@account.dfs.core.windows.net/k?region=x", "those of abfss:// are endpoint_override, scheme"),
         ("file://", "names no folder"),
         ("file://host/folder", "names no folder"),
         ("s3://b/k?conect_timeout=1", "unknown option 'conect_timeout'"),
@@ -57,7 +62,7 @@ def test_what_is_no_address_is_refused_before_anything_is_connected(bad: str, re
     assert reason in refusal(lambda: RemoteFolder(bad), 0.5)
 
 
-@pytest.mark.parametrize("address", ["s3://id:hush@b/k", "s3://hush@b/k", "gs://id:hush@b/k"])
+@pytest.mark.parametrize("address", ["s3://id:hush@b/k", "s3://hush@b/k", "gs://id:hush@b/k", "abfss://b:hush@a/k"])
 def test_credentials_in_an_address_are_refused_and_not_repeated(address: str) -> None:
     assert "hush" not in refusal(lambda: RemoteFolder(address))
 
@@ -220,15 +225,12 @@ def test_killed_upload_leaves_what_was_there_before(url: str, tmp_path: Path) ->
     (tmp_path / "large").write_bytes(bytes(40 << 20))
     code = """if True:
         import sys, os, signal, pathlib, captune.cluster.object_storage.remote_folder as s
-        whole = s._copy
-        s._BLOCK = 6 << 20
-        class Stream:
-            def __init__(self, stream): self.stream, self.blocks = stream, 0
-            def write(self, block):
-                self.stream.write(block)
-                self.blocks += 1
-                if self.blocks == 3: os.kill(os.getpid(), signal.SIGKILL)
-        s._copy = lambda local, stream: whole(local, Stream(stream))
+        whole = s.blocks_of
+        def blocks(local):
+            for number, block in enumerate(whole(local)):
+                if number == 3: os.kill(os.getpid(), signal.SIGKILL)
+                yield block
+        s.blocks_of = blocks
         s.RemoteFolder(sys.argv[1]).upload(pathlib.Path(sys.argv[2]), "x")
     """
     process = python(code, url, tmp_path / "large")
@@ -243,14 +245,49 @@ def test_upload_that_fails_leaves_no_half_of_the_file(
 ) -> None:
     (tmp_path / "x").write_bytes(b"content")
 
-    def half(local: Path, stream: SimpleNamespace) -> None:
-        stream.write(b"con")
+    def half(local: Path) -> Iterator[bytes]:
+        yield b"con"
         raise StorageError(f"{local} cannot be read: bad sector")
 
-    monkeypatch.setattr(storage, "_copy", half)
+    monkeypatch.setattr(storage, "blocks_of", half)
     assert "bad sector" in refusal(lambda: RemoteFolder(url).upload(tmp_path / "x", "x"))
     assert RemoteFolder(url).read("x") is None
     assert RemoteFolder(url).list() == {}
+
+
+@pytest.mark.parametrize(
+    ("stored", "way_out"),
+    [
+        (b"5\r\nhello\r\n0\r\nx-amz-checksum-crc64nvme:M3eFcAZSQlc=\r\n\r\n", "AWS_REQUEST_CHECKSUM_CALCULATION"),
+        (b"5;chunk-signature=ad80\r\nhello\r\n0\r\n\r\n", "AWS_REQUEST_CHECKSUM_CALCULATION"),
+        (b"jello", "end what else writes there"),
+        (b"hell", "end what else writes there"),
+        (b"", "end what else writes there"),
+    ],
+)
+def test_storage_that_makes_something_else_of_a_file_is_told(
+    s3: str, stored: bytes, way_out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = RemoteFolder._write
+
+    def garbled(remote: RemoteFolder, name: str, blocks: Iterator[bytes]) -> tuple[int, bytes]:
+        write(remote, name, iter([stored]))
+        return 5, b"".join(blocks)
+
+    monkeypatch.setattr(RemoteFolder, "_write", garbled)
+    message = refusal(lambda: RemoteFolder(s3).write("x", b"hello"))
+    assert way_out in message and f"{len(stored)} bytes" in message
+    assert RemoteFolder(s3).exists("x") != ("AWS" in way_out), "what another process may have written stays"
+
+
+def test_server_that_stores_checksums_with_the_content_gets_no_data_set(
+    s3rver: str, captions_data: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_REQUEST_CHECKSUM_CALCULATION")
+    addresses._connected.cache_clear()
+    assert "AWS_REQUEST_CHECKSUM_CALCULATION=when_required" in refusal(lambda: upload_data(captions_data.path, s3rver))
+    assert RemoteFolder(s3rver).list() == {}
+    addresses._connected.cache_clear()
 
 
 def test_full_disk_is_told_as_the_disks_fault(url: str, tmp_path: Path) -> None:
@@ -273,29 +310,57 @@ def test_full_disk_is_told_as_the_disks_fault(url: str, tmp_path: Path) -> None:
 # What cannot be reached
 
 
-def test_port_where_nothing_listens_is_told_in_seconds() -> None:
+def test_port_where_nothing_listens_is_told_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_KEY", AZURITE_KEY)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
-        for scheme in ("s3", "gs"):
-            remote = RemoteFolder(
-                f"{scheme}://{'' if scheme == 's3' else 'anonymous@'}b/k?endpoint_override={address}&scheme=http"
-            )
+        for bucket in ("s3://b", "gs://anonymous@b", "abfss://b@account.dfs.core.windows.net"):
+            remote = RemoteFolder(f"{bucket}/k?endpoint_override={address}&scheme=http")
             message = refusal(lambda remote=remote: remote.read("x"))  # type: ignore[misc]
-            assert f"{scheme}://b cannot be reached at {address}" in message
+            assert f"{bucket.replace('anonymous@', '')} cannot be reached at {address}" in message
             assert "connect" in message
 
 
-def test_server_that_never_answers_is_told_in_seconds() -> None:
+@pytest.mark.parametrize("bucket", ["s3://b", "abfss://b@account.dfs.core.windows.net"])
+def test_server_that_never_answers_is_told_in_seconds(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_KEY", AZURITE_KEY)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        remote = RemoteFolder(f"s3://b/k?endpoint_override={address}&scheme=http")
+        remote = RemoteFolder(f"{bucket}/k?endpoint_override={address}&scheme=http")
         assert "cannot be reached" in refusal(lambda: remote.list())
 
 
-def test_host_that_does_not_exist_is_told_in_seconds() -> None:
+def test_host_that_does_not_exist_is_told_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_KEY", AZURITE_KEY)
     remote = RemoteFolder("s3://b/k?endpoint_override=nowhere.invalid")
     assert "cannot be reached at nowhere.invalid" in refusal(lambda: remote.write("x", b""))
+    account = RemoteFolder("abfss://b@account.nowhere.invalid/k")
+    assert "abfss://b@account.nowhere.invalid cannot be reached" in refusal(account.list)
+
+
+@pytest.mark.parametrize(("key", "message"), [("", "needs credentials: set AZURE_STORAGE_KEY"), ("*", "is not Base64")])
+def test_credentials_with_which_the_library_would_end_the_process_are_refused(
+    key: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_KEY", key)
+    assert message in refusal(RemoteFolder("abfss://b@account.dfs.core.windows.net/k").list, 0.5)
+
+
+def test_token_of_azure_is_not_repeated() -> None:
+    error = OSError(
+        "GetProperties for 'https://account.blob.core.windows.net/b?sv=1&sig=hush' failed. Azure Error: [] 403"
+    )
+    message = addresses.reason("abfss://b@account.dfs.core.windows.net/k", error)
+    assert "hush" not in message and "AZURE_STORAGE_SAS_TOKEN" in message
+
+
+def test_missing_container_and_wrong_key_of_azure_are_told(abfss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "there is no container 'none'" in refusal(RemoteFolder(abfss.replace("bucket@", "none@")).list)
+    monkeypatch.setenv("AZURE_STORAGE_KEY", "AAAA")
+    addresses._connected.cache_clear()
+    assert "set AZURE_STORAGE_KEY" in refusal(RemoteFolder(abfss).list)
+    addresses._connected.cache_clear()
 
 
 def test_server_that_goes_away_is_told_in_seconds(s3: str, server: str, proxy: Proxy) -> None:

@@ -426,10 +426,10 @@ def test_what_is_no_folder_or_not_there_is_no_bundle(tmp_path: Path) -> None:
 # Manifests that are whole but wrong
 
 
-@pytest.mark.parametrize("number", [1, 4, 0, None, "2", [2]])
+@pytest.mark.parametrize("number", [1, 5, 0, None, "2", [2]])
 def test_other_format_is_refused_with_both_numbers_and_what_to_do(copy: Path, number: Any) -> None:
     rewritten(copy, format=number)
-    assert f"format {number!r}, this captune reads formats 2 and 3; use a matching version" in refused(copy)
+    assert f"format {number!r}, this captune reads formats 2 to 4; use a matching version" in refused(copy)
 
 
 def test_bundle_of_the_format_before_has_a_threshold_and_no_calibration(copy: Path) -> None:
@@ -457,7 +457,7 @@ def test_bundle_of_the_first_format_is_refused_by_its_format_though_all_else_dif
     manifest["sha256"] = {name: digest(tmp_path / name) for name in ("weights.safetensors", "vocabulary.json")}
     manifest["sha256"]["bundle.json"] = _own_sum(manifest)
     (tmp_path / "bundle.json").write_text(json.dumps(manifest))
-    assert "bundle format 1, this captune reads formats 2 and 3" in refused(tmp_path)
+    assert "bundle format 1, this captune reads formats 2 to 4" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "other.bin", "", ".", "weights.safetensors/x"])

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from captune.model.f1 import f1_per_example
 from captune.model.metrics import (
     Epoch,
     bootstrap_interval,
     expected_calibration_error,
-    f1_per_example,
     mean_average_precision,
     score,
 )

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from captune.model.metrics import expected_calibration_error, f1_per_example
+from captune.model.f1 import f1_per_example
+from captune.model.metrics import expected_calibration_error
 from captune.model.rule import RULES, VALUES, DecisionRule, RuleKind, cross_fitted, expected_f1, fit_rule
 
 CASES = st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 9))

@@ -65,6 +65,7 @@ def test_storage_has_the_private_attributes_of_its_instances(run: RunFolder) -> 
 
 def test_the_callers_own_optuna_is_as_it_was(run: RunFolder) -> None:
     """In a process of its own: imports of other tests would hide what an import changes."""
+    study_of(run)
     code = (
         "import optuna, pathlib, sys; from optuna.storages.journal import _storage as s\n"
         "def state(): return (s.json_to_distribution, s.JournalStorage._sync_with_backend,"

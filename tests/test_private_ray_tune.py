@@ -15,7 +15,10 @@ pytestmark = pytest.mark.cluster  # imports Ray, starts none of it
 ATTRIBUTES = [
     ("ray.air.execution._internal.actor_manager", "RayActorManager._actor_task_failed"),
     ("ray.air.execution._internal.actor_manager", "RayActorManager.is_actor_started"),
+    ("ray.air.execution._internal.actor_manager", "RayActorManager.num_total_actors"),
+    ("ray.air.execution._internal.actor_manager", "RayActorManager.next"),
     ("ray.tune.execution.tune_controller", "TuneController._maybe_cache_trial_actor"),
+    ("ray.tune.execution.tune_controller", "TuneController._cleanup_cached_actors"),
     ("ray.tune.execution.tune_controller", "TuneController.get_trials"),
     ("ray.tune.progress_reporter", "TrialProgressCallback.on_trial_complete"),
     ("ray.tune.progress_reporter", "TrialProgressCallback.log_result"),
@@ -25,6 +28,7 @@ ATTRIBUTES = [
 OF_A_CONTROLLER = (
     "_stopped_trials",
     "_failed_trials",
+    "_pending_trials",
     "_trials",
     "_trials_to_cache",
     "_trial_to_actor",
@@ -75,6 +79,7 @@ def test_nothing_else_of_tuner_takes_what_is_private_of_ray() -> None:
         "_stopped_trials",
         "_trials_to_cache",
         "_trial_to_actor",
+        "_cleanup_cached_actors",
         "ray_actor",
         "pickled_error_file",
     )

@@ -51,6 +51,9 @@ def scores_on_test(labels: int = 2) -> TestScores:
     return TestScores(0, 0.81, 0.78, 0.84, 0.8, 0.7, 0.0123, 400, 390, per_label, (0.81, 0.79), 1_000_000, 1_100_000)
 
 
+AVERAGED = dataclasses.replace(scores_on_test(), members=(0, 4), validation=0.5123, weights_bytes=2 * 2**20)
+
+
 def analysis(labels: int = 2, text: str = "a dog", picture: str = "") -> ErrorAnalysis:
     example = Example(
         row=7, image_id=text, caption=text, true=(0,), given=(1,), f1=0.0, doubt=Doubt(label=1, probability=0.9),
@@ -97,6 +100,11 @@ CASES = {
     ),
     "refit by an earlier captune": facts(trial(0, 0.5), test=scores_on_test()),
     "refit": facts(trial(0, 0.5), test=scores_on_test(), analysis=analysis(picture="AAAA")),
+    "an average": facts(trial(0, 0.5), trial(4, 0.49), test=AVERAGED, analysis=analysis()),
+    "confirmed by other seeds": facts(
+        trial(0, 0.5), test=dataclasses.replace(scores_on_test(), confirmed="By other seeds it is best."),
+        analysis=analysis(),
+    ),
     "a thousand labels": facts(trial(0, 0.5), test=scores_on_test(1000), analysis=analysis(1000)),
 }  # fmt: skip
 
@@ -182,6 +190,13 @@ def test_score_below_what_is_had_for_nothing_is_called_so() -> None:
     assert "held against 400 test rows" in said and "0.7800 to 0.8400" in said
 
 
+def test_winner_that_is_an_average_names_its_trials_and_has_the_size_of_all() -> None:
+    said = " ".join(sentences(CASES["an average"]))
+    assert "shipped as the average of trials 0, 4, chosen on validation, where they have mean F1 0.5123" in said
+    assert "take 2.00 MiB, 20 % of the budget" in said
+    assert "By other seeds it is best." in sentences(CASES["confirmed by other seeds"])
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_there_are_ten_sentences_at_most_and_each_is_one(case: str) -> None:
     said = sentences(CASES[case])
@@ -234,3 +249,11 @@ def test_page_of_long_captions_and_pictures_stays_below_two_megabytes() -> None:
     many = example.model_copy(update={kind: getattr(example, kind) * 12 for kind in ("right", "worst", "suspects")})
     trials = [trial(number, 0.5 + number / 10_000, fate="stopped") for number in range(2000)]
     assert len(page(facts(*trials, test=scores_on_test(1000), analysis=many)).encode()) < 2 * 2**20
+
+
+def test_answer_is_in_the_metric_and_the_money_of_the_search() -> None:
+    curve = (epoch(1, 0.5, map=0.9, micro_f1=0.7, metric="micro_f1", standard_error=0.01),)
+    best = record(0, curve=curve, best_epoch=1, mean_f1=0.5, seconds=7200.0)
+    search = dataclasses.replace(SEARCH, metric="micro_f1", price=2.5)
+    said = " ".join(sentences(Facts(search, (best,), {0: (0.0, 7200.0)}, Importance({}, 1), (), False)))
+    assert "micro F1 0.7000" in said and "2.00 slot hours, which cost 5.00 at 2.5 each" in said

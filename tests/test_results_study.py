@@ -290,10 +290,12 @@ def test_reader_in_another_process_sees_a_search_that_writes_on(run: RunFolder) 
     assert len(load_records(run)) == 2
 
 
-def test_run_before_its_first_trial_has_no_records(run: RunFolder) -> None:
-    assert load_records(run) == []
-    run.journal.touch()
-    assert load_records(run) == []
+def test_run_before_its_first_trial_has_no_records_and_one_without_a_study_is_told(run: RunFolder) -> None:
+    for make in (lambda: None, run.journal.touch):
+        make()
+        with run.writing():
+            assert load_records(run) == []
+        refused(lambda: load_records(run), "no study in study.journal", "captune resume", error=RunError)
     new_study(run)
     assert load_records(run) == []
 
@@ -382,7 +384,7 @@ def test_attribute_that_no_search_writes_is_refused_in_one_line(run: RunFolder) 
 
 def test_study_of_another_name_is_not_ours(run: RunFolder) -> None:
     optuna.create_study(study_name="other", storage=open_storage(run, wait=pytest.fail)).ask()
-    assert load_records(run) == []
+    refused(lambda: load_records(run), "no study in study.journal", error=RunError)
 
 
 def test_whole_configuration_survives_the_journal(run: RunFolder) -> None:

@@ -63,8 +63,11 @@ def test_summary_counts_an_epoch_once_and_is_json(tmp_path: Path) -> None:
         "busy_seconds": {
             "start": 0.0, "data": 1.0, "compile": 3.0, "train": 4.0, "evaluate": 2.0, "checkpoint": 0.0
         },
-        "best": {"number": 1, "mean_f1": 0.7},
-        "frontier": [{"number": 1, "mean_f1": 0.7, "weights_bytes": 101, "bundle_bytes": 200}],
+        "best": {"number": 1, "mean_f1": 0.7, "score": 0.7},
+        "frontier": [{"number": 1, "mean_f1": 0.7, "score": 0.7, "weights_bytes": 101, "bundle_bytes": 200}],
+        "metric": "mean_f1",
+        "slot_hours": 0.0056,
+        "cost": None,
         "interrupted": True,
         "signal": "SIGTERM",
     }  # fmt: skip
@@ -113,3 +116,10 @@ def test_warm_share_leaves_the_first_trial_of_each_worker_out() -> None:
     found = summarise([first, record(1, [0.5, 0.6])], Budget(), Session(1, 30.0))
     assert (found.trained_share.all, found.trained_share.warm) == (0.4, 0.6)
     assert found.busy_seconds["start"] == pytest.approx(4.0)
+
+
+def test_cost_is_that_of_the_time_for_which_trials_held_slots() -> None:
+    records = [record(0, [0.5], seconds=5400.0), record(1, [0.5], seconds=1800.0), record(2, [], fate="over_budget")]
+    priced = summarise(records, Budget(10**9), Session(2, 3600.0), price=2.5)
+    assert (priced.slot_hours, priced.cost) == (2.0, 5.0)
+    assert summarise(records, Budget(10**9), Session(2, 3600.0)).cost is None

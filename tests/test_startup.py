@@ -58,9 +58,8 @@ def test_verb_that_computes_nothing_loads_neither_framework_nor_ray(arguments: l
     assert loaded_by(*arguments).isdisjoint({"tensorflow", "keras", "ray", "optuna", "pandas", "nltk"})
 
 
-def test_trials_of_a_folder_loads_neither_framework_nor_ray(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{}")
-    assert loaded_by("trials", str(tmp_path)).isdisjoint({"tensorflow", "keras", "ray", "nltk"})
+def test_trials_of_a_folder_loads_neither_framework_nor_ray(old: Path) -> None:
+    assert loaded_by("trials", str(old / "run")).isdisjoint({"tensorflow", "keras", "ray", "nltk"})
 
 
 def test_size_of_what_does_not_fit_loads_nothing_heavy() -> None:

@@ -157,3 +157,10 @@ def test_trials_that_are_shown_and_those_that_are_counted_are_all(trials: list[R
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.9, "0:59"), (3599, "59:59"), (90_061, "25:01:01")])
 def test_clock_is_read_as_people_write_it(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+def test_price_so_far_stands_beside_the_slots_and_the_score_has_its_name() -> None:
+    rest = lines(search(slot_hours=1.5, price=2.5, metric="macro_f1"))
+    assert "best macro F1 0.8123, 4.21 MiB, trial 7" in rest
+    assert "2 of 2 slots, 1.50 slot hours, 3.75 at 2.5" in rest
+    assert "2 of 2 slots, 1.50 slot hours" in lines(search(slot_hours=1.5))

@@ -27,6 +27,7 @@ from captune.tuner.decisions.gate import Gate
 from captune.tuner.decisions.halving import Rungs
 from captune.tuner.decisions.progress import Best, RunningTrial
 from captune.tuner.decisions.recovery import recover
+from captune.tuner.decisions.steering import enqueue
 from captune.tuner.decisions.trial_events import (
     Assignment,
     Completed,
@@ -654,6 +655,36 @@ def test_no_more_trials_are_handed_out_than_there_is_room_for(search: Search) ->
     assert isinstance(directed.next("d"), Wait) and "no node is left" in str(directed.director.waiting)
 
 
+def test_search_holds_no_more_than_its_share_and_tells_what_it_would_hold_alone(search: Search) -> None:
+    directed = search.direct(trials=5)
+    directed.director.room = Room(slots=3, nodes=1)
+    assert directed.director.wanted == 3
+    for name in "ab":
+        directed.start(name)
+    directed.director.share = 1  # another search has come
+    assert directed.next("c") == Wait() and directed.director.wanted == 3
+    directed.finish("a")
+    assert directed.next("c") == Wait() and directed.director.slots == 1
+    directed.finish("b")
+    directed.start("c")
+    directed.finish("c")
+    assert directed.director.wanted == 2  # of five trials
+    directed.director.share = 0
+    assert isinstance(directed.next("d"), Wait) and "turn of another search" in str(directed.director.waiting)
+    directed.director.share = None
+    directed.start("d")
+    directed.start("e")
+    directed.finish("d")
+    assert directed.next("f") == Wait() and directed.director.wanted == 1
+
+
+def test_search_without_room_on_its_disk_wants_no_slot(search: Search) -> None:
+    directed = search.direct(min_free=10)
+    assert isinstance(directed.next("a", free_bytes=9), Wait) and directed.director.wanted == 0
+    directed.start("a")
+    assert directed.director.wanted == directed.director.room.slots
+
+
 def test_two_objectives_are_told_and_the_curve_is_kept(search: Search) -> None:
     directed = search.direct(objectives=2, trials=12)
     assert directed.use_up() == 12
@@ -846,3 +877,102 @@ def test_complaint_of_a_checkpoint_is_told_until_one_succeeds(search: Search) ->
     assert directed.director.complaint == "no checkpoint: the disk is full"
     directed.report("a", 2, 0.5)
     assert directed.director.complaint is None
+
+
+def test_configurations_of_a_request_come_before_the_samplers_own_and_once(search: Search) -> None:
+    directed = search.direct(trials=5)
+    chosen = [
+        {"text.embedding": 16, "train.learning_rate": 0.002},
+        {"text.embedding": 24, "train.learning_rate": 0.003},
+    ]
+    assert enqueue(directed.director.study, chosen, "first") == 2
+    assert enqueue(directed.director.study, chosen, "first") == 0
+    jobs = [directed.start(name) for name in "abc"]
+    assert [job.config.model.text.embedding for job in jobs[:2]] == [16, 24]  # type: ignore[union-attr]
+    resumed = search.direct(trials=5)
+    assert enqueue(resumed.director.study, chosen, "first") == 0
+    assert [resumed.start(name).config for name in "abc"] == [job.config for job in jobs]
+
+
+def test_request_is_granted_once_wherever_the_driver_was_killed(
+    search: Search, data: PreparedData, tmp_path: Path
+) -> None:
+    chosen = [{"text.embedding": size} for size in (16, 24)]
+    directed = search.direct(trials=4, dimensions=FOUR)
+    enqueue(directed.director.study, chosen, "first")
+    directed.start("a")
+    directed.finish("a")
+    directed.start("b")
+    lines = search.run.journal.read_bytes().splitlines(keepends=True)
+    for length in range(3, len(lines) + 1):
+        killed = Search(tmp_path / f"{length}", data)
+        killed.run.journal.write_bytes(b"".join(lines[:length]))
+        resumed = killed.direct(trials=4, dimensions=FOUR)
+        enqueue(resumed.director.study, chosen, "first")
+        resumed.use_up()
+        done = [r.config["text.embedding"] for r in killed.records if r.fate == "complete"]
+        assert sorted(done) == [8, 16, 24, 32], lines[length - 1]
+        assert set(done[:2]) == {16, 24}, lines[length - 1]
+
+
+@pytest.mark.parametrize("end", [DIED, FAILED, Completed(), Preempted(HERE)], ids=lambda end: type(end).__name__)
+def test_trial_that_a_person_ends_is_stopped_by_hand_however_its_worker_ends(search: Search, end: End) -> None:
+    directed = search.direct()
+    directed.start("scored")
+    directed.start("silent")
+    directed.report("scored", 1, 0.6)
+    assert (directed.director.drop(0), directed.director.drop(1)) == ("scored", "silent")
+    assert directed.director.drop(7) is None
+    assert not directed.report("scored", 2, 0.7)
+    for name in ("scored", "silent"):
+        directed.end(name, end)
+    assert [(r.fate, r.mean_f1, r.reason) for r in search.records] == [
+        ("stopped", 0.7, "by hand"),
+        ("stopped", None, "by hand"),
+    ]
+    assert directed.director.best == Best(0, 0.7, search.records[0].weights_bytes)
+    assert directed.director.drop(0) is None
+
+
+def test_trial_that_a_person_ended_stays_so_though_the_driver_was_killed(search: Search) -> None:
+    directed = search.direct(trials=1)
+    directed.start("a")
+    directed.report("a", 1, 0.6)
+    directed.director.drop(0)
+    resumed = search.direct(trials=1)
+    assert [(r.fate, r.mean_f1, r.reason) for r in search.records] == [("stopped", 0.6, "by hand")]
+    assert resumed.use_up() == 0
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_trial_that_a_person_ended_stays_so_though_the_search_ends(search: Search, resumable: bool) -> None:
+    directed = search.direct(trials=1)
+    directed.start("a")
+    directed.director.drop(0)
+    directed.director.close("interrupted", resumable=resumable)
+    assert [(r.fate, r.reason) for r in search.records] == [("stopped", "by hand")]
+
+
+def test_trials_are_cut_and_compared_by_the_metric_of_the_search(search: Search) -> None:
+    directed = search.direct()
+    directed.director.metric = "micro_f1"
+    assert {directed.start(name).metric for name in "ab"} == {"micro_f1"}
+    assert directed.report("a", 1, 0.2, micro_f1=0.7, metric="micro_f1")
+    assert not directed.report("b", 1, 0.9, micro_f1=0.3, metric="micro_f1")
+    directed.end("b", Completed())
+    directed.finish("a", 0.2, 0.1, micro_f1=0.7, metric="micro_f1")
+    first, second = search.records
+    assert (first.fate, first.score, first.mean_f1, first.best_epoch) == ("complete", 0.7, 0.2, 1)
+    assert (second.fate, second.score, second.mean_f1) == ("stopped", 0.3, 0.9)
+    assert search.in_study[0].value == 0.7
+    assert directed.director.best == Best(0, 0.7, first.weights_bytes)
+
+
+def test_slots_are_held_by_what_runs_and_what_has_ended(search: Search) -> None:
+    directed = search.direct()
+    directed.start("a")
+    directed.now = 10.0
+    directed.start("b")
+    directed.now = 30.0
+    directed.finish("a")
+    assert directed.director.seconds(40.0) == 30.0 + 30.0

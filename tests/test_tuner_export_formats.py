@@ -1,5 +1,6 @@
 """Networks with what is hard to convert, written in each format and answered by its runtime alone."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ SUMMED = ModelConfig(image=IMAGE, text=TEXT, fusion="summed", head_units=8)
 # EfficientNetV2B0 scales pictures by layers of its own, whose constants have to come along; it has a side of its own.
 PICTURES = ModelConfig(image=ImageConfig(backbone="EfficientNetV2B0", cut="last_map", units=0))
 WORDS = ModelConfig(text=TEXT.model_copy(update={"encoder": "gru", "wide": False}))
+# Members that read captions of other lengths, and words of other vocabularies.
+AVERAGE = (WORDS, WORDS.model_copy(update={"text": TEXT.model_copy(update={"max_tokens": 5, "vocabulary_size": 20})}))
 
 
 def bundle_of(config: ModelConfig, data: PreparedData, storage: Any) -> Any:
@@ -50,9 +53,25 @@ def bundle_of(config: ModelConfig, data: PreparedData, storage: Any) -> Any:
     return Bundle(network, config, DecisionRule(0.5), manifest.label_ids, manifest.label_names, vocabulary)
 
 
+def average_of(models: tuple[ModelConfig, ...], data: PreparedData, storage: Any) -> Any:
+    """The same of several networks whose calibrated probabilities are averaged."""
+    from captune.model.average import Average, Member
+    from captune.model.average_network import assembled
+
+    bundles = [bundle_of(model, data, storage) for model in models]
+    scales = (4.0, 2.5)
+    members = [Member(model=each.config, scale=scale) for each, scale in zip(bundles, scales, strict=True)]
+    average = Average(members=tuple(members))
+    network = assembled(average, [each.network.get_weights() for each in bundles])
+    return replace(bundles[0], network=network, config=average)
+
+
 @pytest.mark.parametrize(
     ("config", "name", "storage"),
     [
+        (AVERAGE, "savedmodel", "float32"),
+        (AVERAGE, "litert", "float32"),
+        (AVERAGE, "onnx", "int8"),
         (SUMMED, "savedmodel", "float32"),
         (SUMMED, "litert", "float32"),
         (SUMMED, "onnx", "int8"),
@@ -60,10 +79,10 @@ def bundle_of(config: ModelConfig, data: PreparedData, storage: Any) -> Any:
         (WORDS, "litert", "int8"),
         (WORDS, "onnx", "float32"),
     ],
-    ids=lambda part: part if isinstance(part, str) else part.modality,
+    ids=lambda part: part if isinstance(part, str) else "average" if isinstance(part, tuple) else part.modality,
 )
 def test_file_answers_as_the_network_it_was_made_of(
-    data: PreparedData, tmp_path: Path, config: ModelConfig, name: Any, storage: Any
+    data: PreparedData, tmp_path: Path, config: Any, name: Any, storage: Any
 ) -> None:
     from captune.model.bundle import measured_bytes
     from captune.model.size import size
@@ -73,7 +92,7 @@ def test_file_answers_as_the_network_it_was_made_of(
     form = FORMATS[name]
     for package in form.packages:
         pytest.importorskip(package, reason=f"no {package} here; pip install 'captune[{form.extra}]'")
-    bundle = bundle_of(config, data, storage)
+    bundle = (average_of if isinstance(config, tuple) else bundle_of)(config, data, storage)
     expected = probabilities_of_split(bundle, data, "test")
     assert expected.std() > 0.01, "answers that are all the same would show nothing"
     path = tmp_path / f"x{form.suffix}"

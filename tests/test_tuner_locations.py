@@ -19,7 +19,7 @@ from captune.cluster.object_storage.mirror import Mirror
 from captune.cluster.object_storage.remote_folder import RemoteFolder
 from captune.data_prep.store import PreparedData
 from captune.results.records import load_records
-from captune.results.run_folder import RunError
+from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import is_run, open_data, preparing, reading, refitting, searching
 
 
@@ -173,15 +173,127 @@ def test_half_a_winner_at_an_address_does_not_stand_in_the_way_of_the_next_refit
         assert run.proof.exists()
 
 
+# Copied by other tools
+
+
+def copied_down(url: str, folder: Path) -> Path:
+    """What a plain copy of all files below an address leaves on a disk."""
+    for name in RemoteFolder(url).list():
+        RemoteFolder(url).download(name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A run of this machine, as far as copying goes."""
+    folder = tmp_path / "run"
+    for name, text in {"run.json": "{}", "study.journal": "0\n", "summary.json": "{}", "lock": ""}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_copy_of_a_run_at_an_address_is_read_gone_on_with_and_refitted_on_a_disk(url: str, tmp_path: Path) -> None:
+    with searching(url, new=True) as (run, _):
+        run.path.mkdir()
+        run.settings.write_text("{}")
+        run.journal.write_text("0\n")
+    copy = str(copied_down(url, tmp_path / "a copy"))
+    with reading(copy) as run:
+        assert run.journal.read_text() == "0\n" and str(run).endswith("/a%20copy")
+    with searching(copy) as (run, _), run.journal.open("a") as journal:
+        journal.write("1\n")
+    with refitting(copy) as run:
+        assert run.journal.read_text() == "0\n1\n"
+        run.bundle.mkdir(parents=True)
+        run.proof.write_text("{}")
+    assert (tmp_path / "a copy" / "winner" / "proof.json").exists()
+    assert is_run(copy) and left_behind(tmp_path) == []
+
+
+def test_copy_of_a_run_folder_at_an_address_is_read_and_refitted_there(url: str, run_folder: Path) -> None:
+    RemoteFolder(url).upload(run_folder, "")
+    with reading(url) as run:
+        assert run.journal.read_text() == "0\n" and not run.is_written
+    with refitting(url) as run:
+        run.bundle.mkdir(parents=True)
+        run.proof.write_text("{}")
+    assert RemoteFolder(url).exists("winner/proof.json")
+    with pytest.raises(StorageError, match=r"is a copy of a run folder.* resume it there"), searching(url):
+        pass
+    assert RemoteFolder(url).read("study.journal") == b"0\n"
+
+
+@pytest.mark.parametrize("missing", ["owner.json", "study.journal"])
+def test_half_of_a_copied_run_is_told_by_what_it_lacks(url: str, missing: str, tmp_path: Path) -> None:
+    with searching(url, new=True) as (run, _):
+        run.path.mkdir()
+        run.settings.write_text("{}")
+        run.journal.write_text("0\n")
+        run.summary.write_text("{}")
+    RemoteFolder(url).remove("sign.json")
+    RemoteFolder(url).remove(missing)
+    for copy in (url, str(copied_down(url, tmp_path / "copy"))):
+        with pytest.raises((RunError, StorageError), match=f"(lacks|in) {missing}"), reading(copy) as run:
+            load_records(run)
+        with pytest.raises((RunError, StorageError), match=f"lacks {missing}"), searching(copy):
+            pass
+
+
+@pytest.mark.parametrize("content", ["", None])
+def test_run_folder_without_its_journal_is_told_and_resumed_where_no_trial_was_begun(
+    run_folder: Path, content: str | None
+) -> None:
+    run = RunFolder(run_folder)
+    run.journal.unlink()
+    if content is not None:
+        run.journal.write_text(content)
+    with pytest.raises(RunError, match=r"no study in study\.journal.*`captune resume"):
+        load_records(run)
+    with pytest.raises(RunError, match=r"lacks study\.journal"), searching(str(run_folder)):
+        pass
+    run.summary.unlink()
+    with searching(str(run_folder)), run.writing():
+        assert load_records(run) == []  # the search has just begun
+
+
+def test_journals_of_two_kinds_at_one_address_are_told(s3: str, run_folder: Path) -> None:
+    with searching(s3, new=True) as (run, _):
+        run.path.mkdir()
+        run.settings.write_text("{}")
+        run.journal.write_text("0\n")
+    RemoteFolder(s3).upload(run_folder, "")
+    with pytest.raises(StorageError, match="holds two journals"), reading(s3):
+        pass
+
+
+def test_owner_whose_journal_is_missing_is_told(url: str) -> None:
+    with searching(url, new=True) as (run, _):
+        run.path.mkdir()
+        run.settings.write_text("{}")
+        run.journal.write_text("0\n")
+    RemoteFolder(url).write("owner.json", b'{"id": "other"}')
+    with pytest.raises(StorageError, match=r"lacks the study\.journal that owner"), reading(url):
+        pass
+
+
 # The whole path
 
 
 @pytest.mark.slow
 @pytest.mark.cluster
+@pytest.mark.parametrize("server", ["gs", "s3rver"])
 def test_every_verb_works_on_addresses(
-    gs: str, drawn: Path, search_yaml: Path, captune: Captune, tmp_path: Path, cache: Path
+    server: str,
+    request: pytest.FixtureRequest,
+    drawn: Path,
+    search_yaml: Path,
+    captune: Captune,
+    tmp_path: Path,
+    cache: Path,
 ) -> None:
-    data, run = join(gs, "data"), join(gs, "run")
+    url = request.getfixturevalue(server)
+    data, run = join(url, "data"), join(url, "run")
 
     def done(*arguments: object) -> str:
         ran = captune(*arguments)
@@ -201,10 +313,13 @@ def test_every_verb_works_on_addresses(
     assert f"{run}/winner/bundle" in done("refit", run)
     assert captune("refit", run).code == 2  # test is read once
     proof = json.loads(RemoteFolder(run).read("winner/proof.json") or b"")
+    done("report", run, "--out", tmp_path / "report.html")
     done("export", run, "--to", tmp_path / "bundle")
     evaluated = json.loads(done("evaluate", tmp_path / "bundle", drawn / "train.csv", drawn / "images", "--json"))
     assert evaluated["examples"] == 120 and 0 < proof["test"]["mean_f1"] <= 1
-    warm = ("search", data, "--run", join(gs, "warm"), *settings, "--trials", 1, "--warm-start", run, "--dry-run")
+    copy = copied_down(run, tmp_path / "copy")
+    assert json.loads(done("trials", copy, "--format", "json")) == json.loads(done("trials", run, "--format", "json"))
+    warm = ("search", data, "--run", join(url, "warm"), *settings, "--trials", 1, "--warm-start", run, "--dry-run")
     assert done(*warm).startswith("budget")
     kept = {name.split("/")[1] for name in RemoteFolder(run).list("checkpoints")}
     assert len(kept) == 3  # of the best, as --keep has it

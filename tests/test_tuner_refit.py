@@ -27,6 +27,7 @@ from captune.model.size import Budget, size
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.space.dimensions import bind
+from captune.tuner.winner.plan import RefitPlan
 from captune.tuner.winner.proof import Proof, ProofError, check_bytes, probabilities_in_fresh_process
 from captune.tuner.winner.step import Step
 
@@ -146,7 +147,7 @@ def test_refit_on_a_cluster_is_refused_before_a_cluster_is_looked_for(winner: Ru
     from captune.tuner.winner.refit_on_cluster import refit_on_cluster
 
     with pytest.raises(RunError, match="move it away"):
-        refit_on_cluster("127.0.0.1:1", str(winner.path), None, 1, None, None, False, say=lambda line: None)
+        refit_on_cluster("127.0.0.1:1", str(winner.path), RefitPlan(), None, None, say=lambda line: None)
 
 
 def test_refit_begun_again_after_its_node_was_lost_finds_what_it_had_proved(winner: RunFolder) -> None:
@@ -154,9 +155,9 @@ def test_refit_begun_again_after_its_node_was_lost_finds_what_it_had_proved(winn
 
     proof = Proof.read(winner.proof)
     for trial in (None, proof.trial):
-        assert _refit_once(str(winner.path), trial, 1, False, 1, 0.0, say=lambda line: None) == proof
+        assert _refit_once(str(winner.path), RefitPlan(trial), 1, 0.0, say=lambda line: None) == proof
     with pytest.raises(RunError, match="move it away"):
-        _refit_once(str(winner.path), proof.trial + 1, 1, False, 1, 0.0, say=lambda line: None)
+        _refit_once(str(winner.path), RefitPlan(proof.trial + 1), 1, 0.0, say=lambda line: None)
 
 
 def test_bundle_that_answers_otherwise_is_not_kept(

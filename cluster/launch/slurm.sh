@@ -51,13 +51,17 @@ each=(srun --nodes="$nodes" --ntasks="$nodes" "${task[@]}")
 step=
 others=
 noticed=
-clean() {
-  status=$?
+# Else they wait a minute for a head that is gone.
+release() {
   if [ -n "$others" ]; then
-    # Else they wait a minute for a head that is gone.
     kill -TERM "$others" 2> /dev/null || true
     wait "$others" 2> /dev/null || true
+    others=
   fi
+}
+clean() {
+  status=$?
+  release
   rm -rf "$folder"
   if [ "$status" -eq 0 ] || [ "$noticed" ]; then
     "${each[@]}" rm -rf "$RAY_TMPDIR" || true
@@ -87,7 +91,7 @@ notice() {
   echo "SLURM ends the job soon; the search stops. To go on: sbatch the same file again" >&2
   # The search alone, as one that Ctrl-C ends: a signal to the step would end Ray under it.
   if [ -s "$folder/pid" ]; then
-    kill -INT "$(cat "$folder/pid")" || true
+    kill -INT "$(cat "$folder/pid")" 2> /dev/null || true
   elif [ -n "$step" ]; then
     kill -TERM "$step" || true
   else
@@ -109,12 +113,13 @@ srun --nodes=1 --ntasks=1 --nodelist="$head" "${task[@]}" \
   -- bash -c 'echo "$$" > "$1/pid"; shift; exec "$@"' search "$folder" "${search[@]}" &
 step=$!
 
+# The head's Ray takes seconds to end, in which the others can.
+while kill -0 "$step" 2> /dev/null; do
+  sleep 1
+  if [ -s "$folder/pid" ] && ! kill -0 "$(cat "$folder/pid")" 2> /dev/null; then release; fi
+done
 status=0
 wait "$step" || status=$?
-while kill -0 "$step" 2> /dev/null; do # a signal ends a wait, not the step
-  status=0
-  wait "$step" || status=$?
-done
 if [ "$status" -eq 0 ] && [ ! -s "$folder/pid" ]; then
   status=1 # Symmetric-run ends well even where it could not start Ray
 fi

@@ -217,7 +217,7 @@ def _complaint_about_folder(where: str, mark: str) -> str:
     name = f"{uuid4().hex}.tmp"  # other nodes write here in the same moment
     if is_url(where):
         try:
-            RemoteFolder(where).write(name, b"")
+            RemoteFolder(where).write(name, name.encode())
             RemoteFolder(where).remove(name)
         except StorageError as error:
             return f"cannot write {where}: {error}"

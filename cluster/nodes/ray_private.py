@@ -189,6 +189,37 @@ def nodes_of_actors(class_name: str) -> list[str]:
     return [actor["Address"]["NodeID"] for actor in living if class_name in str(actor.get("ActorClassName", ""))]
 
 
+def store(namespace: bytes, key: str, value: bytes) -> None:
+    """Keeps a value at the head of the cluster, in the place of an earlier one, for as long as there is the cluster."""
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(key, value, overwrite=True, namespace=namespace)
+
+
+def stored(namespace: bytes) -> dict[str, bytes]:
+    """What is kept in a namespace at the head, by key."""
+    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
+
+    values = {
+        key.decode(): _internal_kv_get(key, namespace=namespace) for key in _internal_kv_list("", namespace=namespace)
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def remove(namespace: bytes, key: str) -> None:
+    """Forgets what is kept under a key, if anything is."""
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    _internal_kv_del(key, namespace=namespace)
+
+
+def running_jobs() -> set[str]:
+    """Ids of the jobs whose drivers are connected."""
+    from ray._private.state import state
+
+    return {job["JobID"] for job in state.job_table() if not job["IsDead"]}
+
+
 def version_at(job_client: Any) -> str | None:
     """Of the Ray whose job server a client is connected to."""
     return job_client._server_ray_version

@@ -1,1 +1,1 @@
-"""Data sets and runs at s3:// and gs://."""
+"""Data sets and runs at s3://, gs:// and abfss://."""

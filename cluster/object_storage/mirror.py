@@ -1,11 +1,4 @@
-"""A run folder mirrored in object storage while it is searched, and brought back from there.
-
-A mirrored run holds what the run folder holds, but for three names:
-
-owner.json                       the driver that writes here: id, host, pid, time; a later one takes over
-sign.json                        its last sign of life: id, time
-study.journal/ID/00000001        the journal of owner ID in pieces of whole lines, as objects cannot be appended to
-"""
+"""A run folder mirrored in object storage while it is searched. What stands there: see `run_at_address`."""
 
 from __future__ import annotations
 
@@ -19,28 +12,24 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from captune.cluster.object_storage.addresses import StorageError
-from captune.cluster.object_storage.remote_folder import RemoteFolder, disk_faults
+from captune.cluster.object_storage.remote_folder import RemoteFolder
+from captune.cluster.object_storage.run_at_address import JOURNAL, NOT_MIRRORED, OWNER, SIGN, journal_pieces, owner_of
 from captune.errors import one_line
-from captune.files import written_aside
-from captune.reading import parsed_object
 
 PIECE_BYTES = 1 << 20  # of the journal: the piece that still grows is sent again with each change
-SIGN_SECONDS, SILENT_SECONDS = 60.0, 300.0
-"""Between two signs of life; and without one after which nobody writes any more, as clocks of machines may differ."""
-_OWNER, _SIGN, _JOURNAL, _SETTINGS = "owner.json", "sign.json", "study.journal", "run.json"
-_NOT_MIRRORED = frozenset({"checkpoints", "lock", _OWNER, _SIGN, _JOURNAL})
+SIGN_SECONDS = 60.0  # between two signs of life
 
 
 class Mirror:
     """Keeps a run folder mirrored at an address, from a thread of the driver that searches, until it is closed.
 
-    Everything but checkpoints/, lock and *.tmp is mirrored, removals too; of the journal whole lines only. What fails
-    does not end the search: it stands in `complaint` and is tried again.
+    Everything but checkpoints/, requests/, lock and *.tmp is mirrored, removals too; of the journal whole lines only.
+    What fails does not end the search: it stands in `complaint` and is tried again.
 
     Args:
         run: the run folder.
@@ -110,7 +99,7 @@ class Mirror:
             StorageError: that failed.
         """
         if self._end() and not self._lost():
-            for name in (*self._sent, _JOURNAL, _SIGN, _OWNER):
+            for name in (*self._sent, JOURNAL, SIGN, OWNER):
                 self._remote.remove(name)
 
     def _end(self) -> bool:
@@ -146,7 +135,7 @@ class Mirror:
         """Whether the address is another's now. One from which everything was removed is filled again."""
         if self.usurped:
             return True
-        owner = _owner(self._remote)
+        owner = owner_of(self._remote)
         if owner is None:
             self._claim(None)
         elif owner["id"] != self._id:
@@ -158,7 +147,12 @@ class Mirror:
         return self.usurped
 
     def _take_over(self) -> None:
-        owner = _owner(self._remote)
+        owner = owner_of(self._remote)
+        if owner is None and self._remote.is_file(JOURNAL):
+            raise StorageError(
+                f"{self._remote} is a copy of a run folder, which is read there and not gone on with: "
+                "copy it to a disk and resume it there"
+            )
         if owner is None and self._remote.exists():
             raise StorageError(f"{self._remote} holds files that are no run: name an empty place")
         if owner is not None:
@@ -167,9 +161,9 @@ class Mirror:
 
     def _check_ahead(self, owner: str) -> None:
         """Raises StorageError unless the local journal begins with the one at the address."""
-        journal = self._run / _JOURNAL
+        journal = self._run / JOURNAL
         with journal.open("rb") if journal.is_file() else Path(os.devnull).open("rb") as file:
-            for piece in _journal(self._remote, owner):
+            for piece in journal_pieces(self._remote, owner):
                 if file.read(len(piece)) != piece:
                     raise StorageError(
                         f"{self._remote} holds trials that {self._run} lacks, or another run: move {self._run} away "
@@ -179,19 +173,19 @@ class Mirror:
     def _claim(self, earlier: dict[str, Any] | None) -> None:
         """Writes the owner's mark, in place of an earlier one last: a reader must find a whole journal behind it."""
         self._pieces = _Pieces(self._piece_bytes)
-        self._sent = dict.fromkeys(name for name in self._remote.list() if name.split("/")[0] not in _NOT_MIRRORED)
+        self._sent = dict.fromkeys(name for name in self._remote.list() if name.split("/")[0] not in NOT_MIRRORED)
         mark = {"id": self._id, "host": platform.node(), "pid": os.getpid(), "time": datetime.now(UTC).isoformat()}
         if earlier is not None:
             self._upload_journal()
-        self._remote.write(_OWNER, json.dumps(mark).encode())
-        for generation in {name.split("/")[1] for name in self._remote.list(_JOURNAL)} - {self._id}:
-            self._remote.remove(f"{_JOURNAL}/{generation}")
+        self._remote.write(OWNER, json.dumps(mark).encode())
+        for generation in {name.split("/")[1] for name in self._remote.list(JOURNAL)} - {self._id}:
+            self._remote.remove(f"{JOURNAL}/{generation}")
 
     def _sign(self) -> None:
         """Says now and then that the driver is there; in a file of its own: the owner's mark may be another's."""
         if time.monotonic() - self._signed >= SIGN_SECONDS:
             sign = {"id": self._id, "time": datetime.now(UTC).isoformat()}
-            self._remote.write(_SIGN, json.dumps(sign).encode())
+            self._remote.write(SIGN, json.dumps(sign).encode())
             self._signed = time.monotonic()
 
     def _upload(self) -> None:
@@ -209,59 +203,11 @@ class Mirror:
             del self._sent[name]
 
     def _upload_journal(self) -> None:
-        with suppress(FileNotFoundError), (self._run / _JOURNAL).open("rb") as file:
+        with suppress(FileNotFoundError), (self._run / JOURNAL).open("rb") as file:
             file.seek(self._pieces.start)
             content = file.read()
             for number, piece in self._pieces.due(content[: content.rfind(b"\n") + 1]):
-                self._remote.write(f"{_JOURNAL}/{self._id}/{number:08}", piece)
-
-
-def is_written(url: str) -> bool:
-    """Whether a driver writes to the run at `url`, by its last sign: for a while also one that has ended.
-
-    Raises:
-        StorageError: as RemoteFolder does.
-    """
-    remote = RemoteFolder(url)
-    owner, text = _owner(remote), remote.read(_SIGN)
-    try:
-        sign = json.loads(text or b"{}")
-        silence = (datetime.now(UTC) - datetime.fromisoformat(sign["time"])).total_seconds()
-        return owner is not None and sign["id"] == owner["id"] and silence < SILENT_SECONDS
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
-def fetch_run(url: str, folder: Path, *, leave: frozenset[str] = frozenset()) -> None:
-    """Brings a run that a Mirror keeps at `url`, perhaps at this moment, to a local folder, without checkpoints.
-
-    Args:
-        url: see RemoteFolder.
-        folder: missing or empty; it appears when all of it is there.
-        leave: further files and folders of the run, as paths in it, that are not brought.
-
-    Raises:
-        StorageError: as RemoteFolder does; there is no run; or `folder` holds anything.
-    """
-    remote, left = RemoteFolder(url), _NOT_MIRRORED | leave | {_SETTINGS}
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StorageError(f"{folder} is there already: name a folder that is not")
-    with disk_faults(folder, "written"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    with disk_faults(folder, "written"), written_aside(folder) as aside:
-        aside.mkdir()
-        owner = _owner(remote)
-        if owner is None or (settings := remote.read(_SETTINGS)) is None:
-            raise StorageError(f"{remote} holds no run (no {_SETTINGS}); name the address of one")
-        (aside / _SETTINGS).write_bytes(settings)
-        for name in remote.list():
-            if left.isdisjoint(map(str, (PurePosixPath(name), *PurePosixPath(name).parents))):
-                try:
-                    remote.download(name, aside / name)
-                except StorageError:
-                    if remote.exists(name):  # else the search has removed it since
-                        raise
-        _fetch_journal(remote, owner["id"], aside / _JOURNAL)
+                self._remote.write(f"{JOURNAL}/{self._id}/{number:08}", piece)
 
 
 @dataclass
@@ -291,57 +237,15 @@ class _Pieces:
                 tail = tail[cut:]
 
 
-def _owner(remote: RemoteFolder) -> dict[str, Any] | None:
-    """The mark of the driver that writes to `place`; None where there is none."""
-    text = remote.read(_OWNER)
-    if text is None:
-        return None
-    try:
-        mark = parsed_object(text, _OWNER)
-        if PurePosixPath(mark["id"]).name != mark["id"]:
-            raise ValueError("no id")
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{remote}/{_OWNER} is damaged ({error!r}): remove it") from None
-    return mark
-
-
-def _journal(remote: RemoteFolder, owner: str) -> Iterator[bytes]:
-    """The pieces of the owner's journal in their order. Raises StorageError where one is missing."""
-    folder = f"{_JOURNAL}/{owner}"
-    for number, name in enumerate(sorted(remote.list(folder)), start=1):
-        piece = remote.read(name) if name == f"{folder}/{number:08}" else None
-        if piece is None:
-            raise StorageError(f"{remote} lacks piece {number} of its {_JOURNAL}: fetch again, or restore it")
-        yield piece
-
-
-def _fetch_journal(remote: RemoteFolder, owner: str, target: Path) -> None:
-    """Begun again where another driver takes over meanwhile, for it removes the pieces of the one before."""
-    while True:
-        trouble, content = None, b""
-        try:
-            content = b"".join(_journal(remote, owner))
-        except StorageError as error:
-            trouble = error
-        now = _owner(remote)
-        if now is None or now["id"] == owner:
-            break
-        owner = now["id"]
-    if trouble is not None:
-        raise trouble
-    if content:
-        target.write_bytes(content)
-
-
 def _mirrored(run: Path) -> dict[str, tuple[int, int]]:
     """By name, size and time of the files that are to be at the address."""
     states = {}
     for folder, folders, names in os.walk(run):
         inside = Path(folder).relative_to(run)
         top = inside == Path()
-        folders[:] = [name for name in folders if not (name.endswith(".tmp") or (top and name in _NOT_MIRRORED))]
+        folders[:] = [name for name in folders if not (name.endswith(".tmp") or (top and name in NOT_MIRRORED))]
         for name in names:
-            if not (name.endswith(".tmp") or (top and name in _NOT_MIRRORED)):
+            if not (name.endswith(".tmp") or (top and name in NOT_MIRRORED)):
                 with suppress(OSError):
                     states[(inside / name).as_posix()] = _state(Path(folder) / name)
     return states

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from captune.cluster.object_storage.addresses import StorageError, check, connected, join, passing, reason, root, shown
+from captune.cluster.object_storage.streams import BLOCK, blocks_of, disk_faults, writing
 from captune.files import written_aside
 
 if TYPE_CHECKING:
     from pyarrow import fs
 
 _ASIDE = ".aside"  # ending of a file in the storage that is not yet whole
-_BLOCK = 8 << 20
+_PROOF = 4096  # bytes of an object that are read back once it is written
+_FRAME = re.compile(rb"[0-9a-fA-F]+(;[^\r\n]*)?\r\n")  # before the first bytes of what came aws-chunked
 _WAITS = (0.3, 1.0)  # seconds before the second and third try
 _T = TypeVar("_T")
 
@@ -31,10 +34,11 @@ class RemoteFolder:
     reached, and where it refuses; what may pass is tried three times.
 
     Args:
-        url: s3://bucket/folder, gs://bucket/folder or file:///folder, percent-encoded.
-            Options follow as a query: endpoint_override, scheme, region, tls_ca_file_path, force_virtual_addressing
-            (s3); endpoint_override, scheme, project_id, retry_limit_seconds (gs). From the environment: credentials,
-            and AWS_ENDPOINT_URL in the place of the first two.
+        url: s3://bucket/folder, gs://bucket/folder, abfss://container@account.dfs.core.windows.net/folder or
+            file:///folder, percent-encoded. Options follow as a query: endpoint_override, scheme, region,
+            tls_ca_file_path, force_virtual_addressing (s3); endpoint_override, scheme, project_id,
+            retry_limit_seconds (gs); endpoint_override, scheme (abfss). From the environment: credentials, and
+            AWS_ENDPOINT_URL in the place of the first two.
 
     Raises:
         StorageError: `url` is none of these. Nothing is connected yet.
@@ -63,20 +67,24 @@ class RemoteFolder:
         return self._steadily(path, content)
 
     def write(self, name: str, data: bytes) -> None:
-        """Makes a file of `data`, in the place of one before; readers see either whole."""
-        self._again(lambda: self._store(name, lambda stream: stream.write(data)))
+        """Makes a file of `data`, in the place of one before; readers see either whole.
+
+        Raises:
+            StorageError: as ever, and where the storage has made something else of it.
+        """
+        self._store(name, lambda: iter([data]))
 
     def upload(self, local: Path, name: str) -> None:
         """Copies a local file, or a folder with all in it, to `name`. Files are replaced one by one.
 
         Raises:
-            StorageError: as ever, and where `local` is neither or cannot be read.
+            StorageError: as `write` does, and where `local` is neither or cannot be read.
         """
         if local.is_dir():
             for path in sorted(path for path in local.rglob("*") if path.is_file()):
                 self.upload(path, "/".join(part for part in (name, path.relative_to(local).as_posix()) if part))
         elif local.is_file():
-            self._again(lambda: self._store(name, lambda stream: _copy(local, stream)))
+            self._store(name, lambda: blocks_of(local))
         else:
             raise StorageError(f"{local} is not there: it was to be copied to {self}")
 
@@ -125,6 +133,12 @@ class RemoteFolder:
         """The files in the folder `name` and below, by their names in this place: bytes. Empty where there is none."""
         return {path: size for path, size in self._entries(name, deep=True).items() if size is not None}
 
+    def is_file(self, name: str) -> bool:
+        """Whether there is a file `name`."""
+        from pyarrow import fs
+
+        return bool(self._again(lambda: self._files.get_file_info(self._path(name))).type == fs.FileType.File)
+
     def exists(self, name: str = "") -> bool:
         """Whether there is a file `name`, or a folder `name` that is not empty."""
         from pyarrow import fs
@@ -158,16 +172,60 @@ class RemoteFolder:
         }
         return {name: size for name, size in sorted(entries.items()) if not name.endswith(_ASIDE)}
 
-    def _store(self, name: str, fill: Callable[[Any], object]) -> None:
-        """Only where files are files is one written aside: an object appears when its stream is closed."""
-        path, aside = self._path(name), ""
-        if urlsplit(self.url).scheme == "file":
+    def _store(self, name: str, blocks: Callable[[], Iterator[bytes]]) -> None:
+        """Makes a file of what `blocks` yields each time that it is tried."""
+        written = self._again(lambda: self._write(name, blocks()))
+        if urlsplit(self.url).scheme != "file":
+            self._prove(name, *written)
+
+    def _write(self, name: str, blocks: Iterator[bytes]) -> tuple[int, bytes]:
+        """Size and beginning of the file, which is written aside where it would be seen before its stream is closed."""
+        path, scheme = self._path(name), urlsplit(self.url).scheme
+        target = f"{path}.{uuid.uuid4().hex[:8]}{_ASIDE}" if scheme in ("file", "abfss") else path
+        if scheme == "file":
             self._files.create_dir(path.rpartition("/")[0], recursive=True)
-            aside = f"{path}.{uuid.uuid4().hex[:8]}{_ASIDE}"
-        with _stream(self._files, aside or path) as stream:
-            fill(stream)
-        if aside:
-            self._files.move(aside, path)
+        size, beginning = 0, b""
+        with writing(self._files, target) as stream:
+            for block in blocks:
+                stream.write(block)
+                size, beginning = size + len(block), beginning or block[:_PROOF]
+        if scheme == "file":
+            self._files.move(target, path)
+        elif target != path:  # without folders of its own a container has no move
+            self._files.copy_file(target, path)
+            self._files.delete_file(target)
+        return size, beginning
+
+    def _prove(self, name: str, size: int, beginning: bytes) -> None:
+        """Reads the size and the beginning of an object that was just written, which some servers store as they were
+        sent: framed in lengths and checksums (aws-chunked). Such an object does not stay.
+        """
+        path = self._path(name)
+
+        def stored() -> tuple[int, bytes] | None:
+            try:
+                with self._files.open_input_file(path) as file:
+                    return file.size(), file.read_at(_PROOF, 0)
+            except (FileNotFoundError, ValueError):  # see _steadily
+                return None  # another process has removed it since
+
+        found = self._again(stored)
+        if found is None:
+            return
+        stored_size, start = found
+        if (stored_size, start[: len(beginning)]) == (size, beginning):
+            return
+        where = shown(join(self.url, name))
+        if _FRAME.match(start):
+            self.remove(name)
+            raise StorageError(
+                f"{where} came out {stored_size:,} bytes long instead of {size:,}, as its server stores checksums with "
+                "the content: set AWS_REQUEST_CHECKSUM_CALCULATION=when_required, on every node"
+            )
+        raise StorageError(
+            f"{where} is not what was written there a moment ago ({stored_size:,} bytes instead of {size:,}): end what "
+            "else writes there, or use storage that returns what it is given"
+        )
 
     def _fetch(self, name: str, target: Path) -> None:
         """In blocks, each tried by itself: a large file does not start again for one of them."""
@@ -175,7 +233,7 @@ class RemoteFolder:
 
         def blocks() -> None:
             with self._again(lambda: self._files.open_input_file(path)) as source, target.open("wb") as out:
-                while block := self._again(lambda: source.read_at(_BLOCK, out.tell())):
+                while block := self._again(lambda: source.read_at(BLOCK, out.tell())):
                     out.write(block)
 
         def whole() -> None:
@@ -211,39 +269,3 @@ class RemoteFolder:
                 if wait is None or not passing(error):
                     raise StorageError(reason(self.url, error)) from error
             time.sleep(wait)
-
-
-@contextmanager
-def _stream(files: fs.FileSystem, path: str) -> Iterator[Any]:
-    """A file to write. Where that fails, it is removed: pyarrow can only close it, which makes the half an object."""
-    stream = files.open_output_stream(path)
-    try:
-        yield stream
-    except BaseException:
-        with suppress(OSError):
-            stream.close()
-        with suppress(OSError):
-            files.delete_file(path)
-        raise
-    stream.close()
-
-
-def _copy(local: Path, stream: Any) -> None:
-    with disk_faults(local, "read"):
-        file = local.open("rb")
-    with file:
-        while True:
-            with disk_faults(local, "read"):
-                block = file.read(_BLOCK)
-            if not block:
-                return
-            stream.write(block)
-
-
-@contextmanager
-def disk_faults(path: Path, verb: str) -> Iterator[None]:
-    """Tells a fault of the local disk from one of the storage."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{path} cannot be {verb}: {error.strerror or error}") from error

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from captune.errors import visible
+from captune.model.config import TITLES
 from captune.model.size import MiB
 from captune.results.report_page.facts import Facts
-from captune.results.summary import halving_saved
+from captune.results.summary import halving_saved, slot_hours
 
 _SAID = 1.96  # standard errors to each side of a mean hold 95 %
 
@@ -38,37 +39,54 @@ def _what(facts: Facts) -> str:
 
 
 def _how_good(facts: Facts) -> list[str]:
-    best, test = facts.best, facts.test
-    if best is None or best.mean_f1 is None or best.best is None:
+    best, test, metric = facts.best, facts.test, facts.search.metric
+    if best is None or best.score is None or best.best is None:
         waiting = "none has a score yet" if facts.running else "none has a score"
         return [f"There is no answer so far: of {_count(len(facts.records), 'trial')} {waiting}."]
     error = best.best.standard_error
-    interval = f" (95 % interval {_interval(best.mean_f1, error)})" if error > 0 else ""
+    interval = f" (95 % interval {_interval(best.score, error)})" if error > 0 else ""
     rows = f" on {test.validation_examples} validation rows" if test is not None else " on the validation rows"
     which = "The winner" if test is not None else "The best so far" if facts.running else "The best"
     found = (
-        f"{which} is trial {best.number}: mean F1 {best.mean_f1:.4f}{rows}{interval}, after epoch {best.best_epoch}."
+        f"{which} is trial {best.number}: {TITLES[metric]} {best.score:.4f}{rows}{interval}, "
+        f"after epoch {best.best_epoch}."
     )
     if test is None:
         return [found, "It is not proved yet: the best of many flatters itself on the rows that it was chosen by; "
                 "`captune refit` trains it again and reads the test rows once."]  # fmt: skip
+    averaged = []
+    if test.members and test.validation is not None:
+        trials = ", ".join(map(str, test.members))
+        averaged = [
+            f"It is shipped as the average of trials {trials}, chosen on validation, where they have mean F1 "
+            f"{test.validation:.4f} together."
+        ]
     return [
         found,
+        *averaged,
         f"Trained again and held against {test.examples} test rows that nothing had seen, it has mean F1 "
-        f"{test.mean_f1:.4f} (95 % interval {test.low:.4f} to {test.high:.4f}).",
+        f"{test.mean_f1:.4f} (95 % interval {test.low:.4f} to {test.high:.4f})"
+        + (
+            "."
+            if metric == "mean_f1"
+            else f", and {TITLES[metric]} {getattr(test, metric):.4f}, by which it was chosen."
+        ),
+        *([test.confirmed] if test.confirmed else []),
     ]
 
 
 def _beside(facts: Facts) -> str:
     rows = "validation" if facts.test is None else "test"
-    score = facts.test.mean_f1 if facts.test is not None else facts.best.mean_f1 if facts.best is not None else None
+    metric = "mean_f1" if facts.search.metric == "map" else facts.search.metric  # which no baseline has
+    ours = facts.test if facts.test is not None else facts.best.best if facts.best is not None else None
+    score = None if ours is None else getattr(ours, metric)
     baselines = [each for each in facts.baselines if each.rows == rows]
     if not baselines:
         return "What is had for nothing on these rows is not known: this run has no baselines."
-    said = " and ".join(f"{each.name} {each.mean_f1:.4f}" for each in baselines)
+    said = " and ".join(f"{each.name} {getattr(each, metric):.4f}" for each in baselines)
     if score is None:
         return f"For nothing one has on the {rows} rows: {said}."
-    difference = score - max(each.mean_f1 for each in baselines)
+    difference = score - max(getattr(each, metric) for each in baselines)
     verdict = f"{difference:.4f} more" if difference > 0 else f"{-difference:.4f} less: it is no better than these"
     return f"For nothing one has on the {rows} rows: {said}; this has {verdict}."
 
@@ -77,7 +95,8 @@ def _how_large(facts: Facts) -> str:
     best, budget = facts.best, facts.search.budget
     if best is None or not best.weights_bytes:
         return ""
-    share = 100 * budget.bytes_of(best) / budget.limit
+    shipped = facts.test if facts.test is not None and facts.test.members else best
+    share = 100 * budget.bytes_of(shipped) / budget.limit
     smaller = [r for r in facts.frontier if r in facts.equal and budget.bytes_of(r) < budget.bytes_of(best)]
     alike = (
         f"; as good within chance is trial {smaller[0].number} with {_size(budget.bytes_of(smaller[0]))}"
@@ -85,7 +104,7 @@ def _how_large(facts: Facts) -> str:
         else ""
     )
     part = f"{share:.{0 if share >= 10 else 1}f} % of the budget is used"
-    return f"Its weights take {_size(best.weights_bytes)}, {part}{alike}."
+    return f"Its weights take {_size(shipped.weights_bytes)}, {part}{alike}."
 
 
 def _how_sure(facts: Facts) -> list[str]:
@@ -127,8 +146,13 @@ def _cost(facts: Facts) -> str:
         return ""
     epochs = len({(record.origin, epoch.epoch) for record in facts.records for epoch in record.curve})
     saved = halving_saved(facts.records).epochs
+    hours, price = slot_hours(facts.records), facts.search.price
+    money = "" if price is None else f", which cost {price * hours:.2f} at {price:g} each"
     less = f"; halving left out {_count(saved, 'epoch')}" if saved else ""
-    return f"It took {duration(facts.seconds)} of search and {_count(epochs, 'epoch')}{less}."
+    return (
+        f"It took {duration(facts.seconds)} of search, {hours:.2f} slot hours{money}, and "
+        f"{_count(epochs, 'epoch')}{less}."
+    )
 
 
 def _size(count: int) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from captune.errors import one_line, visible
+from captune.model.config import TITLES
 from captune.results.comparison import Comparison, RunRow, Table, tables_of
 from captune.results.report_page.plots import floor
 from captune.results.report_page.svg import FAINT, INK, MAIN, SECOND, WARNING, drawn
@@ -46,7 +47,9 @@ def _course(runs: list[RunRow]) -> str:
             style = ("-", "--", "-.", ":")[place // len(_COLOURS) % 4]
             axes.step(*zip(*points, strict=True), style, where="post", color=_COLOURS[place % len(_COLOURS)],
                       marker=".", label=one_line(visible(run.run), 40))  # fmt: skip
-        axes.set(xlabel="minutes of search", ylabel="mean F1, best so far")
+        metrics = {run.metric for run in runs}
+        title = TITLES[metrics.pop()] if len(metrics) == 1 else "what each was chosen by"
+        axes.set(xlabel="minutes of search", ylabel=f"{title}, best so far")
         axes.legend(fontsize=8, loc="lower right")
 
     best = "; ".join(f"{visible(run.run)} {run.course[-1][1]:.4f}" for run in runs)

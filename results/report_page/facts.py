@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from captune.model.config import Metric
 from captune.model.size import Budget
 from captune.results.baselines import Baseline
 from captune.results.error_analysis import ErrorAnalysis
@@ -27,11 +29,17 @@ class SearchFacts:
     budget: Budget
     created: str  # ISO 8601
     versions: Mapping[str, str]
+    metric: Metric = "mean_f1"  # that trials are judged by
+    price: float | None = None  # money for an hour of one slot
 
 
 @dataclass(frozen=True)
 class TestScores:
-    """What the winner's proof says. low, high: 95 % interval of mean_f1. per_label: F1 by the id of each label."""
+    """What the winner's proof says. low, high: 95 % interval of mean_f1. per_label: F1 by the id of each label.
+
+    members: trials whose networks it averages, if it does; validation: their mean F1 on the validation rows.
+    confirmed: how further seeds chose it, and how what was expected came true; empty where they did not.
+    """
 
     __test__ = False  # nothing for pytest
 
@@ -48,6 +56,10 @@ class TestScores:
     seeds: tuple[float, ...]
     weights_bytes: int
     bundle_bytes: int
+    members: tuple[int, ...] = ()
+    validation: float | None = None
+    confirmed: str = ""
+    map: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -73,15 +85,15 @@ class Facts:
         """Trials whose score may win inside the budget, best first; of equal ones the smaller, then the earlier."""
         budget = self.search.budget
         qualified = [record for record in self.records if qualifies(record, budget)]
-        return tuple(sorted(qualified, key=lambda r: (-(r.mean_f1 or 0.0), budget.bytes_of(r), r.number)))
+        return tuple(sorted(qualified, key=lambda r: (-(r.score or 0.0), budget.bytes_of(r), r.number)))
 
     @cached_property
     def best(self) -> Record | None:
         """The trial that was refitted, or else would be; before any has ended, the best that runs."""
         if self.test is not None:
             return next((record for record in self.records if record.number == self.test.trial), None)
-        running = [r for r in self.records if r.mean_f1 is not None and r.fate == "running"]
-        return self.scored[0] if self.scored else max(running, key=lambda r: r.mean_f1 or 0.0, default=None)
+        running = [r for r in self.records if r.score is not None and r.fate == "running"]
+        return self.scored[0] if self.scored else max(running, key=lambda r: r.score or 0.0, default=None)
 
     @cached_property
     def frontier(self) -> tuple[Record, ...]:
@@ -91,10 +103,10 @@ class Facts:
     @cached_property
     def equal(self) -> tuple[Record, ...]:
         """Other trials whose score is within one standard error of the best: the rows cannot tell them apart."""
-        if self.best is None or self.best.best is None or self.best.mean_f1 is None:
+        if self.best is None or self.best.best is None or self.best.score is None:
             return ()
-        least = self.best.mean_f1 - self.best.best.standard_error
-        return tuple(r for r in self.scored if r.number != self.best.number and (r.mean_f1 or 0.0) >= least)
+        least = self.best.score - self.best.best.standard_error
+        return tuple(r for r in self.scored if r.number != self.best.number and (r.score or 0.0) >= least)
 
     @property
     def seconds(self) -> float:
@@ -125,7 +137,7 @@ def facts_of(
     trials = study_reader(run, progress=progress)()
     records = [record for record in map(record_of, trials) if record is not None]
     records = records if running else [left_behind(record) for record in records]
-    scores = {record.number: record.mean_f1 for record in records if qualifies(record, search.budget)}
+    scores = {record.number: record.score for record in records if qualifies(record, search.budget)}
     return Facts(
         search=search,
         records=tuple(records),

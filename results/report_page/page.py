@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from captune.errors import visible
+from captune.model.config import TITLES
 from captune.results.report_page import plots, tables
 from captune.results.report_page.answer import duration, sentences
 from captune.results.report_page.facts import Facts
@@ -34,6 +35,7 @@ def page(facts: Facts) -> str:
         "created": facts.search.created[:16].replace("T", " "),
         "state": "which is running" if facts.running else "ended",
         "sections": _SECTIONS,
+        "title": TITLES[facts.search.metric],
         "sentences": sentences(facts),
         "baselines": tables.scores(facts),
         "baseline_rows": rows,
@@ -65,8 +67,8 @@ def page(facts: Facts) -> str:
 def _plots(facts: Facts) -> list[dict[str, Any]]:
     titles = dict(_SECTIONS)
     scored, refused = plots.scored(facts), sum(record.fate == "over_budget" for record in facts.records)
-    low = plots.floor([record.mean_f1 or 0.0 for record in scored])
-    below = sum((record.mean_f1 or 0.0) < low for record in scored)
+    low = plots.floor([record.score or 0.0 for record in scored])
+    below = sum((record.score or 0.0) < low for record in scored)
     edge = f" {below} below {low:.3f} are drawn at the lower edge." if below else ""
     thin = (
         f" {plots.MOST_POINTS} of {len(scored)} are drawn, the best among them."

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from captune.errors import one_line, visible
+from captune.model.config import TITLES
 from captune.model.size import MiB
 from captune.results.error_analysis import Bin
 from captune.results.records import Record
@@ -27,16 +28,16 @@ def progress(facts: Facts) -> str:
     """Score of each trial over the time of search, and the best so far."""
     ended = [(facts.spans[r.number][1] / 60, r) for r in scored(facts) if r.number in facts.spans]
     ended.sort(key=lambda point: point[0])
-    points = thinned(ended, lambda point: point[1].mean_f1 or 0.0)
-    low = floor([r.mean_f1 or 0.0 for _, r in ended])
+    points = thinned(ended, lambda point: point[1].score or 0.0)
+    low = floor([r.score or 0.0 for _, r in ended])
     best = [ended[0]]
     for minute, record in ended:
-        if (record.mean_f1 or 0.0) > (best[-1][1].mean_f1 or 0.0):
+        if (record.score or 0.0) > (best[-1][1].score or 0.0):
             best.append((minute, record))
 
     def draw(axes: Axes) -> None:
         for fate, colour, marker in (("stopped", FAINT, "v"), ("complete", MAIN, "o"), ("running", SECOND, "s")):
-            group = [(minute, max(low, r.mean_f1 or 0.0)) for minute, r in points if r.fate == fate]
+            group = [(minute, max(low, r.score or 0.0)) for minute, r in points if r.fate == fate]
             if group:
                 axes.scatter(
                     [m for m, _ in group],
@@ -49,26 +50,28 @@ def progress(facts: Facts) -> str:
                 )
         steps = [*best, (ended[-1][0], best[-1][1])]
         axes.step(
-            [m for m, _ in steps], [r.mean_f1 or 0.0 for _, r in steps], where="post", color=INK, label="best so far"
+            [m for m, _ in steps], [r.score or 0.0 for _, r in steps], where="post", color=INK, label="best so far"
         )
         _baselines(axes, facts)
-        axes.set(xlabel="minutes of search", ylabel="mean F1", ylim=(low - _margin(low, best[-1][1]), None))
+        axes.set(
+            xlabel="minutes of search", ylabel=TITLES[facts.search.metric], ylim=(low - _margin(low, best[-1][1]), None)
+        )
         axes.legend(fontsize=8, loc="lower right", ncols=2)
 
     first, last = best[0][1], best[-1][1]
     return drawn(
         "progress",
         f"Scores of {len(ended)} trials over {ended[-1][0]:.1f} minutes of search; the best so far rises from "
-        f"{first.mean_f1:.4f} to {last.mean_f1:.4f}, reached after {best[-1][0]:.1f} minutes by trial {last.number}.",
+        f"{first.score:.4f} to {last.score:.4f}, reached after {best[-1][0]:.1f} minutes by trial {last.number}.",
         draw,
     )
 
 
 def curves(facts: Facts) -> str:
     """Score after each epoch: the best trials by their numbers, the others faint."""
-    ranked = sorted(scored(facts), key=lambda r: -(r.mean_f1 or 0.0))
-    bright, others = ranked[:BRIGHT_CURVES], thinned(ranked[BRIGHT_CURVES:], lambda r: r.mean_f1 or 0.0, MOST_CURVES)
-    low = floor([e.mean_f1 for r in ranked for e in r.curve if math.isfinite(e.mean_f1)])
+    ranked = sorted(scored(facts), key=lambda r: -(r.score or 0.0))
+    bright, others = ranked[:BRIGHT_CURVES], thinned(ranked[BRIGHT_CURVES:], lambda r: r.score or 0.0, MOST_CURVES)
+    low = floor([e.score for r in ranked for e in r.curve if math.isfinite(e.score)])
 
     def draw(axes: Axes) -> None:
         for record in others:
@@ -78,36 +81,39 @@ def curves(facts: Facts) -> str:
             colour = MAIN if place == 0 else SECOND
             axes.plot(*_curve(record, low), style if isinstance(style, str) else "-", color=colour, marker=".",
                       label=f"trial {record.number}")  # fmt: skip
-        axes.set(xlabel="epoch", ylabel="mean F1 on validation")
+        axes.set(xlabel="epoch", ylabel=f"{TITLES[facts.search.metric]} on validation")
         axes.locator_params(axis="x", integer=True)
         axes.legend(fontsize=8, loc="lower right")
 
-    said = "; ".join(f"trial {r.number} reaches {r.mean_f1:.4f} after epoch {r.best_epoch}" for r in bright)
+    said = "; ".join(f"trial {r.number} reaches {r.score:.4f} after epoch {r.best_epoch}" for r in bright)
     return drawn("curves", f"Learning curves of {len(bright) + len(others)} trials: {said}.", draw)
 
 
 def sizes(facts: Facts) -> str:
     """Bytes against score, the budget's line, and what was refused for its bytes."""
     budget = facts.search.budget
-    points = [r for r in thinned(scored(facts), lambda r: r.mean_f1 or 0.0) if budget.bytes_of(r)]
+    points = [r for r in thinned(scored(facts), lambda r: r.score or 0.0) if budget.bytes_of(r)]
     refused = thinned([r for r in facts.records if r.fate == "over_budget"], lambda r: -budget.bytes_of(r))
-    low, limit = floor([r.mean_f1 or 0.0 for r in points]), budget.limit / MiB
+    low, limit = floor([r.score or 0.0 for r in points]), budget.limit / MiB
     all_bytes = [budget.bytes_of(r) / MiB for r in (*points, *refused)]
 
     def draw(axes: Axes) -> None:
-        axes.scatter([budget.bytes_of(r) / MiB for r in points], [max(low, r.mean_f1 or 0.0) for r in points],
+        axes.scatter([budget.bytes_of(r) / MiB for r in points], [max(low, r.score or 0.0) for r in points],
                      s=16, color=MAIN, linewidths=0, label="scored")  # fmt: skip
         if refused:
             axes.scatter([budget.bytes_of(r) / MiB for r in refused], [low] * len(refused),
                          s=24, color=WARNING, marker="x", linewidths=1, label="refused, over the budget")  # fmt: skip
         ahead = facts.frontier
         if ahead:
-            axes.step([budget.bytes_of(r) / MiB for r in ahead], [max(low, r.mean_f1 or 0.0) for r in ahead],
+            axes.step([budget.bytes_of(r) / MiB for r in ahead], [max(low, r.score or 0.0) for r in ahead],
                       where="post", color=INK, linewidth=1, label="best for each size")  # fmt: skip
         axes.axvline(limit, color=WARNING, linestyle="--", linewidth=1, label=f"budget, {limit:.4g} MiB")
         if max([*all_bytes, limit]) > 8 * min([*all_bytes, limit]):
             _logarithmic(axes)
-        axes.set(xlabel=f"MiB of {'weights' if budget.measure == 'weights' else 'the bundle'}", ylabel="mean F1")
+        axes.set(
+            xlabel=f"MiB of {'weights' if budget.measure == 'weights' else 'the bundle'}",
+            ylabel=TITLES[facts.search.metric],
+        )
         axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
 
     return drawn(
@@ -120,7 +126,7 @@ def sizes(facts: Facts) -> str:
 
 def of_setting(facts: Facts, name: str, place: int) -> str:
     """Scores by the values of one setting."""
-    points = [(r.config[name], r.mean_f1 or 0.0) for r in scored(facts) if r.config.get(name) is not None]
+    points = [(r.config[name], r.score or 0.0) for r in scored(facts) if r.config.get(name) is not None]
     points = thinned(points, lambda point: point[1])
     low = floor([score for _, score in points])
     values = [value for value, _ in points]
@@ -141,7 +147,7 @@ def of_setting(facts: Facts, name: str, place: int) -> str:
             words = [one_line(visible(str(value)), _LABEL) for value in distinct]
             axes.set_xticks(range(len(distinct)), words, rotation=20 if sum(map(len, words)) > 40 else 0)
             axes.margins(x=0.15)
-        axes.set(xlabel=one_line(visible(name), 60), ylabel="mean F1")
+        axes.set(xlabel=one_line(visible(name), 60), ylabel=TITLES[facts.search.metric])
 
     best = max(points, key=lambda point: point[1])
     what = f"Scores of {len(points)} trials by {visible(name)}; the best, {best[1]:.4f}, has {visible(str(best[0]))}."
@@ -191,7 +197,7 @@ def floor(scores: Sequence[float]) -> float:
 
 def scored(facts: Facts) -> list[Record]:
     """Trials that have a score that counts, running ones among them."""
-    return [r for r in facts.records if r.mean_f1 is not None and r.fate in ("complete", "stopped", "running")]
+    return [r for r in facts.records if r.score is not None and r.fate in ("complete", "stopped", "running")]
 
 
 def _logarithmic(axes: Axes) -> None:
@@ -202,17 +208,18 @@ def _logarithmic(axes: Axes) -> None:
 
 
 def _margin(low: float, best: Record) -> float:
-    return max(0.005, 0.05 * ((best.mean_f1 or 0.0) - low))
+    return max(0.005, 0.05 * ((best.score or 0.0) - low))
 
 
 def _curve(record: Record, low: float) -> tuple[list[int], list[float]]:
-    epochs = [epoch for epoch in record.curve if math.isfinite(epoch.mean_f1)]
-    return [epoch.epoch for epoch in epochs], [max(low, epoch.mean_f1) for epoch in epochs]
+    epochs = [epoch for epoch in record.curve if math.isfinite(epoch.score)]
+    return [epoch.epoch for epoch in epochs], [max(low, epoch.score) for epoch in epochs]
 
 
 def _baselines(axes: Axes, facts: Facts) -> None:
     for baseline in facts.baselines:
-        if baseline.rows == "validation":
-            axes.axhline(baseline.mean_f1, color=WARNING, linestyle=":", linewidth=1)
-            name, place = one_line(visible(baseline.name), 40), (0.01, baseline.mean_f1)
+        score = getattr(baseline, facts.search.metric, None)  # none of `map`
+        if baseline.rows == "validation" and score is not None:
+            axes.axhline(score, color=WARNING, linestyle=":", linewidth=1)
+            name, place = one_line(visible(baseline.name), 40), (0.01, score)
             axes.annotate(name, place, xycoords=("axes fraction", "data"), fontsize=8, va="bottom")

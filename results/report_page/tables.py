@@ -45,7 +45,7 @@ class TrialRow:
 
     number: int
     fate: str
-    mean_f1: str
+    score: str
     error: str
     epochs: str
     size: str
@@ -192,7 +192,7 @@ def _trial(record: Record, facts: Facts) -> TrialRow:
     return TrialRow(
         number=record.number,
         fate=record.fate,
-        mean_f1=_f(record.mean_f1 or 0.0),
+        score=_f(record.score or 0.0),
         error=_f(error) if error > 0 else "",
         epochs=str(record.epochs),
         size=f"{facts.search.budget.bytes_of(record) / MiB:.2f}",

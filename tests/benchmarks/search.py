@@ -72,7 +72,7 @@ def fit(values: dict[str, Any], data: tuple[Any, Any, Any, Any], report: Callabl
     import keras
     import numpy as np
 
-    from captune.model.metrics import f1_per_example
+    from captune.model.f1 import f1_per_example
 
     tokens, targets, inputs, truth = data
 

@@ -23,7 +23,7 @@ _MOST_NUMBERS = 100_000
 class DataSet:
     """A prepared data set.
 
-    where: its folder or its address (s3://, gs://). skipped: rows that were left out, each with its reason in
+    where: its folder or its address (s3://, gs://, abfss://). skipped: rows that were left out, each with its reason in
     bad_rows.csv beside it. notes: sentences on how the source was read and on what is odd about it.
 
     Example:
@@ -94,7 +94,7 @@ def prepare(
         source: a CSV with the columns ImageID, Labels, Caption; or a folder or file of COCO annotations. It may be a
             pipe.
         images: folder of the pictures; None for captions alone.
-        out: folder of the data set, or an address (s3://, gs://).
+        out: folder of the data set, or an address (s3://, gs://, abfss://).
         format: of `source`.
         side: pixels a side that pictures are decoded to, 8 to 1024.
         on_bad: at a bad row, "error" stops, "skip" leaves it out and lists it.

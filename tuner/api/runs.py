@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from captune.errors import ArgumentError, shell_word
 from captune.results.run_folder import RunError
@@ -27,14 +28,15 @@ if TYPE_CHECKING:
     from captune.results.summary import Summary
     from captune.tuner.api.winners import Winner
     from captune.tuner.winner.replay import Replay
+    from captune.tuner.winner.replay_search import SearchReplay
 
 
 @dataclass(frozen=True)
 class Run:
     """A search that was begun: what it came to, and what comes of it.
 
-    where: its folder or its address (s3://, gs://). The study in it is read anew each time, also while the search goes
-    on elsewhere.
+    where: its folder or its address (s3://, gs://, abfss://). The study in it is read anew each time, also while the
+    search goes on elsewhere.
 
     Example:
         >>> run = captune.open_run("run")
@@ -78,6 +80,16 @@ class Run:
             if not is_written and not folder.is_written:  # neither before nor after it was read
                 records = [left_behind(record) for record in records]
             return unbeaten(records, RunSettings.of(folder).search.limit) if frontier else records
+
+    @property
+    def altered(self) -> str | None:
+        """What is wrong with its record where lines of it were changed or taken out, in a line; None where none was."""
+        from captune.results.journal import changed_line
+
+        with reading(self.where) as folder:
+            line = changed_line(folder) if folder.journal.is_file() else None
+            name = f"{folder}/{folder.journal.name}"
+        return None if line is None else f"the record was changed: line {line} of {name} does not follow the one before"
 
     @property
     def baselines(self) -> tuple[Baseline, ...]:
@@ -230,6 +242,44 @@ class Run:
         return self
 
     @left_as_it_was()
+    def enqueue(self, configurations: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> int:
+        """Has the search try configurations next, while it runs or when it is resumed.
+
+        Args:
+            configurations: one or several of dotted names to values, what is not named as in the preset; or a file of
+                YAML or JSON that holds such.
+
+        Returns:
+            How many.
+
+        Raises:
+            ConfigError, ArgumentError: a value that the space does not have, a configuration over the budget, or one
+                that was tried; file, line and name are in the message.
+            RunError, StorageError: no run, or it cannot be written to.
+
+        Example:
+            >>> captune.open_run("run").enqueue({"train.learning_rate": 0.004})  # doctest: +SKIP
+            1
+        """
+        from captune.tuner.api.steering import enqueue
+
+        return enqueue(self.where, configurations)
+
+    @left_as_it_was()
+    def stop(self, number: int) -> None:
+        """Has the search end a trial that runs: it is `stopped`, by hand, with the best score that it has.
+
+        Raises:
+            RunError, StorageError: it does not run, or the run cannot be written to.
+
+        Example:
+            >>> captune.open_run("run").stop(7)  # doctest: +SKIP
+        """
+        from captune.tuner.api.steering import stop
+
+        stop(self.where, self.trial(number))
+
+    @left_as_it_was()
     def replay(self, number: int, *, force: bool = False, progress: bool = True) -> Replay:
         """Trains a trial again as it was and compares epoch by epoch: on the same machine's CPU nothing differs.
 
@@ -249,11 +299,35 @@ class Run:
             return in_own_process(replay, self.where, number, force, say=tell)
 
     @left_as_it_was()
+    def replay_search(self, *, force: bool = False, progress: bool = True) -> SearchReplay:
+        """Trains every trial again and decides the search anew in the order of its record, whatever slots it had.
+
+        On the same machine's CPU proposals, stops, scores and the best are the same to the last bit.
+
+        Args:
+            force: also where data or versions are not the same.
+
+        Raises:
+            RunError: it learnt from another run, or would not be the same and `force` is not given.
+
+        Example:
+            >>> captune.open_run("run").replay_search().differences  # doctest: +SKIP
+            ()
+        """
+        from captune.tuner.winner.own_process import in_own_process
+        from captune.tuner.winner.replay_search import replay_search
+
+        with steps("replay of the search", shown=progress) as tell:
+            return in_own_process(replay_search, self.where, force, say=tell)
+
+    @left_as_it_was()
     def refit(
         self,
         *,
         trial: int | None = None,
         seeds: int = 1,
+        average: int | Literal["auto"] = 1,
+        confirm: str | float = 0,
         address: str | None = None,
         gpus: int | None = None,
         cpus: float | None = None,
@@ -265,6 +339,11 @@ class Run:
         Args:
             trial: to be refitted instead of the best.
             seeds: repeats with further seeds, 1 or more, which show how far the score moves.
+            average: networks of so many trials whose calibrated probabilities are averaged, chosen by validation under
+                the budget; "auto" takes each only if it gains more than may be chance.
+            confirm: time, as "5m" or seconds, in which the best trials are trained again with other seeds, on train
+                alone; "auto" for a fifth of the search's. The one that is clearly the best wins, or of equal ones the
+                smallest. 0 takes the best of the search.
             address: of a running Ray cluster, on a node of which it is done; None for this machine.
             gpus: that share each batch between them.
             cpus: of a cluster's node, also its threads.
@@ -278,12 +357,59 @@ class Run:
             >>> captune.open_run("run").refit(seeds=3).proof.seeds  # doctest: +SKIP
             (0.35898, 0.35129, 0.36304)
         """
-        from captune.tuner.api.winners import Winner, refit_of
+        from captune.tuner.api.winners import Winner, refit_of, time_to_confirm
+        from captune.tuner.winner.plan import RefitPlan
 
         first = "opening the run" if address is None else "finding room on the cluster"
         with steps(first, shown=progress) as tell:
-            refit_of(self.where, trial, seeds, address, gpus, cpus, anyway, say=tell)
+            refit_of(
+                self.where,
+                RefitPlan(trial, seeds, anyway, average, time_to_confirm(confirm)),
+                address,
+                gpus,
+                cpus,
+                say=tell,
+            )
         return Winner(self.where)
+
+    @left_as_it_was()
+    def ablate(
+        self, *, without: Sequence[str] = (), trial: int | None = None, seeds: int = 1, progress: bool = True
+    ) -> pd.DataFrame:
+        """Trains the winner again without each of its parts, all alike on train, and scores it on validation.
+
+        What is done is kept in RUN/ablation.json: one that was interrupted goes on where it was.
+
+        Args:
+            without: "captions", "pictures", "augmentation", "image.weights", "text.wide", "image.head" or
+                "fusion", as many as are to be tried, each by itself; none for all that the network has.
+            trial: to take apart instead of the best.
+            seeds: trainings of each, whose scores are averaged.
+
+        Returns:
+            A row for the whole network (without "nothing") and for each part: `mean_f1`, `difference` from the whole
+            with its 95 % interval `low` to `high`, over the examples in pairs, `weights_bytes`, `seconds`.
+
+        Raises:
+            ArgumentError: the network has no such part.
+            RunError: no trial qualifies, or an ablation of another trial is there.
+
+        Example:
+            >>> captune.open_run("run").ablate(without=["captions"], seeds=3)  # doctest: +SKIP
+        """
+        from dataclasses import asdict
+
+        import pandas as pd
+
+        from captune.tuner.winner.ablate import ablate
+        from captune.tuner.winner.own_process import in_own_process
+
+        if seeds < 1:
+            raise ArgumentError("seeds", f"1 or more, got {seeds}")
+        with steps("opening the run", shown=progress) as tell:
+            threads = os.cpu_count() or 1
+            ablation = in_own_process(ablate, self.where, trial, tuple(without), seeds, threads, say=tell)
+        return pd.DataFrame(map(asdict, ablation.rows()))
 
     @property
     def winner(self) -> Winner:

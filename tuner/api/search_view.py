@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from captune.errors import one_line, visible
+from captune.model.config import TITLES
 from captune.results.attributes import FATES
 from captune.tuner.decisions.progress import Progress, RunningTrial
 
@@ -129,9 +130,11 @@ def _sentences(progress: Progress) -> list[Line]:
     ]
     if best is not None:
         size = f"{best.weights_bytes / 2**20:.2f} MiB"
-        lines.append((f"best mean F1 {best.mean_f1:.4f}, {size}, trial {best.trial}", "bold green"))
+        lines.append((f"best {TITLES[progress.metric]} {best.score:.4f}, {size}, trial {best.trial}", "bold green"))
     if progress.slots:
-        lines.append((f"{len(progress.running)} of {progress.slots} slots{nodes}", ""))
+        cost = "" if progress.price is None else f", {progress.slot_hours * progress.price:.2f} at {progress.price:g}"
+        spent = f", {progress.slot_hours:.2f} slot hours{cost}" if progress.slot_hours >= 0.005 else ""
+        lines.append((f"{len(progress.running)} of {progress.slots} slots{nodes}{spent}", ""))
     return [line for line in lines if line[0]]
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from captune.cluster.object_storage.addresses import is_url
 from captune.errors import ArgumentError, UsageError
 from captune.tuner.run.locations import reading
 from captune.tuner.run.settings import RunSettings
@@ -29,7 +28,7 @@ def open_study(where: str) -> optuna.Study:
     from captune.results.readable_study import readable_study
 
     with reading(where) as folder:
-        return readable_study(folder, RunSettings.of(folder).facts(folder), snapshot=is_url(where))
+        return readable_study(folder, RunSettings.of(folder).facts(folder), snapshot=folder.address is not None)
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from captune.errors import ArgumentError, shell_word
 from captune.model.config import Storage
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from captune.tuner.api.classifier import Classifier
     from captune.tuner.winner.export import Export
     from captune.tuner.winner.formats.declarations import Kind
+    from captune.tuner.winner.plan import RefitPlan
     from captune.tuner.winner.proof import Proof
     from captune.tuner.winner.step import Message
 
@@ -105,28 +107,44 @@ class Winner:
         return f"<captune winner of {self.where}>"
 
 
+def time_to_confirm(confirm: str | float) -> float | Literal["auto"]:
+    """Seconds of it, or "auto". Raises ArgumentError where it is neither."""
+    from captune.tuner.space.units import parse_duration
+
+    if confirm == "auto":
+        return "auto"
+    try:
+        seconds = parse_duration(confirm) if isinstance(confirm, str) else confirm
+    except ValueError as error:
+        raise ArgumentError("confirm", f"auto, or {error}") from None
+    if not 0 <= seconds < math.inf:
+        raise ArgumentError("confirm", f"seconds, 0 or more, got {confirm}")
+    return seconds
+
+
 def refit_of(
     where: str,
-    trial: int | None,
-    seeds: int,
+    plan: RefitPlan,
     address: str | None,
     gpus: int | None,
     cpus: float | None,
-    anyway: bool,
     *,
     say: Callable[[Message], None],
 ) -> Proof:
     """See `Run.refit`."""
-    for name, value, least in (("seeds", seeds, 1), ("gpus", gpus, 0)):
+    number = 1 if plan.average == "auto" else plan.average
+    for name, value, least in (("seeds", plan.seeds, 1), ("average", number, 1), ("gpus", gpus, 0)):
         if value is not None and value < least:
             raise ArgumentError(name, f"{least} or more, got {value}")
+    if plan.confirm and plan.trial is not None:
+        raise ArgumentError("confirm", f"chooses among the best trials; leave it out to refit trial {plan.trial}")
     if address is not None:
         from captune.tuner.winner.refit_on_cluster import refit_on_cluster
 
-        return refit_on_cluster(address, where, trial, seeds, cpus, gpus, anyway, say=say)
+        return refit_on_cluster(address, where, plan, cpus, gpus, say=say)
     if cpus is not None:
         raise ArgumentError("cpus", "of a node of a cluster; name one by `address`, or leave it out")
     from captune.tuner.winner.own_process import in_own_process
     from captune.tuner.winner.refit_run import refit_run
 
-    return in_own_process(refit_run, where, trial, seeds, anyway, os.cpu_count() or 1, gpus or 0, say=say)
+    return in_own_process(refit_run, where, plan, os.cpu_count() or 1, gpus or 0, say=say)

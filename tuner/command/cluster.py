@@ -83,14 +83,22 @@ def status(
     address: Annotated[str, typer.Option(help="a running Ray cluster: auto or host:port")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Nodes, what is taken of them, trials, and memory."""
+    """Nodes, what is taken of them, trials, and memory; searches, and the slots that each has by its share."""
+    from captune.cluster.nodes.claims import claims
     from captune.cluster.nodes.inspection import how_nodes_are
     from captune.cluster.nodes.session import session
+    from captune.cluster.nodes.shares import allotted
 
     with session(address) as nodes:
-        rows = how_nodes_are(nodes)
+        rows, searches = how_nodes_are(nodes), claims()
+    slots = allotted(searches)
     if as_json:
-        print_json(rows)
+        keys = ("run", "share", "slots", "wanted", "held")
+        told = [
+            {key: getattr(claim, key) for key in keys} | {"allotted": n}
+            for claim, n in zip(searches, slots, strict=True)
+        ]
+        print_json({"nodes": rows, "searches": told})
         return
     tell(f"{'node':24} {'CPUs':>11} {'GPUs':>11} {'trials':>6} {'memory, GiB':>15} {'GPU memory, GiB':>15}")
     for row in rows:
@@ -101,6 +109,11 @@ def status(
         ]
         state = "  leaving" if row["draining"] else "" if row["answered"] else "  no answer"
         tell(f"{row['node']:24} {used[0]:>11} {used[1]:>11} {row['trials']:>6} {memory[0]:>15} {memory[1]:>15}{state}")
+    if searches:
+        tell(f"\n{'share':>7} {'its slots':>11} {'held':>6} {'wanted':>6}  search")
+    for claim, count in zip(searches, slots, strict=True):
+        of = f"{count} of {claim.slots}"
+        tell(f"{claim.share:>7g} {of:>11} {claim.held:>6} {claim.wanted:>6}  {shell_word(claim.run)}")
 
 
 def _printer(options: type[Options], make: Callable[..., str]) -> Callable[..., None]:

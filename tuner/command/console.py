@@ -16,6 +16,7 @@ from captune.tuner.api.progress import say
 if TYPE_CHECKING:
     from typer.exceptions import TyperException
 
+    from captune.model.config import Metric
     from captune.results.baselines import Baseline
 
 MOST = 1000  # characters of an error
@@ -87,16 +88,18 @@ def print_file(content: bytes) -> None:
         sys.stdout.buffer.write(content)
 
 
-def tell_baselines(baselines: Sequence[Baseline], rows: str, mean_f1: float, *, judge: bool = True) -> None:
-    """What is had for nothing on these rows, beside the mean F1 of a network.
+def tell_baselines(
+    baselines: Sequence[Baseline], rows: str, score: float, metric: Metric = "mean_f1", *, judge: bool = True
+) -> None:
+    """What is had for nothing on these rows, beside the score of a network. Nothing of `map`, which it has not.
 
     Args:
         judge: whether to say so where the network is no better.
     """
-    baselines = [each for each in baselines if each.rows == rows]
-    if baselines:
-        tell("for nothing: " + ", ".join(f"{each.name} {each.mean_f1:.4f}" for each in baselines))
-    better = [each.name for each in baselines if mean_f1 <= each.mean_f1]
+    scores = {each.name: getattr(each, metric) for each in baselines if each.rows == rows and metric != "map"}
+    if scores:
+        tell("for nothing: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    better = [name for name, value in scores.items() if score <= value]
     if judge and better:
         say(f"note: the network is no better than what is had for nothing ({', '.join(better)}): {NO_BETTER}")
 

@@ -24,6 +24,7 @@ from captune.tuner.command import (
     search,
     serve,
     spaces,
+    steer,
     trials,
     weights,
     winner,
@@ -109,6 +110,8 @@ app.command()(spaces.explain)
 settings_verb(app)(search.search)
 settings_verb(app, only=("trials", "time_limit"))(search.resume)
 for verb in (
+    steer.enqueue,
+    steer.stop,
     trials.trials,
     trials.show,
     report.report,
@@ -117,6 +120,7 @@ for verb in (
     log.log,
     winner.replay,
     winner.refit,
+    winner.ablate,
     winner.export,
     classify.evaluate,
     classify.predict,

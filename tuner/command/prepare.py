@@ -27,7 +27,9 @@ def prepare(
     out: Annotated[
         Location,
         typer.Option(
-            parser=Location, metavar="DATA", help="folder of the prepared data set, or an address: s3://, gs://"
+            parser=Location,
+            metavar="DATA",
+            help="folder of the prepared data set, or an address: s3://, gs://, abfss://",
         ),
     ] = ...,  # type: ignore[assignment]
     format: Annotated[Literal["kaggle", "coco"], typer.Option(help="of the input")] = "kaggle",  # noqa: A002

@@ -98,6 +98,7 @@ def resume(
 
 def _tell(run: Run) -> None:
     """How a search ended."""
+    from captune.model.config import TITLES
     from captune.model.size import show_bytes
 
     summary = run.summary
@@ -114,15 +115,19 @@ def _tell(run: Run) -> None:
         )
     if (saved := summary.halving_saved).epochs:
         tell(f"halving saved {saved.epochs} epochs, about {saved.seconds:.0f} s of a slot")
+    if summary.cost is not None:
+        tell(f"cost: {summary.cost:.2f} for {summary.slot_hours:.2f} slot hours")
     if summary.best is not None:
         size = next((trial.weights_bytes for trial in summary.frontier[::-1]), None)
         weights = "" if size is None else f", {show_bytes(size)} of weights"
-        tell(f"best: trial {summary.best.number}, mean F1 {summary.best.mean_f1:.4f} on validation{weights}")
-        tell_baselines(run.baselines, "validation", summary.best.mean_f1, judge=not summary.interrupted)
+        best = summary.best
+        score = best.mean_f1 if best.score is None else best.score
+        tell(f"best: trial {best.number}, {TITLES[summary.metric]} {score:.4f} on validation{weights}")
+        tell_baselines(run.baselines, "validation", score, summary.metric, judge=not summary.interrupted)
     if summary.interrupted:
         say(f"interrupted; go on with: captune resume {shell_word(run.where)}")
         raise SystemExit(exit_status(signal.Signals[summary.signal or "SIGINT"]))
     if summary.best is None:
         fail("no trial has a score; `captune trials` shows why", status=1)
     where = shell_word(run.where)
-    tell(f"next: captune trials {where} --sort mean_f1; captune refit {where}")
+    tell(f"next: captune trials {where} --sort {summary.metric}; captune refit {where}")

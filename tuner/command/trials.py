@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from captune.errors import shell_word
+from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import AsJson, RunPath
 from captune.tuner.command.console import fail, print_file, print_json, print_table, terminal_width
 
@@ -40,6 +41,8 @@ def trials(
     from captune.results import table
     from captune.tuner.api.runs import Run
 
+    if (altered := Run(run).altered) is not None:
+        say(f"note: {altered}")
     names = [name.strip() for name in columns.split(",")] if columns else None
     if watch:
         if format != "table" or not sys.stdout.isatty():

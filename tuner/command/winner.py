@@ -1,23 +1,29 @@
-"""The verbs of trials that are trained again: replay, refit, export."""
+"""The verbs of trials that are trained again: replay, refit, ablate, export."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Address, AsJson, RunPath, StorageOption
 from captune.tuner.command.cluster import follow_job, is_server, send
-from captune.tuner.command.console import print_json, tell, tell_baselines
+from captune.tuner.command.console import fail, print_json, tell, tell_baselines
 from captune.tuner.winner.formats.declarations import Kind
+
+if TYPE_CHECKING:
+    from captune.tuner.api.runs import Run
 
 
 def replay(
     run: RunPath,
-    trial: Annotated[int, typer.Argument(help="its number")],
+    trial: Annotated[int | None, typer.Argument(help="its number")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="the whole search: each trial again, each decision in the order of the record")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="also where data or versions are not the same")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -25,6 +31,13 @@ def replay(
     from captune.results.trial_page import without_nan
     from captune.tuner.api.runs import Run
 
+    if everything == (trial is not None):
+        fail("give the number of a trial, or --all")
+    if (altered := Run(run).altered) is not None:
+        say(f"note: {altered}")
+    if trial is None:
+        _replay_search(Run(run), force, as_json)
+        return
     replayed = Run(run).replay(trial, force=force)
     fields = ("epoch", "old", "new", "difference")
     rows = [{name: getattr(epoch, name) for name in fields} for epoch in replayed.epochs]
@@ -39,29 +52,72 @@ def replay(
     tell(f"largest difference {replayed.largest_difference:.1e}")
 
 
+def _replay_search(run: Run, force: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    replayed = run.replay_search(force=force)
+    if as_json:
+        print_json(asdict(replayed))
+        return
+    for difference in replayed.differences:
+        tell(difference)
+    same = "" if replayed.differences else "; proposals, stops, scores and the best are the same to the last bit"
+    tell(f"{replayed.trials} trials, {replayed.epochs} epochs again: {len(replayed.differences)} differences{same}")
+
+
+def _count(text: str) -> int | str:
+    if text == "auto" or text.isdecimal():
+        return text if text == "auto" else int(text)
+    raise typer.BadParameter(f"a number of networks or auto, got {text}")
+
+
 def refit(
     context: typer.Context,
     run: RunPath,
     trial: Annotated[int | None, typer.Option(help="refit this one instead of the best")] = None,
     seeds: Annotated[int, typer.Option(help="repeat with further seeds, to see how far the score moves")] = 1,
+    average: Annotated[
+        Any,
+        typer.Option(parser=_count, metavar="K|auto", help="networks that are averaged; auto: where it clearly gains"),
+    ] = "1",
+    confirm: Annotated[
+        str | None, typer.Option(metavar="TIME", help="for training the best trials again with other seeds, as 5m")
+    ] = None,
     address: Address = None,
     gpus: Annotated[int | None, typer.Option(help="that share each batch between them, all of one node")] = None,
     cpus: Annotated[float | None, typer.Option(help="of a cluster's node; also the threads")] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="also while the run is searched: test is read once")] = False,
 ) -> None:
     """Trains the winner on train + validation, proves it on test, writes RUN/winner."""
+    from captune.model.config import TITLES
     from captune.tuner.api.runs import Run
 
     if is_server(address):
         follow_job(address, send(address, sys.argv[1:], context.parent))
         return
     refitted = Run(run)
-    proof = refitted.refit(trial=trial, seeds=seeds, address=address, gpus=gpus, cpus=cpus, anyway=anyway).proof
+    proof = refitted.refit(
+        trial=trial,
+        seeds=seeds,
+        average=average,
+        confirm=confirm or 0,
+        address=address,
+        gpus=gpus,
+        cpus=cpus,
+        anyway=anyway,
+    ).proof
     test = proof.test
-    tell(f"trial {proof.trial}, {proof.epochs} epochs on train + validation")
-    tell(f"search    mean F1 {proof.search.mean_f1:.4f} on {proof.search.examples} validation examples")
+    trials = [member.trial for member in proof.members]
+    what = f"average of trials {', '.join(map(str, trials))}" if trials else f"trial {proof.trial}"
+    tell(f"{what}, {proof.epochs} epochs on train + validation")
+    chosen = (
+        "" if proof.metric == "mean_f1" else f", {TITLES[proof.metric]} {proof.search.score:.4f}, which was maximised,"
+    )
+    tell(f"search    mean F1 {proof.search.mean_f1:.4f}{chosen} on {proof.search.examples} validation examples")
     interval = f"95 % {test.low:.4f} to {test.high:.4f}"
     tell(f"test      mean F1 {test.mean_f1:.4f} ({interval}), {test.examples} examples")
+    if proof.confirmation is not None and not proof.members:
+        tell(f"          {proof.confirmation.check(test)}")
     tell(
         f"          micro F1 {test.micro_f1:.4f}, macro F1 {test.macro_f1:.4f}, mAP {test.map:.4f}, ECE {test.ece:.4f}"
     )
@@ -74,9 +130,36 @@ def refit(
     if proof.storage != "float32":
         tell(f"float32   mean F1 {proof.float32.mean_f1:.4f}, before the weights became {proof.storage}")
     tell(f"bundle    {proof.bundle_bytes / 2**20:.2f} MiB in {run}/winner/bundle")
-    tell_baselines(refitted.baselines, "test", test.mean_f1)
+    tell_baselines(refitted.baselines, "test", getattr(test, proof.metric), proof.metric)
     if not proof.bundle_fits:
         say(f"note: the weights keep the budget, the bundle with its vocabulary does not: {proof.bundle_bytes} bytes")
+
+
+def ablate(
+    run: RunPath,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="captions, pictures, augmentation, image.weights, text.wide, image.head, fusion; all if not given"
+        ),
+    ] = None,
+    trial: Annotated[int | None, typer.Option(help="take this one apart instead of the best")] = None,
+    seeds: Annotated[int, typer.Option(help="trainings of each variant, whose scores are averaged")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Trains the winner without captions, without pictures, without each of its parts, and scores it on validation."""
+    from captune.tuner.api.runs import Run
+
+    frame = Run(run).ablate(without=without or (), trial=trial, seeds=seeds)
+    if as_json:
+        print_json(frame.to_dict("records"))
+        return
+    tell(f"{'without':18}  mean F1  difference (95 % in pairs)       MiB  seconds")
+    row: Any
+    for row in frame.itertuples():
+        difference = f"{row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})" if row.without != "nothing" else ""
+        mib = row.weights_bytes / 2**20
+        tell(f"{row.without:18}  {row.mean_f1:7.4f}  {difference:28} {mib:6.2f}  {row.seconds:7.0f}")
 
 
 def export(

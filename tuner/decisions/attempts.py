@@ -20,7 +20,7 @@ class Attempt:
     """One attempt, with its trial in the study.
 
     gpus: that it runs on. started: second of the clock. node: of its worker, as in the record. scores: after each
-    epoch, of earlier attempts too. stopped_at: see Course.
+    epoch, of earlier attempts too. stopped_at, overdue, dropped: see Course.
     """
 
     study: optuna.Study
@@ -31,6 +31,7 @@ class Attempt:
     last: Epoch | None = None
     stopped_at: int | None = None
     overdue: bool = False
+    dropped: bool = False
     node: str | None = None
     scores: list[float] = field(default_factory=list)
 
@@ -53,7 +54,7 @@ class Attempt:
     def course(self) -> Course:
         """How far it has come."""
         tries = TrialAttributes.of(self.trial).tries or 1
-        return Course(self.last, self.best, self.gpus, tries, self.stopped_at, self.overdue)
+        return Course(self.last, self.best, self.gpus, tries, self.stopped_at, self.overdue, self.dropped)
 
     def running(self, *, placed: bool, ready: bool) -> RunningTrial:
         """How it stands, for whoever watches. placed: a node has room for its worker. ready: the worker has begun."""
@@ -77,11 +78,11 @@ class Attempt:
 
     def _write(self, epoch: Epoch, order: int) -> None:
         self.trial.set_user_attr(*epoch_attribute(epoch, order))
-        self.scores.append(epoch.mean_f1)
-        if math.isfinite(epoch.mean_f1):
+        self.scores.append(epoch.score)
+        if math.isfinite(epoch.score):
             if len(self.study.directions) == 1:  # Optuna takes no intermediate values of several objectives
-                self.trial.report(epoch.mean_f1, epoch.epoch)
-            self.best = max(self.best or 0.0, epoch.mean_f1)
+                self.trial.report(epoch.score, epoch.epoch)
+            self.best = max(self.best or 0.0, epoch.score)
 
 
 def reports_of(study: optuna.Study, origin: int) -> dict[Epoch, int]:

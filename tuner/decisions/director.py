@@ -16,8 +16,9 @@ import optuna
 from captune.cluster.nodes.health import NodeHealth, NodeNames
 from captune.cluster.nodes.resources import Room
 from captune.errors import Error, WorkError
+from captune.model.config import Metric
 from captune.model.size import show_bytes
-from captune.results.attributes import COUNTED, SCORED, TrialAttributes
+from captune.results.attributes import BY_HAND, COUNTED, SCORED, TrialAttributes
 from captune.results.records import Record
 from captune.tuner.decisions.attempts import Attempt, reports_of
 from captune.tuner.decisions.fates import Streak, TrialLimits, Verdict, cut_off, judge
@@ -68,6 +69,7 @@ class Director:
         gpus: of a trial.
         room: how many trials may run at once, and on how many nodes; it may change while the search runs.
         patience: trials in a row, ended in this search, without a better score, after which none starts; None for any.
+        metric: that trials are judged by.
     """
 
     study: optuna.Study
@@ -80,6 +82,8 @@ class Director:
     gpus: float
     room: Room
     patience: int | None = None
+    metric: Metric = "mean_f1"
+    share: int | None = field(default=None, init=False)  # of the room, where other searches use it too
     fault: Error | None = field(default=None, init=False)  # why the search cannot go on
     waiting: str | None = field(default=None, init=False)  # for what no trial starts
     complaint: str | None = field(default=None, init=False)  # of the trial that reported last, about its checkpoints
@@ -88,17 +92,19 @@ class Director:
     def __post_init__(self) -> None:
         self._given_up = 0  # lost too often: counted as trials wanted, since a search must end
         self._best_ended = best_of(
-            Best(record.number, record.mean_f1, record.weights_bytes)
+            Best(record.number, record.score, record.weights_bytes)
             for record in self.records
-            if record.mean_f1 is not None and record.fate in SCORED
+            if record.score is not None and record.fate in SCORED
         )
         self.counted_before = self.counted
         self._reports = self._reports_before = sum(record.epochs for record in self.records)
-        self._streak = Streak(scored=any(record.mean_f1 is not None for record in self.records))
+        self._streak = Streak(scored=any(record.score is not None for record in self.records))
         self._health, self._names = NodeHealth(), NodeNames()
         self._short_of_memory: list[Attempt] = []  # in their share of a GPU: what is as large needs more, too
         self._most_at_once = 1
+        self._held = 0.0  # seconds for which trials that have ended held a slot
         self._no_better = 0  # trials in a row, that count
+        self._has_more = True  # trials to start, as far as it knows
 
     @property
     def fates(self) -> Counter[str]:
@@ -111,6 +117,19 @@ class Director:
         return sum(self.fates[fate] for fate in COUNTED) + self._given_up
 
     @property
+    def slots(self) -> int:
+        """Trials that may run at once."""
+        return self.room.slots if self.share is None else min(self.room.slots, self.share)
+
+    @property
+    def wanted(self) -> int:
+        """Trials that would run at once if no other search were there."""
+        if not self._has_more:
+            return len(self.running)
+        left = self.room.slots if self.trials is None else self.trials - self.counted
+        return max(len(self.running), min(self.room.slots, left))
+
+    @property
     def patience_is_over(self) -> bool:
         """Whether so many trials in a row were no better that the search ends."""
         return self.patience is not None and self._no_better >= self.patience
@@ -119,6 +138,10 @@ class Director:
     def epochs(self) -> int:
         """That were reported in this search."""
         return self._reports - self._reports_before
+
+    def seconds(self, now: float) -> float:
+        """For which trials of this search held a slot so far."""
+        return self._held + sum(now - attempt.started for attempt in self.running.values())
 
     @property
     def best(self) -> Best | None:
@@ -142,17 +165,20 @@ class Director:
         return step
 
     def _next(self, key: str, now: float, free_bytes: int) -> Assignment | Wait | Done:
-        if len(self.running) >= self.room.slots:
-            return Wait(None if self.running else "no trial starts: no node is left with room for one")
-        if self.trials is not None and self.counted + len(self.running) >= self.trials:
+        self._has_more = False
+        if (self.trials is not None and self.counted + len(self.running) >= self.trials) or self.patience_is_over:
             return self._nothing_left()
-        if self.patience_is_over:
-            return Wait() if self.running else Done()
+        if len(self.running) >= self.room.slots:
+            self._has_more = True
+            return Wait(None if self.running else "no trial starts: no node is left with room for one")
         if free_bytes < self.limits.min_free:
             return Wait(
                 f"no trial starts: {show_bytes(free_bytes)} free on the disk of the run, "
                 f"{show_bytes(self.limits.min_free)} are to stay free (--min-free)"
             )
+        if len(self.running) >= self.slots:
+            self._has_more = True
+            return Wait(None if self.running else "no trial starts: it is the turn of another search on this cluster")
         try:
             admitted = self.gate.admit()
         except UsedUp:
@@ -160,6 +186,7 @@ class Director:
         except BudgetError as error:
             self.fault = error
             return Done()
+        self._has_more = True
         return self._assign(key, admitted, now)
 
     def _nothing_left(self) -> Wait | Done:
@@ -172,8 +199,8 @@ class Director:
         earlier = reports_of(self.study, origin) if origin != trial.number else {}
         self.running[key] = Attempt(self.study, admitted, gpus, now)
         self._most_at_once = max(self._most_at_once, len(self.running))
-        best = max((epoch.mean_f1 for epoch in earlier if is_finite(epoch.mean_f1)), default=-math.inf)
-        job = Job(admitted.config, admitted.seed, origin, best, len(earlier))
+        best = max((epoch.score for epoch in earlier if is_finite(epoch.score)), default=-math.inf)
+        job = Job(admitted.config, admitted.seed, origin, best, len(earlier), self.metric)
         return Assignment(job, gpus, self._health.resting(now))
 
     def _gpus_for(self, admitted: Admitted) -> float:
@@ -194,8 +221,8 @@ class Director:
         if attempt is None:
             return True
         epoch = report.epoch
-        among_the_best = self.rungs.goes_on(attempt.origin, epoch.epoch, epoch.mean_f1, epochs=attempt.epochs)
-        goes_on = among_the_best and is_finite(epoch.loss)
+        among_the_best = self.rungs.goes_on(attempt.origin, epoch.epoch, epoch.score, epochs=attempt.epochs)
+        goes_on = among_the_best and is_finite(epoch.loss) and not attempt.dropped
         if attempt.last is not None and attempt.last.epoch >= epoch.epoch:
             return goes_on
         if attempt.last is None:
@@ -217,7 +244,7 @@ class Director:
         attempt = self.running.get(key)
         if attempt is None:
             return None
-        if attempt.overdue and attempt.last is None:
+        if (attempt.overdue or attempt.dropped) and attempt.last is None:
             attempt.take_over()
         verdict = judge(end, attempt.course, self.limits)
         self._streak = self._streak.after(end, verdict)
@@ -231,9 +258,11 @@ class Director:
             self._short_of_memory.append(attempt)
         if verdict.again is None and isinstance(end, NodeBroken | WorkerDied) and verdict.fate == "lost":
             self._given_up += 1
-        return self._settle(key, verdict)
+        self._held += now - attempt.started
+        return self.settle(key, verdict)
 
-    def _settle(self, key: str, verdict: Verdict) -> Ended:
+    def settle(self, key: str, verdict: Verdict) -> Ended:
+        """Gives a trial that runs its fate, as the verdict has it."""
         attempt = self.running.pop(key)
         trial = attempt.trial
         if verdict.fate is None:
@@ -261,6 +290,21 @@ class Director:
             self.running[key].overdue = True
         return late
 
+    def drop(self, number: int) -> str | None:
+        """Ends a trial for a person: its worker is to be ended, as that of one which is overdue.
+
+        Returns:
+            Its key; None where no such trial runs.
+        """
+        for key, attempt in self.running.items():
+            if attempt.trial.number == number:
+                TrialAttributes(reason=BY_HAND).write(
+                    attempt.trial
+                )  # a driver killed from here on leaves the fate open
+                attempt.dropped = True
+                return key
+        return None
+
     def close(self, reason: str, *, resumable: bool) -> list[Ended]:
         """Gives every trial that still runs its fate when the search ends.
 
@@ -272,5 +316,5 @@ class Director:
         for key, attempt in list(self.running.items()):
             if attempt.last is None and not resumable:
                 attempt.take_over()  # its earlier attempts' scores may win
-            ended.append(self._settle(key, cut_off(attempt.course, reason, resumable=resumable)))
+            ended.append(self.settle(key, cut_off(attempt.course, reason, resumable=resumable)))
         return ended

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from captune.model.metrics import Epoch
-from captune.results.attributes import HALVED, Fate
+from captune.results.attributes import BY_HAND, HALVED, Fate
 from captune.tuner.decisions.trial_events import (
     CodeMissing,
     Completed,
@@ -44,7 +44,8 @@ class Course:
     """How far an attempt at a trial has come when it ends.
 
     last: its last report. best: the best score, of earlier attempts too. tries: attempts so far, this one included.
-    stopped_at: the epoch after which halving said stop. overdue: its worker was ended as it took too long.
+    stopped_at: the epoch after which halving said stop. overdue: its worker was ended as it took too long. dropped: a
+    person ended it.
     """
 
     last: Epoch | None = None
@@ -53,6 +54,7 @@ class Course:
     tries: int = 1
     stopped_at: int | None = None
     overdue: bool = False
+    dropped: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Verdict:
 def judge(end: End, course: Course, limits: TrialLimits) -> Verdict:
     """The fate of a trial that ended so after this course."""
     match end:
+        case _ if course.dropped:
+            return Verdict("stopped", BY_HAND)
         case TurnedAway(worker):
             return Verdict(None, f"node {worker.node} rests", Again(course.tries))
         case Preempted(worker):
@@ -99,7 +103,7 @@ def judge(end: End, course: Course, limits: TrialLimits) -> Verdict:
 
 def _completed(course: Course) -> Verdict:
     last = course.last
-    if last is None or not (math.isfinite(last.mean_f1) and math.isfinite(last.loss)):
+    if last is None or not (math.isfinite(last.score) and math.isfinite(last.loss)):
         epoch = None if last is None else last.epoch
         return Verdict("diverged", f"no finite score after epoch {epoch}")
     if course.stopped_at is not None:
@@ -115,6 +119,8 @@ def cut_off(course: Course, reason: str, *, resumable: bool) -> Verdict:
     Args:
         resumable: whether it is to go on, or was given what time there was.
     """
+    if course.dropped:
+        return Verdict("stopped", BY_HAND)
     if resumable:
         return Verdict("lost", reason)
     return (

@@ -58,7 +58,7 @@ class Rungs:
         rungs = cls(config, schedule)
         reports = [(record.order[epoch.epoch], epoch, record) for record in records for epoch in record.curve]
         for _, epoch, record in sorted(reports, key=lambda report: report[0]):
-            rungs.goes_on(record.origin, epoch.epoch, epoch.mean_f1, epochs=record.config["train.epochs"])
+            rungs.goes_on(record.origin, epoch.epoch, epoch.score, epochs=record.config["train.epochs"])
         return rungs
 
     def _among_the_best(self, rung: int, score: float) -> bool:

@@ -111,7 +111,8 @@ def _first(config: SearchConfig, feasible: FeasibleSpace) -> list[tuple[TrialCon
     first: list[tuple[TrialConfig, Size]] = []
     with quiet_optuna(), suppress(UsedUp):
         study = optuna.create_study()
-        study.enqueue_trial(feasible.preset())
+        for parameters in (feasible.preset(), *feasible.chosen(config.first, {})):
+            study.enqueue_trial(parameters)
         gate = Gate(study, feasible, seed=config.seed)
         while len(first) < FIRST:
             admitted = gate.admit()

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from captune.model.config import Metric
+
 Phase = Literal["waiting for room", "starting a worker", "features, first epoch", "first epoch", "training"]
 
 
@@ -13,7 +15,7 @@ Phase = Literal["waiting for room", "starting a worker", "features, first epoch"
 class RunningTrial:
     """A trial that holds a slot.
 
-    epochs: that its configuration trains. scores: mean F1 after each epoch so far, NaN among them where it diverged.
+    epochs: that its configuration trains. scores: after each epoch so far, NaN among them where it diverged.
     node: host name of its machine, None before its first report.
     """
 
@@ -34,13 +36,13 @@ class Best:
     """The best score so far of a trial that may win."""
 
     trial: int
-    mean_f1: float
+    score: float
     weights_bytes: int
 
 
 def best_of(scores: Iterable[Best | None]) -> Best | None:
     """The highest, of equal ones the first."""
-    return max((score for score in scores if score is not None), key=lambda score: score.mean_f1, default=None)
+    return max((each for each in scores if each is not None), key=lambda best: best.score, default=None)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Progress:
         seconds_at_work: since the first worker was ready, in this search.
         epochs: that were reported in this search.
         slots, nodes: that there are.
+        metric: of which all scores are.
+        slot_hours: for which trials held a slot, in earlier searches of the run, too. price: of one, None where it is
+            not known.
     """
 
     seconds: float
@@ -75,6 +80,9 @@ class Progress:
     slots: int = 0
     nodes: int = 0
     best: Best | None = None
+    metric: Metric = "mean_f1"
+    slot_hours: float = 0.0
+    price: float | None = None
 
     @property
     def trials_done(self) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import TrialState
 
-from captune.results.attributes import LOST, TrialAttributes, origin_of
+from captune.results.attributes import BY_HAND, LOST, TrialAttributes, origin_of
 from captune.results.optuna_private import enqueued_parameters, reopened
 from captune.results.records import Record
 from captune.tuner.decisions.fates import Again, halving_reason
@@ -29,7 +29,7 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
             gate.set_aside(trial, attributes.void)
         elif attributes.fate is not None:
             TrialAttributes(seconds=_reported_seconds(by_number[half.number], records)).write(trial)
-            gate.finish(trial, attributes.fate, best=by_number[half.number].mean_f1)
+            gate.finish(trial, attributes.fate, best=by_number[half.number].score)
     trials = study.get_trials(deepcopy=False)
     for record in records:
         if record.fate != "running":
@@ -39,23 +39,27 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
         last = record.curve[-1] if record.curve else None
         if len(study.directions) == 1:  # the report itself may be what was missing
             for epoch in record.curve:
-                if epoch.epoch not in frozen.intermediate_values and math.isfinite(epoch.mean_f1):
-                    trial.report(epoch.mean_f1, epoch.epoch)
+                if epoch.epoch not in frozen.intermediate_values and math.isfinite(epoch.score):
+                    trial.report(epoch.score, epoch.epoch)
         if record.seed is None:
             parameters = enqueued_parameters(frozen)
             if parameters and record.origin == record.number:
-                study.enqueue_trial(parameters)  # the preset, say; first, as one too many is only set aside
+                # The preset, say; first, as one too many is only set aside.
+                request = TrialAttributes(request=TrialAttributes.of(frozen).request)
+                study.enqueue_trial(parameters, user_attrs=request.values())
             gate.set_aside(trial, "the search ended before it was handed out")
             continue
         TrialAttributes(seconds=_reported_seconds(record, records)).write(trial)
-        if last is None:
+        if record.reason == BY_HAND:
+            gate.tell(trial, "stopped", best=record.score, reason=BY_HAND)
+        elif last is None:
             gate.tell(trial, "lost", reason=LOST)
-        elif not (math.isfinite(last.mean_f1) and math.isfinite(last.loss)):
+        elif not (math.isfinite(last.score) and math.isfinite(last.loss)):
             gate.tell(trial, "diverged", reason=f"no finite score after epoch {last.epoch}")
         elif last.epoch == (epochs := record.config["train.epochs"]):
-            gate.tell(trial, "complete", best=record.mean_f1)
-        elif not rungs.goes_on(record.origin, last.epoch, last.mean_f1, epochs=epochs):
-            gate.tell(trial, "stopped", best=record.mean_f1, reason=halving_reason(last.epoch))
+            gate.tell(trial, "complete", best=record.score)
+        elif not rungs.goes_on(record.origin, last.epoch, last.score, epochs=epochs):
+            gate.tell(trial, "stopped", best=record.score, reason=halving_reason(last.epoch))
         else:
             gate.tell(trial, "lost", reason=LOST)
     # The last that came of each trial: where that one was lost too, or waits already, no earlier one counts.

@@ -12,7 +12,7 @@ from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.space.config import SearchConfig
 
 _REFUSED: tuple[Fate, ...] = ("over_budget", "diverged")
-_SAME = ("preset", "modality", "fixed", "space", "objectives")
+_SAME = ("preset", "modality", "fixed", "space", "metric", "objectives")
 
 
 def check(old: RunFolder, before: SearchConfig, config: SearchConfig, *, same_data: bool) -> None:

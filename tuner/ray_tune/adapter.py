@@ -30,7 +30,7 @@ from captune.tuner.decisions.trial_events import (
     Report,
     WorkerDied,
 )
-from captune.tuner.ray_tune.private import WorkerError, actor_of, error_of, forget_ended, is_placed
+from captune.tuner.ray_tune.private import WorkerError, actor_of, end_idle_workers, error_of, forget_ended, is_placed
 from captune.tuner.training.checkpoints import CheckpointCleaner
 
 ASSIGNMENT, MESSAGE = "assignment", "message"
@@ -77,6 +77,8 @@ class Adapter(_NotSaved, FIFOScheduler):
         step = self._director.next(trial_id, now=time.monotonic(), free_bytes=free)
         if isinstance(step, Assignment):
             return step
+        if self._controller is not None:
+            end_idle_workers(self._controller, all_are=not self._director.running)
         # While nothing runs Ray asks for trials alone, and not whether the run is over.
         self.done = isinstance(step, Done) or (not self._director.running and self._over())
         return None
@@ -140,8 +142,18 @@ class Adapter(_NotSaved, FIFOScheduler):
     def end_overdue(self) -> None:
         """Ends workers whose trial takes too long; Ray then tells of them as of any that died."""
         for trial_id in self._director.overdue(time.monotonic()):
-            if (actor := actor_of(self._trials[trial_id])) is not None:
-                ray.kill(actor)
+            self._end_worker(trial_id)
+
+    def drop(self, number: int) -> bool:
+        """Ends a trial for a person; whether it ran. One whose worker does not run yet ends with its first report."""
+        if (trial_id := self._director.drop(number)) is None:
+            return False
+        self._end_worker(trial_id)
+        return True
+
+    def _end_worker(self, trial_id: str) -> None:
+        if (actor := actor_of(self._trials[trial_id])) is not None:
+            ray.kill(actor)
 
     def unplaced(self, seconds: float) -> int:
         """Trials that have waited so long for a node with room for their worker."""

@@ -31,6 +31,8 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
+_END_SECONDS = 1.0  # waited for an idle worker to end, before another look at the search
+
 
 class WorkerError(RayActorError):
     """A worker's end that Ray tells by an error of another kind, `cause`: out of memory, its node gone."""
@@ -99,6 +101,20 @@ def forget_ended(controller: TuneController) -> None:
     controller._trials[:] = [trial for trial in controller._trials if trial not in ended]
     for trials in (controller._stopped_trials, controller._failed_trials, controller._trials_to_cache):
         trials.difference_update(ended)
+
+
+def end_idle_workers(controller: TuneController, *, all_are: bool) -> None:
+    """Ends the worker without a trial that Ray Tune keeps for one that may come: what it holds is free for others.
+
+    Args:
+        all_are: while Ray Tune asks for a trial because it has none, it does not look after the ends of workers.
+    """
+    if controller._pending_trials:  # for which it is kept
+        return
+    controller._cleanup_cached_actors(force_all=True)
+    workers = controller._actor_manager
+    while all_are and workers.num_total_actors and workers.next(timeout=_END_SECONDS):
+        pass
 
 
 def error_of(trial: Any) -> Exception | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from captune.cluster.nodes.claims import Sharing
 from captune.cluster.nodes.inspection import NodeRequirements, check_nodes, versions
 from captune.cluster.nodes.resources import Request, Room, default_request, limits, slots
 from captune.cluster.nodes.session import alive, free, session
@@ -18,17 +19,20 @@ from captune.data_prep.store import PreparedData
 from captune.errors import one_line
 from captune.files import scratch
 from captune.interrupt import Interrupt
+from captune.reading import UnreadableError
 from captune.results.baselines import ensure
-from captune.results.journal import STUDY_NAME, open_storage
+from captune.results.journal import DIRECTIONS, STUDY_NAME, open_storage
 from captune.results.optuna_private import quiet_optuna
 from captune.results.records import Record, load_records, records_of
 from captune.results.run_folder import RunError, RunFolder
-from captune.results.summary import Session, Summary, summarise
+from captune.results.summary import Session, Summary, slot_hours, summarise
 from captune.tuner.decisions.progress import Progress
 from captune.tuner.ray_tune.memory import measured_share
 from captune.tuner.run.locations import reading
+from captune.tuner.run.requests import Requests
 from captune.tuner.run.settings import RunSettings, check, remember
 from captune.tuner.space.config import SearchConfig
+from captune.tuner.space.dimensions import SpaceError
 from captune.tuner.space.feasibility import FeasibleSpace
 from captune.tuner.space.units import parse_interval
 
@@ -37,9 +41,10 @@ if TYPE_CHECKING:
 
 
 _LOOK_SECONDS = 5.0  # between two looks at the nodes
+_SHARE_SECONDS = 1.0  # between two looks at the other searches on the cluster
+_REQUEST_SECONDS, _REMOTE_REQUEST_SECONDS = 0.5, 10.0  # between two looks at what people ask for
 _SHOW_SECONDS = 0.25  # between two times that is told how things stand
 _WAIT_SECONDS = 60.0  # that a trial waits before a message says so, and between two of them
-_DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"mean_f1": "maximize", "bytes": "minimize"}
 
 
 def run_search(
@@ -104,8 +109,9 @@ def run_search(
                 say(limits(nodes, request))
                 for note in check_nodes(nodes, requirements):
                     say(note)
+            sharing = Sharing(mirror.url if mirror is not None else str(run.path.resolve()), config.share)
             search = _Search(
-                run, config, requirements, feasible, request, at_once, started, interrupt, show, say, mirror
+                run, config, requirements, feasible, request, at_once, sharing, started, interrupt, show, say, mirror
             )
             try:
                 wait_for("opening the study")
@@ -118,7 +124,7 @@ def run_search(
                 records = load_records(run) if search.study is None else records_of(search.study)
                 before = records if search.study is None else search.records
                 own = Session(search.slots, wall, None if interrupt.cause is None else interrupt.cause.name)
-                summary = summarise(records, config.limit, own, before=before)
+                summary = summarise(records, config.limit, own, before=before, price=config.price)
                 if records == before:  # nothing was left to do
                     with suppress(RunError):
                         summary = summary.of_session(Summary.read(run.summary))
@@ -136,63 +142,62 @@ class _Search:
     feasible: FeasibleSpace
     request: Request
     slots: int  # that there were at most
+    sharing: Sharing
     started: float
     interrupt: Interrupt
     show: Callable[[Progress], None]
     say: Callable[[str], None]
     mirror: Mirror | None
+    fitting: int = 0  # trials on the nodes that there are
     study: optuna.Study | None = None  # once it is open
     records: Sequence[Record] = ()  # as they were then
     shown: float = 0.0  # second of the clock, as the next
     at_work: float | None = None  # since when
     room_checked: float = 0.0
+    share_checked: float = 0.0
     wait_reported: float = 0.0
+    spent: float = 0.0  # seconds for which trials of earlier searches held a slot
+    requests_checked: float = 0.0
+    refused: set[str] = field(default_factory=set)  # requests by name, which stay where they are
 
     def open(self) -> None:
         """The run's study, new with the preset as trial 0, or as an earlier search left it, put right."""
         import optuna
 
-        from captune.tuner.decisions.director import Director
-        from captune.tuner.decisions.fates import TrialLimits
-        from captune.tuner.decisions.gate import Gate
-        from captune.tuner.decisions.halving import Rungs
-        from captune.tuner.decisions.recovery import recover
-        from captune.tuner.decisions.warm_start import take_over
+        from captune.tuner.decisions.opening import open_search
 
-        config = self.config
         study = optuna.create_study(
             study_name=STUDY_NAME,
             storage=open_storage(self.run, wait=self.say),
-            directions=[_DIRECTIONS[objective] for objective in config.objectives],
+            directions=[DIRECTIONS[objective] for objective in self.config.objectives],
             load_if_exists=True,
         )
-        if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(self.feasible.preset())
+        threads = max(1, int(self.request.cpus))
+        self.director = open_search(
+            study,
+            self.feasible,
+            self.config,
+            self._learn,
+            threads=threads,
+            gpus=self.request.gpus,
+            room=self._room(),
+        )
+        self.study, self.records = study, self.director.records
+        self.spent = 3600 * slot_hours(self.records)
+        self._grant(lambda _: False)
+
+    def _learn(self, study: optuna.Study) -> None:
+        """From the run that this one was begun with, as far as it is there."""
+        from captune.tuner.decisions.warm_start import take_over
+
         old = RunSettings.of(self.run).warm_start
         if old is not None:
             try:
                 with reading(old) as older:
-                    count = take_over(study, older, config.limit)
+                    count = take_over(study, older, self.config.limit)
                 self.say(f"{count} finished trials of {old} inform the sampler")
             except (RunError, StorageError) as error:
                 self.say(f"note: the sampler learns no more from the earlier run: {error}")
-        records = records_of(study)
-        gate = Gate(study, self.feasible, seed=config.seed)
-        rungs = Rungs.of(config.halving, records, schedule=self.feasible.space.base.train.epochs)
-        recover(study, gate, rungs, records)
-        self.study, self.records = study, records_of(study)
-        self.director = Director(
-            study,
-            gate,
-            rungs,
-            TrialLimits(config.retries, config.trial_timeout, config.min_free),
-            trials=config.trials,
-            records=self.records,
-            threads=max(1, int(self.request.cpus)),
-            gpus=self.request.gpus,
-            room=self._room(),
-            patience=config.patience,
-        )
 
     def drive(self, worker: type | None) -> None:
         """Ray Tune's part."""
@@ -246,6 +251,7 @@ class _Search:
                 ),
             )
             fault: Exception | None = None
+            self._share()
             try:
                 tuner.fit()
             except Over:
@@ -278,6 +284,8 @@ class _Search:
         """Whether the run is over; asked by Ray about once a second, so the place for what is to be done that often."""
         self.adapter.end_overdue()
         self._look_round()
+        self._share()
+        self._grant(self.adapter.drop)
         if time.monotonic() - self.shown >= _SHOW_SECONDS:
             self.shown = time.monotonic()
             self.show(self._progress())
@@ -301,9 +309,12 @@ class _Search:
             running=running,
             seconds_at_work=0.0 if self.at_work is None else now - self.at_work,
             epochs=director.epochs,
-            slots=director.room.slots,
+            slots=director.slots,
             nodes=director.room.nodes,
             best=director.best,
+            metric=self.config.metric,
+            slot_hours=(self.spent + director.seconds(now)) / 3600,
+            price=self.config.price,
         )
 
     def _look_round(self) -> None:
@@ -320,8 +331,54 @@ class _Search:
             self.wait_reported = now
             self.say(f"{waiting} trials wait for room: {self.request} each; {free()}")
 
+    def _share(self) -> None:
+        """Holds this search to its share of the cluster, and says when other searches come or go."""
+        now, director = time.monotonic(), self.director
+        if now - self.share_checked < _SHARE_SECONDS:
+            return
+        self.share_checked, others = now, len(self.sharing.others)
+        fitting = max(self.fitting, director.room.slots)
+        director.share = self.sharing.may_hold(
+            slots=fitting, wanted=director.wanted, held=len(director.running), now=now
+        )
+        if len(self.sharing.others) != others:
+            self.say(self.sharing.told)
+
+    def _grant(self, stop: Callable[[int], bool]) -> None:
+        """Takes up what people asked for.
+
+        Args:
+            stop: ends a trial by its number; whether it ran.
+        """
+        from captune.tuner.decisions.steering import enqueue
+
+        now = time.monotonic()
+        if now - self.requests_checked < (_REQUEST_SECONDS if self.mirror is None else _REMOTE_REQUEST_SECONDS):
+            return
+        self.requests_checked = now
+        requests = Requests(self.run)
+        with suppress(StorageError):  # the next time
+            for name in requests.names():
+                if name in self.refused:
+                    continue
+                try:
+                    request = requests.read(name)
+                    parameters = self.feasible.chosen(request.configurations, {})
+                except (SpaceError, UnreadableError, RunError) as error:
+                    self.refused.add(name)
+                    why = ": ".join((*error.location, str(error))) if isinstance(error, SpaceError) else str(error)
+                    self.say(f"note: {self.run}/{self.run.requests.name}/{name} is refused: {one_line(why)}")
+                    continue
+                if request.stop is not None and not stop(request.stop):
+                    self.say(f"note: trial {request.stop} does not run, so there is nothing to stop")
+                if count := enqueue(self.director.study, parameters, name):
+                    self.say(f"configurations that were enqueued and are tried next: {count}")
+                if self.mirror is None or self.mirror.flush():
+                    requests.remove(name)
+
     def _room(self) -> Room:
         room = Room.of(alive(), self.request)
+        self.fitting = room.slots
         return replace(room, slots=self.config.slots or room.slots)
 
     @property

@@ -94,12 +94,13 @@ class TrialWorker(tune.Trainable):
         self._begin(config[ASSIGNMENT])
 
     def settle(self, threads: int, backend: str, gpus: float) -> None:
-        """Settles this process before its first trial."""
+        """Settles this process before its first trial. What has several GPUs trains each trial on all of them."""
         runtime.settle(threads, backend, gpus)
+        self._spread = runtime.spread(int(gpus))
 
     def epochs_of(self, job: Job, checkpoints: CheckpointWriter) -> Iterator[Epoch]:
         """The epochs of one trial."""
-        return train_trial(job, self.data, checkpoints)
+        return train_trial(job, self.data, checkpoints, spread=self._spread)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begins the next trial in this process; where nothing worked before, once more from the beginning."""
@@ -115,7 +116,7 @@ class TrialWorker(tune.Trainable):
         return {MESSAGE: message, "worn": self._is_worn(message), "done": last}
 
     def _is_last(self, epoch: Epoch) -> bool:
-        return epoch.epoch >= self._assignment.job.config.train.epochs or not is_finite(epoch.mean_f1)
+        return epoch.epoch >= self._assignment.job.config.train.epochs or not is_finite(epoch.score)
 
     def _message(self) -> Message:
         worker = Worker(platform.node(), self._node)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from captune.cluster.object_storage.addresses import StorageError, is_url, join
 from captune.cluster.object_storage.data_cache import local_copy, upload_data
-from captune.cluster.object_storage.mirror import Mirror, fetch_run, is_written
+from captune.cluster.object_storage.mirror import Mirror
 from captune.cluster.object_storage.remote_folder import RemoteFolder
+from captune.cluster.object_storage.run_at_address import fetch_run, is_written
 from captune.data_prep.store import PreparedData
 from captune.errors import shell_word
 from captune.files import keep, scratch
@@ -84,12 +85,13 @@ def reading(location: str, *, leave: frozenset[str] = frozenset({"winner", "trac
     Raises:
         RunError, StorageError: there is none, or it cannot be reached.
     """
-    if not is_url(location):
+    address = _address(location)
+    if address is None:
         yield RunFolder(Path(location))
         return
     with scratch() as aside:
-        fetch_run(location, aside / "run", leave=leave)
-        yield RunFolder(aside / "run", location, is_written(location))
+        fetch_run(address, aside / "run", leave=leave)
+        yield RunFolder(aside / "run", address, is_written(address))
 
 
 @contextmanager
@@ -101,15 +103,15 @@ def refitting(location: str) -> Iterator[RunFolder]:
     """
     with reading(location, leave=frozenset({"tracebacks"})) as run:
         refitted = run.proof.exists()
-        if is_url(location) and not refitted:  # of a refit that was cut off while it uploaded
+        if run.address is not None and not refitted:  # of a refit that was cut off while it uploaded
             shutil.rmtree(run.winner, ignore_errors=True)
         yield run
-        if not is_url(location) or refitted:
+        if run.address is None or refitted:
             return
         try:
-            remote = RemoteFolder(join(location, run.winner.name))
+            remote = RemoteFolder(join(run.address, run.winner.name))
             if remote.exists(run.proof.name):
-                raise StorageError(f"{location} got another winner meanwhile, which stays")
+                raise StorageError(f"{run} got another winner meanwhile, which stays")
             remote.upload(run.bundle, run.bundle.name)
             for beside in (run.error_analysis, run.report, run.portable, run.model_card):
                 if beside.exists():
@@ -132,18 +134,20 @@ def searching(location: str, *, new: bool = False) -> Iterator[tuple[RunFolder, 
         RunError, StorageError: there is a run or none, or the address cannot be reached; or what came
             last cannot be uploaded: the twin is kept.
     """
-    if not is_url(location):
-        yield RunFolder(Path(location)), None
+    address = _address(location)
+    if address is None:
+        yield _whole(RunFolder(Path(location))), None
         return
     with scratch() as aside:
-        run = RunFolder(aside / "run", location)
+        run = RunFolder(aside / "run", address)
         if not new:
-            fetch_run(location, run.path)
-        elif RemoteFolder(location).exists():
+            fetch_run(address, run.path)
+            _whole(run)
+        elif RemoteFolder(address).exists():
             raise RunError(
-                f"{location} holds something; give another --run, or go on with `captune resume {shell_word(location)}`"
+                f"{address} holds something; give another --run, or go on with `captune resume {shell_word(address)}`"
             )
-        mirror = Mirror(run.path, location)
+        mirror = Mirror(run.path, address)
         try:
             with mirror:
                 try:
@@ -159,6 +163,31 @@ def searching(location: str, *, new: bool = False) -> Iterator[tuple[RunFolder, 
         finally:
             if mirror.complaint is not None:
                 keep(aside)
+
+
+def _address(location: str) -> str | None:
+    """Of a run in object storage, or of the copy of one on a disk, which is of the same form; None for a run folder."""
+    if is_url(location):
+        return location
+    run = RunFolder(Path(location).resolve())
+    with suppress(OSError):  # for whoever reads it to tell
+        return run.path.as_uri() if run.journal.is_dir() else None
+    return None
+
+
+def _whole(run: RunFolder) -> RunFolder:
+    """Raises RunError for the copy of a run whose trials are missing: it would be begun anew."""
+    if _holds(run.summary) and not _holds(run.journal):
+        raise RunError(
+            f"{run} lacks {run.journal.name}, which holds the trials that {run.summary.name} counts: copy it there, too"
+        )
+    return run
+
+
+def _holds(file: Path) -> bool:
+    with suppress(OSError):
+        return file.stat().st_size > 0
+    return False
 
 
 def _cache() -> Path:

@@ -62,7 +62,8 @@ class RunSettings(Document):
             data=self.data,
             fingerprint=self.fingerprint,
             budget=self.search.limit,
-            objectives=self.search.objectives,
+            metric=self.search.metric,
+            objectives=(self.search.metric, *self.search.objectives[1:]),
             settings=settings | grouped,
             created=self.created,
         )
@@ -94,6 +95,10 @@ def check(config: SearchConfig, data: PreparedData) -> FeasibleSpace:
     nothing_fits = feasible.complaint()
     if nothing_fits is not None:
         raise BudgetError(nothing_fits)
+    try:
+        feasible.chosen(config.first, {})
+    except SpaceError as error:
+        raise ConfigError(": ".join(("first", *error.location, str(error)))) from None
     return feasible
 
 

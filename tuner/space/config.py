@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator
 
 from captune.errors import among, in_words
-from captune.model.config import Modality, ModelConfig, Settings, TrialConfig
+from captune.model.config import Metric, Modality, ModelConfig, Settings, TrialConfig
 from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, Measure
+from captune.tuner.space.chosen import parameters_of
 from captune.tuner.space.declarations import Declaration, Group, declared
 from captune.tuner.space.dimensions import Space, SpaceError, parse_dimension
-from captune.tuner.space.meaning import as_declared
+from captune.tuner.space.meaning import as_declared, chosen_as_declared
 from captune.tuner.space.meaning import check as check_meaning
 from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Objectives, shortened
 from captune.tuner.space.yaml_file import ConfigError, YamlFile
@@ -72,8 +73,15 @@ class SearchConfig(_WithoutTruths):
         description="the search ends once so many trials in a row were no better than the best; none: any",
     )
     modality: Annotated[Modality, Group("Search")] = Field(description="what is read; by itself what the preset reads")
+    metric: Annotated[Metric, Group("Search")] = Field(
+        "mean_f1",
+        description="the score that is maximised: trials are cut and the winner is chosen by it, and the decision rule "
+        "is fitted for it",
+    )
     objectives: Annotated[Objectives, Group("Search")] = Field(
-        ("mean_f1",), description="what the sampler looks for; with bytes for small networks as well as for good ones"
+        ("mean_f1",),
+        description="what the sampler looks for, mean_f1 standing for the metric; with bytes for small networks as "
+        "well as for good ones",
     )
     seed: Annotated[int, Group("Search")] = Field(
         0, ge=0, lt=2**31, description="of the sampler, and through it of every trial"
@@ -89,10 +97,18 @@ class SearchConfig(_WithoutTruths):
         None, ge=0, description="CPUs of a trial, also its threads; none: an even share"
     )
     gpus_per_trial: Annotated[Gpus | None, Group("Resources")] = Field(
-        None, description="GPUs of a trial, or a share; auto: by the memory that the largest configuration needs"
+        None, description="GPUs that train a trial, or a share of one; auto: by the memory that the largest needs"
+    )
+    price: Annotated[float | None, Group("Resources")] = Field(
+        None,
+        ge=0,
+        description="money that an hour of one slot costs, by which the search's cost is shown; none: slot hours alone",
     )
     slots: Annotated[int | None, Group("Resources")] = Field(
         None, ge=1, le=100_000, description="trials at once; more than fit now lets an autoscaler add nodes"
+    )
+    share: Annotated[float, Group("Resources")] = Field(
+        1, gt=0, le=1000, description="weight beside other searches on the cluster: 2 for twice the slots of one with 1"
     )
     checkpoint_every: Annotated[Interval, Group("Safety")] = Field(
         "60s", description="at most one checkpoint of a trial in so much time or epochs"
@@ -120,6 +136,11 @@ class SearchConfig(_WithoutTruths):
     )
     space: Annotated[dict[str, Any], Group("Space")] = Field(
         default_factory=dict, description="dotted names to dimensions"
+    )
+    first: Annotated[list[dict[str, Any]], Group("Space")] = Field(
+        default_factory=list,
+        description="configurations that are tried right after the preset: dotted names to values, what is not named "
+        "as in the preset",
     )
 
     @property
@@ -224,8 +245,15 @@ def read_search(
         values["space"] = {name: value for name, value in values["space"].items() if name != "storage"}
     try:
         values["fixed"], values["space"] = as_declared(values["fixed"], values["space"])
+        values["first"] = chosen_as_declared(values["first"], "first")
         config = SearchConfig.model_validate(values)
-        check_meaning(config.build_space(), config.fixed, overridden=() if storage is None else ("storage",))
+        space = config.build_space()
+        check_meaning(space, config.fixed, overridden=() if storage is None else ("storage",))
+        for place, configuration in enumerate(config.first, 1):
+            try:
+                parameters_of(space, configuration)
+            except SpaceError as error:
+                raise SpaceError(str(error), "first", str(place), *error.location) from None
     except SpaceError as error:
         if error.location and error.location[0] in overrides:
             raise SettingError(": ".join(error.location), str(error)) from None
@@ -233,6 +261,24 @@ def read_search(
     if config.trials is None and config.time_limit is None and config.patience is None:
         raise ConfigError("a search needs an end: give --trials N, --time-limit 30m, --patience N, or several")
     return config
+
+
+def read_configurations(path: Path) -> tuple[YamlFile, list[dict[str, Any]]]:
+    """Configurations that people chose, one or a list of them in YAML or JSON: dotted names to values.
+
+    Returns:
+        The file, for errors at a place in it, and what it holds; the space is not looked at.
+
+    Raises:
+        ConfigError: the first thing wrong, with file, line and key.
+    """
+    file = YamlFile.open(path, several=True)
+    if not file.content:
+        raise ConfigError(f"{path} is empty; it holds dotted names with values, or a list of such")
+    try:
+        return file, chosen_as_declared(list(file.content.values()))
+    except SpaceError as error:
+        raise file.error(str(error), *error.location) from None
 
 
 def read_trial_config(path: Path) -> TrialConfig:
@@ -282,7 +328,7 @@ def _nested(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 def _first(error: ValidationError) -> tuple[tuple[str, ...], str]:
     """Where the first thing that is wrong stands, and what it is."""
     detail = error.errors()[0]
-    location = tuple(str(step) for step in detail["loc"])
+    location = tuple(str(step + 1 if isinstance(step, int) else step) for step in detail["loc"])  # places from 1
     if detail["type"] == "extra_forbidden":
         names = HalvingConfig.model_fields if location[0] == "halving" else SearchConfig.model_fields
         return location, f"unknown key; {among(location[-1], names)}"

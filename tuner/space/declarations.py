@@ -16,7 +16,14 @@ from pydantic_core import PydanticUndefined
 from captune.model.config import ModelConfig, TrainConfig
 from captune.tuner.space.units import Unit, shortened
 
-_KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text", dict: "names with values"}
+_KINDS = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    dict: "names with values",
+    list: "list of names with values",
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Declaration:
     @property
     def listed(self) -> bool:
         """Whether it is one value, which an option can give, not a table of names."""
-        return self.kind != _KINDS[dict]
+        return self.kind not in (_KINDS[dict], _KINDS[list])
 
     @property
     def flag(self) -> str:

@@ -72,6 +72,11 @@ class Choice:
         """Whether its values can be gone through."""
         return True
 
+    @property
+    def words(self) -> str:
+        """Its values as a message says them."""
+        return f"one of {', '.join(map(str, self.options))}"
+
     def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
         """Draws a value."""
         return cast(Scalar, trial.suggest_categorical(name, self.options))
@@ -120,6 +125,11 @@ class Number:
     def countable(self) -> bool:
         """Whether its values can be gone through."""
         return self.whole or self.step is not None or self.low == self.high
+
+    @property
+    def words(self) -> str:
+        """Its values as a message says them."""
+        return f"from {self.low} to {self.high}" + (f" by {self.step}" if self.step else "")
 
     @property
     def whole(self) -> bool:
@@ -279,7 +289,7 @@ class Space:
                 yield way
                 return
             name, *others = names
-            if not _open(self.dimensions[name], values):
+            if not is_open(self.dimensions[name], values):
                 yield from ways(others, values, way)
                 return
             for option in options[name]:
@@ -296,7 +306,7 @@ class Space:
         return {
             name: values[name]
             for name, dimension in self.dimensions.items()
-            if _open(dimension, values) and dimension.holds(values[name])
+            if is_open(dimension, values) and dimension.holds(values[name])
         }
 
     @cached_property
@@ -306,7 +316,7 @@ class Space:
     def _build(self, value_of: Callable[[str, Dimension], Scalar]) -> TrialConfig:
         values = self._values.copy()
         for name, dimension in self.dimensions.items():
-            if _open(dimension, values):
+            if is_open(dimension, values):
                 values[name] = value_of(name, dimension)
         return unflatten(values)
 
@@ -352,7 +362,8 @@ def bind(config: TrialConfig, manifest: Manifest) -> TrialConfig:
     return TrialConfig(model=model, train=config.train)
 
 
-def _open(dimension: Dimension, values: Mapping[str, Any]) -> bool:
+def is_open(dimension: Dimension, values: Mapping[str, Any]) -> bool:
+    """Whether all conditions of a dimension hold with these values of a configuration."""
     return all(values[condition.name] in condition.values for condition in dimension.when)
 
 

@@ -13,10 +13,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from captune.errors import UsageError
-from captune.model.config import Flat, TrialConfig
+from captune.model.config import Flat, TrialConfig, complaint
+from captune.model.effects import key_of
 from captune.model.layout import LEAST_VALUES_A_CHANNEL
 from captune.model.size import Budget, Contents, Size, refusal, size, would_fit
-from captune.tuner.space.dimensions import Choice, Scalar, Space
+from captune.tuner.space.chosen import parameters_of
+from captune.tuner.space.dimensions import Choice, Scalar, Space, SpaceError
 
 MOST = 20_000  # configurations that are gone through, in about a second
 MOST_VALUES = 20_000  # of one dimension that are looked at
@@ -46,6 +48,36 @@ class FeasibleSpace:
     def preset(self) -> Flat:
         """Parameters of trial 0: the base of the space on this data."""
         return self.space.parameters(self.bind(self.space.base))
+
+    def chosen(self, configurations: Sequence[Mapping[str, Any]], known: Mapping[bytes, str]) -> list[Flat]:
+        """Parameters of configurations that people chose, see `parameters_of`.
+
+        Args:
+            known: by `key_of`, in words, what needs no trial of its own beside the preset.
+
+        Raises:
+            SpaceError: the first that is wrong, over the budget, or there twice. Its location begins with the place
+                of the configuration, from 1.
+        """
+        base = self.bind(self.space.base)
+        known = {**known, key_of(base): "the preset, which is trial 0"}
+        chosen = []
+        for place, values in enumerate(configurations, 1):
+            try:
+                chosen.append(parameters_of(self.space, values, base))
+                config = self.bind(self.space.at(chosen[-1]))
+            except SpaceError as error:
+                raise SpaceError(str(error), str(place), *error.location) from None
+            except ValidationError as error:  # on this data
+                raise SpaceError(complaint(error), str(place)) from None
+            except KeyError:  # the preset is outside of the space, and so the sampler draws what is not named
+                continue
+            if (why := refusal(self.size_of(config), self.budget)) is not None:
+                raise SpaceError(why, str(place))
+            if (key := key_of(config)) in known:
+                raise SpaceError(f"it is the same as {known[key]}; leave it out", str(place))
+            known[key] = f"configuration {place}"
+        return chosen
 
     @cached_property
     def smallest(self) -> TrialConfig | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -11,7 +11,6 @@ from captune.model.config import flatten
 from captune.tuner.space.declarations import configuration_settings
 from captune.tuner.space.dimensions import (
     OF_THE_DATA,
-    Choice,
     Condition,
     Dimension,
     Scalar,
@@ -43,6 +42,14 @@ def as_declared(fixed: Mapping[str, Any], space: Mapping[str, Any]) -> tuple[dic
                 dimension["when"] = {n: _read(n, value, "space", name, "when", n) for n, value in when.items()}
         dimensions[name] = dimension
     return {name: _read(name, value, "fixed", name) for name, value in fixed.items()}, dimensions
+
+
+def chosen_as_declared(configurations: Sequence[Mapping[str, Any]], *location: str) -> list[dict[str, Any]]:
+    """Configurations that people chose, with every value as its setting has it. Raises SpaceError as `as_declared`."""
+    return [
+        {name: _read(name, value, *location, str(place), name) for name, value in values.items()}
+        for place, values in enumerate(configurations, 1)
+    ]
 
 
 def _read(name: str, value: Any, *location: str) -> Any:
@@ -104,8 +111,6 @@ def _never(space: Space, condition: Condition) -> str:
     dimension = space.dimensions.get(condition.name)
     if dimension is None:
         values = f"{flatten(space.base)[condition.name]} in every trial"
-    elif isinstance(dimension, Choice):
-        values = f"one of {', '.join(map(str, dimension.options))}"
     else:
-        values = f"from {dimension.low} to {dimension.high}{'' if dimension.countable else ' without steps'}"
+        values = f"{dimension.words}{'' if dimension.countable else ' without steps'}"
     return f"{condition.name} is {values}, never {' or '.join(map(str, condition.values))}"

@@ -34,20 +34,22 @@ class YamlFile:
     Args:
         text: YAML 1.2: 1e-3 is a number, yes and no are words.
         name: what messages call it.
+        several: it may be a list of such, and its content has them by their places, "1" on, also where it is one.
 
     Raises:
         ConfigError: no YAML, a key that stands twice or is no name, a tag, a number of more than 64 bits, or so many
             aliases or levels that nobody can have meant it.
     """
 
-    def __init__(self, text: str, name: str) -> None:
+    def __init__(self, text: str, name: str, *, several: bool = False) -> None:
         self.name = name
+        self._several = several
         self._lines: dict[Keys, int] = {}
         self._count = 0
         self.content: dict[str, Any] = self._read(text)
 
     @classmethod
-    def open(cls, path: Path) -> YamlFile:
+    def open(cls, path: Path, *, several: bool = False) -> YamlFile:
         """The file at `path`. Raises ConfigError where it cannot be read, too."""
         try:
             with path.open("rb") as file:
@@ -58,7 +60,7 @@ class YamlFile:
             raise ConfigError(f"cannot read {path}: {reason}") from None
         if len(content) > MOST_BYTES:
             raise ConfigError(f"{path} is larger than {MOST_BYTES // 2**20} MiB, as no settings are")
-        return cls(text, str(path))
+        return cls(text, str(path), several=several)
 
     def error(self, message: str, *location: str) -> ConfigError:
         """An error at a key, or at the nearest key around it that stands in the file."""
@@ -71,6 +73,7 @@ class YamlFile:
     def _read(self, text: str) -> dict[str, Any]:
         from ruamel.yaml import YAML
         from ruamel.yaml.error import MarkedYAMLError, YAMLError
+        from ruamel.yaml.nodes import SequenceNode
 
         self._yaml = YAML(typ="safe", pure=True)
         try:
@@ -85,10 +88,16 @@ class YamlFile:
             raise self._not_yaml(str(error)) from None
         if root is None:
             return {}
-        content = self._value(root, ())
-        if content is not None and not isinstance(content, dict):
-            raise ConfigError(f"{self.name} line 1: expected keys with values, got {type(content).__name__}")
-        return content or {}
+        if not self._several:
+            return self._keys(root, ()) or {}
+        roots = root.value if isinstance(root, SequenceNode) else [root]
+        return {str(place): self._keys(item, (str(place),)) for place, item in enumerate(roots, 1)}
+
+    def _keys(self, node: Node, path: Keys) -> dict[str, Any] | None:
+        content = self._item(node, path, 0)
+        if isinstance(content, dict) or (content is None and not self._several):
+            return content
+        raise self._at(node, f"expected keys with values, got {type(content).__name__}")
 
     def _check_events(self, events: Iterable[Event]) -> None:
         """Refuses, before anything is built of it, what has too many levels or values, tags, or is another YAML."""
@@ -130,7 +139,7 @@ class YamlFile:
                 node, f"more than {DEEPEST} levels stand inside each other, or an alias inside its own anchor"
             )
         if isinstance(node, SequenceNode):
-            return [self._value(item, path, depth + 1) for item in node.value]
+            return [self._item(item, (*path, str(place)), depth + 1) for place, item in enumerate(node.value, 1)]
         if not isinstance(node, MappingNode):
             return self._scalar(node)
         content: dict[str, Any] = {}
@@ -151,6 +160,11 @@ class YamlFile:
             self._lines[here] = key.start_mark.line + 1
             content[key.value] = self._value(value, here, depth + 1)
         return inherited | content
+
+    def _item(self, node: Node, path: Keys, depth: int) -> Any:
+        """A value of a list, whose place counts from 1 and is a key like any other."""
+        self._lines[path] = node.start_mark.line + 1
+        return self._value(node, path, depth)
 
     def _scalar(self, node: Node) -> Any:
         if node.tag not in _VALUES:  # 2001-01-01, = and << are words like any other

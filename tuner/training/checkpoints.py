@@ -122,6 +122,11 @@ class ObjectStore:
         return math.inf
 
 
+def best_name(epoch: int) -> str:
+    """Of the network after a trial's best epoch, in its folder."""
+    return f"{_BEST}{epoch}"
+
+
 def checkpoints_at(location: str) -> DiskStore | ObjectStore:
     """The checkpoints of a run at a path or an address."""
     return ObjectStore(location) if is_url(location) else DiskStore(Path(location))
@@ -179,7 +184,7 @@ class CheckpointWriter:
 
     def best(self, epoch: int, save: Callable[[Path], None]) -> None:
         """Keeps the network after `epoch`, the best so far, in the place of the one before."""
-        name = f"{_BEST}{epoch}"
+        name = best_name(epoch)
         if self._attempt(name, save):
             with suppress(OSError, StorageError):
                 for older in self._store.names(self._own) - {name}:
@@ -225,7 +230,7 @@ class CheckpointCleaner:
         latest = {record.origin: record for record in records}  # a lost trial goes on in the attempt that came last
         for origin, record in latest.items():
             if record.fate not in ("running", "waiting", "lost"):
-                self.settle(origin, record.mean_f1 if record.fate in SCORED else None)
+                self.settle(origin, record.score if record.fate in SCORED else None)
 
     def settle(self, origin: int, score: float | None) -> None:
         """Takes note that a trial is finished; None where it came to no score that counts."""

@@ -142,7 +142,7 @@ def spread(gpus: int) -> Spread | None:
 
     devices = keras.distribution.list_devices()
     if len(devices) < gpus:
-        raise ProcessError(f"{gpus} GPUs are to train together, this process sees {len(devices)}; lower --gpus")
+        raise ProcessError(f"{gpus} GPUs are to train together, this process sees {len(devices)}; give fewer")
     if keras.backend.backend() == "jax":
         return Spread(keras.distribution.DataParallel(devices=devices[:gpus]).scope, gpus)
     import tensorflow as tf

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from captune.data_prep.batches import Batches, Features, lengths
 from captune.data_prep.captions import Vocabulary
 from captune.data_prep.store import PreparedData
-from captune.model.config import ModelConfig, TrialConfig
+from captune.model.average import Network
+from captune.model.config import TrialConfig
 from captune.model.frozen_features import FrozenFeatures
 from captune.model.metrics import Epoch
 from captune.model.rule import DecisionRule
@@ -24,13 +26,17 @@ from captune.tuner.training.features import FeatureFiles
 from captune.tuner.training.job import Job
 
 if TYPE_CHECKING:
+    import keras
+
     from captune.model.bundle import Bundle
     from captune.model.training import Spread, Training
 
 EVALUATION_BATCH = 256
 
 
-def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | None = None) -> Iterator[Epoch]:
+def train_trial(
+    job: Job, data: PreparedData, checkpoints: CheckpointWriter | None = None, *, spread: Spread | None = None
+) -> Iterator[Epoch]:
     """Trains on the train split, scores on validation, one report an epoch; goes on from a checkpoint if there is one.
 
     A checkpoint is written when the next epoch is asked for: by then whoever asks has kept the report before. It can
@@ -40,23 +46,22 @@ def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | No
 
     started = time.monotonic()
     config = job.config
-    rows, held_out = data.rows("train"), data.rows("validation")
-    if data.tokens is not None:  # by length, so that captions of a batch are cut to little more than each
-        held_out = held_out[np.argsort(lengths(data.tokens[held_out]), kind="stable")]
+    rows, held_out = data.rows("train"), validation_rows(data)
     features = features_for(config, data)
     validation = batches(data, held_out, config.model, EVALUATION_BATCH, features=features)
     opening = time.monotonic() - started
-    trained = begin(data, rows, config, seed=job.seed, features=features)
+    trained = begin(data, rows, config, seed=job.seed, features=features, spread=spread)
     checkpoint = checkpoints.resume() if checkpoints is not None else None
     if checkpoint is not None:
         trained.restore(checkpoint)
         yield from checkpoint.reports_after(job.reported)
     after, earlier = (checkpoint.epoch, checkpoint.reports) if checkpoint is not None else (0, ())
-    best, writing = max([job.best, *(report.mean_f1 for report in earlier)]), 0.0
-    for epoch in fit(trained, config.train.epochs, validation, data.labels[held_out], after=after):
+    best, writing = max([job.best, *(report.score for report in earlier)]), 0.0
+    epochs = fit(trained, config.train.epochs, validation, data.labels[held_out], after=after, metric=job.metric)
+    for epoch in epochs:
         started = time.monotonic()
-        if checkpoints is not None and epoch.rule is not None and epoch.mean_f1 > best:
-            best = epoch.mean_f1
+        if checkpoints is not None and epoch.rule is not None and epoch.score > best:
+            best = epoch.score
             checkpoints.best(epoch.epoch, partial(_save, trained, config, epoch, data))
         report = replace(epoch, data_seconds=opening, checkpoint_seconds=writing + time.monotonic() - started)
         yield report
@@ -69,27 +74,36 @@ def train_trial(job: Job, data: PreparedData, checkpoints: CheckpointWriter | No
         writing = time.monotonic() - started
 
 
+def validation_rows(data: PreparedData) -> NDArray[np.int64]:
+    """In the order in which trials are scored on them, and rules fitted on every other one.
+
+    By length, so that captions of a batch are cut to little more than each.
+    """
+    rows = data.rows("validation")
+    return rows if data.tokens is None else rows[np.argsort(lengths(data.tokens[rows]), kind="stable")]
+
+
 def _save(training: Training, config: TrialConfig, epoch: Epoch, data: PreparedData, path: Path) -> None:
     assert epoch.rule is not None
     with training.averaged(), training.stacked(epoch.stack):
-        make_bundle(training, config, epoch.rule, data).save(path)
+        make_bundle(training.network, config.model, epoch.rule, data).save(path)
 
 
-def make_bundle(training: Training, config: TrialConfig, rule: DecisionRule, data: PreparedData) -> Bundle:
+def make_bundle(network: keras.Model, config: Network, rule: DecisionRule, data: PreparedData) -> Bundle:
     """The network as it stands, with the labels and the part of the vocabulary that it knows."""
     from captune.model.bundle import Bundle
 
     vocabulary: str | None = None
-    if config.model.text is not None and data.vocabulary is not None:
-        words = data.vocabulary.words[: config.model.text.vocabulary_size - 2]
+    if config.text is not None and data.vocabulary is not None:
+        words = data.vocabulary.words[: config.text.vocabulary_size - 2]
         vocabulary = Vocabulary(words, data.vocabulary.settings).to_json()
-    return Bundle(training.network, config.model, rule, data.manifest.label_ids, data.manifest.label_names, vocabulary)
+    return Bundle(network, config, rule, data.manifest.label_ids, data.manifest.label_names, vocabulary)
 
 
 def batches(
     data: PreparedData,
     rows: Any,
-    config: ModelConfig,
+    config: Network,
     batch_size: int,
     *,
     seed: int | None = None,

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
+from captune.model.config import TITLES
 from captune.model.metrics import Epoch
 from captune.model.size import Budget, show_bytes
 from captune.results.frontier import qualifies
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
 
+Count = int | Literal["auto"]
+"""Of networks that are averaged: so many, or as many as validation clearly gains by."""
+
 
 def choose(records: Sequence[Record], budget: Budget, *, number: int | None = None) -> Record:
-    """The scored trial inside the budget with the best mean F1; of equal ones the smaller, then the earlier.
+    """The scored trial inside the budget with the best score; of equal ones the smaller, then the earlier.
 
     Args:
         records: all trials of a run.
@@ -29,7 +34,7 @@ def choose(records: Sequence[Record], budget: Budget, *, number: int | None = No
             raise RunError(f"the run has no trial {number}; `captune trials` lists the {len(records)} it has")
         if not qualifies(record, budget):
             raise RunError(
-                f"trial {number} cannot win: fate {record.fate}, mean F1 {record.mean_f1}, "
+                f"trial {number} cannot win: fate {record.fate}, {TITLES[record.metric]} {record.score}, "
                 f"{show_bytes(budget.bytes_of(record))}; "
                 f"choose a complete or stopped one within {budget}"
             )
@@ -40,7 +45,49 @@ def choose(records: Sequence[Record], budget: Budget, *, number: int | None = No
             f"no trial of this run has a score yet within {budget} ({len(records)} trials); "
             "search longer or with other settings"
         )
-    return max(candidates, key=lambda r: (r.mean_f1, -budget.bytes_of(r), -r.number))
+    return max(candidates, key=lambda r: (r.score, -budget.bytes_of(r), -r.number))
+
+
+_KIND = ("image.backbone", "image.cut", "image.head", "fusion", "text.encoder", "text.wide", "train.loss")
+_TOGETHER = ("storage", "num_labels", "image.side")
+
+
+def candidates(records: Sequence[Record], budget: Budget, first: Record, most: int) -> list[Record]:
+    """Trials whose networks may be averaged with that of `first`, which comes first.
+
+    Networks that differ gain more together than those that are alike: the best of each other kind of network comes
+    before the best of the rest, unless it is more than two standard errors behind.
+
+    Args:
+        records: all trials of a run.
+        budget: that each keeps by itself.
+        most: of them.
+    """
+    config = first.config
+    able = [
+        record
+        for record in records
+        if qualifies(record, budget)
+        and record.seed is not None
+        and record.number != first.number
+        and epoch_to_keep(record).rule is not None
+        and all(record.config.get(name) == config.get(name) for name in _TOGETHER)
+        and ("text.units" in record.config) == ("text.units" in config)
+    ]
+    able.sort(key=lambda record: (-(record.mean_f1 or 0.0), budget.bytes_of(record), record.number))
+    best, kinds = first.best, {_kind(first)}
+    near = (first.mean_f1 or 0.0) - 2 * (best.standard_error if best is not None else 0.0)
+    others: list[Record] = []
+    for record in able:
+        if (record.mean_f1 or 0.0) >= near and _kind(record) not in kinds:
+            kinds.add(_kind(record))
+            others.append(record)
+    others += [record for record in able if record not in others]
+    return [first, *others[: most - 1]]
+
+
+def _kind(record: Record) -> tuple[object, ...]:
+    return tuple(record.config.get(name) for name in _KIND)
 
 
 def refuse_another(run: RunFolder) -> None:
@@ -60,8 +107,8 @@ def epoch_to_keep(record: Record) -> Epoch:
     best = record.best
     if best is None:
         raise RunError(f"trial {record.number} has no scored epoch; choose another with --trial")
-    within = best.mean_f1 - best.standard_error if math.isfinite(best.standard_error) else best.mean_f1
-    return [epoch for epoch in record.curve if epoch.mean_f1 >= within][-1]
+    within = best.score - best.standard_error if math.isfinite(best.standard_error) else best.score
+    return [epoch for epoch in record.curve if epoch.score >= within][-1]
 
 
 def epochs_of_refit(record: Record, epoch: Epoch) -> int:

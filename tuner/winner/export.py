@@ -79,7 +79,7 @@ def export(
     bundle = Bundle.load(run.bundle)
     winner = probabilities_of_split(bundle, data, "test")
     stored = storage_of(kind, storage, bundle.config.storage)
-    copy = replace(bundle, config=bundle.config.model_copy(update={"storage": stored}))
+    copy = replace(bundle, config=bundle.config.stored_as(stored))
     put_through(copy.network, stored)
     milliseconds: dict[int, float] = {}
     try:

@@ -18,7 +18,8 @@ from captune.data_prep.split import SPLITS
 from captune.data_prep.store import PreparedData
 from captune.errors import one_line, visible
 from captune.files import written_aside
-from captune.model.config import ModelConfig, unflatten
+from captune.model.average import Average, Network
+from captune.model.config import TITLES
 from captune.model.metrics import METRICS
 from captune.model.rule import RuleKind
 from captune.model.size import show_bytes, size
@@ -52,9 +53,9 @@ class CardFacts:
     data: Manifest
 
     @property
-    def config(self) -> ModelConfig:
+    def config(self) -> Network:
         """Of the network."""
-        return unflatten(self.proof.config).model
+        return self.proof.network
 
 
 def write_model_card(run: RunFolder, data: PreparedData) -> None:
@@ -114,7 +115,7 @@ def _what(facts: CardFacts) -> Iterator[str]:
     )
 
 
-def _read(config: ModelConfig) -> str:
+def _read(config: Network) -> str:
     if config.image is None or config.text is None:
         return "pictures" if config.text is None else "captions"
     return "pictures and captions"
@@ -124,9 +125,10 @@ def _to_fill_in(facts: CardFacts) -> Iterator[str]:
     yield "## To be filled in by whoever publishes it"
     yield ""
     rows = [("licence of these weights (and `license` above)", FILL_IN), ("licence of the data", FILL_IN)]
-    image = facts.config.image
-    if image is not None and image.weights != "none":
-        weights = f"{image.backbone}, {PurePath(image.weights).name}"
+    config = facts.config
+    models = tuple(config.models) if isinstance(config, Average) else (config,)
+    images = [model.image for model in models if model.image is not None and model.image.weights != "none"]
+    for weights in dict.fromkeys(f"{image.backbone}, {PurePath(image.weights).name}" for image in images):
         rows.append((f"licence of the pretrained weights that it began with ({plain(weights)})", FILL_IN))
     yield from _table(("", ""), [*rows, ("name of the data (and `dataset` above)", FILL_IN), ("contact", FILL_IN)])
 
@@ -179,6 +181,10 @@ def _scores(facts: CardFacts) -> Iterator[str]:
         f"precision {test.map:.4f}. In the search it had mean F1 {proof.search.mean_f1:.4f} on "
         f"{proof.search.examples} validation rows, by which it was chosen."
     )
+    if proof.confirmation is not None and not proof.members:
+        yield f"{proof.confirmation}: {proof.confirmation.check(test)}."
+    if proof.metric != "mean_f1":
+        yield f"The search maximised {TITLES[proof.metric]}, for which the decision rule was fitted."
     if len(proof.seeds) > 1:
         yield f"Trained with other seeds it had {', '.join(f'{score:.4f}' for score in proof.seeds[1:])}."
 
@@ -224,7 +230,9 @@ def _size(facts: CardFacts) -> Iterator[str]:
             ("budget", f"{show_bytes(proof.budget_bytes)} of {proof.measure}"),
             ("made with", plain(", ".join(f"{name} {number}" for name, number in facts.versions.items()))),
             ("searched", plain(facts.created)),
-            ("trial", str(proof.trial)),
+            ("trial", str(proof.trial))
+            if not proof.members
+            else ("trials, averaged", ", ".join(str(member.trial) for member in proof.members)),
         ],
     )
 

@@ -24,9 +24,11 @@ from captune.data_prep.pixels import cores
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
 from captune.model import metrics
+from captune.model.average import Network
+from captune.model.average_network import alone_of
 from captune.model.baselines import commonest_label
 from captune.model.bundle import Bundle
-from captune.model.classifier import alone
+from captune.model.f1 import f1_per_example
 from captune.model.training import predict
 from captune.tuner.winner.rows import Rows
 
@@ -129,16 +131,16 @@ def _probabilities(
     tokens = None if captions is None else _tokens(bundle, captions)
     network = bundle.network
     if bundle.config.has_parts and (captions is None or images is None):
-        network = _alone(network, "image" if captions is None else "caption")
+        network = _alone(network, bundle.config, "image" if captions is None else "caption")
     pixels = decoded if image is not None and images is not None else None
     with ThreadPoolExecutor(cores()) as threads:
         return predict(network, _Examples(count, tokens, pixels, progress, batch))
 
 
 @lru_cache(maxsize=2)
-def _alone(network: keras.Model, part: Literal["image", "caption"]) -> keras.Model:
+def _alone(network: keras.Model, config: Network, part: Literal["image", "caption"]) -> keras.Model:
     """Kept, since a network takes a second for its first batch."""
-    return alone(network, part)
+    return alone_of(network, config, part)
 
 
 def labels(bundle: Bundle, probabilities: NDArray[np.float32]) -> list[tuple[int, ...]]:
@@ -204,7 +206,7 @@ def evaluate(bundle: Bundle, truth: NDArray[np.uint8], probabilities: NDArray[np
     constant = commonest_label(truth, len(truth)) > 0
     return {
         **by_label(metrics.score(truth, bundle.rule.answers(probabilities)), bundle.label_ids),
-        "commonest_label": float(metrics.f1_per_example(truth, constant).mean()),
+        "commonest_label": float(f1_per_example(truth, constant).mean()),
     }
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from pydantic import BeforeValidator, ConfigDict
 from captune.data_prep.store import PreparedData
 from captune.errors import WorkError, one_line
 from captune.files import scratch
-from captune.model.config import Settings, Storage
+from captune.model.average import Average, Member, Network
+from captune.model.config import Metric, Settings, Storage, unflatten
 from captune.model.metrics import METRICS, Metrics
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Measure, Size, show_bytes
@@ -50,9 +51,10 @@ class HeldOutScores(Metrics):
 
 
 class SearchScore(Settings):
-    """The trial's own score, on the validation examples."""
+    """The trial's own score, on the validation examples. score: by the metric of the proof; None before it had one."""
 
     mean_f1: float
+    score: float | None = None
     examples: int
 
 
@@ -69,6 +71,60 @@ class UnroundedScore(Settings):
     mean_f1: float
 
 
+class ProvedMember(Settings):
+    """One network of an average: its trial, flat configuration, epochs of the refit, and Platt's calibration."""
+
+    trial: int
+    config: dict[str, Any]
+    epochs: int
+    scale: float
+    shift: float
+
+
+class FinalistScores(Settings):
+    """A trial that was trained again with other seeds on train: mean F1 on validation of each."""
+
+    trial: int
+    seeds: tuple[float, ...]
+
+
+class Confirmation(Settings):
+    """How the winner was chosen among the best trials by further seeds, and what was expected of it before test.
+
+    how: it is the best with this probability, or the smallest of those that further seeds did not tell apart.
+    expected, standard_error: mean F1 on rows that it was not chosen by, corrected for its having been chosen.
+    """
+
+    finalists: tuple[FinalistScores, ...]
+    how: Literal["best", "smallest"]
+    probability: float
+    expected: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        trials = ", ".join(str(finalist.trial) for finalist in self.finalists)
+        why = (
+            f"the best with probability {self.probability:.2f}"
+            if self.how == "best"
+            else "the smallest of those that they do not tell apart"
+        )
+        return f"By other seeds of trials {trials} it is {why}"
+
+    def distance(self, test: HeldOutScores) -> float:
+        """Of the test score from the one expected, in standard errors of both together."""
+        of_test = (test.high - test.low) / (2 * 1.96)
+        return (test.mean_f1 - self.expected) / math.hypot(self.standard_error, of_test)
+
+    def check(self, test: HeldOutScores) -> str:
+        """What was expected, held against test, in a line."""
+        distance = self.distance(test)
+        within = "within" if abs(distance) <= 1 else "not within"
+        return (
+            f"mean F1 {self.expected:.4f} was expected before test was read; test is {distance:+.1f} standard errors "
+            f"from it, {within} one"
+        )
+
+
 def _with_all_metrics(scores: Any) -> Any:
     return dict.fromkeys(METRICS, math.nan) | scores if isinstance(scores, dict) else scores
 
@@ -81,10 +137,14 @@ class Proof(Document):
     version: int = VERSION
     trial: int
     config: dict[str, Any]
-    """Flat, by dotted names."""
+    """Flat, by dotted names. Of an average that of its first member, whose trial is named above."""
     epochs: int
-    """Of the refit."""
+    """Of the refit, of all networks together."""
+    members: tuple[ProvedMember, ...] = ()
+    """Of an average, the best trial first; none where a network is alone."""
     rule: DecisionRule
+    metric: Metric = "mean_f1"
+    """That the search maximised and the rule was fitted for."""
     search: SearchScore
     test: Annotated[HeldOutScores, BeforeValidator(_with_all_metrics)]
     reloaded: ReloadedScore
@@ -100,6 +160,21 @@ class Proof(Document):
     data: str
     """Fingerprint of the data."""
     float32: UnroundedScore
+
+    confirmation: Confirmation | None = None
+    """Where the winner was chosen by further seeds. Of an average it is of the first member."""
+
+    @property
+    def network(self) -> Network:
+        """What is in the bundle."""
+        if not self.members:
+            return unflatten(self.config).model
+        return Average(
+            members=tuple(
+                Member(model=unflatten(member.config).model, scale=member.scale, shift=member.shift)
+                for member in self.members
+            )
+        )
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], name: str) -> Self:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,9 @@ from numpy.typing import NDArray
 from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model import metrics
+from captune.model.average import Average, Network
 from captune.model.config import TrialConfig, flatten, unflatten
+from captune.model.f1 import f1_per_example
 from captune.model.metrics import Epoch
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Size, refusal, size
@@ -22,12 +26,15 @@ from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.settings import contents_of
 from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for, make_bundle
+from captune.tuner.winner.average import Members, average_of
 from captune.tuner.winner.choose import epoch_to_keep, epochs_of_refit, refuse_another
 from captune.tuner.winner.predict import by_label
 from captune.tuner.winner.proof import (
+    Confirmation,
     HeldOutScores,
     Proof,
     ProofError,
+    ProvedMember,
     ReloadedScore,
     SearchScore,
     UnroundedScore,
@@ -47,6 +54,8 @@ def refit(
     seeds: int,
     say: Callable[[Message], None],
     spread: Spread | None = None,
+    average: Members | None = None,
+    confirmation: Confirmation | None = None,
 ) -> Proof:
     """Refits one trial and writes RUN/winner, for whoever holds `RunFolder.refitting`.
 
@@ -57,20 +66,22 @@ def refit(
 
     Args:
         spread: devices that train together; None for one.
+        average: trials whose networks are averaged, `record` first; None for that alone.
+        confirmation: how `record` was chosen, for the proof.
 
     Raises:
-        RunError: the run was refitted before, or its batches cannot be shared out evenly.
+        RunError: the run was refitted before.
         ProofError: the bundle is over the budget or not of the predicted size, or it does not give the same
             probabilities when loaded.
     """
     refuse_another(run)
-    plan = _Refit.of(record, data, budget, spread, say)
+    plan = _Refit.of(record, data, budget, spread, say, average)
     with written_aside(run.winner, replace=False) as aside:
         aside.mkdir()
         bundle = aside / run.bundle.name
         first = plan.train(0, seeds, bundle)
         others = [plan.train(turn, seeds).rounded.mean_f1 for turn in range(1, seeds)]
-        proof = plan.proof(first, others, bundle)
+        proof = plan.proof(first, others, bundle).model_copy(update={"confirmation": confirmation})
         proof.write(aside / run.proof.name)
         analyse(data, plan.rows, plan.rule.answers(first.probabilities)).write(aside / run.error_analysis.name)
     return proof
@@ -86,15 +97,56 @@ class _Scored:
 
 
 @dataclass(frozen=True)
-class _Refit:
-    """One trial that is trained again, and what it is held against."""
+class _Trial:
+    """One trial that is trained again."""
 
     record: Record
     config: TrialConfig
     seed: int
     epoch: Epoch  # of the search; all that was fitted on validation is taken from it
-    epochs: int  # that it is trained
     rule: DecisionRule
+    epochs: int  # that it is trained
+
+    @classmethod
+    def of(cls, record: Record) -> _Trial:
+        """Raises RunError, see `refit`."""
+        epoch = epoch_to_keep(record)
+        if record.seed is None:
+            raise RunError(f"trial {record.number} has no seed; choose another with --trial")
+        if epoch.rule is None:
+            raise RunError(
+                f"trial {record.number} has no decision rule after its best epochs; choose another with --trial"
+            )
+        config = unflatten(record.config)
+        return cls(record, config, record.seed, epoch, epoch.rule, epochs_of_refit(record, epoch))
+
+    def weights(
+        self, data: PreparedData, turn: int, spread: Spread | None, tell: Callable[[int, float], None]
+    ) -> list[NDArray[Any]]:
+        """Of its network, trained on train + validation, as they were before any storage.
+
+        Args:
+            turn: added to its seed.
+            tell: called after each epoch with its number and loss.
+        """
+        features = features_for(self.config, data)
+        rows = data.rows("train", "validation")
+        training = begin(data, rows, self.config, seed=self.seed + turn, features=features, spread=spread)
+        for number in range(1, self.epochs + 1):
+            tell(number, training.epoch(number))
+        with training.stacked(self.epoch.stack), training.averaged():
+            return training.network.get_weights()
+
+
+@dataclass(frozen=True)
+class _Refit:
+    """Trials that are trained again and make one network, and what it is held against."""
+
+    trials: tuple[_Trial, ...]
+    network: Network
+    rule: DecisionRule
+    mean_f1: float | None  # on validation
+    score: float | None  # by the metric of the search
     data: PreparedData
     rows: NDArray[np.int64]  # of test
     size: Size
@@ -107,53 +159,63 @@ class _Refit:
         """(n, labels) of test."""
         return self.data.labels[self.rows]
 
+    @property
+    def epochs(self) -> int:
+        """Of all trials."""
+        return sum(trial.epochs for trial in self.trials)
+
     @classmethod
     def of(
-        cls, record: Record, data: PreparedData, budget: Budget, spread: Spread | None, say: Callable[[Message], None]
+        cls,
+        record: Record,
+        data: PreparedData,
+        budget: Budget,
+        spread: Spread | None,
+        say: Callable[[Message], None],
+        average: Members | None,
     ) -> _Refit:
         """Raises RunError or ProofError, see `refit`."""
-        epoch = epoch_to_keep(record)
-        if record.seed is None:
-            raise RunError(f"trial {record.number} has no seed; choose another with --trial")
-        if epoch.rule is None:
-            raise RunError(
-                f"trial {record.number} has no decision rule after its best epochs; choose another with --trial"
-            )
-        config = unflatten(record.config)
-        devices, batch = 1 if spread is None else spread.devices, config.train.batch_size
-        if batch % devices:
-            raise RunError(
-                f"batches of {batch} cannot be shared out evenly among {devices} GPUs; give --gpus another number"
-            )
-        predicted = size(config.model, contents_of(data))
+        records = (record,) if average is None else average.records
+        trials = tuple(_Trial.of(each) for each in records)
+        network = average_of(records)
+        predicted = size(network, contents_of(data))
         why = refusal(predicted, budget)
         if why is not None:
             raise ProofError(f"trial {record.number} {why}")
         rows = data.rows("test")
         if not len(rows):
             raise RunError(f"{data.path} has no test rows to prove the winner on; prepare it with --split 80/10/10")
-        epochs = epochs_of_refit(record, epoch)
-        return cls(record, config, record.seed, epoch, epochs, epoch.rule, data, rows, predicted, budget, spread, say)
+        rule, mean_f1, score = trials[0].rule, record.mean_f1, record.score
+        if average is not None:
+            rule, mean_f1, score = average.choice.rule, average.choice.mean_f1, average.choice.mean_f1
+        return cls(trials, network, rule, mean_f1, score, data, rows, predicted, budget, spread, say)
 
     def train(self, turn: int, seeds: int, bundle: Path | None = None) -> _Scored:
-        """With the seed of a turn from 0, on train + validation; saved to `bundle`."""
+        """With the seeds of a turn from 0, on train + validation; saved to `bundle`."""
+        from captune.model.average_network import assembled
+        from captune.model.training import predict, put_through
+
         what = f"refit {turn + 1} of {seeds}"
         self.say(f"{what}: {self.epochs} epochs on train + validation")
-        self.say(Step(what, turn * self.epochs, seeds * self.epochs))
-        config, data, seed = self.config, self.data, self.seed + turn
-        rows = data.rows("train", "validation")
-        features = features_for(config, data)
-        training = begin(data, rows, config, seed=seed, features=features, spread=self.spread)
-        for number in range(1, self.epochs + 1):
-            loss = training.epoch(number)
-            self.say(Step(what, turn * self.epochs + number, seeds * self.epochs, f"loss {loss:.4f}"))
-        test = batches(data, self.rows, config.model, EVALUATION_BATCH)
-        with training.stacked(self.epoch.stack):
-            rounded, unrounded = training.predict(test), training.predict(test, stored=False)
-            if bundle is not None:
-                with training.averaged():
-                    make_bundle(training, config, self.rule, data).save(bundle)
+        done, total = turn * self.epochs, seeds * self.epochs
+        self.say(Step(what, done, total))
+        weights = []
+        for trial in self.trials:
+            tell = partial(self._tell, what, done, total)
+            weights.append(trial.weights(self.data, turn, self.spread, tell))
+            done += trial.epochs
+        network = assembled(self.network, weights)
+        test = batches(self.data, self.rows, self.network, EVALUATION_BATCH)
+        unrounded = predict(network, test)
+        if self.network.storage != "float32":
+            put_through(network, self.network.storage)
+        rounded = predict(network, test)
+        if bundle is not None:
+            make_bundle(network, self.network, self.rule, self.data).save(bundle)
         return _Scored(rounded, self._score(rounded), self._score(unrounded))
+
+    def _tell(self, what: str, done: int, total: int, number: int, loss: float) -> None:
+        self.say(Step(what, done + number, total, f"loss {loss:.4f}"))
 
     def proof(self, first: _Scored, others: list[float], bundle: Path) -> Proof:
         """Of the bundle, which is held against its size, the budget and what it answers in a fresh process.
@@ -168,18 +230,20 @@ class _Refit:
         self.say(Step("proof", epochs, epochs))
         shipped = probabilities_in_fresh_process(bundle, bundle, data, "test")
         difference = largest_difference(shipped, first.probabilities, "the bundle")
-        correct = metrics.f1_per_example(self.truth, rule.decide(first.probabilities))
-        low, high = metrics.bootstrap_interval(correct, seed=self.seed)
+        correct = f1_per_example(self.truth, rule.decide(first.probabilities))
+        low, high = metrics.bootstrap_interval(correct, seed=self.trials[0].seed)
         return Proof(
-            trial=self.record.number,
-            config=flatten(self.config),
+            trial=self.trials[0].record.number,
+            config=flatten(self.trials[0].config),
             epochs=self.epochs,
             rule=rule,
-            search=SearchScore(mean_f1=self.record.mean_f1, examples=data.manifest.counts["validation"]),
+            members=self._members(),
+            metric=self.trials[0].epoch.metric,
+            search=SearchScore(mean_f1=self.mean_f1, score=self.score, examples=data.manifest.counts["validation"]),
             test=HeldOutScores(**by_label(first.rounded, data.manifest.label_ids), low=low, high=high),
             reloaded=ReloadedScore(mean_f1=self._score(shipped).mean_f1, max_difference=difference),
             seeds=(first.rounded.mean_f1, *others),
-            storage=self.config.model.storage,
+            storage=self.network.storage,
             weights_bytes=self.size.weights_bytes,
             bundle_bytes=measured,
             budget_bytes=self.budget.limit,
@@ -187,6 +251,20 @@ class _Refit:
             bundle_fits=measured <= self.budget.limit,
             data=data.manifest.fingerprint,
             float32=UnroundedScore(mean_f1=first.unrounded.mean_f1),
+        )
+
+    def _members(self) -> tuple[ProvedMember, ...]:
+        if not isinstance(self.network, Average):
+            return ()
+        return tuple(
+            ProvedMember(
+                trial=trial.record.number,
+                epochs=trial.epochs,
+                config=flatten(trial.config),
+                scale=member.scale,
+                shift=member.shift,
+            )
+            for trial, member in zip(self.trials, self.network.members, strict=True)
         )
 
     def _score(self, probabilities: NDArray[np.float32]) -> metrics.Scores:

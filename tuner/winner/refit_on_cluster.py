@@ -15,6 +15,7 @@ from captune.tuner.winner.choose import refuse_another
 from captune.tuner.winner.refit_run import refit_run
 
 if TYPE_CHECKING:
+    from captune.tuner.winner.plan import RefitPlan
     from captune.tuner.winner.proof import Proof
     from captune.tuner.winner.step import Message
 
@@ -22,11 +23,9 @@ if TYPE_CHECKING:
 def refit_on_cluster(
     address: str,
     location: str,
-    trial: int | None,
-    seeds: int,
+    plan: RefitPlan,
     cpus: float | None,
     gpus: float | None,
-    anyway: bool,
     *,
     say: Callable[[Message], None],
 ) -> Proof:
@@ -42,7 +41,7 @@ def refit_on_cluster(
             much, or a node that has lacks run or data.
     """
     location = absolute(location)
-    with reading(location, leave=frozenset({"tracebacks"})) as run, run.refitting(anyway=anyway):
+    with reading(location, leave=frozenset({"tracebacks"})) as run, run.refitting(anyway=plan.anyway):
         refuse_another(run)
         settings = RunSettings.of(run)
     with session(address) as nodes:
@@ -53,17 +52,17 @@ def refit_on_cluster(
         for note in check_nodes(able, NodeRequirements(settings.data, settings.fingerprint, location, versions())):
             say(note)
         threads = max(1, int(request.cpus))
-        return run_on_node(_refit_once, location, trial, seeds, anyway, threads, request.gpus, request=request, say=say)
+        return run_on_node(_refit_once, location, plan, threads, request.gpus, request=request, say=say)
 
 
-def _refit_once(location: str, trial: int | None, *arguments: Any, say: Callable[[Message], None]) -> Proof:
+def _refit_once(location: str, plan: RefitPlan, *arguments: Any, say: Callable[[Message], None]) -> Proof:
     """`refit_run`, begun as often as nodes are lost: one may have gone after the winner was there."""
     with reading(location, leave=frozenset({"tracebacks"})) as run:
         if run.proof.exists():
             from captune.tuner.winner.proof import Proof
 
             proof = Proof.read(run.proof)
-            if trial not in (None, proof.trial):  # of another refit, which ended meanwhile
+            if plan.trial not in (None, proof.trial):  # of another refit, which ended meanwhile
                 refuse_another(run)
             return proof
-    return refit_run(location, trial, *arguments, say=say)
+    return refit_run(location, plan, *arguments, say=say)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from captune.errors import one_line
+from captune.model.config import TITLES
 from captune.results.baselines import ensure
 from captune.results.records import load_records
+from captune.results.run_folder import RunError
 from captune.tuner.run.locations import refitting
 from captune.tuner.run.settings import read
 from captune.tuner.training import runtime
@@ -16,15 +18,14 @@ from captune.tuner.winner.model_card import write_model_card
 from captune.tuner.winner.report_page import write_page
 
 if TYPE_CHECKING:
+    from captune.tuner.winner.plan import RefitPlan
     from captune.tuner.winner.proof import Proof
     from captune.tuner.winner.step import Message
 
 
 def refit_run(
     location: str,
-    trial: int | None,
-    seeds: int,
-    anyway: bool,
+    plan: RefitPlan,
     threads: int,
     gpus: float,
     *,
@@ -33,25 +34,42 @@ def refit_run(
     """Refits the winner of the run at a path or an address with this process's GPUs, see `refit`.
 
     Args:
-        trial: to be refitted instead of the best.
-        anyway: also while another process searches the run.
         threads: of one operation on the CPU.
         gpus: that train together; the framework decides if 0.
 
     Raises:
-        RunError: as `refit` does; or another process refits the run, or searches it and `anyway` is False.
+        RunError: as `refit` does; or another process refits the run, or searches it and that is not planned for.
     """
-    with refitting(location) as run, run.refitting(anyway=anyway):  # before minutes go into data and a framework
+    with refitting(location) as run, run.refitting(anyway=plan.anyway):  # before minutes go into data and a framework
         refuse_another(run)
         settings, data = read(run)
         ensure(run, data, say, captions=settings.modality != "image")  # of a search by an earlier captune
-        record = choose(load_records(run), settings.limit, number=trial)
+        if settings.metric != "mean_f1" and (plan.average != 1 or plan.confirm):
+            raise RunError(
+                f"--average and --confirm weigh trials by mean F1, this search maximised {TITLES[settings.metric]}; "
+                "refit without them"
+            )
+        records = load_records(run)
+        record = choose(records, settings.limit, number=plan.trial)
         runtime.settle(threads, settings.backend, gpus)
         # Only now: what the framework reads at its start is set.
+        from captune.tuner.winner.average import members_for
+        from captune.tuner.winner.candidates import Validation
+        from captune.tuner.winner.confirm import confirm
         from captune.tuner.winner.portable import write_portable_of
         from captune.tuner.winner.refit import refit
 
-        proof = refit(run, record, data, settings.limit, seeds=seeds, spread=runtime.spread(int(gpus)), say=say)
+        spread, average, confirmed = runtime.spread(int(gpus)), None, None
+        validation = Validation(run, data, say, spread)
+        if plan.confirm:
+            confirmed = confirm(records, validation, settings.limit, plan.confirm)
+            record = record if confirmed is None else confirmed.record
+        if plan.average != 1:
+            average = members_for(record, records, validation, settings.limit, plan.average)
+        proof = refit(
+            run, record, data, settings.limit, seeds=plan.seeds, spread=spread, say=say, average=average,
+            confirmation=None if confirmed is None else confirmed.confirmation,
+        )  # fmt: skip
         if (trouble := write_page(run, run.winner)) is not None:
             say(trouble)
         for what, write in (("model card", write_model_card), ("files for other languages", write_portable_of)):

@@ -61,7 +61,7 @@ def replay(location: str, number: int, force: bool, *, say: Callable[[Message], 
         record = _record(run, number)
         settings = RunSettings.of(run)
     data = open_data(settings.data, verify=True)
-    differences = _differences(settings, data)
+    differences = differences_of(settings, data)
     if differences and not force:
         raise RunError(f"trial {number} would not be the same: {'; '.join(differences)}; --force replays it anyway")
     for difference in differences:
@@ -72,7 +72,9 @@ def replay(location: str, number: int, force: bool, *, say: Callable[[Message], 
     assert record.seed is not None
     epochs = []
     for old, new in zip(
-        record.curve, train_trial(Job(unflatten(record.config), record.seed, record.origin), data), strict=False
+        record.curve,
+        train_trial(Job(unflatten(record.config), record.seed, record.origin, metric=record.metric), data),
+        strict=False,
     ):
         say(Step(f"replay of trial {number}", new.epoch, record.epochs))
         epochs.append(ReplayedEpoch(new.epoch, old.mean_f1, new.mean_f1))
@@ -88,7 +90,8 @@ def _record(run: RunFolder, number: int) -> Record:
     return record
 
 
-def _differences(settings: RunSettings, data: PreparedData) -> tuple[str, ...]:
+def differences_of(settings: RunSettings, data: PreparedData) -> tuple[str, ...]:
+    """What of versions and data is not as it was, a line each."""
     now = versions(settings.search.backend)
     differences = [
         f"{name} was {old}, now it is {now.get(name, 'absent')}"

@@ -57,6 +57,8 @@ def _facts(run: RunFolder, running: bool, progress: Callable[[int, int], None] |
         budget=settings.search.limit,
         created=settings.created,
         versions=settings.versions,
+        metric=settings.search.metric,
+        price=settings.search.price,
     )
     test = _test_scores(Proof.read(run.proof)) if run.proof.is_file() else None
     analysis = ErrorAnalysis.read(run.error_analysis) if test is not None and run.error_analysis.is_file() else None
@@ -66,9 +68,12 @@ def _facts(run: RunFolder, running: bool, progress: Callable[[int, int], None] |
 
 
 def _test_scores(proof: Proof) -> TestScores:
-    test = proof.test
+    test, confirmation = proof.test, proof.confirmation
+    confirmed = "" if confirmation is None or proof.members else f"{confirmation}: {confirmation.check(test)}."
     return TestScores(
         trial=proof.trial, mean_f1=test.mean_f1, low=test.low, high=test.high, micro_f1=test.micro_f1,
         macro_f1=test.macro_f1, ece=test.ece, examples=test.examples, validation_examples=proof.search.examples,
         per_label=test.per_label, seeds=proof.seeds, weights_bytes=proof.weights_bytes, bundle_bytes=proof.bundle_bytes,
+        members=tuple(member.trial for member in proof.members), validation=proof.search.mean_f1,
+        confirmed=confirmed, map=test.map,
     )  # fmt: skip

@@ -1,0 +1,63 @@
+"""What a run's winner scores without each of its parts: RUN/ablation.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from captune.model.config import Settings
+from captune.model.metrics import bootstrap_interval
+from captune.results.documents import Document
+
+WHOLE = "nothing"  # is left out
+
+
+class Variant(Settings):
+    """The network without a part, trained once with each seed."""
+
+    without: str
+    f1: tuple[float, ...]
+    """Of each validation example, the mean over the seeds."""
+    weights_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant beside the whole network. low, high: 95 % interval of the difference, over the examples in pairs."""
+
+    without: str
+    mean_f1: float
+    difference: float
+    low: float
+    high: float
+    weights_bytes: int
+    seconds: float
+
+
+class Ablation(Document):
+    """All variants that are trained so far, the whole network first."""
+
+    trial: int
+    config: dict[str, Any]
+    """Of the trial, flat."""
+    epochs: int
+    seeds: int
+    data: str
+    """Fingerprint of the data."""
+    variants: tuple[Variant, ...] = ()
+
+    def rows(self) -> Iterator[Row]:
+        """Each variant beside the whole network."""
+        for variant in self.variants:
+            pairs = np.array(variant.f1) - np.array(self.variants[0].f1)
+            low, high = bootstrap_interval(pairs, seed=self.trial)
+            mean, difference = float(np.mean(variant.f1)), float(pairs.mean())
+            yield Row(variant.without, mean, difference, low, high, variant.weights_bytes, variant.seconds)
+
+    def without(self, part: str) -> Variant | None:
+        """The variant without a part; None where it is not trained."""
+        return next((variant for variant in self.variants if variant.without == part), None)

@@ -1,0 +1,53 @@
+"""What a search is asked for while it runs: checked at once, and left for its driver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from captune.errors import ArgumentError
+from captune.model.config import unflatten
+from captune.model.effects import key_of
+from captune.results.records import Record, load_records
+from captune.results.run_folder import RunError
+from captune.tuner.run.locations import open_data, reading
+from captune.tuner.run.requests import Request, Requests
+from captune.tuner.run.settings import RunSettings, check
+from captune.tuner.space.config import read_configurations
+from captune.tuner.space.dimensions import SpaceError
+from captune.tuner.space.meaning import chosen_as_declared
+
+
+def enqueue(location: str, configurations: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> int:
+    """See `Run.enqueue`."""
+    file = None
+    if isinstance(configurations, str | Path):
+        file, chosen = read_configurations(Path(configurations))
+    else:
+        chosen = [dict(each) for each in ([configurations] if isinstance(configurations, Mapping) else configurations)]
+    with reading(location) as run:
+        settings = RunSettings.of(run)
+        tried = {
+            key_of(unflatten(record.config)): f"trial {record.number}"
+            for record in load_records(run)
+            if record.seed is not None
+        }
+        feasible = check(settings.search, open_data(settings.data, verify=False))
+        try:
+            chosen = chosen_as_declared(chosen)
+            feasible.chosen(chosen, tried)
+        except SpaceError as error:
+            if file is not None:
+                raise file.error(str(error), *error.location) from None
+            raise ArgumentError("configurations", ": ".join((*error.location, str(error)))) from None
+        Requests(run).add(Request(configurations=tuple(chosen)))
+    return len(chosen)
+
+
+def stop(location: str, record: Record) -> None:
+    """See `Run.stop`."""
+    if record.fate != "running":
+        raise RunError(f"trial {record.number} does not run, it is {record.fate}: there is nothing to stop")
+    with reading(location) as run:
+        Requests(run).add(Request(stop=record.number))

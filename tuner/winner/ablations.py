@@ -1,0 +1,47 @@
+"""A configuration without one of its parts at a time, as an ablation study trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from captune.model.config import AugmentConfig, TrialConfig, replace, restrict
+
+_FROM_SCRATCH: dict[str, Any] = {
+    "image.weights": "none",
+    "image.frozen": False,
+    "train.cached_features": False,
+    "train.tower_rate": 1.0,
+    "train.thaw": 0.0,
+}
+
+
+def ablations(config: TrialConfig) -> dict[str, TrialConfig]:
+    """The configuration without each part that it has; nothing else of it changes, but for what the part held up.
+
+    image.head and fusion become the simplest there is, pooled and concatenation.
+    """
+    return dict(_ablations(config))
+
+
+def _ablations(config: TrialConfig) -> Iterator[tuple[str, TrialConfig]]:
+    model, train = config.model, config.train
+    image, text = model.image, model.text
+    if image is not None and text is not None:
+        pictures = TrialConfig(model=restrict(model, "image"), train=train.model_copy(update={"own_losses": 0.0}))
+        yield "captions", pictures
+        without = {"own_losses": 0.0, "cached_features": False, "augment": AugmentConfig()}
+        yield "pictures", TrialConfig(model=restrict(model, "caption"), train=train.model_copy(update=without))
+    if image is not None and train.augment.active:
+        yield "augmentation", TrialConfig(model=model, train=train.model_copy(update={"augment": AugmentConfig()}))
+    if image is not None and image.weights != "none":
+        yield "image.weights", replace(config, _FROM_SCRATCH)
+    if text is not None and text.wide:
+        yield "text.wide", replace(config, {"text.wide": False})
+    if image is not None and image.head != "pooled":
+        yield "image.head", replace(config, {"image.head": "pooled"})
+    if image is not None and text is not None and model.fusion != "concatenation":
+        yield (
+            "fusion",
+            replace(config, {"fusion": "concatenation", "image.head": "pooled", "train.own_losses": 0.0}),
+        )

@@ -1,0 +1,129 @@
+"""What trials answer on validation when they are trained again, or by the network that the search kept of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captune.data_prep.store import PreparedData
+from captune.files import remove_leftovers, written_aside
+from captune.model.config import unflatten
+from captune.model.f1 import Floats
+from captune.model.rule import fit_rule
+from captune.results.records import Record
+from captune.results.run_folder import RunFolder
+from captune.tuner.training.checkpoints import best_name
+from captune.tuner.training.job import Job
+from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for, validation_rows
+from captune.tuner.winner.step import Message, Step
+
+if TYPE_CHECKING:
+    from captune.model.training import Spread
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation rows of a run's data, and what trials answer on them.
+
+    spread: devices that train together; None for one.
+    """
+
+    run: RunFolder
+    data: PreparedData
+    say: Callable[[Message], None]
+    spread: Spread | None = None
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """In the order in which trials were scored on them."""
+        return validation_rows(self.data)
+
+    @property
+    def truth(self) -> NDArray[np.uint8]:
+        """(n, labels)."""
+        return self.data.labels[self.rows]
+
+    def probabilities(self, record: Record, turn: int = 0) -> Floats | None:
+        """(n, labels), calibrated, after a trial's best epoch; None where it comes to no number.
+
+        They are of the network that was kept, or of one that is trained for it on the train rows. What was computed
+        once is kept beside the run: a refit that was killed goes on from there.
+
+        Args:
+            turn: added to the trial's seed; 0 for the trial as it was.
+        """
+        assert record.best_epoch is not None and record.seed is not None
+        job = Job(unflatten(record.config), record.seed + turn, record.origin)
+        identity = job.identity(self.data.manifest.fingerprint)
+        path = self.run.finalists / f"{record.number}-{turn}-{record.best_epoch}-{identity[:16]}.npy"
+        if (known := _read(path, (len(self.rows), self.data.labels.shape[1]))) is not None:
+            return known
+        answers = self._of_kept(record) if turn == 0 else None
+        if answers is None:
+            self.say(f"trial {record.number} is trained again on train{'' if turn else ': its network was not kept'}")
+            answers = self._trained(record, job)
+        if answers is not None:
+            self._keep(path, answers)
+        return answers
+
+    def _keep(self, path: Path, answers: Floats) -> None:
+        with suppress(OSError):  # on a full disk it is computed again
+            path.parent.mkdir(exist_ok=True)
+            remove_leftovers(path.parent)
+            with written_aside(path) as aside, aside.open("wb") as file:
+                np.save(file, answers)
+
+    def _of_kept(self, record: Record) -> Floats | None:
+        from captune.model.bundle import Bundle
+        from captune.model.bundle_manifest import BundleError
+        from captune.model.training import predict
+
+        assert record.best_epoch is not None
+        path = self.run.checkpoints / str(record.origin) / best_name(record.best_epoch)
+        if not path.is_dir():
+            return None
+        try:
+            bundle = Bundle.load(path)
+        except BundleError:  # it is trained again
+            return None
+        raw = predict(bundle.network, batches(self.data, self.rows, bundle.config, EVALUATION_BATCH))
+        return fit_rule(self.truth, raw).calibrated(raw)
+
+    def _trained(self, record: Record, job: Job) -> Floats | None:
+        from captune.model.stack import fit_stack
+
+        data, config, epochs = self.data, job.config, record.best_epoch or 0
+        features = features_for(config, data)
+        training = begin(data, data.rows("train"), config, seed=job.seed, features=features, spread=self.spread)
+        what = f"trial {record.number} again, seed {job.seed}"
+        for number in range(1, epochs + 1):
+            loss = training.epoch(number)
+            self.say(Step(what, number, epochs, f"loss {loss:.4f}"))
+            if not math.isfinite(loss):
+                return None
+        rows = batches(data, self.rows, config.model, EVALUATION_BATCH, features=features)
+        parts = training.parts(rows)
+        if parts is None:
+            raw = training.predict(rows)
+        elif np.isfinite(parts).all():
+            raw = fit_stack(self.truth, parts).probabilities(parts)
+        else:
+            return None
+        return fit_rule(self.truth, raw).calibrated(raw) if np.isfinite(raw).all() else None
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> Floats | None:
+    """What lies there, if it is whole."""
+    try:
+        values: Floats = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return values if values.shape == shape and np.isfinite(values).all() else None
