@@ -28,10 +28,12 @@ class Gathered(Protocol):
 
 @dataclass(frozen=True)
 class Features:
-    """What stands in for pictures, by their number: (pictures, ..) of any float type, and the same of mirrored ones."""
+    """What towers gave before: of pictures by their number, (pictures, ..) of any float type, and the same of mirrored
+    ones; of captions by their rows, (rows, ..)."""
 
-    plain: Gathered
+    plain: Gathered | None = None
     mirrored: Gathered | None = None
+    captions: Gathered | None = None
 
 
 class Batches:
@@ -39,8 +41,9 @@ class Batches:
 
     A batch is (inputs, labels): inputs {"image": uint8 (b, side, side, 3), "caption": int32 (b, max_tokens)},
     of these what modality names; "features", the rows (b, ..) of features by picture, stand in for "image"
-    where they are given; where there are mirrored ones and a seed, each row has those by even chance. labels
-    float32 (b, L). max_tokens cuts captions or pads them with 0; None takes that of data. Ids of vocabulary_size
+    where they are given; where there are mirrored ones and a seed, each row has those by even chance;
+    "caption_features" stand beside "caption". labels float32 (b, L). tokens: ids (rows of data, width) in the place of
+    those of data. max_tokens cuts captions or pads them with 0; None takes that of data. Ids of vocabulary_size
     and above become 1 (unknown), None keeps all. seed: each epoch has its own order, told by (seed, epoch) alone;
     None keeps the order of rows. by_length: captions of like length
     share a batch, so that little of it is padding; batches come in random order all the same.
@@ -58,6 +61,7 @@ class Batches:
         seed: int | None = None,
         by_length: bool = False,
         features: Features | None = None,
+        tokens: NDArray[np.int32] | None = None,
     ) -> None:
         if modality not in ("both", "image", "caption"):
             raise DataError(f"modality must be both, image or caption, got {modality!r}")
@@ -77,11 +81,12 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self._with_images = modality != "caption"
-        self._features = features
+        self._features = features or Features()
         self._labels = data.labels[self.rows].astype(np.float32)
         self._tokens: NDArray[np.int32] | None = None
-        if modality != "image" and data.tokens is not None:
-            self._tokens = _fit(data.tokens[self.rows], max_tokens, vocabulary_size)
+        tokens = data.tokens if tokens is None else tokens
+        if modality != "image" and tokens is not None:
+            self._tokens = _fit(tokens[self.rows], max_tokens, vocabulary_size)
         self._lengths = lengths(self._tokens) if by_length and self._tokens is not None else None
         self._last_order: tuple[int, NDArray[np.int64]] | None = None
 
@@ -95,20 +100,24 @@ class Batches:
             raise IndexError(f"batch must be from 0 to {len(self) - 1}, got {index}")
         places = self._order(number)[index * self.batch_size : (index + 1) * self.batch_size]
         inputs: Inputs = {}
-        if self._with_images and self._features is not None:
-            inputs["features"] = self._features_of(self._features, number, places)
+        if self._with_images and self._features.plain is not None:
+            inputs["features"] = self._of_pictures(self._features.plain, self._features.mirrored, number, places)
         elif self._with_images:
             inputs["image"] = self.data.pixels(self.rows[places])
         if self._tokens is not None:
             inputs["caption"] = self._tokens[places]
+            if self._features.captions is not None:
+                inputs["caption_features"] = self._features.captions[self.rows[places]]
         return inputs, self._labels[places]
 
-    def _features_of(self, features: Features, number: int, places: NDArray[np.int64]) -> NDArray[Any]:
+    def _of_pictures(
+        self, plain: Gathered, mirrored: Gathered | None, number: int, places: NDArray[np.int64]
+    ) -> NDArray[Any]:
         pictures = self.data.picture_of[self.rows[places]]
-        values = features.plain[pictures]
-        if features.mirrored is not None and self.seed is not None:
+        values = plain[pictures]
+        if mirrored is not None and self.seed is not None:
             turned = np.random.default_rng((self.seed, number, _MIRROR)).random(len(self.rows))[places] < 0.5
-            values[turned] = features.mirrored[pictures[turned]]
+            values[turned] = mirrored[pictures[turned]]
         return values
 
     def epoch(self, number: int) -> Iterator[Batch]:

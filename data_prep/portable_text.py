@@ -23,6 +23,7 @@ from captune.data_prep.captions import (
     stem,
     tokenize,
 )
+from captune.data_prep.pieces import END, FIRST_PIECE, START, Pieces
 
 # What \w, \s and \d match in the two engines that the tokenizer uses: `regex`, and for contractions Python's own.
 _OF_REGEX = {
@@ -70,12 +71,15 @@ def _step(pattern: str, replacement: str, classes: dict[str, str]) -> Step:
     return Step(pattern, re.sub(r"\\(\d)", r"$\1", replacement.replace(r"\g<0>", "$&")))
 
 
-def specification(vocabulary: Vocabulary, max_tokens: int) -> dict[str, Any]:
+def specification(vocabulary: Vocabulary | Pieces, max_tokens: int) -> dict[str, Any]:
     """What takes a caption to ids, but for the words: for JSON.
 
     Args:
         max_tokens: that the network reads.
     """
+    if isinstance(vocabulary, Pieces):
+        marks = {"padding": PADDING, "unknown": UNKNOWN, "start": START, "end": END, "first_piece": FIRST_PIECE}
+        return {"pieces": asdict(vocabulary.settings), "width": max_tokens, **marks}
     settings = asdict(vocabulary.settings)
     return {
         "max_tokens": min(max_tokens, vocabulary.settings.max_tokens),

@@ -29,6 +29,8 @@ class Average(Settings):
         for what in ("num_labels", "storage", "modality"):
             if len({getattr(model, what) for model in models}) > 1:
                 raise ValueError(f"members of an average have one {what}")
+        if any(model.text is not None and model.text.encoder == "transformer" for model in models):
+            raise ValueError("members of an average read words, not the word pieces of a text tower")
         if len({model.image.side for model in models if model.image is not None}) > 1:
             raise ValueError("members of an average have one image.side")
         return self

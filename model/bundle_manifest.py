@@ -51,8 +51,8 @@ class BundleManifest:
         config = self.config.model_dump()
         # The weights are inside: where they once came from, and which were trained, is history.
         for model in [member["model"] for member in config["members"]] if average else [config]:
-            if model["image"] is not None:
-                model["image"] |= {"weights": "none", "frozen": False}
+            for encoder in filter(None, (model["image"], model["text"])):
+                encoder |= {"weights": "none", "frozen": False}
         content: dict[str, Any] = {
             "format": _OF_AVERAGE if average else FORMAT,
             **(config if average else {"model": config}),
@@ -105,8 +105,9 @@ class BundleManifest:
             if (config.text is None) == (VOCABULARY in sums):
                 raise ValueError(f"{VOCABULARY} belongs to a network that reads captions")
             if config.text is not None:
-                words = _WORDS.validate_python(json_object(path / VOCABULARY).get("words"))
-                if len(words) > config.text.vocabulary_size - 2:
+                kind = "pieces" if config.text.encoder == "transformer" else "words"
+                words = _WORDS.validate_python(json_object(path / VOCABULARY).get(kind))
+                if len(words) > config.text.vocabulary_size - config.text.marks:
                     raise ValueError(f"{VOCABULARY} has more words than the network reads")
         except (ValueError, TypeError, KeyError) as error:
             reason = complaint(error) if isinstance(error, ValidationError) else str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import keras
@@ -20,12 +21,13 @@ OF_IMAGE, OF_CAPTION, _OF_BOTH = "logits_of_image", "logits_of_caption", "logits
 _STACK = "stacking"
 
 
-def build(config: ModelConfig, *, load_weights: bool = True) -> keras.Model:
+def build(config: ModelConfig, *, load_weights: bool = True, pieces: Sequence[int] | None = None) -> keras.Model:
     """The network that `config` describes, of built-in layers only.
 
     Args:
         config: encoders, fusion, number of labels.
         load_weights: whether pretrained weights are fetched; False leaves them to the caller.
+        pieces: of a pretrained text tower, see captune.model.text_tower.
 
     Returns:
         A model from a dict of inputs ("image": (batch, side, side, 3) uint8, "caption": (batch, max_tokens) int32,
@@ -44,7 +46,7 @@ def build(config: ModelConfig, *, load_weights: bool = True) -> keras.Model:
         image = image_encoder.encode(inputs["image"], config.image, load_weights=load_weights)
     if config.text is not None:
         inputs["caption"] = keras.Input((config.text.max_tokens,), dtype="int32", name="caption")
-        text = text_encoder.encode(inputs["caption"], config.text)
+        text = text_encoder.encode(inputs["caption"], config.text, load_weights=load_weights, pieces=pieces)
         words = heads.wide(inputs["caption"], config.text, labels) if config.text.wide else None
     if config.image is not None and config.has_parts:
         present = ops.any(ops.not_equal(inputs["caption"], 0), axis=1, keepdims=True)

@@ -124,13 +124,27 @@ class ImageConfig(Settings):
 class TextConfig(Settings):
     """The text encoder: embedding, encoder over the tokens, dropout, dense layer."""
 
-    encoder: Literal["bilstm", "lstm", "gru", "convolution", "average"] = Field(
-        "convolution", description="what reads the embedded tokens"
+    encoder: Literal["bilstm", "lstm", "gru", "convolution", "average", "transformer"] = Field(
+        "convolution", description="what reads the embedded tokens; transformer: a pretrained one, of word pieces"
     )
+    weights: str = Field(
+        "none", description="transformer only: folder with config.json, model.safetensors and a vocabulary of pieces"
+    )
+    frozen: bool = Field(False, description="transformer only: leave its weights as they are loaded")
+    layers: int = Field(
+        12, ge=1, le=48, description="transformer only: layers that are kept of its own, the first ones"
+    )
+    heads: int = Field(12, ge=1, le=64, description="transformer only: heads of a layer; set from its weights")
+    pooling: Literal["average", "max", "both"] = Field("average", description="transformer only: over the pieces")
     vocabulary_size: int = Field(10_000, ge=3, le=1_000_000, description="token ids, padding and unknown included")
     max_tokens: int = Field(64, ge=1, le=512, description="tokens of a caption that are read")
-    embedding: int = Field(128, ge=1, le=1024, description="values a token")
-    units: int = Field(128, ge=1, le=2048, description="recurrent units a direction, or convolution filters")
+    embedding: int = Field(128, ge=1, le=1024, description="values a token; of a transformer set from its weights")
+    units: int = Field(
+        128,
+        ge=1,
+        le=4096,
+        description="recurrent units a direction, or convolution filters; of a transformer set from its weights",
+    )
     kernel: int = Field(3, ge=1, le=9, description="convolution only: tokens a filter sees")
     dense: int = Field(128, ge=0, le=4096, description="dense layer after the encoder; 0: none")
     embedding_dropout: Share = Field(0.0, description="share of embedded values dropped in training")
@@ -139,6 +153,22 @@ class TextConfig(Settings):
     wide_buckets: int = Field(
         0, ge=0, le=2**20, description="wide only: rows that pairs of words share by a hash; 0: single words alone"
     )
+
+    @model_validator(mode="after")
+    def _vocabulary_holds_more_than_marks(self) -> Self:
+        if self.vocabulary_size <= self.marks:
+            raise ValueError(f"a transformer needs a vocabulary_size of at least {self.marks + 1}")
+        return self
+
+    @property
+    def marks(self) -> int:
+        """Ids that stand for no word: padding, unknown, and the start and the end that a transformer reads."""
+        return 4 if self.encoder == "transformer" else 2
+
+    @property
+    def keeps_tower(self) -> bool:
+        """Whether a pretrained tower gives the same features of a caption all through training."""
+        return self.encoder == "transformer" and self.frozen
 
 
 class ModelConfig(Settings):
@@ -217,8 +247,8 @@ class TrainConfig(Settings):
     learning_rate: float = Field(1e-3, ge=1e-7, le=1, description="highest rate of the schedule")
     schedule: Literal["constant", "cosine"] = Field("constant", description="cosine falls to zero at the last epoch")
     warmup: float = Field(0.0, ge=0, le=0.5, description="share of all steps in which the rate rises from zero")
-    tower_rate: float = Field(1.0, ge=1e-4, le=1, description="a pretrained backbone's share of the rate of the others")
-    thaw: Share = Field(0.0, description="share of all steps before which a pretrained backbone's weights do not move")
+    tower_rate: float = Field(1.0, ge=1e-4, le=1, description="a pretrained tower's share of the rate of the others")
+    thaw: Share = Field(0.0, description="share of all steps before which a pretrained tower's weights do not move")
     weight_decay: float = Field(0.0, ge=0, le=1, description="adamw only: decoupled decay a step, times the rate")
     label_smoothing: float = Field(0.0, ge=0, le=0.5, description="targets are drawn this far towards 0.5")
     clip_norm: float = Field(0.0, ge=0, le=1000, description="limit of the gradients' global norm; 0: none")
@@ -241,7 +271,7 @@ class TrainConfig(Settings):
     )
     cached_features: bool = Field(
         False,
-        description="a frozen backbone's features are computed once and kept beside the data; of augmentation there is "
+        description="features of frozen towers are computed once and kept beside the data; of augmentation there is "
         "flip alone, for which those of mirrored pictures are kept too",
     )
 
@@ -254,8 +284,11 @@ class TrialConfig(Settings):
 
     @model_validator(mode="after")
     def _features_stay_the_same(self) -> Self:
+        image, text = self.model.image, self.model.text
         if self.train.cached_features:
-            if self.model.image is None or not self.model.image.frozen:
+            if image is None and text is not None and text.encoder == "transformer" and not text.frozen:
+                raise ValueError("train.cached_features needs text.frozen: true, as the features would change")
+            if not (image.frozen if image is not None else text is not None and text.keeps_tower):
                 raise ValueError("train.cached_features needs image.frozen: true, as the features would change")
             if self.train.augment.model_copy(update={"flip": False}).active:
                 raise ValueError(

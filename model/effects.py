@@ -12,6 +12,7 @@ _OF_TWO = {"fusion", "modality_dropout"}
 _OF_THE_WHOLE = {"image.pooling", "image.units", "head_units"}
 _AUGMENTATION = {f"train.augment.{name}" for name in AugmentConfig.model_fields}
 _PRETRAINED_ONLY = {"train.tower_rate", "train.thaw"}
+_TOWER_ONLY = {f"text.{name}" for name in ("weights", "frozen", "layers", "heads", "pooling")}
 _DECAY = {"train.optimizer", "train.weight_decay"}
 
 
@@ -19,7 +20,9 @@ def idle(config: TrialConfig) -> set[str]:
     """Dotted names of settings that may be anything beside the others, such as the kernel of an encoder without one."""
     image, text, train = config.model.image, config.model.text, config.train
     names: set[str] = set()
-    if image is None or image.frozen or image.weights == "none":
+    tower = text is not None and text.encoder == "transformer"
+    tuned = image is not None and not image.frozen and image.weights != "none"
+    if not tuned and not (tower and text is not None and not text.frozen):
         names |= _PRETRAINED_ONLY
     if image is None:
         names |= _AUGMENTATION
@@ -35,7 +38,9 @@ def idle(config: TrialConfig) -> set[str]:
         names.add("train.group_by_length")
     else:
         names |= set() if text.encoder == "convolution" else {"text.kernel"}
-        names |= {"text.units"} if text.encoder == "average" else set()
+        names |= {"text.units"} if text.encoder in ("average", "transformer") else set()
+        names |= {"text.embedding", "text.heads"} if tower else _TOWER_ONLY
+        names |= {"text.embedding_dropout"} if text.keeps_tower else set()
         names |= set() if text.wide else {"text.wide_buckets"}
     if image is None or text is None:
         names |= _OF_TWO

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from captune.model.average import Average, Network
 from captune.model.backbones import BACKBONES, behind, map_side
 from captune.model.config import ImageConfig, Storage, TextConfig
+from captune.model.text_towers import variables
 
 STORAGES: dict[Storage, int] = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
 """Bits of one value of a matrix."""
@@ -126,10 +127,10 @@ def layout(config: Network) -> Iterator[Tensors]:
     joined = image is None or image.head == "pooled" or config.has_parts
     if image is not None:
         yield _image(image, joined=joined)
-        features.append(image.units or _pooled(image))
+        features.append(image.units or pooled_features(image))
     if text is not None:
         yield _text(text)
-        features.append(text.dense or _encoded(text))
+        features.append(text.dense or encoded_features(text))
     width = sum(features)
     if len(features) == 2 and config.fusion == "gated":
         yield Tensors.sum("fusion", _dense("fusion_gate", width, width))
@@ -157,9 +158,9 @@ def _of_image(name: str, config: ImageConfig, features: int, labels: int) -> lis
     """The head of a picture: of its `features`, or by position."""
     if config.head == "pooled":
         return _dense(name, features, labels)
-    positions = _positions(f"{name}_map", _channels(config), labels)
+    positions = _positions(f"{name}_map", read_channels(config), labels)
     if config.head == "queries":
-        positions.append(_tensor(f"{name}_queries/kernel", 1, 1, _channels(config), labels))
+        positions.append(_tensor(f"{name}_queries/kernel", 1, 1, read_channels(config), labels))
     return positions
 
 
@@ -194,9 +195,9 @@ def _image(config: ImageConfig, *, joined: bool) -> Tensors:
     backbone = list(_compact(config)) if config.backbone == "compact" else [_named(config)]
     total = Tensors.sum("", backbone)
     frozen = total.values if config.frozen else total.frozen
-    dense = _dense("image_dense", _pooled(config), config.units) if config.units and joined else []
+    dense = _dense("image_dense", pooled_features(config), config.units) if config.units and joined else []
     if config.head != "pooled" and config.position_units:
-        dense += _positions("image_positions", _backbone_channels(config), config.position_units)
+        dense += _positions("image_positions", backbone_channels(config), config.position_units)
     whole = Tensors.sum("image encoder", [*backbone, *dense])
     return whole._replace(frozen=frozen)
 
@@ -243,6 +244,14 @@ def _compact(config: ImageConfig) -> Iterator[Tensors]:
 
 @lru_cache(maxsize=4096)
 def _text(config: TextConfig) -> Tensors:
+    tower = config.encoder == "transformer"
+    encoder = [_tensor(name, *shape) for name, shape in variables(config)] if tower else _encoder(config)
+    frozen = sum(tensor.values for tensor in encoder) if config.keeps_tower else 0
+    dense = _dense("text_dense", encoded_features(config), config.dense) if config.dense else []
+    return Tensors.sum("text encoder", [*encoder, *dense])._replace(frozen=frozen)
+
+
+def _encoder(config: TextConfig) -> list[Tensors]:
     width, units = config.embedding, config.units
     tensors = [_tensor("text_embedding/embeddings", config.vocabulary_size, width)]
     match config.encoder:
@@ -258,11 +267,7 @@ def _text(config: TextConfig) -> Tensors:
                 _tensor("text_convolution/kernel", config.kernel, width, units),
                 _tensor("text_convolution/bias", units),
             ]
-        case "average":
-            pass
-    if config.dense:
-        tensors += _dense("text_dense", _encoded(config), config.dense)
-    return Tensors.sum("text encoder", tensors)
+    return tensors
 
 
 def _recurrent(name: str, inputs: int, units: int, *, gates: int, biases: int) -> list[Tensors]:
@@ -274,34 +279,36 @@ def _recurrent(name: str, inputs: int, units: int, *, gates: int, biases: int) -
     ]
 
 
-def _pooled(config: ImageConfig) -> int:
+def pooled_features(config: ImageConfig) -> int:
     """Features after pooling."""
-    return _channels(config) * (2 if config.pooling == "both" else 1)
+    return read_channels(config) * (2 if config.pooling == "both" else 1)
 
 
 def features_shape(config: ImageConfig) -> tuple[int, ...]:
     """Of what a named backbone gives of one picture to the layers behind it: pooled, or by position as `head` reads."""
-    channels = _backbone_channels(config)
+    channels = backbone_channels(config)
     if config.head == "pooled":
         return (channels * (2 if config.pooling == "both" else 1),)
     side = map_side(config.backbone, config.cut, config.seen_side)
     return side, side, channels
 
 
-def _channels(config: ImageConfig) -> int:
+def read_channels(config: ImageConfig) -> int:
     """Of what is pooled, or read position by position."""
-    return (config.position_units if config.head != "pooled" else 0) or _backbone_channels(config)
+    return (config.position_units if config.head != "pooled" else 0) or backbone_channels(config)
 
 
-def _backbone_channels(config: ImageConfig) -> int:
+def backbone_channels(config: ImageConfig) -> int:
     if config.backbone == "compact":
         return config.width * 2**config.stages
     return BACKBONES[config.backbone].channels_at(config.cut)
 
 
-def _encoded(config: TextConfig) -> int:
+def encoded_features(config: TextConfig) -> int:
     """Features that the text encoder itself gives."""
     match config.encoder:
+        case "transformer":
+            return config.embedding * (2 if config.pooling == "both" else 1)
         case "bilstm":
             return 2 * config.units
         case "average":

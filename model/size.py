@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, Protocol
 
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from captune.errors import one_line
 from captune.model.average import Average, Network
 from captune.model.backbones import BACKBONES
-from captune.model.config import ModelConfig, Storage, TrialConfig, replace
+from captune.model.config import ModelConfig, Storage, TextConfig, TrialConfig, replace
 from captune.model.layout import STORAGES, layout
 
 MiB = 2**20  # what Keras prints as "MB"
@@ -37,6 +37,8 @@ _INDENT_BYTES = 6  # a line of the configuration in bundle.json has over the sam
 _HISTORY_BYTES = 4  # that a member of an average may be longer in bundle.json, where its weights came from nowhere
 _WORD_BYTES = 12  # in vocabulary.json where the words are not known: English stems have 9 on average
 _SETTINGS_BYTES = 190  # of vocabulary.json without its words
+_PIECE_BYTES = 12  # in vocabulary.json where the word pieces are not known: those of English captions have 9
+_PIECE_SETTINGS_BYTES = 120  # of vocabulary.json without its word pieces
 
 
 @dataclass(frozen=True)
@@ -44,41 +46,57 @@ class Contents:
     """What a bundle holds besides weights, as bytes of JSON.
 
     labels: numbers and names. vocabulary: of vocabulary.json by the number of its words, from 0; None where the words
-    are not known.
+    are not known. pieces: the same of word pieces, by `text.weights`.
     """
 
     labels: int
     vocabulary: Sequence[int] | None = None
+    pieces: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, label_ids: Sequence[int], label_names: Sequence[str], words: Sequence[str] | None) -> Contents:
+    def of(
+        cls,
+        label_ids: Sequence[int],
+        label_names: Sequence[str],
+        words: Sequence[str] | None,
+        pieces: Mapping[str, Sequence[str]] | None = None,
+    ) -> Contents:
         """Contents of the bundles made from one data set.
 
         Args:
             label_ids: numbers of the labels.
             label_names: as many names.
             words: of the vocabulary, commonest first; None without captions.
+            pieces: of the vocabularies of text towers, likewise, by `text.weights`.
         """
         labels = len(json.dumps([*label_ids, *label_names], indent=2).encode())
-        if words is None:
-            return cls(labels)
-        total = _SETTINGS_BYTES
-        vocabulary = [total]
-        for word in words:
-            total += len(json.dumps(word, ensure_ascii=False).encode()) + len(", ")
-            vocabulary.append(total)
-        return cls(labels, vocabulary)
+        vocabulary = None if words is None else _growing(words, _SETTINGS_BYTES)
+        return cls(
+            labels, vocabulary, {name: _growing(some, _PIECE_SETTINGS_BYTES) for name, some in (pieces or {}).items()}
+        )
 
     @classmethod
     def typical(cls, num_labels: int) -> Contents:
         """Room for labels and words that are not known yet."""
         return cls(labels=64 * num_labels)
 
-    def vocabulary_bytes(self, words: int) -> int:
-        """Bytes of vocabulary.json with so many words."""
-        if self.vocabulary is None:
-            return _SETTINGS_BYTES + _WORD_BYTES * words
-        return self.vocabulary[min(words, len(self.vocabulary) - 1)]
+    def vocabulary_bytes(self, text: TextConfig) -> int:
+        """Bytes of vocabulary.json of an encoder."""
+        words = text.vocabulary_size - text.marks
+        if text.encoder == "transformer":
+            known, settings, word = self.pieces.get(text.weights), _PIECE_SETTINGS_BYTES, _PIECE_BYTES
+        else:
+            known, settings, word = self.vocabulary, _SETTINGS_BYTES, _WORD_BYTES
+        return settings + word * words if known is None else known[min(words, len(known) - 1)]
+
+
+def _growing(words: Sequence[str], total: int) -> list[int]:
+    """Bytes of a vocabulary by the number of its words. total: of it without any."""
+    growing = [total]
+    for word in words:
+        total += len(json.dumps(word, ensure_ascii=False).encode()) + len(", ")
+        growing.append(total)
+    return growing
 
 
 @dataclass(frozen=True)
@@ -143,7 +161,7 @@ def size(config: Network, contents: Contents | None = None) -> Size:
     header = sum(group.header_bytes(storage, digits) for group in groups) + len("{}") + 2 * _HEADER_LENGTH
     contents = contents or Contents.typical(config.num_labels)
     manifest = _FRAME_BYTES + _described_bytes(config) + contents.labels
-    words = contents.vocabulary_bytes(config.text.vocabulary_size - 2) if config.text is not None else 0
+    words = contents.vocabulary_bytes(config.text) if config.text is not None else 0
     return Size(
         parameters=sum(group.values for group in groups),
         frozen=sum(group.frozen for group in groups),
@@ -245,9 +263,12 @@ def _widths(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
         if config.image.head != "pooled" and config.image.position_units:
             yield "image.position_units", config.image.position_units, 1
     if config.text is not None:
-        yield "text.vocabulary_size", config.text.vocabulary_size, 3
-        yield "text.embedding", config.text.embedding, 1
-        if config.text.encoder != "average":
+        yield "text.vocabulary_size", config.text.vocabulary_size, config.text.marks + 1
+        if config.text.encoder == "transformer":
+            yield "text.layers", config.text.layers, 1
+        else:
+            yield "text.embedding", config.text.embedding, 1
+        if config.text.encoder not in ("average", "transformer"):
             yield "text.units", config.text.units, 1
         if config.text.dense:
             yield "text.dense", config.text.dense, 1

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import layers, ops
 
+from captune.model import text_tower
 from captune.model.config import TextConfig
 
+DROPOUT = "text_dropout"
+"""The first layer after what a frozen tower computes once."""
 
-def encode(tokens: keras.KerasTensor, config: TextConfig) -> keras.KerasTensor:
+
+def encode(
+    tokens: keras.KerasTensor, config: TextConfig, *, load_weights: bool = True, pieces: Sequence[int] | None = None
+) -> keras.KerasTensor:
     """Features of captions.
 
     Args:
         tokens: ids of shape (batch, max_tokens), int32; 0 is padding, at the end only.
         config: which encoder, and its widths.
+        load_weights, pieces: of a transformer, see captune.model.text_tower.
 
     Returns:
         float32 of shape (batch, features): `dense` features, or the encoder's own where `dense` is 0.
+
+    Raises:
+        WeightsError: the weights that `config` names cannot be loaded.
     """
+    if config.encoder == "transformer":
+        x = text_tower.features(tokens, config, load_weights=load_weights, pieces=pieces)
+    else:
+        x = _encoded(tokens, config)
+    x = layers.Dropout(config.dropout, name=DROPOUT)(x)
+    return layers.Dense(config.dense, activation="relu", name="text_dense")(x) if config.dense else x
+
+
+def _encoded(tokens: keras.KerasTensor, config: TextConfig) -> keras.KerasTensor:
     recurrent = config.encoder in ("bilstm", "lstm", "gru")
     x = layers.Embedding(config.vocabulary_size, config.embedding, mask_zero=recurrent, name="text_embedding")(tokens)
     x = layers.Dropout(config.embedding_dropout, name="text_embedding_dropout")(x)
@@ -41,9 +61,6 @@ def encode(tokens: keras.KerasTensor, config: TextConfig) -> keras.KerasTensor:
         case "average":
             # An empty caption has no token: its mean is zero, not zero divided by zero.
             x = ops.sum(x * present, axis=1) / ops.maximum(ops.sum(present, axis=1), 1.0)
-    x = layers.Dropout(config.dropout, name="text_dropout")(x)
-    if config.dense:
-        x = layers.Dense(config.dense, activation="relu", name="text_dense")(x)
     return x
 
 

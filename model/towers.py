@@ -43,6 +43,12 @@ class Convolution:
         for name in [f"norm/{v}" for v in vectors] if self.normalised else ["convolution/bias"]:
             yield f"{self.name}_{name}", (self.channels,)
 
+    def map_side(self, side: int) -> int:
+        """Positions a side of what it makes of a map with so many."""
+        if self.zeros is None:
+            return -(-side // self.stride)
+        return (side + 2 * self.zeros - self.kernel) // self.stride + 1
+
 
 @dataclass(frozen=True)
 class Block:
@@ -51,6 +57,12 @@ class Block:
     convolutions: tuple[Convolution, ...] = ()
     residual: bool = False
     halved: bool = False
+
+    def map_side(self, side: int) -> int:
+        """Positions a side of what it makes of a map with so many."""
+        for convolution in self.convolutions:
+            side = convolution.map_side(side)
+        return (side - 3) // 2 + 1 if self.halved else side
 
 
 @dataclass(frozen=True)
@@ -67,10 +79,7 @@ class Tower:
     def map_side(self, cut: Cut, side: int) -> int:
         """Positions a side of the map at a cut, of pictures with so many pixels a side."""
         for block in self.before(cut):
-            for convolution in block.convolutions:
-                zeros, stride = convolution.zeros, convolution.stride
-                side = -(-side // stride) if zeros is None else (side + 2 * zeros - convolution.kernel) // stride + 1
-            side = (side - 3) // 2 + 1 if block.halved else side
+            side = block.map_side(side)
         return side
 
     def behind(self, cut: Cut) -> Iterator[tuple[str, Shape]]:

@@ -26,8 +26,9 @@ from captune.model.rule import Answers, cross_fitted, fit_rule
 from captune.model.stack import Stack, cross_stacked, fit_stack
 from captune.model.storage import through
 from captune.model.views import (
+    CAPTION_FEATURES,
     FEATURES,
-    after_backbone,
+    after_towers,
     as_it_is,
     pretrained_weights,
     twin_of,
@@ -73,6 +74,7 @@ class Training:
             1710.03740, without their loss scaling: bfloat16 has the range of float32). `network` is float32 all the
             same, so scores and what is shipped are.
         spread: the devices that train together; None for one. `network` is on one all the same.
+        pieces: of a pretrained text tower, see captune.model.text_tower.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Training:
         seed: int,
         bfloat16: bool = False,
         spread: Spread | None = None,
+        pieces: Sequence[int] | None = None,
     ) -> None:
         started = time.monotonic()
         keras.utils.clear_session()  # frees the graphs of the trial before, where a worker lives on
@@ -93,24 +96,24 @@ class Training:
         self._multiple = 1 if spread is None else spread.devices
         self._storage = config.model.storage
         # XLA would compile for each width of the captions.
-        cut = with_captions_cut if config.model.text is not None and not _jit() else as_it_is
-        self.network = build(config.model)
+        cut = with_captions_cut if config.model.text is not None and not jit() else as_it_is
+        self.network = build(config.model, pieces=pieces)
         self._scored = cut(self.network)
-        self._head: keras.Model | None = None  # from features of pictures to probabilities
+        self._head: keras.Model | None = None  # from features of frozen towers to probabilities
         if config.train.cached_features:
-            self._head = cut(after_backbone(self.network, self.network.output))
+            self._head = cut(after_towers(self.network, self.network.output, config.model))
         self._parts: keras.Model | None = None  # from what is scored to the logits of its parts
         if config.model.has_parts:
             parts = parts_of(self.network)
             inputs = {x.name: x for x in self.network.inputs}
             cached = config.train.cached_features
-            self._parts = cut(after_backbone(self.network, parts) if cached else keras.Model(inputs, parts))
+            self._parts = cut(after_towers(self.network, parts, config.model) if cached else keras.Model(inputs, parts))
         with self._scope():
             # The network that learns: the same one, or its twin that computes in bfloat16 or on several devices.
             twin = bfloat16 or spread is not None
             if spread is not None:
                 keras.utils.set_random_seed(seed)  # the same first weights and dropout as on one device
-            self._learner = twin_of(config.model, bfloat16=bfloat16) if twin else self.network
+            self._learner = twin_of(config.model, bfloat16=bfloat16, pieces=pieces) if twin else self.network
             if config.train.prior_start:
                 start_at(self._learner, log_odds(label_counts, _examples(train)))
             self._class_weights = DynamicWeights(len(label_counts)) if config.train.class_weights == "dynamic" else None
@@ -119,15 +122,15 @@ class Training:
             if config.train.own_losses and config.model.has_parts:
                 loss, logits = with_own(loss, config.train.own_losses), with_own_logits(self._learner)
             self._trained = cut(
-                after_backbone(self._learner, logits)
+                after_towers(self._learner, logits, config.model)
                 if config.train.cached_features
                 else with_augmentation(self._learner, logits, config, seed)
             )
             optimizer = make_optimizer(
                 config.train,
                 steps=config.train.epochs * len(train),
-                in_one_kernel=spread is None and not _jit(),
-                tower=pretrained_weights(self._learner, config.model.image),
+                in_one_kernel=spread is None and not jit(),
+                tower=pretrained_weights(self._learner, config.model),
                 storage=self._storage,
             )
             # With its slots made beforehand, TensorFlow traces the training step once instead of twice.
@@ -136,7 +139,7 @@ class Training:
                 optimizer=optimizer,
                 loss=loss,
                 weighted_metrics=None if self._class_weights is None else [self._class_weights],
-                jit_compile=_jit(),
+                jit_compile=jit(),
                 # TensorFlow cannot take several at once where the last call of an epoch has fewer on several devices.
                 steps_per_execution=_STEPS_PER_CALL if spread is None else 1,
             )
@@ -213,7 +216,7 @@ class Training:
             stored: by the weights as they come back from the storage of the configuration, which are what is shipped;
                 otherwise by what they were before.
         """
-        cached = self._head is not None and FEATURES in batches.batch(0, 0)[0]
+        cached = self._head is not None and {FEATURES, CAPTION_FEATURES} & batches.batch(0, 0)[0].keys()
         network = self._head if cached else self._scored
         with self.averaged(), self._as_stored(network) if stored else nullcontext():
             return predict(network, batches)
@@ -389,7 +392,7 @@ def _diverged(number: int, loss: float, seconds: dict[str, float], metric: Metri
 
 def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:
     """Probabilities (n, num_labels) of all examples of `batches`, in their order."""
-    network.jit_compile = _jit()
+    network.jit_compile = jit()
     rows = [network.predict_on_batch(batches.batch(0, index)[0]) for index in range(len(batches))]
     return np.concatenate(rows)
 
@@ -420,6 +423,6 @@ class _Sequence(keras.utils.PyDataset):
         return {name: values[places % count] for name, values in inputs.items()}, labels[places % count], weights
 
 
-def _jit() -> bool | str:
+def jit() -> bool | str:
     """XLA where it pays: not on TensorFlow's CPU, where compiling costs seconds a trial."""
     return False if keras.backend.backend() == "tensorflow" and not keras.distribution.list_devices("gpu") else "auto"

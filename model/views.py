@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 
 from captune.model.augment import RandomAffine
 from captune.model.classifier import build
-from captune.model.config import ImageConfig, ModelConfig, TrialConfig
+from captune.model.config import ModelConfig, TrialConfig
 from captune.model.image_encoder import DROPOUT
+from captune.model.text_encoder import DROPOUT as CAPTION_DROPOUT
 from captune.model.text_encoder import Cut
 
 FEATURES = "features"
 """Name of the input that holds features of pictures, (batch, .., channels) float32, instead of "image"."""
+CAPTION_FEATURES = "caption_features"
+"""Name of the input that holds those of captions, (batch, features) float32, beside "caption"."""
 
 
-def twin_of(config: ModelConfig, *, bfloat16: bool) -> keras.Model:
-    """Another network of `config` with float32 weights, which may compute in bfloat16."""
+def twin_of(config: ModelConfig, *, bfloat16: bool, pieces: Sequence[int] | None) -> keras.Model:
+    """Another network of `config` with float32 weights, which may compute in bfloat16. pieces: see `build`."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if bfloat16 else before)
     try:
-        return build(config)
+        return build(config, pieces=pieces)
     finally:
         keras.config.set_dtype_policy(before)
 
 
-def pretrained_weights(network: keras.Model, image: ImageConfig | None) -> list[keras.Variable]:
-    """Weights of the image backbone that were loaded and are trained on."""
-    if image is None or image.frozen or image.weights == "none":
-        return []
-    pixels = next(x for x in network.inputs if x.name == "image")
-    return list(keras.Model(pixels, network.get_layer(DROPOUT).input).trainable_variables)
+def pretrained_weights(network: keras.Model, config: ModelConfig) -> list[keras.Variable]:
+    """Weights of towers, of pictures and of captions, that were loaded and are trained on."""
+    image, text = config.image, config.text
+    towers = []
+    if image is not None and not image.frozen and image.weights != "none":
+        towers.append(("image", DROPOUT))
+    if text is not None and text.encoder == "transformer" and not text.frozen and text.weights != "none":
+        towers.append(("caption", CAPTION_DROPOUT))
+    inputs = {x.name: x for x in network.inputs}
+    parts = [keras.Model(inputs[name], network.get_layer(layer).input) for name, layer in towers]
+    return [weight for part in parts for weight in part.trainable_variables]
 
 
-def after_backbone(network: keras.Model, output: keras.KerasTensor) -> keras.Model:
-    """The part of a network that reads features of pictures instead of pictures, with its weights."""
-    inputs = {FEATURES: network.get_layer(DROPOUT).input} | {x.name: x for x in network.inputs if x.name != "image"}
+def after_towers(network: keras.Model, output: keras.KerasTensor, config: ModelConfig) -> keras.Model:
+    """The part of a network that reads what frozen towers give instead of what they read, with its weights.
+
+    Ids of captions are read beside: they tell where there is none, and the linear branch adds up words.
+    """
+    inputs = {x.name: x for x in network.inputs}
+    if inputs.pop("image", None) is not None:
+        inputs[FEATURES] = network.get_layer(DROPOUT).input
+    if config.text is not None and config.text.keeps_tower:
+        inputs[CAPTION_FEATURES] = network.get_layer(CAPTION_DROPOUT).input
     after = keras.Model(list(inputs.values()), output)
     anew = {name: keras.Input(x.shape[1:], dtype=x.dtype, name=name) for name, x in inputs.items()}
     return keras.Model(anew, after(list(anew.values())))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from captune.model.config import Metric
 from captune.model.metrics import KINDS, METRICS, Epoch
+from captune.model.size import Budget
 from captune.results.attributes import LOST, TrialAttributes, TrialSize, epochs_of, origin_of
 from captune.results.run_folder import RunFolder
 
@@ -58,6 +59,10 @@ class Record:
     def spent(self) -> dict[str, float]:
         """Seconds by kind, see captune.model.metrics.KINDS."""
         return {kind: sum(epoch.seconds()[kind] for epoch in self.curve) for kind in KINDS}
+
+    def too_slow(self, budget: Budget) -> bool:
+        """Whether it was refused for its latency, not for its bytes."""
+        return self.fate == "over_budget" and budget.holds(self)
 
     def row(self) -> dict[str, Any]:
         """The record as the table and JSON show it, scores of the best epoch beside each other."""

@@ -299,7 +299,7 @@ def test_search_runs_first_what_was_foretold(
     search = request.getfixturevalue(source)
     settings = RunSettings.of(RunFolder(search.run)).search
     source_data = data if source == "searched" else captions_data
-    foretold = inspect(settings, check(settings, source_data), source_data.num_pictures).first
+    foretold = inspect(settings, check(settings, source_data), source_data.num_pictures, len(source_data)).first
     launched = [row for row in trials(captune, search.run) if row["fate"] != "over_budget"]
     assert [flatten(config) for config, _ in foretold] == [row["config"] for row in launched[:3]]
     assert [size.weights_bytes for _, size in foretold] == [row["weights_bytes"] for row in launched[:3]]

@@ -611,9 +611,9 @@ def test_tower_with_random_weights_has_the_rate_of_the_others(pretrained: ModelC
 
     assert pretrained.image is not None
     network = training(BOTH).network
-    assert pretrained_weights(network, IMAGE) == []
-    assert pretrained_weights(network, None) == []
-    assert pretrained_weights(network, pretrained.image.model_copy(update={"frozen": True})) == []
+    frozen = pretrained.image.model_copy(update={"frozen": True})
+    for config in (BOTH, BOTH.model_copy(update={"image": None}), pretrained.model_copy(update={"image": frozen})):
+        assert pretrained_weights(network, config) == []
 
 
 def test_batches_are_read_ahead_in_order_and_untuned() -> None:

@@ -183,6 +183,22 @@ def test_the_answer_says_what_how_good_beside_what_how_large_how_sure_and_what_i
         assert words in said, said
 
 
+def test_the_answer_says_how_fast_a_file_of_the_winner_is_where_there_was_a_limit() -> None:
+    fast = dataclasses.replace(scores_on_test(), latency="4 ms of 20 allowed")
+    said = sentences(facts(trial(0, 0.8), test=fast))
+    assert len(said) <= 10 and "; a row takes its file on one thread 4 ms of 20 allowed." in " ".join(said)
+    assert "one thread" not in " ".join(sentences(facts(trial(0, 0.8), test=scores_on_test())))
+
+
+def test_what_was_refused_as_too_slow_is_called_so_and_is_not_drawn_over_the_budget() -> None:
+    over, slow = trial(1, fate="over_budget", weights_bytes=10**9), trial(2, fate="over_budget", weights_bytes=1000)
+    assert "1 more was refused untrained, over the budget." in " ".join(sentences(facts(trial(0, 0.8), over)))
+    said = " ".join(sentences(facts(trial(0, 0.8), over, slow)))
+    assert "2 more were refused untrained, over the budget or too slow." in said
+    drawn = [plots.sizes(facts(trial(0, 0.8), *more)) for more in ([], [slow], [over])]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 def test_score_below_what_is_had_for_nothing_is_called_so() -> None:
     baseline = Baseline("commonest label", "test", 0.9, 0.5, 0.1, (0.1, 0.2))
     said = " ".join(sentences(facts(trial(0, 0.8), test=scores_on_test(), baselines=(baseline,))))

@@ -1,5 +1,6 @@
 """The gate: what fits is admitted once, what does not teaches the sampler, and the study is told the truth."""
 
+import dataclasses
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from captune.model.config import unflatten
+from captune.model.latency import FAR, Latency, Speed
+from captune.model.operations import Operations, operations
 from captune.model.size import Contents, Measure, show_bytes, size
 from captune.results.attributes import FATES
 from captune.results.journal import STUDY_NAME, open_storage
@@ -140,6 +143,38 @@ def test_constraint_of_a_trial_is_how_far_it_is_over_the_budget() -> None:
         over[broken > 0] += 1
         assert (broken > 0) == (trial.state == TrialState.PRUNED)
     assert all(over.values())
+
+
+def test_what_is_predicted_far_over_the_latency_is_refused_and_told_and_what_is_a_little_over_is_tried(
+    run: Run,
+) -> None:
+    free = dict.fromkeys(Operations._fields, 0.0)
+    reach = feasible({"image.width": {"low": 8, "high": 64, "step": 4}})
+    middle = operations(reach.space.at({"image.width": 32}).model).convolution
+    prices = free | {"convolution": 0.9e6 / middle}
+    latency = Latency(1.0, Speed(runtime="onnx", machine="m", nanoseconds=prices, error=1.2))
+    study = run.open()
+    gate = Gate(study, dataclasses.replace(reach, latency=latency), seed=2)
+    admitted = admit_all(gate)
+    shares = [latency.share(one.config.model) for one in admitted]
+    assert any(share < 1 for share in shares) and any(1 < share <= FAR for share in shares)
+    refused = [record for record in run.records if record.fate == "over_budget"]
+    assert refused and all(latency.share(unflatten(record.config).model) > FAR for record in refused)
+    assert len({record.config["image.width"] for record in refused}) == len(refused), "each once"
+    assert all(record.reason and record.reason.startswith("needs about ") for record in refused)
+    assert all(record.margin_bytes > 0 for record in refused), "of bytes they have few enough"
+    for trial in study.trials:
+        config = unflatten(trial.user_attrs["config"]).model
+        assert trial.constraints["latency"] == pytest.approx(latency.share(config) - 1)
+        assert (trial.state == TrialState.PRUNED) == (trial.constraints["latency"] > FAR - 1)
+
+
+def test_space_of_which_nothing_is_fast_enough_says_so_with_both_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captune.tuner.decisions.gate.MAX_REFUSALS", 30)
+    slow = Speed(runtime="onnx", machine="m", nanoseconds=dict.fromkeys(Operations._fields, 1e6), error=1.2)
+    gate = Gate(optuna.create_study(), dataclasses.replace(feasible(WIDE), latency=Latency(1.0, slow)), seed=0)
+    with pytest.raises(BudgetError, match=r"and 1 ms a row; narrow the space to smaller models or raise .* --latency$"):
+        gate.admit()
 
 
 def test_configuration_of_exactly_the_budget_is_admitted_and_one_byte_more_is_not() -> None:

@@ -14,7 +14,7 @@ from captune.model.rule import DecisionRule
 from captune.results.baselines import COMMONEST, Baseline
 from captune.results.error_analysis import Bin, ErrorAnalysis, LabelScores
 from captune.tuner.winner.model_card import CardFacts, model_card, plain
-from captune.tuner.winner.proof import HeldOutScores, Proof, ReloadedScore, SearchScore, UnroundedScore
+from captune.tuner.winner.proof import HeldOutScores, LatencyProof, Proof, ReloadedScore, SearchScore, UnroundedScore
 
 NAMES = ("dog", "<script>alert(1)</script> | *b* `c` [x](http://y) https://z www.z.com\n# h", "&lt;\x1b[31m_e_")
 TEXT = TextConfig(vocabulary_size=500, max_tokens=16, embedding=8, units=8)
@@ -110,6 +110,18 @@ def test_front_matter_is_what_a_hub_reads() -> None:
 )
 def test_card_has_the_numbers_of_the_records(line: str) -> None:
     assert line in model_card(facts(both()))
+
+
+def test_latency_stands_beside_its_limit_and_what_was_predicted() -> None:
+    card = facts(both())
+    assert "milliseconds" not in model_card(card)
+    latency = LatencyProof(
+        limit=20, milliseconds=4, predicted=5, format="onnx", storage="int8", machine="A | *processor*"
+    )
+    body = model_card(dataclasses.replace(card, proof=card.proof.model_copy(update={"latency": latency})))
+    assert "| milliseconds a row as onnx, one thread | 4 (predicted 5 ms, +25%) |" in body
+    assert "| milliseconds a row allowed | 20 |" in body
+    assert rf"| measured on | {plain(latency.machine)} |" in body
 
 
 def test_labels_that_test_hardly_has_are_named() -> None:

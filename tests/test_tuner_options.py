@@ -27,6 +27,7 @@ WRITTEN = {
     "backend": "jax",
     "budget": "20MB",
     "measure": "bundle",
+    "latency": "1.5ms",
     "storage": "int8",
     "cpus_per_trial": "0.5",
     "gpus_per_trial": "auto",

@@ -12,6 +12,7 @@ from captune.tuner.space.units import (
     Duration,
     Gpus,
     Interval,
+    Milliseconds,
     parse_duration,
     parse_interval,
     show_duration,
@@ -75,6 +76,20 @@ def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="90s, 30m or 1h30m") as caught:
         parse_duration(text)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(("text", "milliseconds"), [("20ms", 20), ("1.5ms", 1.5), (" 0.5 s ", 500)])
+def test_latencies_are_read(text: str, milliseconds: float) -> None:
+    assert read(Milliseconds, text) == milliseconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "20", "0ms", "-1ms", "0.0s", "1e3ms", "20 MS", "2m", ".5s", "nanms", "9" * 20 + "ms"]
+)
+def test_other_latencies_are_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match=r"20ms, 1\.5ms or 0\.5s") as caught:
+        read(Milliseconds, text)
+    assert "\n" not in caught.value.errors()[0]["msg"]
 
 
 def test_interval_is_of_time_or_of_epochs() -> None:

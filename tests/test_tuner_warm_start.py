@@ -9,6 +9,9 @@ import pytest
 from optuna.trial import TrialState
 
 from captune.data_prep.store import PreparedData
+from captune.model.config import unflatten
+from captune.model.latency import Latency, Speed
+from captune.model.operations import Operations
 from captune.model.size import Budget, Contents
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.records import load_records
@@ -113,6 +116,16 @@ def test_what_was_within_the_old_budget_is_known_to_be_over_a_smaller_one(tmp_pa
     sizes = {record.weights_bytes for record in load_records(old)}
     taken = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     assert {trial.constraints["bytes"] for trial in taken} <= {size / 100_000 - 1 for size in sizes}
+
+
+def test_latencies_are_those_of_the_new_limit(tmp_path: Path, old: RunFolder) -> None:
+    prices = dict.fromkeys(Operations._fields, 1.0)
+    latency = Latency(0.001, Speed(runtime="onnx", machine="m", nanoseconds=prices, error=1.2))
+    study = study_of(run_of(tmp_path / "new"))
+    take_over(study, old, Budget(600_000), latency)
+    taken = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    shares = {latency.share(unflatten(record.config).model) - 1 for record in load_records(old)}
+    assert taken and {trial.constraints["latency"] for trial in taken} <= shares
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,10 @@ def _how_large(facts: Facts) -> str:
         else ""
     )
     part = f"{share:.{0 if share >= 10 else 1}f} % of the budget is used"
-    return f"Its weights take {_size(shipped.weights_bytes)}, {part}{alike}."
+    fast = ""
+    if facts.test is not None and facts.test.latency is not None:
+        fast = f"; a row takes its file on one thread {facts.test.latency}"
+    return f"Its weights take {_size(shipped.weights_bytes)}, {part}{alike}{fast}."
 
 
 def _how_sure(facts: Facts) -> list[str]:
@@ -135,9 +138,11 @@ def _why(facts: Facts) -> str:
 
 def _fates(facts: Facts) -> str:
     counts = Counter(record.fate for record in facts.records)
+    slow = any(record.too_slow(facts.search.budget) for record in facts.records)
+    why = "over the budget or too slow" if slow else "over the budget"
     refused = counts.pop("over_budget", 0)
     said = ", ".join(f"{count} {fate}" for fate, count in counts.most_common())
-    over = f"; {refused} more {'was' if refused == 1 else 'were'} refused untrained, over the budget" if refused else ""
+    over = f"; {refused} more {'was' if refused == 1 else 'were'} refused untrained, {why}" if refused else ""
     return f"{_count(sum(counts.values()), 'trial')}: {said or 'none'}{over}."
 
 

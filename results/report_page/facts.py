@@ -36,9 +36,9 @@ class SearchFacts:
 @dataclass(frozen=True)
 class TestScores:
     """What the winner's proof says. low, high: 95 % interval of mean_f1. per_label: F1 by the id of each label.
-
     members: trials whose networks it averages, if it does; validation: their mean F1 on the validation rows.
     confirmed: how further seeds chose it, and how what was expected came true; empty where they did not.
+    latency: milliseconds a row and their limit in words, None without a limit.
     """
 
     __test__ = False  # nothing for pytest
@@ -60,6 +60,7 @@ class TestScores:
     validation: float | None = None
     confirmed: str = ""
     map: float = math.nan
+    latency: str | None = None
 
 
 @dataclass(frozen=True)

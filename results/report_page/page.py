@@ -66,7 +66,7 @@ def page(facts: Facts) -> str:
 
 def _plots(facts: Facts) -> list[dict[str, Any]]:
     titles = dict(_SECTIONS)
-    scored, refused = plots.scored(facts), sum(record.fate == "over_budget" for record in facts.records)
+    scored, refused = plots.scored(facts), len(plots.over_budget(facts))
     low = plots.floor([record.score or 0.0 for record in scored])
     below = sum((record.score or 0.0) < low for record in scored)
     edge = f" {below} below {low:.3f} are drawn at the lower edge." if below else ""

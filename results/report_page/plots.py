@@ -89,11 +89,16 @@ def curves(facts: Facts) -> str:
     return drawn("curves", f"Learning curves of {len(bright) + len(others)} trials: {said}.", draw)
 
 
+def over_budget(facts: Facts) -> list[Record]:
+    """Trials that were refused for their bytes."""
+    return [r for r in facts.records if r.fate == "over_budget" and not r.too_slow(facts.search.budget)]
+
+
 def sizes(facts: Facts) -> str:
     """Bytes against score, the budget's line, and what was refused for its bytes."""
     budget = facts.search.budget
     points = [r for r in thinned(scored(facts), lambda r: r.score or 0.0) if budget.bytes_of(r)]
-    refused = thinned([r for r in facts.records if r.fate == "over_budget"], lambda r: -budget.bytes_of(r))
+    refused = thinned(over_budget(facts), lambda r: -budget.bytes_of(r))
     low, limit = floor([r.score or 0.0 for r in points]), budget.limit / MiB
     all_bytes = [budget.bytes_of(r) / MiB for r in (*points, *refused)]
 

@@ -57,6 +57,7 @@ def written(name: str, config: ModelConfig, folder: Path) -> None:
 
     from captune.model.classifier import LOGITS, build
     from captune.model.training import put_through
+    from captune.tuner.winner.formats.write import FormatError, write_network
 
     keras.utils.set_random_seed(3)
     inputs, network = inputs_of(config), build(config, load_weights=False)
@@ -75,8 +76,8 @@ def written(name: str, config: ModelConfig, folder: Path) -> None:
             put_through(network, storage)
             np.save(case / "expected.npy", network.predict_on_batch(inputs))
             try:
-                form.functions().write(network, case / f"file{form.suffix}", storage)
-            except Exception as error:
+                write_network(network, form.name, case / f"file{form.suffix}", storage)
+            except FormatError as error:
                 (case / "reason.txt").write_text(" ".join(str(error).split())[:150])
     keras.backend.clear_session()
 

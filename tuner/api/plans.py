@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from captune.errors import ArgumentError
+from captune.model.latency import Latency, Speed
 from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.api.datasets import DataSet, open_data_set
 from captune.tuner.api.logs import check_sinks
@@ -23,7 +24,8 @@ from captune.tuner.space.config import SearchConfig, read_search
 
 @dataclass(frozen=True)
 class Plan:
-    """A search that was checked and not begun. report: what it is up against, lines for a person.
+    """A search that was checked and not begun. report: what it is up against, lines for a person. speed: of this
+    machine, where a latency is asked for.
 
     Example:
         >>> captune.plan("data", "new", "captions", trials=3).report[0]
@@ -35,6 +37,7 @@ class Plan:
     config: SearchConfig
     warm_start: str | None
     report: tuple[str, ...]
+    speed: Speed | None = None
 
     @left_as_it_was()
     def start(self, *, address: str | None = None, progress: bool = True, log: Sequence[str] = ()) -> Run:
@@ -42,7 +45,14 @@ class Plan:
         sinks = check_sinks(log)
         with searching(self.run, new=True) as (folder, mirror):
             # First: a folder that is taken is told in one line, as any other mistake.
-            create(folder, self.config, self.data.prepared, source=self.data.where, warm_start=self.warm_start)
+            create(
+                folder,
+                self.config,
+                self.data.prepared,
+                source=self.data.where,
+                warm_start=self.warm_start,
+                speed=self.speed,
+            )
             if progress:
                 say("\n".join(self.report))
             try:
@@ -90,12 +100,18 @@ def plan(
         default_preset="compact" if prepared.prepared.has_images else "captions",
         overrides=overrides,
     )
-    feasible = check(asked, prepared.prepared)
+    feasible, speed = check(asked, prepared.prepared), None
+    if asked.latency is not None:
+        from captune.tuner.winner.speed import speed_of_this_machine
+
+        speed = speed_of_this_machine(say)
+        feasible = replace(feasible, latency=Latency(asked.latency, speed))
     older = warm_start.where if isinstance(warm_start, Run) else None if warm_start is None else str(warm_start)
     if older is not None:
         _check_older(older, asked, prepared)
-    report = lines(inspect(asked, feasible, prepared.prepared.num_pictures), feasible.space, str(run))
-    return Plan(prepared, str(run), asked, older, tuple(report))
+    preflight = inspect(asked, feasible, prepared.prepared.num_pictures, len(prepared.prepared))
+    report = lines(preflight, feasible.space, str(run))
+    return Plan(prepared, str(run), asked, older, tuple(report), speed)
 
 
 def search(

@@ -9,6 +9,7 @@ from captune.model.config import Storage
 from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, Measure, Size, refusal, show_bytes, would_fit
 from captune.model.size import size as count
+from captune.model.text_towers import shaped
 from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.space.config import check_overrides, check_preset, read_trial_config
 
@@ -74,6 +75,7 @@ def size(
 
     Raises:
         ConfigError: an unknown preset, a file that cannot be read, a value that cannot be.
+        WeightsError: a text tower whose folder is not there.
 
     Example:
         >>> report = captune.size("paper")
@@ -94,6 +96,8 @@ def size(
     else:
         check_preset(preset or "paper")
         model = PRESETS[preset or "paper"].model
+    if model.text is not None and model.text.encoder == "transformer" and model.text.weights != "none":
+        model = model.model_copy(update={"text": shaped(model.text)})
     if storage is not None:
         model = model.model_copy(update={"storage": storage})
     held, found = Budget(given["budget"], measure), count(model)

@@ -33,7 +33,7 @@ def enqueue(location: str, configurations: str | Path | Mapping[str, Any] | Sequ
             for record in load_records(run)
             if record.seed is not None
         }
-        feasible = check(settings.search, open_data(settings.data, verify=False))
+        feasible = check(settings.search, open_data(settings.data, verify=False), settings.speed)
         try:
             chosen = chosen_as_declared(chosen)
             feasible.chosen(chosen, tried)

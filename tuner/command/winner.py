@@ -130,6 +130,11 @@ def refit(
     if proof.storage != "float32":
         tell(f"float32   mean F1 {proof.float32.mean_f1:.4f}, before the weights became {proof.storage}")
     tell(f"bundle    {proof.bundle_bytes / 2**20:.2f} MiB in {run}/winner/bundle")
+    if (latency := proof.latency) is not None:
+        tell(
+            f"latency   {latency.milliseconds:.3g} ms a row of {latency.limit:g} allowed, as {latency.format} on one "
+            f"thread; {latency.prediction}"
+        )
     tell_baselines(refitted.baselines, "test", getattr(test, proof.metric), proof.metric)
     if not proof.bundle_fits:
         say(f"note: the weights keep the budget, the bundle with its vocabulary does not: {proof.bundle_bytes} bytes")

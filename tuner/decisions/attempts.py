@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import optuna
 
-from captune.model.frozen_features import FrozenFeatures
+from captune.model.frozen_features import needed
 from captune.model.metrics import Epoch
 from captune.results.attributes import TrialAttributes, epoch_attribute, epochs_of, origin_of
 from captune.tuner.decisions.fates import Course
@@ -62,7 +62,7 @@ class Attempt:
         if self.last is not None:
             phase = "training"
         elif ready:
-            phase = "features, first epoch" if FrozenFeatures.needed(self.admitted.config) else "first epoch"
+            phase = "features, first epoch" if needed(self.admitted.config) else "first epoch"
         return RunningTrial(self.trial.number, self.epochs, tuple(self.scores), self.node, phase)
 
     def write(self, epoch: Epoch, order: int) -> None:

@@ -1,8 +1,8 @@
 """The check before a trial exists: asks Optuna, counts bytes, refuses what is over the budget and tells the sampler.
 
-A refusal is told as infeasible and pruned, so that TPE learns to stay away (told as failed it would not). It is a
-record of the study, never a trial of Ray's. One network is admitted once, and refused on record once, however often it
-is drawn. Ray is not met here.
+So it does with what is predicted to be far over the latency, where there is a limit. A refusal is told as infeasible
+and pruned, so that TPE learns to stay away (told as failed it would not). It is a record of the study, never a trial of
+Ray's. One network is admitted once, and refused on record once, however often it is drawn. Ray is not met here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from captune.model.config import Flat, TrialConfig, complaint, flatten, unflatten
 from captune.model.effects import key_of
-from captune.model.size import Size, refusal, show_bytes
+from captune.model.size import Size, show_bytes
 from captune.results.attributes import Fate, TrialAttributes, TrialSize, origin_of
 from captune.tuner.decisions.sampler import tpe
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
@@ -109,7 +109,7 @@ class Gate:
                 self.set_aside(trial, f"{_IMPOSSIBLE}{complaint(error)}", TrialState.PRUNED)
                 continue
             size, key = self._describe(trial, config), key_of(config)
-            why = refusal(size, self._feasible.budget)
+            why = self._feasible.refusal(config)
             if why is not None and key in self._refused:
                 repeats += 1
                 self.set_aside(trial, "repeats an earlier refusal", TrialState.PRUNED)  # and teaches the sampler again
@@ -132,10 +132,13 @@ class Gate:
         if repeats and self._admitted:  # something does fit, and it is known
             self.used_up = True
             raise UsedUp
+        fits, ways_out, latency = show_bytes(self._feasible.budget.limit), "raise --budget", self._feasible.latency
+        if latency is not None:
+            fits, ways_out = f"{fits} and {latency}", f"{ways_out} or --latency"
         raise BudgetError(
             self._feasible.complaint()
-            or f"none of {MAX_REFUSALS} configurations in a row fits {show_bytes(self._feasible.budget.limit)}; "
-            "narrow the space to smaller models or raise --budget"
+            or f"none of {MAX_REFUSALS} configurations in a row fits {fits}; "
+            f"narrow the space to smaller models or {ways_out}"
         )
 
     @cached_property
@@ -184,6 +187,9 @@ class Gate:
         TrialAttributes(config=flatten(config), size=sizes).write(trial)
         # Relative, so that the sampler ranks refusals by how far they are over.
         trial.set_constraint("bytes", count / budget.limit - 1)
+        if self._feasible.latency is not None:
+            # Of the limit itself: what is a little over it is tried, as a prediction may be wrong, and not sought.
+            trial.set_constraint("latency", self._feasible.latency.share(config.model) - 1)
         return size
 
     def set_aside(self, trial: optuna.Trial, reason: str, state: TrialState = TrialState.FAIL) -> None:

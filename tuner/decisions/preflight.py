@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from captune.cluster.object_storage.addresses import is_url
 from captune.model.config import TrialConfig
-from captune.model.frozen_features import FrozenFeatures
-from captune.model.size import Budget, Size, refusal, show_bytes
+from captune.model.frozen_features import FrozenFeatures, needed
+from captune.model.latency import Latency
+from captune.model.size import Budget, Size, show_bytes
 from captune.tuner.decisions.notes import notes
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.dimensions import Space
@@ -30,15 +31,17 @@ FIRST = 3
 class Preflight:
     """A search before it starts. Sizes are the bytes that count for the budget.
 
-    share: of drawn configurations that fit. sizes: of all drawn, rising. least: the smallest configuration that the
-    space reaches. constant: bytes of the parts that no dimension changes. never: options of choices that fit in
-    nothing. features: bytes of all features of frozen backbones that may be computed once. notes: what of the space is
-    of no use, a line each. first: the configurations that would run first, with what is refused between them left out.
-    checkpoint: bytes of the largest checkpoint seen among what fits, with the best network that a running trial keeps
-    beside it. network: of the largest such network. keep: of how many trials one is kept.
+    latency: the limit, where there is one. share: of drawn configurations that fit. sizes: of all drawn, rising. least:
+    the smallest configuration that the space reaches. constant: bytes of the parts that no dimension changes. never:
+    options of choices that fit in nothing. features: bytes of all features of frozen backbones that may be computed
+    once. notes: what of the space is of no use, a line each. first: the configurations that would run first, with what
+    is refused between them left out. checkpoint: bytes of the largest checkpoint seen among what fits, with the best
+    network that a running trial keeps beside it. network: of the largest such network. keep: of how many trials one is
+    kept.
     """
 
     budget: Budget
+    latency: Latency | None
     possible: int
     share: float
     sizes: tuple[int, ...]
@@ -54,11 +57,11 @@ class Preflight:
     keep: int
 
 
-def inspect(config: SearchConfig, feasible: FeasibleSpace, pictures: int) -> Preflight:
+def inspect(config: SearchConfig, feasible: FeasibleSpace, pictures: int, rows: int) -> Preflight:
     """Draws from the space and asks the gate, in memory, for its first configurations.
 
     Args:
-        pictures: of the data set.
+        pictures, rows: of the data set.
 
     Raises:
         BudgetError: nothing in the space fits.
@@ -79,11 +82,12 @@ def inspect(config: SearchConfig, feasible: FeasibleSpace, pictures: int) -> Pre
     fitting = [size for size in everywhere if feasible.budget.holds(size)]
     network = max(size.bundle_bytes for size in fitting)
     configs = [*(bound for _, bound in draws), least, *(trial for trial, _ in first)]
-    features = _features_bytes(configs, pictures, config.cache_limit)
+    features = _features_bytes(configs, pictures, rows, config.cache_limit)
     return Preflight(
         budget=feasible.budget,
+        latency=feasible.latency,
         possible=len(drawn),
-        share=sum(map(feasible.budget.holds, drawn)) / DRAWS,
+        share=sum(feasible.refusal(bound) is None for _, bound in draws) / DRAWS,
         sizes=tuple(sorted(map(feasible.budget.bytes_of, everywhere))),
         least=smallest,
         constant={
@@ -95,7 +99,7 @@ def inspect(config: SearchConfig, feasible: FeasibleSpace, pictures: int) -> Pre
         features=features,
         notes=tuple(notes(config, feasible, draws)),
         first=first,
-        preset_refusal=refusal(feasible.size_of(feasible.bind(feasible.space.base)), feasible.budget),
+        preset_refusal=feasible.refusal(feasible.bind(feasible.space.base)),
         checkpoint=network + max(map(_checkpoint_bytes, fitting)),
         network=network,
         keep=config.keep,
@@ -120,14 +124,15 @@ def _first(config: SearchConfig, feasible: FeasibleSpace) -> list[tuple[TrialCon
     return first
 
 
-def _features_bytes(configs: list[TrialConfig], pictures: int, limit: int) -> int:
+def _features_bytes(configs: list[TrialConfig], pictures: int, rows: int, limit: int) -> int:
     """Bytes of all features that these configurations have computed. Raises ConfigError where they are over a limit."""
-    needed = {features for config in configs for features in FrozenFeatures.needed(config)}
-    total = sum(features.bytes_of(pictures) for features in needed)
+    several = {features for config in configs for features in needed(config)}
+    total = sum(one.bytes_of(pictures if isinstance(one, FrozenFeatures) else rows) for one in several)
     if total > limit:
+        what = f"{pictures} pictures" if pictures else f"{rows} captions"
         raise ConfigError(
-            f"features of frozen backbones would take {show_bytes(total)} beside the data, {len(needed)} of "
-            f"{pictures} pictures each, and cache_limit is {show_bytes(limit)}; raise --cache-limit, search fewer "
+            f"features of frozen backbones would take {show_bytes(total)} beside the data, {len(several)} of "
+            f"{what} each, and cache_limit is {show_bytes(limit)}; raise --cache-limit, search fewer "
             "backbones, sides and cuts, or set train.cached_features: false"
         )
     return total
@@ -148,6 +153,7 @@ def lines(preflight: Preflight, space: Space, run: str) -> list[str]:
     constant = ", ".join(f"{part} {show_bytes(count)}" for part, count in preflight.constant.items()) or "no part"
     report = [
         f"budget     {preflight.budget}",
+        *_latency_lines(preflight.latency),
         f"fits       {preflight.share:.1%} of {DRAWS} draws"
         + (f"; {DRAWS - preflight.possible} of them are impossible together" if preflight.possible < DRAWS else ""),
         f"sizes      smallest {show_bytes(preflight.budget.bytes_of(preflight.least))}, "
@@ -169,6 +175,16 @@ def lines(preflight: Preflight, space: Space, run: str) -> list[str]:
         values = ", ".join(f"{name} {_short(value)}" for name, value in space.parameters(config).items())
         report.append(f"{f'runs {place}.':10} {show_bytes(preflight.budget.bytes_of(size))}: {values or 'the preset'}")
     return report
+
+
+def _latency_lines(latency: Latency | None) -> list[str]:
+    if latency is None:
+        return []
+    speed = latency.speed
+    return [
+        f"latency    {latency} on one thread as {speed.runtime}, predicted within a factor of {speed.error:.2f} in the "
+        f"median for {speed.machine}"
+    ]
 
 
 def _existing(folder: Path) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import optuna
 from optuna.trial import TrialState, create_trial
 
+from captune.model.config import unflatten
+from captune.model.latency import Latency
 from captune.model.size import Budget
 from captune.results.attributes import SCORED, Fate, TrialAttributes
 from captune.results.journal import STUDY_NAME, open_storage
@@ -32,7 +34,7 @@ def check(old: RunFolder, before: SearchConfig, config: SearchConfig, *, same_da
         )
 
 
-def take_over(study: optuna.Study, old: RunFolder, budget: Budget) -> int:
+def take_over(study: optuna.Study, old: RunFolder, budget: Budget, latency: Latency | None = None) -> int:
     """Adds the finished and refused trials of `old` to a new study, as what is known and no trial of its own.
 
     The best of them is also handed out early, to run under the new seed. What was added before is not added again.
@@ -55,9 +57,14 @@ def take_over(study: optuna.Study, old: RunFolder, budget: Budget) -> int:
     if complete and not here & set(names.values()):
         study.enqueue_trial(max(complete, key=lambda trial: trial.values[0]).params)
     for number, name in names.items():
-        trial, size = trials[number], attributes[number].size
+        trial, size, config = trials[number], attributes[number].size, attributes[number].config
         if name in here or not trial.state.is_finished() or size is None:
             continue
+        # Of the new limits: what was within the old ones may be over them.
+        constraints = {**trial.constraints, "bytes": budget.bytes_of(size) / budget.limit - 1}
+        constraints.pop("latency", None)
+        if latency is not None and config is not None:
+            constraints["latency"] = latency.share(unflatten(config).model) - 1
         copy = create_trial(
             state=trial.state,
             values=trial.values if trial.state == TrialState.COMPLETE else None,
@@ -65,8 +72,7 @@ def take_over(study: optuna.Study, old: RunFolder, budget: Budget) -> int:
             distributions=trial.distributions,
             intermediate_values=trial.intermediate_values,
             user_attrs=TrialAttributes(void=name).values(),
-            # Of the new budget: what was within the old one may be over it.
-            constraints={**trial.constraints, "bytes": budget.bytes_of(size) / budget.limit - 1},
+            constraints=constraints,
         )
         study.add_trial(copy)
     return len(finished)

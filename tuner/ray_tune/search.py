@@ -89,7 +89,7 @@ def run_search(
         ensure(run, data, say, captions=config.modality != "image")
         if mirror is not None:
             mirror.flush()  # from here on there is something to resume
-        feasible = check(config, data)
+        feasible = check(config, data, settings.speed)
         wait_for("starting Ray on this machine" if address is None else f"joining Ray at {address}")
         requirements = NodeRequirements(
             settings.data,
@@ -194,7 +194,7 @@ class _Search:
         if old is not None:
             try:
                 with reading(old) as older:
-                    count = take_over(study, older, self.config.limit)
+                    count = take_over(study, older, self.config.limit, self.feasible.latency)
                 self.say(f"{count} finished trials of {old} inform the sampler")
             except (RunError, StorageError) as error:
                 self.say(f"note: the sampler learns no more from the earlier run: {error}")

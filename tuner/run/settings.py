@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -13,11 +14,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from captune.data_prep.pieces import cut_pieces
+from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
 from captune.errors import shell_word
 from captune.model.backbones import WeightsError, weights_path
 from captune.model.config import complaint
+from captune.model.latency import Latency, Speed
 from captune.model.size import Contents
+from captune.model.text_towers import TowerOnData, TransformerShape, weights_folder
+from captune.model.text_weights import check_tower
 from captune.results.documents import Document
 from captune.results.run_facts import RunFacts
 from captune.results.run_folder import RunError, RunFolder
@@ -44,6 +50,8 @@ class RunSettings(Document):
     """Path or address of the run that the sampler learnt from."""
     created: str
     """ISO 8601."""
+    speed: Speed | None = None
+    """Of the machine that the search was begun on, by which its latencies are predicted; None without a limit."""
 
     @classmethod
     def of(cls, run: RunFolder) -> RunSettings:
@@ -72,8 +80,11 @@ class RunSettings(Document):
 _PACKAGES = ("captune", "keras", "ray", "optuna", "numpy")  # and the backend
 
 
-def check(config: SearchConfig, data: PreparedData) -> FeasibleSpace:
+def check(config: SearchConfig, data: PreparedData, speed: Speed | None = None) -> FeasibleSpace:
     """The space of a search, held against its data and budget.
+
+    Args:
+        speed: by which latencies are predicted, where the search has a limit for them.
 
     Raises:
         ConfigError: the data lacks what the search reads.
@@ -85,13 +96,16 @@ def check(config: SearchConfig, data: PreparedData) -> FeasibleSpace:
         raise ConfigError(f"backend {config.backend} is not installed; pip install 'captune[{config.backend}]'")
     try:
         space = config.build_space()
-        bind(space.base, data.manifest)
+        _check_weights(space, data)
+        bound = partial(bind, manifest=data.manifest, tower=partial(_tower, data))
+        bound(space.base)
     except SpaceError as error:
         raise ConfigError(": ".join((*error.location, str(error)))) from None
     except ValidationError as error:  # the preset on this data, such as pictures too small for its stages
         raise ConfigError(f"{data.path} does not suit preset {config.preset}: {complaint(error)}") from None
-    _check_weights(space)
-    feasible = FeasibleSpace(space, partial(bind, manifest=data.manifest), config.limit, contents_of(data))
+    latency = None if config.latency is None or speed is None else Latency(config.latency, speed)
+    contents = contents_of(data, _text_weights(space))
+    feasible = FeasibleSpace(space, bound, config.limit, contents, latency)
     nothing_fits = feasible.complaint()
     if nothing_fits is not None:
         raise BudgetError(nothing_fits)
@@ -102,21 +116,48 @@ def check(config: SearchConfig, data: PreparedData) -> FeasibleSpace:
     return feasible
 
 
-def _check_weights(space: Space) -> None:
-    """Raises ConfigError for a weights file that a trial may ask for and that is not here."""
-    image, dimension = space.base.model.image, space.dimensions.get("image.weights")
-    names = [*([] if image is None else [image.weights]), *([] if dimension is None else dimension.values())]
-    for name in {*map(str, names)} - {"none", "imagenet"}:
-        try:
+def _check_weights(space: Space, data: PreparedData) -> None:
+    """Raises ConfigError for weights that a trial may ask for and that are not here, or not what they should be."""
+    image = space.base.model.image
+    try:
+        for name in _names(space, "image.weights", None if image is None else image.weights) - {"imagenet"}:
             weights_path(name)
-        except WeightsError as error:
-            raise ConfigError(str(error)) from None
+        for name in _text_weights(space) if data.has_captions else ():
+            check_tower(weights_folder(name), _tower(data, name).shape)
+    except (WeightsError, DataError) as error:
+        raise ConfigError(str(error)) from None
 
 
-def contents_of(data: PreparedData) -> Contents:
-    """What bundles made from this data hold besides weights."""
+def _text_weights(space: Space) -> set[str]:
+    """Names of all folders of text towers that a trial may ask for."""
+    text = space.base.model.text
+    reads = _names(space, "text.encoder", None if text is None else text.encoder)
+    return _names(space, "text.weights", None if text is None else text.weights) if "transformer" in reads else set()
+
+
+def _names(space: Space, setting: str, base: str | None) -> set[str]:
+    """All values that a setting may have, but none."""
+    dimension = space.dimensions.get(setting)
+    drawn = [] if dimension is None else map(str, dimension.values())
+    return {*([] if base is None else [base]), *drawn} - {"none"}
+
+
+def _tower(data: PreparedData, weights: str) -> TowerOnData:
+    """What `text.weights` names on the data. Raises WeightsError, DataError."""
+    folder = weights_folder(weights)
+    shape, cut = TransformerShape.read(folder), cut_pieces(data, folder)
+    return TowerOnData(shape, cut.pieces.size, cut.longest)
+
+
+def contents_of(data: PreparedData, text_weights: Iterable[str] = ()) -> Contents:
+    """What bundles made from this data hold besides weights. text_weights: folders of their text towers.
+
+    Raises:
+        WeightsError: a folder is not there.
+    """
     words = data.vocabulary.words if data.vocabulary is not None else None
-    return Contents.of(data.manifest.label_ids, data.manifest.label_names, words)
+    pieces = {name: cut_pieces(data, weights_folder(name)).pieces.pieces for name in text_weights}
+    return Contents.of(data.manifest.label_ids, data.manifest.label_names, words, pieces)
 
 
 def create(
@@ -126,12 +167,14 @@ def create(
     *,
     source: str | None = None,
     warm_start: str | None = None,
+    speed: Speed | None = None,
 ) -> None:
     """Makes the run folder and writes run.json, its mark.
 
     Args:
         source: address that the data came from; its folder if None.
         warm_start: path or address of a run that the sampler learns from, checked before.
+        speed: see RunSettings.
 
     Raises:
         RunError: the folder already holds something.
@@ -147,6 +190,7 @@ def create(
         git_commit=_git_commit(),
         warm_start=None if warm_start is None else absolute(warm_start),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        speed=speed,
     ).write(run.settings)
 
 

@@ -20,7 +20,7 @@ from captune.tuner.space.declarations import Declaration, Group, declared
 from captune.tuner.space.dimensions import Space, SpaceError, parse_dimension
 from captune.tuner.space.meaning import as_declared, chosen_as_declared
 from captune.tuner.space.meaning import check as check_meaning
-from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Objectives, shortened
+from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Milliseconds, Objectives, shortened
 from captune.tuner.space.yaml_file import ConfigError, YamlFile
 
 PresetName = Literal["paper", "captions", "compact", "photos", "full"]
@@ -92,6 +92,11 @@ class SearchConfig(_WithoutTruths):
     budget: Annotated[Bytes, Group("Budget")] = Field(DEFAULT_BUDGET, gt=0, description="bytes allowed")
     measure: Annotated[Measure, Group("Budget")] = Field(
         "weights", description="what is held against the budget: the weights, or the whole bundle"
+    )
+    latency: Annotated[Milliseconds | None, Group("Budget")] = Field(
+        None,
+        description="time that the winner's exported file may take for one row on one thread of this machine, by ONNX "
+        "Runtime or LiteRT; none: any",
     )
     cpus_per_trial: Annotated[float | None, Group("Resources")] = Field(
         None, ge=0, description="CPUs of a trial, also its threads; none: an even share"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import optuna
 
     from captune.data_prep.manifest import Manifest
+    from captune.model.text_towers import TowerOnData
 
 Scalar = str | int | float | bool
 OF_THE_DATA = ("image.side", "num_labels")
@@ -336,11 +337,14 @@ class Space:
                 check_value(self.base, name, value, "space", name)
 
 
-def bind(config: TrialConfig, manifest: Manifest) -> TrialConfig:
+def bind(config: TrialConfig, manifest: Manifest, tower: Callable[[str], TowerOnData] | None = None) -> TrialConfig:
     """The configuration on one prepared data set: its labels, its side, no token beyond its vocabulary.
 
+    Args:
+        tower: what `text.weights` names on the data.
+
     Raises:
-        SpaceError: it reads pictures or captions that the data does not have.
+        SpaceError: it reads pictures or captions that the data does not have, or a tower without weights.
     """
     image, text = config.model.image, config.model.text
     if image is not None:
@@ -355,8 +359,13 @@ def bind(config: TrialConfig, manifest: Manifest) -> TrialConfig:
         words, tokens = manifest.vocabulary_size, manifest.max_tokens
         if words == FIRST_WORD:
             raise SpaceError("no caption of the data has a word that was kept; search it with --modality image")
-        sizes = {"vocabulary_size": min(text.vocabulary_size, words), "max_tokens": min(text.max_tokens, tokens)}
-        text = TextConfig(**{**dict(text), **sizes})
+        if text.encoder == "transformer":
+            if tower is None or text.weights == "none":
+                raise SpaceError("text.encoder transformer needs text.weights: a folder of a pretrained tower")
+            text = tower(text.weights).bound(text)
+        else:
+            sizes = {"vocabulary_size": min(text.vocabulary_size, words), "max_tokens": min(text.max_tokens, tokens)}
+            text = TextConfig(**{**dict(text), **sizes})
     # Part by part: thousands of drawn configurations are bound before a search.
     model = ModelConfig(**{**dict(config.model), "image": image, "text": text, "num_labels": len(manifest.label_ids)})
     return TrialConfig(model=model, train=config.train)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from captune.errors import UsageError
 from captune.model.config import Flat, TrialConfig, complaint
 from captune.model.effects import key_of
+from captune.model.latency import Latency
 from captune.model.layout import LEAST_VALUES_A_CHANNEL
 from captune.model.size import Budget, Contents, Size, refusal, size, would_fit
 from captune.tuner.space.chosen import parameters_of
@@ -30,7 +31,7 @@ class BudgetError(UsageError):
 
 @dataclass(frozen=True)
 class FeasibleSpace:
-    """A space on one data set under a budget.
+    """A space on one data set under a budget, and a limit of latency where there is one.
 
     Args:
         bind: fits a drawn configuration to the data.
@@ -40,10 +41,16 @@ class FeasibleSpace:
     bind: Callable[[TrialConfig], TrialConfig]
     budget: Budget
     contents: Contents
+    latency: Latency | None = None
 
     def size_of(self, config: TrialConfig) -> Size:
         """Of a bound configuration."""
         return size(config.model, self.contents)
+
+    def refusal(self, config: TrialConfig) -> str | None:
+        """Why a bound configuration is over the budget, or far over the latency; None where it may be tried."""
+        over = refusal(self.size_of(config), self.budget)
+        return self.latency.refusal(config.model) if over is None and self.latency is not None else over
 
     def preset(self) -> Flat:
         """Parameters of trial 0: the base of the space on this data."""
@@ -56,7 +63,7 @@ class FeasibleSpace:
             known: by `key_of`, in words, what needs no trial of its own beside the preset.
 
         Raises:
-            SpaceError: the first that is wrong, over the budget, or there twice. Its location begins with the place
+            SpaceError: the first that is wrong, refused, or there twice. Its location begins with the place
                 of the configuration, from 1.
         """
         base = self.bind(self.space.base)
@@ -72,7 +79,7 @@ class FeasibleSpace:
                 raise SpaceError(complaint(error), str(place)) from None
             except KeyError:  # the preset is outside of the space, and so the sampler draws what is not named
                 continue
-            if (why := refusal(self.size_of(config), self.budget)) is not None:
+            if (why := self.refusal(config)) is not None:
                 raise SpaceError(why, str(place))
             if (key := key_of(config)) in known:
                 raise SpaceError(f"it is the same as {known[key]}; leave it out", str(place))
@@ -103,7 +110,7 @@ class FeasibleSpace:
         if len(ways) > MOST:
             return None
         bound = ((way, config) for way in ways for config in self._configs([way]))
-        return ((way, config) for way, config in bound if self._count(config) <= self.budget.limit)
+        return ((way, config) for way, config in bound if self.refusal(config) is None)
 
     def never(self) -> dict[str, list[Any]]:
         """Options of choices, by name, with which no configuration fits."""

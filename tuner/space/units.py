@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 from captune.model.size import parse_bytes
 
 _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?")
+_MILLISECONDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s)")
 _EPOCHS = re.compile(r"(\d{1,9})\s*epochs?")
 _SIZES = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 
@@ -43,6 +44,19 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise ValueError(f"a duration is written like 90s, 30m or 1h30m, got {shortened(text)}")
     return float(seconds)
+
+
+def parse_milliseconds(text: str) -> float:
+    """Milliseconds of '20ms', '1.5ms', '0.5s'.
+
+    Raises:
+        ValueError: anything else.
+    """
+    match = _MILLISECONDS.fullmatch(text.strip())
+    milliseconds = float(match[1]) * {"ms": 1, "s": 1000}[match[2]] if match else 0.0
+    if milliseconds <= 0:
+        raise ValueError(f"a latency is written like 20ms, 1.5ms or 0.5s, got {shortened(text)}")
+    return milliseconds
 
 
 def parse_interval(text: str) -> tuple[float | None, int | None]:
@@ -123,6 +137,12 @@ Duration = Annotated[
     Field(gt=0),
     _from_text(parse_duration),
     Unit("DURATION", "duration above 0s, as 90s, 30m or 1h30m", show_duration, bare_refused=True),
+]
+Milliseconds = Annotated[
+    float,
+    Field(gt=0),
+    _from_text(parse_milliseconds),
+    Unit("LATENCY", "time above 0ms, as 20ms or 0.5s", lambda milliseconds: f"{milliseconds:g}ms", bare_refused=True),
 ]
 Interval = Annotated[
     str, BeforeValidator(_interval), Unit("INTERVAL", "time or epochs, as 60s, 10m, 1epoch or 5epochs")

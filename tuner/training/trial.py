@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 
 from captune.data_prep.batches import Batches, Features, lengths
 from captune.data_prep.captions import Vocabulary
+from captune.data_prep.pieces import cut_pieces
 from captune.data_prep.store import PreparedData
 from captune.model.average import Network
-from captune.model.config import TrialConfig
-from captune.model.frozen_features import FrozenFeatures
+from captune.model.config import TextConfig, TrialConfig
+from captune.model.frozen_features import CaptionFeatures, FrozenFeatures
 from captune.model.metrics import Epoch
 from captune.model.rule import DecisionRule
+from captune.model.text_towers import weights_folder
 from captune.tuner.training import runtime
 from captune.tuner.training.checkpoints import CheckpointWriter
-from captune.tuner.training.features import FeatureFiles
+from captune.tuner.training.features import FeatureFiles, text_tower_ids, text_tower_rows
 from captune.tuner.training.job import Job
 
 if TYPE_CHECKING:
@@ -93,11 +95,17 @@ def make_bundle(network: keras.Model, config: Network, rule: DecisionRule, data:
     """The network as it stands, with the labels and the part of the vocabulary that it knows."""
     from captune.model.bundle import Bundle
 
-    vocabulary: str | None = None
-    if config.text is not None and data.vocabulary is not None:
-        words = data.vocabulary.words[: config.text.vocabulary_size - 2]
-        vocabulary = Vocabulary(words, data.vocabulary.settings).to_json()
+    vocabulary = None if config.text is None else _vocabulary(config.text, data)
     return Bundle(network, config, rule, data.manifest.label_ids, data.manifest.label_names, vocabulary)
+
+
+def _vocabulary(text: TextConfig, data: PreparedData) -> str | None:
+    """As JSON, what of the data's words or word pieces an encoder knows."""
+    if text.encoder == "transformer":
+        return cut_pieces(data, weights_folder(text.weights)).pieces.first(text.vocabulary_size).to_json()
+    if data.vocabulary is None:
+        return None
+    return Vocabulary(data.vocabulary.words[: text.vocabulary_size - text.marks], data.vocabulary.settings).to_json()
 
 
 def batches(
@@ -122,6 +130,7 @@ def batches(
         seed=seed,
         by_length=by_length,
         features=features,
+        tokens=text_tower_ids(data, text) if text is not None and text.encoder == "transformer" else None,
     )
 
 
@@ -142,11 +151,17 @@ def begin(
         data, rows, config.model, train.batch_size, seed=seed, by_length=train.group_by_length, features=features
     )
     counts = data.labels[rows].sum(axis=0).tolist()
-    return Training(config, examples, counts, seed=seed, bfloat16=runtime.in_bfloat16(train.precision), spread=spread)
+    bfloat16, text = runtime.in_bfloat16(train.precision), config.model.text
+    pieces = text_tower_rows(data, text) if text is not None and text.encoder == "transformer" else None
+    return Training(config, examples, counts, seed=seed, bfloat16=bfloat16, spread=spread, pieces=pieces)
 
 
 def features_for(config: TrialConfig, data: PreparedData) -> Features | None:
-    """What stands in for pictures, where the configuration asks for features that were computed before."""
-    image = config.model.image
-    needed = [FeatureFiles.of(data, image, features) for features in FrozenFeatures.needed(config) if image is not None]
-    return Features(*(files.computed() for files in needed)) if needed else None
+    """What towers gave before, where the configuration asks for features that are computed once."""
+    image, text, of_captions = config.model.image, config.model.text, CaptionFeatures.needed(config)
+    ways = [FeatureFiles.of(data, image, features) for features in FrozenFeatures.needed(config) if image is not None]
+    plain, mirrored = (*(files.computed() for files in ways), None, None)[:2]
+    captions = None
+    if text is not None and of_captions is not None:
+        captions = FeatureFiles.of(data, text, of_captions).computed()
+    return Features(plain, mirrored, captions) if ways or captions is not None else None

@@ -22,7 +22,7 @@ from captune.results.ablation import WHOLE, Ablation, Variant
 from captune.results.records import load_records
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import reading
-from captune.tuner.run.settings import contents_of, read
+from captune.tuner.run.settings import read
 from captune.tuner.training import runtime
 from captune.tuner.winner.ablations import ablations
 from captune.tuner.winner.choose import choose, epoch_to_keep, epochs_of_refit
@@ -137,7 +137,7 @@ def _trained(
         if answered is None:
             raise WorkError(f"without {part} the network diverged: an output is not finite")
         f1 += f1_per_example(truth, answered.answers.labels) / ablation.seeds
-    bytes_ = size(config.model, contents_of(data)).weights_bytes
+    bytes_ = size(config.model).weights_bytes
     return Variant(
         without=part, f1=tuple(f1.tolist()), weights_bytes=bytes_, seconds=round(time.monotonic() - started, 1)
     )

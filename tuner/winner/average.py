@@ -47,10 +47,14 @@ def members_for(
         count: at least 2, if it is a number.
     """
     say, contents = validation.say, contents_of(validation.data)
+    if _reads_pieces(first):
+        say(f"note: trial {first.number} reads word pieces, which others do not, so nothing is averaged")
+        return None
     most = None if count == "auto" else count
     pool = {
         record.number: record
         for record in candidates(records, budget, first, _AUTO if most is None else most + _BEYOND)
+        if not _reads_pieces(record)
     }
 
     def fits(trials: Sequence[int]) -> bool:
@@ -77,6 +81,11 @@ def members_for(
         say(f"note: {len(choice.trials)} networks are averaged, not {most}")
     say(f"average of trials {_listed(choice.trials)}: mean F1 {choice.mean_f1:.4f} on validation")
     return Members(tuple(pool[trial] for trial in choice.trials), choice)
+
+
+def _reads_pieces(record: Record) -> bool:
+    text = unflatten(record.config).model.text
+    return text is not None and text.encoder == "transformer"
 
 
 def _listed(trials: Sequence[int] | dict[int, Record]) -> str:

@@ -287,6 +287,7 @@ export class Classifier {
   /** contents: classifier.json; vocabulary: words.json or null; session: of onnxruntime; ort: onnxruntime itself. */
   constructor(contents, vocabulary, session, ort) {
     Object.assign(this, { contents, session, ort });
+    if (contents.text?.pieces) throw new Error("it reads word pieces: make ids as FORMAT.md says, and run the network on them");
     this.text = contents.text && new Text(contents.text, vocabulary);
     this.rule = new Rule(contents.rule, contents.labels);
   }

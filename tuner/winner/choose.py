@@ -18,12 +18,17 @@ Count = int | Literal["auto"]
 
 
 def choose(records: Sequence[Record], budget: Budget, *, number: int | None = None) -> Record:
-    """The scored trial inside the budget with the best score; of equal ones the smaller, then the earlier.
+    """The first of `ranked`."""
+    return ranked(records, budget, number=number)[0]
+
+
+def ranked(records: Sequence[Record], budget: Budget, *, number: int | None = None) -> list[Record]:
+    """The scored trials inside the budget, the best score first; of equal ones the smaller, then the earlier.
 
     Args:
         records: all trials of a run.
         budget: bytes allowed.
-        number: choose this trial instead.
+        number: this trial alone.
 
     Raises:
         RunError: no trial qualifies, or trial `number` does not.
@@ -38,14 +43,14 @@ def choose(records: Sequence[Record], budget: Budget, *, number: int | None = No
                 f"{show_bytes(budget.bytes_of(record))}; "
                 f"choose a complete or stopped one within {budget}"
             )
-        return record
-    candidates = [r for r in records if qualifies(r, budget)]
-    if not candidates:
+        return [record]
+    qualified = [r for r in records if qualifies(r, budget)]
+    if not qualified:
         raise RunError(
             f"no trial of this run has a score yet within {budget} ({len(records)} trials); "
             "search longer or with other settings"
         )
-    return max(candidates, key=lambda r: (r.score, -budget.bytes_of(r), -r.number))
+    return sorted(qualified, key=lambda r: (r.score, -budget.bytes_of(r), -r.number), reverse=True)
 
 
 _KIND = ("image.backbone", "image.cut", "image.head", "fusion", "text.encoder", "text.wide", "train.loss")

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from captune.data_prep.pieces import Pieces
 from captune.data_prep.store import PreparedData
 from captune.errors import shell_word
 from captune.files import written_aside
 from captune.model import metrics
 from captune.model.bundle import Bundle
 from captune.model.config import Storage
-from captune.model.size import Budget, size
+from captune.model.size import Budget, Contents, size
 from captune.model.training import put_through
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.settings import contents_of
@@ -91,7 +92,7 @@ def export(
                 copy.network.save(aside)
             else:
                 copy.save(aside)
-            measured = check_bytes(aside, kind, size(copy.config, contents_of(data)), budget)
+            measured = check_bytes(aside, kind, size(copy.config, _contents(copy, data)), budget)
             expected = probabilities_of_split(copy, data, "test")
             if form is not None:
                 shipped, milliseconds = answers_of(aside, form, copy, data, "test")
@@ -114,3 +115,12 @@ def export(
         max_difference=float(np.abs(shipped - winner).max()),
         milliseconds=milliseconds,
     )
+
+
+def _contents(bundle: Bundle, data: PreparedData) -> Contents:
+    """What a copy of the bundle holds besides weights. It knows its word pieces, and no longer the folder of them."""
+    text = bundle.config.text
+    if text is None or text.encoder != "transformer" or bundle.vocabulary is None:
+        return contents_of(data)
+    pieces = Pieces.from_json(bundle.vocabulary).pieces
+    return Contents.of(bundle.label_ids, bundle.label_names, None, {text.weights: pieces})

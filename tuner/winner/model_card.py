@@ -228,6 +228,7 @@ def _size(facts: CardFacts) -> Iterator[str]:
             ("weights", f"{show_bytes(proof.weights_bytes)} as {proof.storage}"),
             ("bundle on disk", show_bytes(proof.bundle_bytes)),
             ("budget", f"{show_bytes(proof.budget_bytes)} of {proof.measure}"),
+            *_latency(proof),
             ("made with", plain(", ".join(f"{name} {number}" for name, number in facts.versions.items()))),
             ("searched", plain(facts.created)),
             ("trial", str(proof.trial))
@@ -235,6 +236,16 @@ def _size(facts: CardFacts) -> Iterator[str]:
             else ("trials, averaged", ", ".join(str(member.trial) for member in proof.members)),
         ],
     )
+
+
+def _latency(proof: Proof) -> Iterator[tuple[str, str]]:
+    if (latency := proof.latency) is not None:
+        yield (
+            f"milliseconds a row as {latency.format}, one thread",
+            f"{latency.milliseconds:.3g} ({latency.prediction})",
+        )
+        yield "milliseconds a row allowed", f"{latency.limit:g}"
+        yield "measured on", plain(latency.machine)
 
 
 def _limits(facts: CardFacts) -> Iterator[str]:
@@ -248,7 +259,12 @@ def _limits(facts: CardFacts) -> Iterator[str]:
     for what, repeated in (("caption", data.repeated_captions), ("picture", data.repeated_pictures)):
         if repeated.get("test"):
             yield f"- {repeated['test']} test rows have the {what} of a row of train: there it may remember."
-    if config.text is not None and data.captions is not None:
+    if config.text is not None and config.text.encoder == "transformer":
+        yield (
+            f"- Of a caption it reads the first {config.text.max_tokens - 2} word pieces and knows "
+            f"{config.text.vocabulary_size - config.text.marks}, those of its training captions."
+        )
+    elif config.text is not None and data.captions is not None:
         words = min(config.text.vocabulary_size - 2, (data.vocabulary_size or 2) - 2)
         stems = " (stems of English words)" if data.captions.stem else ""
         yield (

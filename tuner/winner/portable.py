@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captune.data_prep.captions import UNKNOWN, Vocabulary, tokenize
+from captune.data_prep.pieces import FIRST_PIECE, Pieces
 from captune.data_prep.portable_text import specification, surface_ids
 from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model.bundle import Bundle
 from captune.results.run_folder import RunFolder
-from captune.tuner.winner.predict import labels, probabilities
+from captune.tuner.winner.predict import labels, probabilities, vocabulary_of
 
 FORMAT = 1
 GOLDEN_ROWS = 200
@@ -65,16 +66,19 @@ def write_portable(folder: Path, bundle: Bundle, data: PreparedData) -> None:
     folder.mkdir()
     for source, name in _DOCUMENTS.items():
         shutil.copyfile(_SOURCE / source, folder / name)
-    vocabulary = None if bundle.vocabulary is None else Vocabulary.from_json(bundle.vocabulary)
+    vocabulary = vocabulary_of(bundle)
     words: dict[str, int] = {}
-    if vocabulary is not None:
+    if isinstance(vocabulary, Vocabulary):
         words = surface_ids(data.captions, vocabulary)
         _write(folder / "words.json", {"words": vocabulary.words, "ids": words})
+    elif vocabulary is not None:
+        words = {piece: place for place, piece in enumerate(vocabulary.pieces, FIRST_PIECE)}
+        _write(folder / "words.json", {"pieces": vocabulary.pieces})
     _write(folder / "classifier.json", _contents(bundle, vocabulary), indent=1)
     _write(folder / "golden.json", {"rows": _golden(bundle, vocabulary, words)})
 
 
-def _contents(bundle: Bundle, vocabulary: Vocabulary | None) -> dict[str, Any]:
+def _contents(bundle: Bundle, vocabulary: Vocabulary | Pieces | None) -> dict[str, Any]:
     image, text = bundle.config.image, bundle.config.text
     return {
         "format": FORMAT,
@@ -110,7 +114,7 @@ def golden_picture(row: int, side: int) -> NDArray[np.uint8]:
     return ((37 * row + (row % 5 + 1) * y + (row % 7 + 1) * x + 85 * channel) % 256).astype(np.uint8)
 
 
-def _golden(bundle: Bundle, vocabulary: Vocabulary | None, words: Mapping[str, int]) -> list[dict[str, Any]]:
+def _golden(bundle: Bundle, vocabulary: Vocabulary | Pieces | None, words: Mapping[str, int]) -> list[dict[str, Any]]:
     image, text = bundle.config.image, bundle.config.text
     captions = golden_captions(list(words)) if vocabulary is not None else None
     rows: list[dict[str, Any]] = [{} for _ in range(GOLDEN_ROWS)]
@@ -126,8 +130,12 @@ def _golden(bundle: Bundle, vocabulary: Vocabulary | None, words: Mapping[str, i
     return rows
 
 
-def _caption_of_row(caption: str, vocabulary: Vocabulary, words: Mapping[str, int], width: int) -> dict[str, Any]:
-    """stemmed: whether a word that is not in the table has an id by its stem."""
+def _caption_of_row(
+    caption: str, vocabulary: Vocabulary | Pieces, words: Mapping[str, int], width: int
+) -> dict[str, Any]:
+    """stemmed: whether a word that is not in the table has an id by its stem; not of word pieces."""
+    if isinstance(vocabulary, Pieces):
+        return {"caption": caption, "ids": np.trim_zeros(vocabulary.encode([caption], width)[0], "b").tolist()}
     ids = np.trim_zeros(vocabulary.encode([caption])[0, :width], "b").tolist()
     tokens = tokenize(caption, replace(vocabulary.settings, stem=False))
     stemmed = any(words.get(word, UNKNOWN) != code for word, code in zip(tokens, ids, strict=False))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from captune.data_prep.captions import Vocabulary
 from captune.data_prep.images import ImageError, Picture, square
 from captune.data_prep.labels import Labels
+from captune.data_prep.pieces import Pieces
 from captune.data_prep.pixels import cores
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
@@ -163,11 +164,22 @@ def tokens_of_split(bundle: Bundle, data: PreparedData, split: str) -> NDArray[n
 
 def _tokens(bundle: Bundle, captions: Sequence[str]) -> NDArray[np.int32] | None:
     """Ids of (n, max_tokens), cut or padded to what the network reads."""
-    if bundle.config.text is None or bundle.vocabulary is None:
+    vocabulary = vocabulary_of(bundle)
+    if bundle.config.text is None or vocabulary is None:
         return None
     width = bundle.config.text.max_tokens
-    ids = Vocabulary.from_json(bundle.vocabulary).encode(captions)[:, :width]
+    if isinstance(vocabulary, Pieces):
+        return vocabulary.encode(captions, width)
+    ids = vocabulary.encode(captions)[:, :width]
     return np.pad(ids, ((0, 0), (0, width - ids.shape[1])))
+
+
+def vocabulary_of(bundle: Bundle) -> Vocabulary | Pieces | None:
+    """What takes captions to ids; None where the bundle reads none."""
+    if bundle.config.text is None or bundle.vocabulary is None:
+        return None
+    kind = Pieces if bundle.config.text.encoder == "transformer" else Vocabulary
+    return kind.from_json(bundle.vocabulary)
 
 
 def probabilities_of_rows(

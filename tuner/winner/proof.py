@@ -27,6 +27,7 @@ from captune.model.metrics import METRICS, Metrics
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Measure, Size, show_bytes
 from captune.results.documents import Document
+from captune.tuner.winner.formats.declarations import FormatName
 
 TOLERANCE = 1e-6  # of a probability, between the network that was trained and the file loaded in a fresh process
 # A bundle has never more than its predicted bytes, and less by this share at most; or, where the network is so small
@@ -69,6 +70,27 @@ class UnroundedScore(Settings):
     """The network before its weights became what the storage gives back."""
 
     mean_f1: float
+
+
+class LatencyProof(Settings):
+    """The winner as a file, measured where it was refitted: milliseconds of one row on one thread, the median.
+
+    predicted: the same by the search, None where it predicted for another runtime. machine: its processor.
+    """
+
+    limit: float
+    milliseconds: float
+    predicted: float | None
+    format: FormatName
+    storage: Storage
+    machine: str
+
+    @property
+    def prediction(self) -> str:
+        """What was predicted, and by how much it was wrong, in words."""
+        if self.predicted is None:
+            return "not predicted"
+        return f"predicted {self.predicted:.3g} ms, {self.predicted / self.milliseconds - 1:+.0%}"
 
 
 class ProvedMember(Settings):
@@ -160,6 +182,8 @@ class Proof(Document):
     data: str
     """Fingerprint of the data."""
     float32: UnroundedScore
+    latency: LatencyProof | None = None
+    """None where the search had no limit."""
 
     confirmation: Confirmation | None = None
     """Where the winner was chosen by further seeds. Of an average it is of the first member."""

@@ -28,6 +28,7 @@ from captune.tuner.run.settings import contents_of
 from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for, make_bundle
 from captune.tuner.winner.average import Members, average_of
 from captune.tuner.winner.choose import epoch_to_keep, epochs_of_refit, refuse_another
+from captune.tuner.winner.latency import LatencyLimit
 from captune.tuner.winner.predict import by_label
 from captune.tuner.winner.proof import (
     Confirmation,
@@ -54,6 +55,7 @@ def refit(
     seeds: int,
     say: Callable[[Message], None],
     spread: Spread | None = None,
+    latency: LatencyLimit | None = None,
     average: Members | None = None,
     confirmation: Confirmation | None = None,
 ) -> Proof:
@@ -66,13 +68,14 @@ def refit(
 
     Args:
         spread: devices that train together; None for one.
+        latency: that the winner's file has to keep; None where none is set.
         average: trials whose networks are averaged, `record` first; None for that alone.
         confirmation: how `record` was chosen, for the proof.
 
     Raises:
         RunError: the run was refitted before.
-        ProofError: the bundle is over the budget or not of the predicted size, or it does not give the same
-            probabilities when loaded.
+        ProofError: the bundle is over the budget or not of the predicted size, it does not give the same
+            probabilities when loaded, or it is slower than `latency` allows.
     """
     refuse_another(run)
     plan = _Refit.of(record, data, budget, spread, say, average)
@@ -82,6 +85,9 @@ def refit(
         first = plan.train(0, seeds, bundle)
         others = [plan.train(turn, seeds).rounded.mean_f1 for turn in range(1, seeds)]
         proof = plan.proof(first, others, bundle).model_copy(update={"confirmation": confirmation})
+        if latency is not None:
+            say("measuring how long its file takes for a row")
+            proof = proof.model_copy(update={"latency": latency.proof(bundle, unflatten(record.config).model)})
         proof.write(aside / run.proof.name)
         analyse(data, plan.rows, plan.rule.answers(first.probabilities)).write(aside / run.error_analysis.name)
     return proof
@@ -178,7 +184,9 @@ class _Refit:
         records = (record,) if average is None else average.records
         trials = tuple(_Trial.of(each) for each in records)
         network = average_of(records)
-        predicted = size(network, contents_of(data))
+        text = network.text
+        towers = [text.weights] if text is not None and text.encoder == "transformer" else []
+        predicted = size(network, contents_of(data, towers))
         why = refusal(predicted, budget)
         if why is not None:
             raise ProofError(f"trial {record.number} {why}")

@@ -11,9 +11,10 @@ from captune.results.baselines import ensure
 from captune.results.records import load_records
 from captune.results.run_folder import RunError
 from captune.tuner.run.locations import refitting
-from captune.tuner.run.settings import read
+from captune.tuner.run.settings import RunSettings, read
 from captune.tuner.training import runtime
-from captune.tuner.winner.choose import choose, refuse_another
+from captune.tuner.winner.choose import ranked, refuse_another
+from captune.tuner.winner.latency import LatencyLimit
 from captune.tuner.winner.model_card import write_model_card
 from captune.tuner.winner.report_page import write_page
 
@@ -38,19 +39,28 @@ def refit_run(
         gpus: that train together; the framework decides if 0.
 
     Raises:
-        RunError: as `refit` does; or another process refits the run, or searches it and that is not planned for.
+        RunError: as `refit` does; or another process refits the run, or searches it and that is not planned for; or no
+            trial keeps the run's limit of latency.
+        UsageError: the run has such a limit, and nothing is installed to measure with.
     """
     with refitting(location) as run, run.refitting(anyway=plan.anyway):  # before minutes go into data and a framework
         refuse_another(run)
         settings, data = read(run)
+        latency = LatencyLimit.of(RunSettings.of(run))
         ensure(run, data, say, captions=settings.modality != "image")  # of a search by an earlier captune
         if settings.metric != "mean_f1" and (plan.average != 1 or plan.confirm):
             raise RunError(
                 f"--average and --confirm weigh trials by mean F1, this search maximised {TITLES[settings.metric]}; "
                 "refit without them"
             )
+        if latency is not None and (plan.average != 1 or plan.confirm):
+            raise RunError(
+                "--average and --confirm do not know how long networks take, and this search has --latency "
+                f"{latency.limit:g}ms; refit without them"
+            )
         records = load_records(run)
-        record = choose(records, settings.limit, number=plan.trial)
+        able = ranked(records, settings.limit, number=plan.trial)
+        record = able[0] if latency is None else latency.first_within(able, say)
         runtime.settle(threads, settings.backend, gpus)
         # Only now: what the framework reads at its start is set.
         from captune.tuner.winner.average import members_for
@@ -68,7 +78,7 @@ def refit_run(
             average = members_for(record, records, validation, settings.limit, plan.average)
         proof = refit(
             run, record, data, settings.limit, seeds=plan.seeds, spread=spread, say=say, average=average,
-            confirmation=None if confirmed is None else confirmed.confirmation,
+            confirmation=None if confirmed is None else confirmed.confirmation, latency=latency,
         )  # fmt: skip
         if (trouble := write_page(run, run.winner)) is not None:
             say(trouble)

@@ -41,9 +41,18 @@ class Format:
         """The module itself, imported."""
         return import_module(f"captune.tuner.winner.formats.{self.module}")
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether no package is missing."""
+        return not self._missing
+
+    @property
+    def _missing(self) -> list[str]:
+        return [package for package in self.packages if find_spec(package) is None]
+
     def check_installed(self) -> None:
         """Raises UsageError where a package is missing."""
-        if missing := [package for package in self.packages if find_spec(package) is None]:
+        if missing := self._missing:
             raise UsageError(
                 f"--format {self.name} needs {', '.join(missing)}, not installed here; "
                 f"pip install 'captune[{self.extra}]'"

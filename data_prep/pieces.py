@@ -1,0 +1,205 @@
+"""Captions become ids of word pieces (Wu et al., 2016, arXiv 1609.08144), by a vocabulary cut to those that occur."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captune.data_prep.captions import PADDING, UNKNOWN
+from captune.data_prep.records import DataError
+from captune.data_prep.store import PreparedData
+from captune.errors import one_line
+from captune.reading import UnreadableError, json_object, parsed_object, regular
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+START, END = 2, 3
+FIRST_PIECE = 4
+MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+"""Of the ids 0 to 3, as BERT's vocabularies have them."""
+TOKENIZER, WORDS = "tokenizer.json", "vocab.txt"
+_LONGEST_WORD = 100  # characters; a longer one is unknown, as to BERT
+_SAME = {"unk_token": MARKS[UNKNOWN], "continuing_subword_prefix": "##", "max_input_chars_per_word": _LONGEST_WORD}
+
+
+@dataclass(frozen=True)
+class PieceSettings:
+    """How a caption is written before it is cut: names and meanings of the `tokenizers` library's BertNormalizer."""
+
+    lowercase: bool = True
+    strip_accents: bool | None = None
+    clean_text: bool = True
+    handle_chinese_chars: bool = True
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, bool) and not (value is None and name == "strip_accents"):
+                raise DataError(f"{name} must be true or false, got {one_line(repr(value), 40)}")
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A vocabulary of word pieces, commonest first; i + FIRST_PIECE is the id of pieces[i].
+
+    Each word is the longest pieces that it can be cut into from its start on; one that cannot is unknown as a whole.
+    """
+
+    pieces: tuple[str, ...]
+    settings: PieceSettings
+
+    def __post_init__(self) -> None:
+        if len({*self.pieces, *MARKS}) != len(self.pieces) + len(MARKS) or not all(self.pieces):
+            raise DataError("a vocabulary of word pieces holds each once, and neither empty ones nor marks")
+
+    @property
+    def size(self) -> int:
+        """Number of ids, those of the marks included."""
+        return FIRST_PIECE + len(self.pieces)
+
+    def first(self, size: int) -> Pieces:
+        """The vocabulary of the first `size` ids, more than FIRST_PIECE."""
+        return self if size >= self.size else Pieces(self.pieces[: size - FIRST_PIECE], self.settings)
+
+    def encode(self, captions: Iterable[str], width: int) -> NDArray[np.int32]:
+        """(n, width) ids: START, the pieces, END, then 0; what does not fit between is left out.
+
+        A caption without pieces is 0 all through. width: 2 or more.
+        """
+        rows = [self.codes(caption) for caption in captions]
+        ids = np.full((len(rows), width), PADDING, np.int32)
+        for row, codes in zip(ids, rows, strict=True):
+            if codes:
+                codes = [START, *codes[: width - 2], END]
+                row[: len(codes)] = codes
+        return ids
+
+    def codes(self, caption: str) -> list[int]:
+        """The ids of the pieces of a caption."""
+        return self._tokenizer.encode(caption, add_special_tokens=False).ids
+
+    def texts(self, caption: str) -> list[str]:
+        """The pieces of a caption, marks for what is unknown."""
+        return self._tokenizer.encode(caption, add_special_tokens=False).tokens
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        try:
+            from tokenizers import Tokenizer
+            from tokenizers.models import WordPiece
+            from tokenizers.normalizers import BertNormalizer
+            from tokenizers.pre_tokenizers import BertPreTokenizer
+        except ImportError:
+            raise DataError("cutting captions into word pieces is not installed; pip install 'captune[text]'") from None
+        tokenizer = Tokenizer(WordPiece({text: place for place, text in enumerate((*MARKS, *self.pieces))}, **_SAME))
+        tokenizer.normalizer = BertNormalizer(**asdict(self.settings))
+        tokenizer.pre_tokenizer = BertPreTokenizer()
+        return tokenizer
+
+    def to_json(self) -> str:
+        """Pieces and settings, all that encode needs."""
+        return json.dumps({"settings": asdict(self.settings), "pieces": self.pieces}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Pieces:
+        """The inverse of to_json. Raises DataError for anything else."""
+        try:
+            content = parsed_object(text.encode(), "a vocabulary")
+            pieces = content["pieces"]
+            if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
+                raise TypeError("pieces must be a list of strings")
+            return cls(tuple(pieces), PieceSettings(**content["settings"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"this is no vocabulary of word pieces: {one_line(error, 200)}") from None
+
+
+@dataclass(frozen=True)
+class CutPieces:
+    """The pieces that occur in the training captions of a data set.
+
+    rows: of each id its place in the whole vocabulary. longest: ids of a training caption at most, START and END too.
+    """
+
+    pieces: Pieces
+    rows: tuple[int, ...]
+    longest: int
+
+
+@lru_cache(maxsize=4)
+def cut_pieces(data: PreparedData, folder: Path) -> CutPieces:
+    """Those of a data set with captions, by the vocabulary in a folder. A second for 20,000 captions, once a process.
+
+    Raises:
+        DataError: the folder has no vocabulary of word pieces, or nothing in the captions is in it.
+    """
+    places, settings = read_vocabulary(folder)
+    whole = Pieces(tuple(text for text in sorted(places, key=places.__getitem__) if text not in MARKS), settings)
+    counts, longest = Counter[str](), 0
+    for row in data.rows("train"):
+        texts = whole.texts(data.captions[row])
+        counts.update(texts)
+        longest = max(longest, len(texts))
+    ranked = sorted((-count, text) for text, count in counts.items() if text not in MARKS)
+    if not ranked:
+        raise DataError(f"no caption of {data.path} has a word piece of {folder}: choose another text.encoder")
+    pieces = tuple(text for _, text in ranked)
+    return CutPieces(Pieces(pieces, settings), tuple(places[text] for text in (*MARKS, *pieces)), longest + 2)
+
+
+@lru_cache(maxsize=4)
+def piece_ids(data: PreparedData, folder: Path, size: int, width: int) -> NDArray[np.int32]:
+    """(rows, width) ids of all captions of a data set, by the first `size` of the pieces that occur."""
+    return cut_pieces(data, folder).pieces.first(size).encode(data.captions, width)
+
+
+def read_vocabulary(folder: Path) -> tuple[dict[str, int], PieceSettings]:
+    """Places of all pieces of a folder's vocabulary, and how captions are written for it.
+
+    Raises:
+        DataError: it has none, or one of another kind than word pieces.
+    """
+    try:
+        if (folder / TOKENIZER).is_file():
+            places, settings = _of_tokenizer(json_object(folder / TOKENIZER))
+        elif (folder / WORDS).is_file():
+            places, settings = _of_words(folder)
+        else:
+            raise ValueError(f"it has neither {TOKENIZER} nor {WORDS}")
+        if missing := [mark for mark in MARKS if mark not in places]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+    except (ValueError, KeyError, TypeError, AttributeError, UnreadableError) as error:
+        raise DataError(
+            f"{folder} has no vocabulary of word pieces ({one_line(error, 200)}); name the folder of a BERT model"
+        ) from None
+    return places, settings
+
+
+def _of_tokenizer(content: Mapping[str, Any]) -> tuple[dict[str, int], PieceSettings]:
+    model, normalizer, splitter = (content[name] for name in ("model", "normalizer", "pre_tokenizer"))
+    for part, expected in ((model, "WordPiece"), (normalizer, "BertNormalizer"), (splitter, "BertPreTokenizer")):
+        if part["type"] != expected:
+            raise ValueError(f"{part['type']} in {TOKENIZER}, not {expected}")
+    if other := [name for name, value in _SAME.items() if model.get(name, value) != value]:
+        raise ValueError(f"{other[0]} in {TOKENIZER} is {model[other[0]]!r}, not {_SAME[other[0]]!r}")
+    places = model["vocab"]
+    if not all(type(place) is int and place >= 0 for place in places.values()):
+        raise ValueError(f"places in {TOKENIZER} are no numbers from 0")
+    names = PieceSettings.__dataclass_fields__
+    return dict(places), PieceSettings(**{name: value for name, value in normalizer.items() if name in names})
+
+
+def _of_words(folder: Path) -> tuple[dict[str, int], PieceSettings]:
+    """A piece a line; whether it knows capitals stands in tokenizer_config.json, where there is one."""
+    with regular(folder / WORDS) as file:
+        pieces: Sequence[str] = file.read().decode().splitlines()
+    beside = folder / "tokenizer_config.json"
+    lowercase = json_object(beside).get("do_lower_case", True) if beside.is_file() else True
+    return {piece: place for place, piece in enumerate(pieces)}, PieceSettings(lowercase=lowercase)
