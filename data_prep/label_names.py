@@ -14,6 +14,8 @@ from captune.errors import among, visible
 
 SEPARATOR = ";"
 """Between names of labels, which may hold blanks."""
+LONGEST = 200
+"""Characters of a name."""
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
@@ -53,8 +55,11 @@ def check_label_names(names: Mapping[int, str], source: object) -> None:
     """
     first: dict[str, int] = {}
     for number, name in names.items():
-        if not name.strip() or visible(name) != name or SEPARATOR in name:
-            reason = f"a name is visible text without {SEPARATOR!r}, which separates names"
+        is_a_line = len(name) <= LONGEST and name.splitlines() == [name] and "\t" not in name
+        if not name.strip() or not is_a_line or visible(name) != name or SEPARATOR in name:
+            reason = (
+                f"a name is a line of up to {LONGEST} visible characters without {SEPARATOR!r}, which separates names"
+            )
         elif name.isdigit() and name != str(number):
             reason = "a name that is a number is its own number"
         elif name in first:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from captune.errors import in_words
 from captune.model.backbones import BACKBONES
 from captune.model.towers import TOWERS, Cut
 
@@ -341,7 +342,7 @@ def restrict(config: ModelConfig, modality: Modality) -> ModelConfig:
 
 def complaint(error: ValidationError) -> str:
     """The first thing that is wrong, in the words of its rule."""
-    return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+    return in_words(error.errors()[0]["msg"])
 
 
 def _dotted(values: Mapping[str, Any], prefix: str) -> Flat:

@@ -92,7 +92,7 @@ def channel_axis(shape: Sequence[int]) -> int:
 
 def is_matrix(shape: Sequence[int]) -> bool:
     """Whether a tensor is one that float16, int8 and int4 reduce."""
-    return len(shape) >= 2 and math.prod(shape) >= LEAST_VALUES_A_CHANNEL * shape[channel_axis(shape)]
+    return len(shape) >= 2 and 0 < LEAST_VALUES_A_CHANNEL * shape[channel_axis(shape)] <= math.prod(shape)
 
 
 def is_grouped(shape: Sequence[int]) -> bool:

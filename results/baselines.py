@@ -58,15 +58,19 @@ def of_validation(baselines: Sequence[Baseline]) -> list[Baseline]:
     return [each for each in baselines if each.rows == "validation"]
 
 
-def ensure(run: RunFolder, data: PreparedData, say: Callable[[str], None]) -> None:
-    """Writes those of a run, unless they are there. Takes a second or so for 10,000 rows of 20 labels."""
+def ensure(run: RunFolder, data: PreparedData, say: Callable[[str], None], *, captions: bool) -> None:
+    """Writes those of a run, unless they are there. Takes a second or so for 10,000 rows of 20 labels.
+
+    Args:
+        captions: whether the search reads them. One of pictures alone is not held against what captions say.
+    """
     if not run.baselines.exists():
-        if data.has_captions and data.labels.size > _SLOW_PAIRS:
+        if captions and data.has_captions and data.labels.size > _SLOW_PAIRS:
             say("scoring what is had for nothing, to hold the trials against")
-        Baselines(baselines=tuple(score(data))).write(run.baselines)
+        Baselines(baselines=tuple(score(data, captions=captions))).write(run.baselines)
 
 
-def score(data: PreparedData) -> list[Baseline]:
+def score(data: PreparedData, *, captions: bool) -> list[Baseline]:
     """All for a data set with validation rows.
 
     On validation they learn from train, and a rule is fitted on the other half of the rows, as with trials. On test
@@ -86,7 +90,7 @@ def score(data: PreparedData) -> list[Baseline]:
     baselines = [_baseline(COMMONEST, "validation", constant(train, validation))]
     if len(test):
         baselines.append(_baseline(COMMONEST, "test", constant(both, test)))
-    if data.tokens is not None:
+    if captions and data.tokens is not None:
         tokens, truth = data.tokens, labels[validation]
         (raw,) = tfidf_regression(tokens[train], labels[train], tokens[validation])
         baselines.append(_baseline(TFIDF, "validation", metrics.score(truth, cross_fitted(truth, raw))))

@@ -11,7 +11,7 @@ from functools import reduce
 from typing import Any
 
 import pandas as pd
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from pandas.api.types import is_bool_dtype, is_numeric_dtype, is_string_dtype
 
 from captune.errors import ArgumentError, one_line
 from captune.results.columns import BYTES_OF, column
@@ -83,6 +83,10 @@ def _is_of_numbers(value: Any) -> bool:
     return isinstance(value, pd.Series) and is_numeric_dtype(value) and not is_bool_dtype(value)
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, pd.Series) and is_string_dtype(value))
+
+
 class _Rows:
     """Evaluates expressions over the rows of a table: a column of values, or one value for all rows."""
 
@@ -139,9 +143,13 @@ class _Rows:
         sides = self._value(left), self._value(right)
         if not any(isinstance(side, pd.Series) for side in sides):
             raise ValueError(f"{one_line(ast.unparse(left), 60)} is compared with no column")
-        if any(isinstance(side, str) for side in sides) and any(map(_is_of_numbers, sides)):
-            raise ValueError(f"{one_line(ast.unparse(left), 60)} is compared with another kind; write numbers bare")
-        result: pd.Series[bool] = _COMPARISONS[type(op)](*sides)
+        try:
+            if any(map(_is_text, sides)) and any(isinstance(side, float) or _is_of_numbers(side) for side in sides):
+                raise TypeError
+            result: pd.Series[bool] = _COMPARISONS[type(op)](*sides)
+        except TypeError:
+            name = one_line(ast.unparse(left), 60)
+            raise ValueError(f"{name} is compared with another kind; write numbers bare, texts in quotes") from None
         return result
 
     def _contained(self, left: ast.expr, right: ast.expr) -> pd.Series[bool]:

@@ -42,6 +42,9 @@ def test_file_gives_each_number_its_name(tmp_path: Path, header: str, end: str) 
         ("1,dog\n2,\n", ("label 2", "visible")),
         ("1,dog;cat\n", ("label 1", "separates")),
         ("1,\x1b[31mdog\n", ("label 1", "visible")),
+        ('1,"big\ndog"\n', ("label 1", "a line")),
+        ("1,big\tdog\n", ("label 1", "a line")),
+        (f"1,{'x' * 201}\n", ("label 1", "up to 200")),
         ("1,2\n", ("label 1", "its own number")),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captune.errors import among, one_line, shell_word, visible
+from captune.errors import among, in_words, one_line, shell_word, visible
 
 PATHS = st.binary(min_size=1, max_size=12).map(os.fsdecode) | st.text(min_size=1, max_size=12)
 
@@ -72,3 +72,29 @@ def test_unknown_name_is_answered_with_the_closest_and_all_where_these_are_few()
 def test_one_line_is_one_line_without_colours() -> None:
     assert one_line("a\n \x1b[31mb\x1b[0m\tc") == "a b c"
     assert len(one_line("x" * 1000, 50)) == 50
+
+
+def test_complaint_of_pydantic_is_a_rule_that_knows_no_python() -> None:
+    from pydantic import BaseModel, Field, ValidationError
+
+    class Settings(BaseModel, extra="forbid"):
+        count: int = Field(1, ge=1)
+        share: float = 0.5
+        name: str = ""
+        on: bool = False
+        inner: dict[str, int] = {}
+
+    for values, words in (
+        ({"count": "x"}, "must be a whole number"),
+        ({"count": "1.5"}, "must be a whole number"),
+        ({"count": "9" * 5000}, "must be a whole number of fewer digits"),
+        ({"count": 0}, "must be greater than or equal to 1"),
+        ({"share": "x"}, "must be a number"),
+        ({"name": 5}, "must be a text"),
+        ({"on": "x"}, "must be true or false"),
+        ({"inner": 5}, "must be an object"),
+        ({"other": 5}, "is not known"),
+    ):
+        with pytest.raises(ValidationError) as refused:
+            Settings(**values)
+        assert in_words(refused.value.errors()[0]["msg"]) == words

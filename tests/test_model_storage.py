@@ -304,3 +304,9 @@ def test_what_a_file_holds_comes_back_in_whatever_order_it_lay_in_memory(
     written = load(save({"y": np.ones(3, np.float32), **store("x", lying, storage)}))
     assert bits(restore(written, "x", lying.shape)) == bits(through(np.array(lying, order="C"), storage))
     assert (restore(written, "y", (3,)) == 1).all()
+
+
+@pytest.mark.parametrize("storage", ["float16", "int8", "int4"])
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (0, 0), (3, 3, 0, 4)])
+def test_tensor_without_values_is_kept_as_it_is(shape: tuple[int, ...], storage: Any) -> None:
+    assert through(np.zeros(shape, np.float32), storage).shape == shape

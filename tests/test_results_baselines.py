@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 
 def test_words_tell_labels_and_the_commonest_label_is_always_given(data: PreparedData) -> None:
-    scores = {(each.name, each.rows): each for each in baselines.score(data)}
+    scores = {(each.name, each.rows): each for each in baselines.score(data, captions=True)}
     assert set(scores) == {(name, rows) for name in (COMMONEST, TFIDF) for rows in ("validation", "test")}
     for rows in ("validation", "test"):
         commonest, words = scores[COMMONEST, rows], scores[TFIDF, rows]  # type: ignore[index]
@@ -43,9 +43,9 @@ def test_words_tell_labels_and_the_commonest_label_is_always_given(data: Prepare
 def test_they_are_written_once_and_test_is_told_only_after_a_refit(data: PreparedData, tmp_path: Path) -> None:
     run, said = RunFolder(tmp_path), list[str]()
     assert baselines.read(run) == ()
-    baselines.ensure(run, data, said.append)
+    baselines.ensure(run, data, said.append, captions=True)
     first = run.baselines.read_bytes()
-    baselines.ensure(run, data, said.append)
+    baselines.ensure(run, data, said.append, captions=True)
     assert run.baselines.read_bytes() == first and said == []
     assert {each.rows for each in baselines.read(run)} == {"validation"}
     run.winner.mkdir()
@@ -54,12 +54,18 @@ def test_they_are_written_once_and_test_is_told_only_after_a_refit(data: Prepare
     assert baselines.of_validation(baselines.read(run)) == [b for b in baselines.read(run) if b.rows == "validation"]
 
 
+def test_search_of_pictures_alone_is_held_against_nothing_that_captions_say(data: PreparedData, tmp_path: Path) -> None:
+    run, said = RunFolder(tmp_path), list[str]()
+    baselines.ensure(run, data, said.append, captions=False)
+    assert {each.name for each in baselines.read(run)} == {COMMONEST}
+
+
 def test_search_that_cannot_begin_leaves_no_baselines_in_the_way_of_the_next(
     data: PreparedData, tmp_path: Path
 ) -> None:
     run = RunFolder(tmp_path / "run")
     create(run, read_search(None, preset="captions", default_preset="captions", overrides={"trials": 3}), data)
-    baselines.ensure(run, data, lambda _: None)
+    baselines.ensure(run, data, lambda _: None, captions=True)
     discard(run)
     assert not run.path.exists()
 
@@ -74,12 +80,12 @@ def test_data_without_captions_or_test_rows_has_the_others(data: PreparedData, t
     rows = "\n".join(f"{n}.jpg,{1 + n % 2},a {COLOURS[n % 2]} ball" for n in range(20))
     (tmp_path / "rows.csv").write_text(f"ImageID,Labels,Caption\n{rows}\n")
     without_test = prepare(tmp_path / "rows.csv", None, tmp_path / "data", shares=(0.8, 0.2, 0.0))
-    assert [(each.name, each.rows) for each in baselines.score(without_test)] == [
+    assert [(each.name, each.rows) for each in baselines.score(without_test, captions=True)] == [
         (COMMONEST, "validation"),
         (TFIDF, "validation"),
     ]
     without_test.tokens = None
-    assert [each.name for each in baselines.score(without_test)] == [COMMONEST]
+    assert [each.name for each in baselines.score(without_test, captions=True)] == [COMMONEST]
 
 
 @pytest.mark.parametrize("labels", [1, 2, 5])

@@ -61,6 +61,8 @@ def test_page_holds_course_tables_and_nothing_that_names_say(tmp_path: Path, cap
     assert text.count("<svg") == 1 and "What differs in the search" not in text
     assert re.search(r'<th scope="row">mean F1</th><td class="n">0.8000</td><td class="n">0.8000</td>', text)
     refused(captune("compare", *paths, "--out", tmp_path / "none" / "page.html"), "folder that exists")
+    refused(captune("compare", *paths, "--out", tmp_path / "page.txt"), "name it *.html")
+    assert not (tmp_path / "page.txt").exists()
 
 
 def test_best_baseline_of_validation_is_told() -> None:

@@ -131,6 +131,9 @@ def test_drawn_expression_selects_rows_or_is_refused_in_one_line(where: str) -> 
     [
         ("fate.startswith(reason)", "takes one text in quotes"),
         ("number == '0'", "another kind"),
+        ("reason > 3", "another kind"),
+        ("fate == 3", "another kind"),
+        ("fate > True", "another kind"),
         ("fate.upper()", "upper"),
     ],
 )

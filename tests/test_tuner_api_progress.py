@@ -104,6 +104,11 @@ def test_work_of_less_than_a_minute_says_nothing_in_a_log(
     assert capsys.readouterr() == ("", "")
 
 
+def test_bar_of_work_that_lets_no_thread_draw_is_there_before_it_begins() -> None:
+    said, _ = in_terminal("-c", BAR.replace('"rows"', '"rows", at_once=True').replace("0.3", "60"), 1)
+    assert "reading" in said
+
+
 def test_sentences_of_work_on_a_winner_are_said_and_its_epochs_now_and_then(
     clock: Callable[[float], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -732,11 +732,26 @@ def test_show_of_a_trial_with_or_without_scores_is_readable(captune: Captune, ru
     assert json.loads(captune("show", run, number, "--json").out)["number"] == number
 
 
+def test_show_best_is_the_trial_that_refit_would_choose(captune: Captune, run: Path) -> None:
+    assert json.loads(captune("show", run, "best", "--json").out)["number"] == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [("--limit", "x", "a whole number"), ("--limit", "1.5", "a whole number"), ("--limit", "", "a whole number")],
+)
+def test_value_of_another_kind_is_refused_by_its_rule(
+    captune: Captune, run: Path, option: str, value: str, rule: str
+) -> None:
+    refused(captune("trials", run, option, value), f"'{option}': must be {rule}")
+
+
 def test_unknown_trial_is_refused(captune: Captune, run: Path) -> None:
     refused(captune("show", run, 99), "no trial 99")
+    for word in ("worst", "1.5", "9" * 500):
+        refused(captune("show", run, word), "no trial: give its number, or best")
     refused(captune("refit", run, "--trial", 99), "no trial 99")
     refused(captune("refit", run, "--trial", 2), "trial 2", "over_budget")
-    refused(captune("show", run, "best"), "trial", "captune show --help")
     assert not (run / "winner").exists()
 
 

@@ -118,3 +118,13 @@ def test_extra_that_is_missing_is_told_with_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setattr("captune.tuner.command.serve.find_spec", lambda name: None)
     refused(captune("serve", BUNDLE), "pip install 'captune[serve]'")
+
+
+def test_thread_that_goes_on_does_not_hold_up_the_end() -> None:
+    code = (
+        "import threading, time\n"
+        "from captune.tuner.command.serve import _end_threads\n"
+        "threading.Thread(target=time.sleep, args=(300,)).start()\n"
+        "_end_threads()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,11 +1,13 @@
 """What kinds of files an export can be, and what they hold."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from captune.errors import ArgumentError, UsageError
 from captune.tuner.winner.formats.declarations import FORMATS, Format, check_name, check_storage, storage_of
+from captune.tuner.winner.formats.target import check_target
 
 
 @pytest.mark.parametrize(
@@ -75,3 +77,35 @@ def test_missing_package_is_told_with_the_command_that_brings_it() -> None:
         form.check_installed()
     assert "no_such_runtime" in str(refused.value) and "pip install 'captune[onnx]'" in str(refused.value)
     assert "json" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "exists"),
+        ("there", "there exists"),
+        ("nowhere", "nowhere exists"),
+        ("new", "new.portable exists"),
+        ("file/new", "is not a folder"),
+        ("x" * 300, "too long"),
+        ("x" * 250, "too long"),
+        ("closed/new", "may not be written to"),
+    ],
+)
+def test_target_that_cannot_be_made_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("there", "closed"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "file").touch()
+    for link in ("nowhere", "new.portable"):
+        (tmp_path / link).symlink_to("/no/such/place")
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "closed")
+    with pytest.raises(UsageError, match=words):
+        check_target("bundle", Path(name))
+
+
+def test_target_in_a_folder_that_is_made_with_it_is_taken(tmp_path: Path) -> None:
+    for name in ("x", "new/folder/x", "a b\n\u00e9", "-x"):
+        check_target("bundle", tmp_path / name)

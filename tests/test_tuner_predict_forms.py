@@ -142,6 +142,15 @@ def test_names_that_two_labels_share_are_not_written(classifier: Any, source: Pa
     refused(lambda: twice.predict_file(source, out=tmp_path / "x", names=True), "'red'", error=ArgumentError)
 
 
+def test_name_that_another_column_has_heads_no_column(classifier: Any) -> None:
+    from captune.tuner.winner.submission import SubmissionForm
+
+    bundle = changed(classifier.bundle, label_names=("Labels", *NAMES[1:]))
+    with pytest.raises(ArgumentError, match="as another column is"):
+        SubmissionForm(probabilities=True, names=True).check(bundle)
+    SubmissionForm(probabilities=True, names=True, top=1).check(bundle)
+
+
 def test_one_caption_is_answered_on_the_terminal(captune: Captune, classifier: Any) -> None:
     told = captune("predict", classifier.path, "--caption", "a red box")
     expected = classifier.answers(["a red box"])[0]

@@ -133,6 +133,10 @@ def test_form_of_captions_alone_is_taken(asked: Ask) -> None:
     [
         ("captions", '{"examples": [', 400, "not JSON"),
         ("captions", "[" * 100_000, 400, "body"),
+        ("captions", "", 422, "the body: is missing"),
+        ("captions", "null", 422, "the body: must be an object"),
+        ("captions", '{"examples": [5]}', 422, "examples[0]: must be an object"),
+        ("captions", '{"examples": [{"caption": "a"}], "\u202e": 1}', 422, "\\u202e: "),
         ("captions", '{"examples": []}', 422, "examples"),
         ("captions", '{"examples": [{"caption": 5}]}', 422, "examples[0].caption"),
         ("captions", '{"examples": [{"caption": null}]}', 422, "examples[0].caption"),
@@ -168,6 +172,22 @@ def test_picture_of_many_pixels_in_few_bytes_is_refused(asked: Ask, tmp_path: Pa
     Image.new("L", (60_000, 2_000)).save(file, "PNG")
     response = asked("pictures", "/predict/form", files={"image": ("bomb.png", file.getvalue())})
     assert response.status_code == 422 and "pixels" in response.json()["error"]
+
+
+def test_pictures_of_more_pixels_together_than_may_be_are_refused(asked: Ask, pictures: list[Path]) -> None:
+    from captune.tuner.serving.limits import Limits
+
+    with Image.open(pictures[0]) as image:
+        pixels = image.width * image.height
+    examples = [{"image": in_base64(pictures[0])}] * 3
+    for limit, status in ((3 * pixels, 200), (3 * pixels - 1, 422)):
+        response = asked("pictures", "/predict", limits=Limits(pixels=limit), json={"examples": examples})
+        assert response.status_code == status, response.text
+
+
+def test_text_in_the_place_of_a_file_is_told_so(asked: Ask) -> None:
+    response = asked("pictures", "/predict/form", files={"image": (None, "a text")})
+    assert response.status_code == 422 and response.json() == {"error": "image: must be a file"}
 
 
 def test_picture_of_more_bytes_than_may_be_is_refused_by_either_way(asked: Ask, pictures: list[Path]) -> None:

@@ -74,6 +74,10 @@ def test_own_name_is_answered(method: str, host: str) -> None:
         "[",
         "[::1",
         "a@localhost.b",
+        "a@localhost",
+        "localhost/a",
+        "localhost:a",
+        "localhost?",
     ],
 )
 def test_name_that_leads_here_by_somebody_elses_doing_is_refused(method: str, host: str) -> None:
@@ -84,7 +88,7 @@ def test_name_that_leads_here_by_somebody_elses_doing_is_refused(method: str, ho
 
 @pytest.mark.parametrize("host", ["192.168.1.7:80", "[fe80::1]", socket.gethostname(), "box.example", "localhost"])
 def test_bound_to_the_world_addresses_and_names_of_this_machine_are_answered_and_no_others(host: str) -> None:
-    assert ask({"host": host}, host="box.example")[0].status_code == 200
+    assert ask({"host": host}, host="Box.Example")[0].status_code == 200
     assert ask({"host": "evil.example"}, host="box.example")[0].status_code == 403
 
 
@@ -207,3 +211,19 @@ def test_every_refusal_is_json_of_one_sentence() -> None:
     for headers in ({"host": "x"}, {"origin": "x"}, {"content-type": "x"}):
         content = json.loads(ask(headers)[0].content)
         assert list(content) == ["error"] and "\n" not in content["error"]
+
+
+def test_request_at_work_when_the_server_ends_is_told_to_ask_again() -> None:
+    async def ended() -> httpx.Response:
+        app = Echo()
+        app.open.clear()
+        async with client(app) as web:
+            headers = {"content-type": "application/json"}
+            waiting = asyncio.create_task(web.post("/predict", content=b"{}", headers=headers))
+            while not app.asked:
+                await asyncio.sleep(0)
+            waiting.cancel()
+            return await waiting
+
+    response = asyncio.run(ended())
+    assert response.status_code == 503 and "the server ends" in response.json()["error"]

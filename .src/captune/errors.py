@@ -21,6 +21,17 @@ _OF_THE_NAME = {
     errno.ELOOP,
     errno.EILSEQ,
 }
+_OF_PYDANTIC = {
+    "Input should be a valid integer": "must be a whole number",
+    "Unable to parse input string as an integer": "must be a whole number of fewer digits",
+    "Input should be a valid number": "must be a number",
+    "Input should be a valid string": "must be a text",
+    "Input should be a valid boolean": "must be true or false",
+    "Input should be a valid dictionary": "must be an object",
+    "Field required": "is missing",
+    "Extra inputs are not permitted": "is not known",
+    "Expected UploadFile": "must be a file",
+}
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 # What a terminal obeys (controls but tab and line feed), what reorders or ends a line, and halves of characters, which
 # stand for bytes of a path that are no UTF-8.
@@ -71,6 +82,13 @@ def one_line(error: object, limit: int = 300) -> str:
     """What an error or a text says, in one line of `limit` characters at most, without a terminal's escape codes."""
     text = " ".join(without_colours(str(error)).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def in_words(complaint: str) -> str:
+    """What pydantic says is wrong with a value, without what only Python knows."""
+    complaint = complaint.removeprefix("Value error, ")
+    words = (words for start, words in _OF_PYDANTIC.items() if complaint.startswith(start))
+    return next(words, complaint.replace("Input should be", "must be"))
 
 
 def among(name: str, names: Iterable[str]) -> str:

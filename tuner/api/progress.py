@@ -56,15 +56,16 @@ def search_progress() -> Iterator[Callable[[Progress], None]]:
 
 
 @contextmanager
-def bar(what: str, unit: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+def bar(what: str, unit: str, *, shown: bool = True, at_once: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A bar of work that takes longer than two seconds. It is told how many of how many are done.
 
     Args:
         what: is being done.
         unit: of what is counted, in the plural.
         shown: whether at all.
+        at_once: for work that lets no thread draw while it goes on, as the import of a framework.
     """
-    with _bar(what, unit, shown=shown) as update:
+    with _bar(what, unit, shown=shown, at_once=at_once) as update:
         yield lambda done, total: update(what, done, total, "")
 
 
@@ -83,7 +84,7 @@ def steps(what: str, *, shown: bool = True) -> Iterator[Callable[[Message], None
 
 
 @contextmanager
-def _bar(what: str, unit: str, *, shown: bool) -> Iterator[Callable[[str, int, int, str], None]]:
+def _bar(what: str, unit: str, *, shown: bool, at_once: bool = False) -> Iterator[Callable[[str, int, int, str], None]]:
     """Told what is being done, how many units of how many are, and a note."""
 
     def count(done: int, total: int, note: str) -> str:
@@ -114,6 +115,8 @@ def _bar(what: str, unit: str, *, shown: bool) -> Iterator[Callable[[str, int, i
 
         timer = Timer(_QUIET_SECONDS, bars.start)
         timer.daemon = True
+        if at_once:
+            bars.start()
         timer.start()
         try:
             yield redraw

@@ -438,8 +438,10 @@ def open_run(where: str | Path) -> Run:
 
 
 def page_to_write(out: str | Path) -> Path:
-    """`out`. Raises RunError where no file can be written there."""
+    """`out`. Raises RunError where no page of HTML can be written there."""
     path = Path(out)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise RunError(f"{path} would hold HTML; name it *.html")
     if path.is_dir() or not path.parent.is_dir():
         raise RunError(f"{path} cannot be written: name a file in a folder that exists")
     return path

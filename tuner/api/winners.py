@@ -78,6 +78,7 @@ class Winner:
         Raises:
             RunError: no winner yet, or `to` exists.
             UsageError: a package for the format is missing, or `to` has another ending.
+            WorkError: the disk refuses.
             FormatError: the format cannot hold the network.
             ProofError: over the budget, or the copy answers otherwise.
 
@@ -86,8 +87,10 @@ class Winner:
             21532
         """
         from captune.tuner.winner.formats.declarations import FORMATS, check_storage
+        from captune.tuner.winner.formats.target import check_target
 
         check_storage(format, storage)
+        check_target(format, Path(to))
         if format in FORMATS:
             FORMATS[format].check_installed()
         from captune.tuner.run.settings import read

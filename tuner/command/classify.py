@@ -107,7 +107,7 @@ def _tell_answer(labels: Sequence[Answer]) -> None:
 
 
 def _load(bundle: Path) -> Classifier:
-    from captune.tuner.api.classifier import load
+    with bar("loading the classifier", "", at_once=True):
+        from captune.tuner.api.classifier import load
 
-    with bar("loading the classifier", ""):
         return load(bundle)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from captune.errors import WorkError, visible
+from captune.errors import WorkError, in_words, visible
 from captune.tuner.api.progress import say
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ def tell_baselines(
 
 def fail_usage(error: TyperException) -> NoReturn:
     """Ends a command that was typed wrongly, in one line."""
-    message = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+    option, colon, complaint = error.format_message().partition(": ")
+    message = " ".join(f"{option}{colon}{in_words(complaint)}".split()).rstrip(".")
     if not message:  # it was typed without anything, and its help has been shown
         raise SystemExit(error.exit_code)
     context = getattr(error, "ctx", None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
+import threading
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated
@@ -34,25 +36,32 @@ def serve(
     from captune.tuner.serving.limits import LOOPBACK, Limits
 
     try:
-        limits = Limits(picture_bytes=parse_bytes(picture), at_once=at_once)
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        limits = Limits(picture_bytes=parse_bytes(picture), at_once=at_once, connections=min(250, files // 4))
     except ValueError as error:
         raise ArgumentError("picture", str(error)) from None
     with _listening(host, port) as listener:
-        from captune.tuner.api.classifier import load
+        with bar("loading the classifier", "", at_once=True):
+            from captune.tuner.api.classifier import load
 
-        with bar("loading the classifier", ""):
             classifier = load(bundle)
+        import logging
+
         import uvicorn
 
         from captune.tuner.serving.app import application
+        from captune.tuner.serving.connections import connections
 
         app = application(classifier, limits, host)
         address, port, *_ = listener.getsockname()
         if host not in LOOPBACK:
             say(f"warning: whoever reaches {host} may ask, without a password and unencrypted")
         say(f"{bundle}: http://{f'[{address}]' if ':' in address else address}:{port}/; Ctrl-C ends it")
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of what others send
         config = uvicorn.Config(
             app,
+            http=connections(limits),
+            backlog=max(1, limits.connections // 2),  # so many are taken before the first of them is counted
             lifespan="off",
             ws="none",
             log_config=None,
@@ -64,6 +73,16 @@ def serve(
         )
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
+        _end_threads()
+
+
+def _end_threads() -> None:
+    """Ends the process where a thread is in the middle of a picture or a network, which nothing else would stop."""
+    for thread in threading.enumerate():
+        if not thread.daemon and thread not in (threading.main_thread(), threading.current_thread()):
+            thread.join(0.5)
+            if thread.is_alive():
+                os._exit(0)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from captune.errors import shell_word
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import AsJson, RunPath
 from captune.tuner.command.console import fail, print_file, print_json, print_table, terminal_width
@@ -80,16 +81,28 @@ def _watch(run: Run, *, frontier: bool, sort: str | None, limit: int | None, **o
             time.sleep(_WATCH_SECONDS)
 
 
-def show(run: RunPath, trial: Annotated[int, typer.Argument(help="its number")], as_json: AsJson = False) -> None:
+def show(
+    run: RunPath,
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="its number, or best: the one that refit would choose")],
+    as_json: AsJson = False,
+) -> None:
     """One trial: fate and cost, searched settings, curve, other settings, beside the best where it differs."""
     from dataclasses import asdict
 
     from captune.results import trial_page
     from captune.tuner.api.runs import Run
 
-    record = Run(run).trial(trial)
+    record = Run(run).best if trial == "best" else Run(run).trial(_number(trial))
+    if record is None:
+        fail(f"{run} has no best trial yet: none has a score inside the budget; captune trials {shell_word(run)}")
     if as_json:
         print_json(trial_page.without_nan({**record.row(), "curve": [asdict(epoch) for epoch in record.curve]}))
         return
     for part in trial_page.trial(record, Run(run).settings.space, Run(run).best):
         print_table(part)
+
+
+def _number(trial: str) -> int:
+    if not trial.isdecimal() or len(trial) > 9:
+        fail(f"{trial} is no trial: give its number, or best")
+    return int(trial)

@@ -19,8 +19,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
+from captune.data_prep.containers import size_of
 from captune.data_prep.images import ImageError, Pixels, decode
-from captune.errors import UsageError, WorkError, one_line, visible
+from captune.errors import UsageError, WorkError, in_words, one_line, visible
 from captune.tuner.api.classifier import Classifier
 from captune.tuner.api.progress import say
 from captune.tuner.serving.limits import Guard, Limits
@@ -118,6 +119,9 @@ class _Network:
         self, captions: Sequence[str | None], pictures: Sequence[tuple[str, bytes] | None], top: int | None
     ) -> list[tuple[Answer, ...]]:
         """Of examples that have a caption, a picture with its name for messages, or both."""
+        sizes = [size_of(picture[1]) for picture in pictures if picture is not None]
+        if sum(width * height for width, height in sizes) > self._limits.pixels:
+            raise ImageError(f"the pictures have more than {self._limits.pixels} pixels together; send fewer at a time")
         pixels = [None if picture is None else self._decoded(*picture) for picture in pictures]
         answers: list[tuple[Answer, ...]] = [()] * len(captions)
         kinds = [(caption is not None, picture is not None) for caption, picture in zip(captions, pixels, strict=True)]
@@ -172,12 +176,12 @@ def _policy(page: str) -> str:
 
 
 def _failure(status: int, reason: str, headers: Any = None) -> JSONResponse:
-    return JSONResponse({"error": one_line(reason)}, status, headers=headers)
+    return JSONResponse({"error": one_line(visible(reason))}, status, headers=headers)
 
 
 def _http_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return _failure(error.status_code, f"{error.detail.lower()}: see /openapi.json", error.headers)
+    return _failure(error.status_code, f"{error.detail.lower().rstrip('.')}: see /openapi.json", error.headers)
 
 
 def _invalid(_: Request, error: Exception) -> JSONResponse:
@@ -187,8 +191,7 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
     if first["type"] == "json_invalid":
         return _failure(400, f"the body is not JSON: {first['ctx']['error']}")
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:]).lstrip(".")
-    reason = first["msg"].removeprefix("Value error, ")
-    return _failure(422, f"{place}: {reason}" if place else reason)
+    return _failure(422, f"{place or 'the body'}: {in_words(first['msg'])}")
 
 
 def _fault(_: Request, error: Exception) -> JSONResponse:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+_HOST = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _HEADERS = {
     "cache-control": "no-store",
@@ -31,14 +32,17 @@ _HEADERS = {
 class Limits:
     """What one request may hold, and how many may be at work.
 
-    picture_bytes: of a picture's file. caption: characters. rows: examples of a request. at_once: requests; more get
-    503. seconds: in which a request must have come in.
+    picture_bytes: of a picture's file. pixels: of all pictures of a request. caption: characters. rows: examples of a
+    request. at_once: requests; more get 503. connections: more are cut off, open files being few. seconds: in which
+    the head of a request must have come in, then its body; and in which an answer must be taken.
     """
 
     picture_bytes: int = 16 * 2**20
+    pixels: int = 256 * 2**20
     caption: int = 10_000
     rows: int = 64
     at_once: int = 8
+    connections: int = 250
     seconds: float = 30.0
 
     @property
@@ -72,7 +76,8 @@ class Guard:
     def __init__(self, app: App, limits: Limits, content_types: Mapping[str, str], host: str) -> None:
         self._app, self._limits, self._content_types = app, limits, content_types
         self._loopback = host in LOOPBACK
-        self._names = set(LOOPBACK) if self._loopback else {*LOOPBACK, host, socket.gethostname(), socket.getfqdn()}
+        own = () if self._loopback else (host, socket.gethostname(), socket.getfqdn())
+        self._names = {*LOOPBACK, *map(str.lower, own)}
         self._at_work = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -100,12 +105,14 @@ class Guard:
                 await self._app(scope, _replayed(await self._body(receive), receive), with_headers)
             finally:
                 self._at_work -= 1
+        except asyncio.CancelledError:  # the server ends, and has waited
+            await refuse(with_headers, 503, "the server ends; ask again when it is back")
         except _Refused as refused:
             await refuse(with_headers, refused.status, refused.reason)
 
     def _check_host(self, host: str) -> None:
+        name = match[1].strip("[]").lower() if (match := _HOST.fullmatch(host)) else ""
         try:
-            name = urlsplit(f"//{host}").hostname or ""
             if name in self._names or (not self._loopback and ipaddress.ip_address(name)):
                 return
         except ValueError:  # neither a name of ours nor an address

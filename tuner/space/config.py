@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
-from captune.errors import among
+from captune.errors import among, in_words
 from captune.model.config import Metric, Modality, ModelConfig, Settings, TrialConfig
 from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, Measure
@@ -337,6 +337,6 @@ def _first(error: ValidationError) -> tuple[tuple[str, ...], str]:
     if detail["type"] == "extra_forbidden":
         names = HalvingConfig.model_fields if location[0] == "halving" else SearchConfig.model_fields
         return location, f"unknown key; {among(location[-1], names)}"
-    message = detail["msg"].removeprefix("Value error, ")
+    message = in_words(detail["msg"])
     value = shortened(detail["input"])
     return location, message if value in message else f"{message}, got {value}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from captune.data_prep.captions import FIRST_WORD
-from captune.errors import among
+from captune.errors import among, in_words
 from captune.model.config import (
     Flat,
     ImageConfig,
@@ -403,5 +403,5 @@ def check_value(base: TrialConfig, name: str, value: Any, *location: str) -> Non
         path = tuple(name.split("."))
         for detail in error.errors():
             if tuple(str(step) for step in detail["loc"])[-len(path) :] == path:
-                message = detail["msg"].removeprefix("Value error, ")
+                message = in_words(detail["msg"])
                 raise SpaceError(f"{message}, got {shortened(value)}", *location) from None

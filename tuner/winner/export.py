@@ -18,9 +18,10 @@ from captune.model.size import Budget, Contents, size
 from captune.model.training import put_through
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.settings import contents_of
-from captune.tuner.winner.formats.declarations import FORMATS, Kind, check_name, storage_of
+from captune.tuner.winner.formats.declarations import FORMATS, Kind, storage_of
 from captune.tuner.winner.formats.fresh_process import answers_of, written_by_converter
-from captune.tuner.winner.portable import portable_path, write_portable
+from captune.tuner.winner.formats.target import check_target, not_written, portable_path
+from captune.tuner.winner.portable import write_portable
 from captune.tuner.winner.predict import probabilities_of_split
 from captune.tuner.winner.proof import (
     TOLERANCE,
@@ -66,20 +67,16 @@ def export(
         RunError: no winner yet, or `target` exists, or what would lie beside it.
         UsageError: `target` is not named as its kind is, or what writes and reads it is not installed.
         FormatError: the network cannot be written so.
+        WorkError: the disk refuses.
         ProofError: over the budget, or the file gives other probabilities than the weights that were written.
     """
     if not run.proof.is_file():
         raise RunError(f"{run} has no proved winner; run `captune refit {shell_word(run)}` first")
     Proof.read(run.proof)
-    beside = portable_path(target)
-    for path in (target, beside):
-        if path.exists():
-            raise RunError(f"{path} exists; name another --to")
-    check_name(kind, target.name)
-    form = FORMATS.get(kind)
+    check_target(kind, target)
+    beside, form = portable_path(target), FORMATS.get(kind)
     if form is not None:
         form.check_installed()
-    target.parent.mkdir(parents=True, exist_ok=True)
     bundle = Bundle.load(run.bundle)
     winner = probabilities_of_split(bundle, data, "test")
     stored = storage_of(kind, storage, bundle.config.storage)
@@ -87,6 +84,7 @@ def export(
     put_through(copy.network, stored)
     milliseconds: dict[int, float] = {}
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(beside, replace=False) as documents, written_aside(target, replace=False) as aside:
             if form is not None:
                 written_by_converter(copy, form, aside)
@@ -104,6 +102,8 @@ def export(
             write_portable(documents, copy, data)
     except FileExistsError:
         raise RunError(f"{target} or {beside} exists; name another --to") from None
+    except OSError as error:
+        raise not_written(target, error) from None
     truth = data.labels[data.rows("test")]
     return Export(
         path=target,

@@ -50,11 +50,6 @@ _ODD_CAPTIONS = (
 )
 
 
-def portable_path(shipped: Path) -> Path:
-    """Where it lies for a bundle or a file at `shipped`."""
-    return shipped.with_name(f"{shipped.name}.portable")
-
-
 def write_portable_of(run: RunFolder, data: PreparedData) -> None:
     """Of the bundle of a run that was refitted, beside it."""
     with written_aside(run.portable) as aside:

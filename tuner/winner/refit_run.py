@@ -47,7 +47,7 @@ def refit_run(
         refuse_another(run)
         settings, data = read(run)
         latency = LatencyLimit.of(RunSettings.of(run))
-        ensure(run, data, say)  # of a search by an earlier captune
+        ensure(run, data, say, captions=settings.modality != "image")  # of a search by an earlier captune
         if settings.metric != "mean_f1" and (plan.average != 1 or plan.confirm):
             raise RunError(
                 f"--average and --confirm weigh trials by mean F1, this search maximised {TITLES[settings.metric]}; "

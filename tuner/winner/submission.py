@@ -41,6 +41,8 @@ class SubmissionForm:
     def check(self, bundle: Bundle) -> None:
         """Raises ArgumentError where the labels of a bundle cannot be written so."""
         check_top(bundle, self.top)
+        if self.names and self.probabilities and self.top is None and {"ImageID", "Labels"} & {*bundle.label_names}:
+            raise ArgumentError("names", "a label is called as another column is; leave it out for numbers")
         if self.names:
             try:
                 check_label_names(dict(zip(bundle.label_ids, bundle.label_names, strict=True)), "the bundle")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captune.errors import WorkError, one_line
+from captune.errors import WorkError, is_of_the_machine, one_line
 from captune.model.config import ModelConfig, Storage
 from captune.tuner.training.runtime import import_keras, silenced
 from captune.tuner.winner.formats.declarations import FORMATS, FormatName, storage_of
@@ -25,6 +25,7 @@ def write(bundle: Path, name: FormatName, target: Path, storage: Storage, *, say
 
     Raises:
         FormatError: a converter fails.
+        WorkError: the disk or the memory refuses.
     """
     _import_tensorflow()
     from captune.model.bundle import Bundle
@@ -61,6 +62,10 @@ def write_network(network: keras.Model, name: FormatName, target: Path, storage:
         try:
             FORMATS[name].functions().write(network, target, storage)
         except Exception as error:  # of three converters, who raise whatever they like
+            if is_of_the_machine(error):
+                raise WorkError(
+                    f"{target.name} cannot be written ({one_line(error, 200)}); mend that, then export again"
+                ) from error
             raise FormatError(
                 f"--format {name} cannot hold this network ({one_line(error, 200)}); export another --format"
             ) from error
