@@ -179,15 +179,6 @@ def _text(config: TextConfig, labels: int) -> Iterator[Operations]:
         case "transformer":
             yield from [_attention(config)] * config.layers
             yield _values(tokens * width, layers=2 if config.pooling == "both" else 1)
-        case "transformer":
-            for _ in range(config.layers):
-                yield from (_convolution(tokens, 1, width, width) for _ in range(4))
-                # Each token by each other: how much it is looked at, and what is seen.
-                yield Operations(layers=2, pointwise=2 * tokens * tokens * _in_blocks(width))
-                yield _values(config.heads * tokens * tokens)
-                yield from (_convolution(tokens, 1, width, units), _convolution(tokens, 1, units, width))
-                yield _values(tokens * (units + 4 * width), layers=5)  # GELU, two sums, two normalisations
-            yield _values(tokens * width, layers=2 if config.pooling == "both" else 1)
     if config.dense:
         yield _dense(encoded_features(config), config.dense)
     for _ in range(config.wide * (1 + bool(config.wide_buckets))):

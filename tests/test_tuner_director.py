@@ -19,7 +19,7 @@ from captune.data_prep.store import PreparedData
 from captune.model.presets import PRESETS
 from captune.model.size import Budget, Contents
 from captune.results.journal import STUDY_NAME, open_storage
-from captune.results.records import Record, load_records
+from captune.results.records import Record, load_records, records_of
 from captune.results.run_folder import RunFolder
 from captune.tuner.decisions.director import Director, Ended
 from captune.tuner.decisions.fates import TrialLimits
@@ -135,13 +135,13 @@ class Search:
         space = Space.around(PRESETS["compact"], fixed=fixed, dimensions=parsed, modality="both")
         feasible = FeasibleSpace(space, partial(bind, manifest=self._manifest), Budget(budget), Contents.typical(6))
         storage = open_storage(self.run, wait=pytest.fail)
-        records = load_records(self.run)
         directions = ["maximize", "minimize"][:objectives]
         study = optuna.create_study(study_name=STUDY_NAME, storage=storage, directions=directions, load_if_exists=True)
+        records = records_of(study)
         gate = Gate(study, feasible, seed=seed)
         rungs = Rungs.of(HalvingConfig(grace=1, reduction=2), records, schedule=space.base.train.epochs)
         recover(study, gate, rungs, records)
-        records = load_records(self.run)
+        records = records_of(study)
         limits = TrialLimits(retries, timeout, min_free)
         room = Room(slots=99, nodes=2)
         return Directed(Director(study, gate, rungs, limits, trials, records, 1, gpus, room, patience))
