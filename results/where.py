@@ -84,7 +84,7 @@ def _is_of_numbers(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, pd.Series) and is_string_dtype(value))
+    return isinstance(value, str) or (isinstance(value, pd.Series) and len(value) > 0 and is_string_dtype(value))
 
 
 class _Rows:

@@ -638,9 +638,11 @@ def test_trials_where_nothing_matches_is_empty_not_an_error(captune: Captune, ru
 @pytest.mark.parametrize("form", ["table", "csv", "json", "parquet", "markdown"])
 def test_trials_of_a_search_that_has_just_begun_is_empty_not_an_error(captune: Captune, run: Path, form: str) -> None:
     (run / "study.journal").unlink()
-    assert captune("trials", run, "--format", form).code == 0
-    (run / "study.journal").touch()
-    assert captune("trials", run, "--format", form, "--sort", "mean_f1").code == 0
+    with RunFolder(run).writing():
+        assert captune("trials", run, "--format", form).code == 0
+        (run / "study.journal").touch()
+        assert captune("trials", run, "--format", form, "--sort", "mean_f1").code == 0
+    refused(captune("trials", run, "--format", form), "lacks its trials", "captune resume")
 
 
 def test_trials_takes_names_as_the_headings_have_them(captune: Captune, run: Path) -> None:

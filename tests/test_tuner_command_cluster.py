@@ -59,7 +59,7 @@ def test_option_of_another_template_is_refused(captune: Captune) -> None:
 
 
 def test_value_that_is_no_number_is_refused(captune: Captune) -> None:
-    refused(captune("cluster", "template", "slurm", "--nodes", "many"), "'--nodes'", "integer")
+    refused(captune("cluster", "template", "slurm", "--nodes", "many"), "'--nodes'", "whole number")
 
 
 @pytest.mark.parametrize("options", [RayUp, KubeRay, Slurm, SkyPilot, Docker])

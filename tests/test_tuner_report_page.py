@@ -34,7 +34,8 @@ def test_search_that_has_made_no_study_is_a_page(old: Path, tmp_path: Path) -> N
     for name in ("study.journal", "summary.json", "winner"):
         path = old / "run" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    assert "There is no answer" in door.open_run(old / "run").report(tmp_path / "page.html").read_text()
+    with RunFolder(old / "run").writing():
+        assert "There is no answer" in door.open_run(old / "run").report(tmp_path / "page.html").read_text()
 
 
 def test_what_is_no_run_and_what_cannot_be_written_are_told_in_one_line(
@@ -42,7 +43,7 @@ def test_what_is_no_run_and_what_cannot_be_written_are_told_in_one_line(
 ) -> None:
     refused(captune("report", tmp_path, "--out", tmp_path / "page.html"), "holds no run")
     refused(captune("report", old / "run", "--out", tmp_path / "none" / "page.html"), "a folder that exists")
-    refused(captune("report", old / "run", "--out", tmp_path), "name a file")
+    refused(captune("report", old / "run", "--out", tmp_path), "name it *.html")
     assert not (tmp_path / "page.html").exists()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import Captune, refused
+from study_runs import study_of
 from test_endings import Desk, desk, end, until  # noqa: F401 - the fixture
 
 from captune.data_prep.store import PreparedData
@@ -26,7 +27,7 @@ fixed: {train.epochs: 9, text.embedding: 16, text.units: 16}
 
 @pytest.fixture
 def begun(tmp_path: Path, captions_data: PreparedData) -> RunFolder:
-    """The run folder of a search that has not begun."""
+    """The run folder of a search that ended before its first trial."""
     from captune.tuner.api.plans import plan
     from captune.tuner.run.settings import create
 
@@ -35,6 +36,7 @@ def begun(tmp_path: Path, captions_data: PreparedData) -> RunFolder:
     run = RunFolder(tmp_path / "run")
     planned = plan(captions_data.path, run.path, config=settings)
     create(run, planned.config, planned.data.prepared, source=str(captions_data.path))
+    study_of(run)
     return run
 
 

@@ -41,8 +41,6 @@ def trials(
     from captune.results import table
     from captune.tuner.api.runs import Run
 
-    if (altered := Run(run).altered) is not None:
-        say(f"note: {altered}")
     names = [name.strip() for name in columns.split(",")] if columns else None
     if watch:
         if format != "table" or not sys.stdout.isatty():
@@ -50,12 +48,19 @@ def trials(
         _watch(Run(run), frontier=frontier, columns=names, sort=sort, where=where, limit=limit)  # then once for all
     if format == "table":
         print_table(_drawn(Run(run), terminal_width(), frontier, columns=names, sort=sort, where=where, limit=limit))
+        _tell_changes(Run(run))
         return
     records = Run(run).records(frontier=frontier)
     content = table.render(records, format, columns=names, sort=sort, where=where, limit=limit)
     if format == "parquet" and sys.stdout.isatty():
         fail("Parquet is not for a terminal; send it to a file: captune trials RUN --format parquet > trials.parquet")
     print_file(content)
+    _tell_changes(Run(run))
+
+
+def _tell_changes(run: Run) -> None:
+    if (altered := run.altered) is not None:
+        say(f"note: {altered}")
 
 
 def _drawn(run: Run, width: int | None, frontier: bool, **options: Any) -> RenderableType:
