@@ -376,7 +376,8 @@ def test_summary_json_has_the_keys_that_users_build_on(searched: Search, captune
     assert 0 < sum(summary["busy_seconds"].values()) < summary["wall_seconds"] * summary["slots"]
     assert summary["interrupted"] is False
     assert summary["best"]["mean_f1"] == max(row["mean_f1"] for row in rows)
-    assert all(point.keys() == {"number", "mean_f1", "weights_bytes", "bundle_bytes"} for point in summary["frontier"])
+    keys = {"number", "mean_f1", "score", "weights_bytes", "bundle_bytes"}
+    assert all(point.keys() == keys for point in summary["frontier"])
     assert summary["frontier"][-1]["mean_f1"] == summary["best"]["mean_f1"]
 
 
