@@ -123,7 +123,7 @@ def in_many_files(monkeypatch: pytest.MonkeyPatch) -> int:
     from captune.tuner.training import features
 
     monkeypatch.setattr(features, "_BATCH", 3)
-    monkeypatch.setattr(features, "_PICTURES", 7)
+    monkeypatch.setattr(features, "_ROWS", 7)
     return 7
 
 
@@ -208,7 +208,7 @@ def _features(path: Path, weights: Path, out: Any) -> None:
     from captune.tuner.training import features
 
     data = PreparedData.open(path)
-    features._PICTURES, features._BATCH = 7, 3
+    features._ROWS, features._BATCH = 7, 3
     files = files_of(frozen(weights, data, **{"train.cached_features": True}), data)
     compute = features.FeatureFiles._compute
 
