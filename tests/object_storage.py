@@ -235,7 +235,10 @@ def abfss(azurite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"abfss://bucket@{account}/{tmp_path.name}?endpoint_override={azurite}&scheme=http"
 
 
-@pytest.fixture(params=["s3", "s3rver", "gs", "abfss", "file"])
+_SOAK = pytest.mark.soak  # a whole search goes to s3rver
+
+
+@pytest.fixture(params=["s3", pytest.param("s3rver", marks=_SOAK), "gs", pytest.param("abfss", marks=_SOAK), "file"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty place, once on each server and once on the disk."""
     if request.param == "file":
