@@ -543,7 +543,7 @@ def test_network_of_other_bytes_than_its_weights_file_is_refused_and_never_built
     copy: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     """A bundle of a few kB, its sums put right, must not make a process of many GB."""
-    monkeypatch.setattr("captune.model.bundle.build", lambda *_, **__: pytest.fail("was built"))
+    monkeypatch.setattr("captune.model.bundle.build_shipped", lambda *_, **__: pytest.fail("was built"))
     model = json.loads((copy / "bundle.json").read_text())["model"]
     rewritten(
         copy,
@@ -571,7 +571,7 @@ def test_weights_file_of_other_tensors_than_the_network_has_is_refused_and_never
             tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
     save_file(tensors, copy / "weights.safetensors")
     resealed(copy, "weights.safetensors")
-    monkeypatch.setattr("captune.model.bundle.build", lambda *_, **__: pytest.fail("was built"))
+    monkeypatch.setattr("captune.model.bundle.build_shipped", lambda *_, **__: pytest.fail("was built"))
     assert "bytes of weights, the network needs" in refused(copy)
 
 

@@ -128,8 +128,8 @@ def by_keras(network: Any) -> Counter[str]:
         area = 1
         for side in seen:
             area *= side
-        depthwise = name == "DepthwiseConv2D"
-        whole = area * (blocks(inputs) if depthwise else blocks(inputs) * blocks(channels))
+        depthwise = name == "DepthwiseConv2D" or getattr(layer, "groups", 1) > 1  # ConvNeXt's, a channel a group
+        whole = area * (blocks(max(inputs, channels)) if depthwise else blocks(inputs) * blocks(channels))
         counts["weights"] += whole
         counts["depthwise" if depthwise else "pointwise" if area == 1 else "convolution"] += positions * whole
     return counts
