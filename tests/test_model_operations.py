@@ -149,8 +149,12 @@ def test_counts_are_those_of_the_layers_that_keras_builds(seed: int) -> None:
         assert counted[kind] == expected[kind], kind
 
 
+QUICK = ("MobileNetV3Small", "EfficientNetB0", "ResNet50")  # to build; the others in the soak
+EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.soak) for name in NAMED]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", EACH)
 def test_figures_of_backbones_are_those_of_keras(name: str) -> None:
     """At a side that is halved unevenly. Layers after a pooling have one position at any side."""
     from captune.model.classifier import build

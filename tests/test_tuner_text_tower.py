@@ -145,7 +145,7 @@ def test_bundle_of_a_trial_answers_as_it_was_scored_and_has_the_predicted_bytes(
     training.epoch(1)
     report = trained(config, own)[0]
     with training.averaged():
-        make_bundle(training, config, report.rule, own).save(tmp_path / "bundle")
+        make_bundle(training.network, config.model, report.rule, own).save(tmp_path / "bundle")
     shutil.move(folder, hidden := tmp_path / "hidden")
     try:
         bundle = Bundle.load(tmp_path / "bundle")
