@@ -205,12 +205,13 @@ def s3rver_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def s3rver(s3rver_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "S3RVER")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    return f"s3://bucket/{tmp_path.name}?endpoint_override={s3rver_server}&scheme=http"
+def s3rver(s3rver_server: str, tmp_path: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:  # its own, as tests undo theirs
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "S3RVER")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+        yield f"s3://bucket/{tmp_path.name}?endpoint_override={s3rver_server}&scheme=http"
 
 
 @pytest.fixture(scope="session")
@@ -229,10 +230,11 @@ def azurite() -> Iterator[str]:
 
 
 @pytest.fixture
-def abfss(azurite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("AZURE_STORAGE_KEY", AZURITE_KEY)
-    account = "devstoreaccount1.dfs.core.windows.net"
-    return f"abfss://bucket@{account}/{tmp_path.name}?endpoint_override={azurite}&scheme=http"
+def abfss(azurite: str, tmp_path: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AZURE_STORAGE_KEY", AZURITE_KEY)
+        account = "devstoreaccount1.dfs.core.windows.net"
+        yield f"abfss://bucket@{account}/{tmp_path.name}?endpoint_override={azurite}&scheme=http"
 
 
 _SOAK = pytest.mark.soak  # a whole search goes to s3rver

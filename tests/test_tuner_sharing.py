@@ -46,6 +46,7 @@ def test_later_search_gets_its_share_and_all_when_the_other_is_killed(
         until(lambda: held() == [0, 3])
     told = captune("cluster", "status", "--address", head.address)
     assert f"{second.run.path}" in told.out and "3 of 3" in told.out and str(first.run.path) not in told.out
+    until(lambda: len(second.starts()) == 3)
     two.terminate()
     second.finish(two)
     assert len(first.starts()) == len(second.starts()) == 3  # each worker ran trial after trial
