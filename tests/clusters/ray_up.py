@@ -40,7 +40,7 @@ chmod +x "$3/bin/ray"
 """
 SEARCH = """\
 preset: captions
-trials: 24
+trials: 80
 fixed: {train.epochs: 3, train.batch_size: 32}
 space:
   train.learning_rate: {low: 1e-3, high: 1e-2, log: true}
@@ -94,11 +94,13 @@ class Cluster:
         """Those that are alive, as the head has it."""
         words = "RAY_AUTH_MODE=token ~/captune-env/bin/captune cluster status --json"
         said = self.head.run("bash", "-c", words, check=False)
-        return [row["node"] for row in json.loads(said[said.index("[") :])] if "[" in said else []
+        return [row["node"] for row in json.loads(said[said.index("{") :])["nodes"]] if "{" in said else []
 
     def trials(self) -> list[dict[str, Any]]:
         """As `captune trials` lists them."""
-        said = self.head.run("bash", "-c", f"~/captune-env/bin/captune trials {SHARED / 'run'} --json", check=False)
+        said = self.head.run(
+            "bash", "-c", f"~/captune-env/bin/captune trials {SHARED / 'run'} --format json", check=False
+        )
         return json.loads(said) if said.startswith("[") else []
 
 
@@ -127,7 +129,7 @@ def test_machines_that_are_there_search_together_and_are_free_again(cluster: Clu
     print(cluster.up(replace(cluster.options, worker_hosts=addresses), "--no-restart"))
     assert search.wait(600) == 0, (cluster.shared / "desk-ray.log").read_text()
     print(finished(cluster.trials()))
-    assert sum(finished(cluster.trials()).values()) == 24
+    assert sum(finished(cluster.trials()).values()) == 80
     assert {"h", "w", "x"} <= {re.sub("#.*", "", node) for node in finished(cluster.trials())}
     print(cluster.ray("down", "--yes", str(SHARED / "cluster.yaml")))
     machines: list[Machine] = [cluster.head, *cluster.workers]

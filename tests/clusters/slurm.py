@@ -107,7 +107,7 @@ class Cluster:
 
     def trials(self) -> list[dict[str, Any]]:
         """As `captune trials` lists them."""
-        return json.loads(self.nodes[0].run(f"{sys.prefix}/bin/captune", "trials", JOB.run, "--json"))
+        return json.loads(self.nodes[0].run(f"{sys.prefix}/bin/captune", "trials", JOB.run, "--format", "json"))
 
     def left(self, job: int) -> list[str]:
         """What a job left: processes of Ray and files."""
