@@ -1,4 +1,4 @@
-"""`ray up` over real sshd: two machines search, one is lost, a third joins, `ray down` leaves nothing."""
+"""`ray up` over real sshd: two machines search, one is lost, `ray down` leaves nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ chmod +x "$3/bin/ray"
 """
 SEARCH = """\
 preset: captions
-trials: 80
+trials: 24
 fixed: {train.epochs: 3, train.batch_size: 32}
 space:
   train.learning_rate: {low: 1e-3, high: 1e-2, log: true}
@@ -48,7 +47,7 @@ space:
 
 
 class Cluster:
-    """Machines h, w and x with sshd, and one more with a person."""
+    """Machines h and w with sshd, and one more with a person."""
 
     def __init__(self, machines: Machines) -> None:
         shared = self.shared = machines.shared
@@ -64,7 +63,7 @@ class Cluster:
         build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", shared, str(ROOT)]
         subprocess.run(build, check=True)
         [wheel] = shared.glob("*.whl")
-        self.desk, self.head, *self.workers = (machines.add(name) for name in ("desk", "h", "w", "x"))
+        self.desk, self.head, *self.workers = (machines.add(name) for name in ("desk", "h", "w"))
         for machine in (self.head, *self.workers):
             machine.run("mkdir", "-p", "/run/sshd")
             machine.start(
@@ -124,13 +123,11 @@ def test_machines_that_are_there_search_together_and_are_free_again(cluster: Clu
     )
     search = cluster.desk.start(f"{sys.prefix}/bin/ray", "exec", str(SHARED / "cluster.yaml"), command)
     until(lambda: len(finished(cluster.trials())) == 2, 400)
-    cluster.workers[0].run("pkill", "-KILL", "raylet")
-    addresses = tuple(worker.address for worker in cluster.workers)
-    print(cluster.up(replace(cluster.options, worker_hosts=addresses), "--no-restart"))
+    cluster.workers[0].run("pkill", "-KILL", "-f", "captune-env", check=False)  # all of Ray there, as a restart would
     assert search.wait(600) == 0, (cluster.shared / "desk-ray.log").read_text()
     print(finished(cluster.trials()))
-    assert sum(finished(cluster.trials()).values()) == 80
-    assert {"h", "w", "x"} <= {re.sub("#.*", "", node) for node in finished(cluster.trials())}
+    assert sum(finished(cluster.trials()).values()) == 24
+    assert {"h", "w"} == {re.sub("#.*", "", node) for node in finished(cluster.trials())}
     print(cluster.ray("down", "--yes", str(SHARED / "cluster.yaml")))
     machines: list[Machine] = [cluster.head, *cluster.workers]
     took = until(lambda: not any(machine.processes("captune-env") for machine in machines), 120)
