@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import heapq
 import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -50,6 +52,7 @@ from captune.tuner.space.feasibility import FeasibleSpace
 
 SLOTS, START, NEAREST, WITHIN = 2, 1.0, 10, 0.001  # seconds that a trial takes before its first epoch
 WORKER = Worker("here", "here")
+_OPTIONAL = {"GP": "torch", "CMA-ES": "cmaes"}  # compared where the package is installed
 ROWS_ALIKE = ("number", "seed", "epoch", "validation", "test", "seconds", "weights_bytes")
 
 
@@ -127,8 +130,7 @@ def ways(config: SearchConfig) -> dict[str, Way]:
         "20 even draws": replace(own, even=20),
         "24 candidates": replace(own, sampler=partial(_tpe_of, 24)),
         "QMC start": replace(own, sampler=_qmc_then_tpe, even=0),
-        "GP": named("GP", 10),
-        "CMA-ES": named("CMA-ES", 10),
+        **{name: named(name, 10) for name, package in _OPTIONAL.items() if find_spec(package) is not None},
         "random search": Way(never, partial(_optuna, "random"), preset_first=False),
         "Optuna alone": Way(never, partial(_optuna, "TPE"), even=0, preset_first=False),
         "ASHA + OptunaSearch": Way(
@@ -174,6 +176,7 @@ def searched(
     way: Way, space: Space, curves: Curves, goal: float, seconds: float, seed: int
 ) -> tuple[float, float, float]:
     """One search on a clock of its own: epochs until the goal, trials, and what was chosen less the preset."""
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     study = optuna.create_study(direction="maximize")
     feasible = FeasibleSpace(space, lambda drawn: drawn, Budget(100 * 2**20), Contents.typical(18))
     if way.preset_first:
