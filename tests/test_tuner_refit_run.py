@@ -1,7 +1,6 @@
 """Refits on nodes of a real cluster, and on several devices at once."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,23 +10,15 @@ from pathlib import Path
 import pytest
 from conftest import Captune
 from ray_nodes import Nodes
+from two_devices import printed_with_two_devices
 
 from captune.data_prep.store import PreparedData
 from captune.results.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(300)]
 
-# Two devices made of this machine's CPU, which has to be said before a framework starts.
-TOGETHER = """if True:
-    import json, os, sys
-    backend, data, folder, batch = sys.argv[1:]
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-    from captune.tuner.training import runtime
-    runtime.settle(1, backend)
-    if backend == "tensorflow":
-        import tensorflow as tf
-        (cpu,) = tf.config.list_physical_devices("CPU")
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+TOGETHER = """
+    data, folder, batch = arguments
     from test_tuner_refit import BUDGET, TINY, record
     from captune.data_prep.store import PreparedData
     from captune.model import training
@@ -60,28 +51,14 @@ TOGETHER = """if True:
 """
 
 
-def together(backend: str, data: PreparedData, folder: Path, batch: int) -> dict[str, object]:
-    folder.mkdir()
-    tests = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-c", TOGETHER, backend, str(data.path), str(folder), str(batch)],
-        env=os.environ | {"PYTHONPATH": f"{tests.parent}:{tests}"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 @pytest.mark.parametrize(("backend", "batch"), [("tensorflow", 32), ("jax", 31)])
 def test_two_devices_train_one_network_which_is_shipped_as_any_other(
     backend: str, batch: int, captions_data: PreparedData, tmp_path: Path
 ) -> None:
-    found = together(backend, captions_data, tmp_path / "run", batch)  # 107 rows: the last batch is odd
+    (tmp_path / "run").mkdir()
+    # Of 107 rows: the last batch is odd.
+    found = printed_with_two_devices(TOGETHER, backend, captions_data.path, tmp_path / "run", batch)
     proof = found["proof"]
-    assert isinstance(proof, dict)
     assert found["devices"] == 2
     assert proof["reloaded"]["max_difference"] <= 1e-6
     assert proof["epochs"] == 2 and proof["test"]["mean_f1"] > 0

@@ -1,31 +1,18 @@
 """A trial on two devices: the same course as on one, and from one to two and back half-way."""
 
-import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
+from two_devices import printed_with_two_devices
 
 from captune.data_prep.store import PreparedData
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# Two devices made of this machine's CPU, which has to be said before a framework starts. 107 captions are trained on:
-# with batches of 31 no batch can be shared out evenly, the last of 14 can.
-TRIALS = """if True:
-    import json, os, sys
-    backend, data, folder = sys.argv[1:]
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-    from captune.tuner.training import runtime
-    runtime.settle(1, backend)
-    if backend == "tensorflow":
-        import tensorflow as tf
-        (cpu,) = tf.config.list_physical_devices("CPU")
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+# 107 captions are trained on: with batches of 31 no batch can be shared out evenly, the last of 14 can.
+TRIALS = """
+    data, folder = arguments
     from dataclasses import replace as changed
     from captune.data_prep.store import PreparedData
     from captune.model.config import replace
@@ -62,16 +49,7 @@ TRIALS = """if True:
 def test_two_devices_take_the_course_of_one(backend: str, captions_data: PreparedData, tmp_path: Path) -> None:
     if find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    tests = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-c", TRIALS, backend, str(captions_data.path), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-        capture_output=True,
-        text=True,
-        timeout=550,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    told = printed_with_two_devices(TRIALS, backend, captions_data.path, tmp_path)
     one = told.pop("one")
     assert len(one) == 3
     for course in told.values():
