@@ -103,13 +103,12 @@ class Curves:
 
 @dataclass(frozen=True)
 class Way:
-    """A way of searching. even: configurations that are drawn evenly first. schedule: of rungs, None: the preset's."""
+    """A way of searching. even: configurations that are drawn evenly first."""
 
     halving: HalvingConfig
     sampler: Callable[[int], BaseSampler] = tpe
     even: int = gates.STARTUP
     preset_first: bool = True
-    schedule: int | None = None
 
 
 def ways(config: SearchConfig) -> dict[str, Way]:
@@ -183,9 +182,16 @@ def searched(
         study.enqueue_trial(feasible.preset())
     gate = Gate(study, feasible, seed=seed)
     gate._learned, gate._evenly_left = way.sampler(seed), way.even
-    schedule = way.schedule or space.base.train.epochs
     director = Director(
-        study, gate, Rungs(way.halving, schedule), TrialLimits(0, None, 0), None, (), 1, 0.0, Room(SLOTS, 1)
+        study,
+        gate,
+        Rungs(way.halving, space.base.train.epochs),
+        TrialLimits(0, None, 0),
+        None,
+        (),
+        1,
+        0.0,
+        Room(SLOTS, 1),
     )
     random, order, events, numbers = Random(seed), count(), list[Any](), count()
     known = dict[str, tuple[Any, float]]()

@@ -298,9 +298,8 @@ class Director:
         """
         for key, attempt in self.running.items():
             if attempt.trial.number == number:
-                TrialAttributes(reason=BY_HAND).write(
-                    attempt.trial
-                )  # a driver killed from here on leaves the fate open
+                # A driver killed from here on leaves the fate open.
+                TrialAttributes(reason=BY_HAND).write(attempt.trial)
                 attempt.dropped = True
                 return key
         return None
