@@ -86,6 +86,7 @@ def quiet_optuna() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.filterwarnings("ignore", "Constraints have been set, but CmaEsSampler")
             yield
     finally:
         optuna.logging.set_verbosity(before)

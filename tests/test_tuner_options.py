@@ -23,6 +23,7 @@ WRITTEN = {
     "modality": "caption",
     "metric": "micro_f1",
     "objectives": "mean_f1,bytes",
+    "sampler": "qmc",
     "seed": "5",
     "backend": "jax",
     "budget": "20MB",

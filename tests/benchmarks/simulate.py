@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import heapq
 import sys
-import warnings
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,7 +29,7 @@ import numpy as np
 import optuna
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, TPESampler
 from scipy.stats import trim_mean
 from sklearn.ensemble import ExtraTreesRegressor
 
@@ -39,20 +37,19 @@ from captune.cluster.nodes.resources import Room
 from captune.model.config import Flat
 from captune.model.metrics import Epoch
 from captune.model.size import Budget, Contents
-from captune.tuner.decisions import gate as gates
+from captune.results.optuna_private import quiet_optuna
 from captune.tuner.decisions.director import Director
 from captune.tuner.decisions.fates import TrialLimits
-from captune.tuner.decisions.gate import Gate
+from captune.tuner.decisions.gate import STARTUP, Gate
 from captune.tuner.decisions.halving import Rungs
-from captune.tuner.decisions.sampler import tpe
+from captune.tuner.decisions.sampler import SAMPLERS, Sampler, tpe
 from captune.tuner.decisions.trial_events import Assignment, Completed, Report, Worker
-from captune.tuner.space.config import HalvingConfig, SearchConfig, read_search
+from captune.tuner.space.config import HalvingConfig, SamplerName, SearchConfig, read_search
 from captune.tuner.space.dimensions import Space
 from captune.tuner.space.feasibility import FeasibleSpace
 
 SLOTS, START, NEAREST, WITHIN = 2, 1.0, 10, 0.001  # seconds that a trial takes before its first epoch
 WORKER = Worker("here", "here")
-_OPTIONAL = {"GP": "torch", "CMA-ES": "cmaes"}  # compared where the package is installed
 ROWS_ALIKE = ("number", "seed", "epoch", "validation", "test", "seconds", "weights_bytes")
 
 
@@ -103,11 +100,11 @@ class Curves:
 
 @dataclass(frozen=True)
 class Way:
-    """A way of searching. even: configurations that are drawn evenly first."""
+    """A way of searching. sampler, startup: see Gate."""
 
     halving: HalvingConfig
-    sampler: Callable[[int], BaseSampler] = tpe
-    even: int = gates.STARTUP
+    sampler: Sampler = tpe
+    startup: int = STARTUP
     preset_first: bool = True
 
 
@@ -116,26 +113,32 @@ def ways(config: SearchConfig) -> dict[str, Way]:
     own = Way(config.halving)
     never = HalvingConfig(grace=1000)
 
-    def named(name: str, even: int) -> Way:
-        return replace(own, sampler=partial(_optuna, name), even=even)
+    def by(name: SamplerName, startup: int = STARTUP) -> Way:
+        return replace(own, sampler=SAMPLERS[name], startup=startup)
 
-    return {
+    theirs = Way(never, _optunas_own, startup=0, preset_first=False)
+    found = {
         "captune": own,
         "no halving": replace(own, halving=never),
         "grace 1": replace(own, halving=config.halving.model_copy(update={"grace": 1})),
+        "grace 3": replace(own, halving=config.halving.model_copy(update={"grace": 3})),
         "reduction 2": replace(own, halving=config.halving.model_copy(update={"reduction": 2})),
         "reduction 4": replace(own, halving=config.halving.model_copy(update={"reduction": 4})),
-        "12 even draws": replace(own, even=12),
-        "20 even draws": replace(own, even=20),
+        "12 even draws": replace(own, startup=12),
+        "20 even draws": replace(own, startup=20),
         "24 candidates": replace(own, sampler=partial(_tpe_of, 24)),
-        "QMC start": replace(own, sampler=_qmc_then_tpe, even=0),
-        **{name: named(name, 10) for name, package in _OPTIONAL.items() if find_spec(package) is not None},
-        "random search": Way(never, partial(_optuna, "random"), preset_first=False),
-        "Optuna alone": Way(never, partial(_optuna, "TPE"), even=0, preset_first=False),
-        "ASHA + OptunaSearch": Way(
-            HalvingConfig(grace=1, reduction=4), partial(_optuna, "TPE"), even=0, preset_first=False
-        ),
+        "QMC start": replace(own, sampler=_QMCThenTPE, startup=0),
+        "QMC alone": by("qmc", 0),
+        "random search": replace(theirs, sampler=SAMPLERS["random"]),
+        "Optuna alone": theirs,
+        "ASHA + OptunaSearch": replace(theirs, halving=HalvingConfig(grace=1, reduction=4)),
     }
+    compared = ("cmaes", "cmaes"), ("gp", "torch")  # where the package is installed
+    return found | {name: by(name) for name, package in compared if find_spec(package) is not None}
+
+
+def _optunas_own(seed: int) -> BaseSampler:
+    return TPESampler(seed=seed)
 
 
 def _tpe_of(candidates: int, seed: int) -> BaseSampler:
@@ -144,18 +147,9 @@ def _tpe_of(candidates: int, seed: int) -> BaseSampler:
     )
 
 
-def _optuna(name: str, seed: int) -> BaseSampler:
-    return {
-        "TPE": lambda: TPESampler(seed=seed),
-        "random": lambda: RandomSampler(seed=seed),
-        "GP": lambda: GPSampler(seed=seed, n_startup_trials=0, deterministic_objective=False),
-        "CMA-ES": lambda: CmaEsSampler(seed=seed, n_startup_trials=1),
-    }[name]()
-
-
-class _qmc_then_tpe(BaseSampler):  # noqa: N801 - stands where a function does
+class _QMCThenTPE(BaseSampler):
     def __init__(self, seed: int) -> None:
-        self._first, self._then, self._left = QMCSampler(seed=seed, scramble=True), tpe(seed), 12
+        self._first, self._then, self._left = SAMPLERS["qmc"](seed), tpe(seed), 12
 
     def _sampler(self) -> BaseSampler:
         return self._first if self._left > 0 else self._then
@@ -175,13 +169,18 @@ def searched(
     way: Way, space: Space, curves: Curves, goal: float, seconds: float, seed: int
 ) -> tuple[float, float, float]:
     """One search on a clock of its own: epochs until the goal, trials, and what was chosen less the preset."""
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with quiet_optuna():
+        return _searched(way, space, curves, goal, seconds, seed)
+
+
+def _searched(
+    way: Way, space: Space, curves: Curves, goal: float, seconds: float, seed: int
+) -> tuple[float, float, float]:
     study = optuna.create_study(direction="maximize")
     feasible = FeasibleSpace(space, lambda drawn: drawn, Budget(100 * 2**20), Contents.typical(18))
     if way.preset_first:
         study.enqueue_trial(feasible.preset())
-    gate = Gate(study, feasible, seed=seed)
-    gate._learned, gate._evenly_left = way.sampler(seed), way.even
+    gate = Gate(study, feasible, seed=seed, sampler=way.sampler, startup=way.startup)
     director = Director(
         study,
         gate,
@@ -234,7 +233,6 @@ def _epoch(number: int, score: float, seconds: float) -> Epoch:
 
 
 def main(file: str, config: str | None, seconds: float, seeds: int) -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     search = read_search(
         None if config is None else Path(config),
         preset=None if config else "captions",

@@ -20,10 +20,10 @@ from captune.model.config import Flat, TrialConfig, complaint, flatten, unflatte
 from captune.model.effects import key_of
 from captune.model.size import Size, show_bytes
 from captune.results.attributes import Fate, TrialAttributes, TrialSize, origin_of
-from captune.tuner.decisions.sampler import tpe
+from captune.tuner.decisions.sampler import Sampler, tpe
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
 
-STARTUP = 6  # admitted configurations that are drawn evenly before TPE takes over; refused ones do not count
+STARTUP = 6  # admitted configurations that are drawn evenly before the sampler takes over; refused ones do not count
 MAX_REFUSALS = 1000  # in a row; a space that lets nothing through in so many asks lets nothing through at all
 _REPEATS = 20  # in a row, until what is left is handed out, or this ask is drawn evenly
 _TRIAL_SEED_STRIDE = 1_000_003
@@ -58,15 +58,25 @@ class Gate:
         feasible: space, data and budget.
         seed: of the samplers and, with their numbers, of the trials. A continued study draws on from where it stands,
             not the same again.
+        sampler: proposes what is not drawn evenly.
+        startup: admitted configurations that are drawn evenly first.
     """
 
-    def __init__(self, study: optuna.Study, feasible: FeasibleSpace, *, seed: int) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        feasible: FeasibleSpace,
+        *,
+        seed: int,
+        sampler: Sampler = tpe,
+        startup: int = STARTUP,
+    ) -> None:
         self._study = study
         self._feasible = feasible
         self._seed = seed
         trials = study.get_trials(deepcopy=False)
         self._evenly = optuna.samplers.RandomSampler(seed=seed + len(trials))
-        self._learned = tpe(seed + len(trials))
+        self._learned = sampler(seed + len(trials))
         attributes = [TrialAttributes.of(trial) for trial in trials]
         # What has a seed was admitted; a draw that was cut off before it had one is to be drawn again.
         self._admitted = {
@@ -76,7 +86,7 @@ class Gate:
         # What an earlier run found out spares the even draws.
         scored = (t.state == TrialState.COMPLETE or bool(t.intermediate_values) for t in trials)
         warm = sum(a.void is not None and has_score for a, has_score in zip(attributes, scored, strict=True))
-        self._evenly_left = STARTUP - len(self._admitted) - warm
+        self._evenly_left = startup - len(self._admitted) - warm
         self.used_up = False
         self.fates: Counter[str] = Counter(a.fate for a in attributes if a.fate is not None)
         self.impossible = sum(a.void is not None and a.void.startswith(_IMPOSSIBLE) for a in attributes)  # draws

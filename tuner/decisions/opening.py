@@ -13,6 +13,7 @@ from captune.tuner.decisions.fates import TrialLimits
 from captune.tuner.decisions.gate import Gate
 from captune.tuner.decisions.halving import Rungs
 from captune.tuner.decisions.recovery import recover
+from captune.tuner.decisions.sampler import SAMPLERS
 from captune.tuner.decisions.steering import FIRST, enqueue
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.feasibility import FeasibleSpace
@@ -39,7 +40,7 @@ def open_search(
     enqueue(study, feasible.chosen(config.first, {}), FIRST)
     learn(study)
     records = records_of(study)
-    gate = Gate(study, feasible, seed=config.seed)
+    gate = Gate(study, feasible, seed=config.seed, sampler=SAMPLERS[config.sampler])
     rungs = Rungs.of(config.halving, records, schedule=feasible.space.base.train.epochs)
     recover(study, gate, rungs, records)
     return Director(

@@ -111,13 +111,14 @@ def _first(config: SearchConfig, feasible: FeasibleSpace) -> list[tuple[TrialCon
 
     from captune.results.optuna_private import quiet_optuna
     from captune.tuner.decisions.gate import Gate, UsedUp
+    from captune.tuner.decisions.sampler import SAMPLERS
 
     first: list[tuple[TrialConfig, Size]] = []
     with quiet_optuna(), suppress(UsedUp):
         study = optuna.create_study()
         for parameters in (feasible.preset(), *feasible.chosen(config.first, {})):
             study.enqueue_trial(parameters)
-        gate = Gate(study, feasible, seed=config.seed)
+        gate = Gate(study, feasible, seed=config.seed, sampler=SAMPLERS[config.sampler])
         while len(first) < FIRST:
             admitted = gate.admit()
             first.append((admitted.config, admitted.size))

@@ -78,6 +78,7 @@ class RunSettings(Document):
 
 
 _PACKAGES = ("captune", "keras", "ray", "optuna", "numpy")  # and the backend
+_SAMPLER_PACKAGES = {"gp": "torch", "cmaes": "cmaes"}  # that Optuna's samplers import
 
 
 def check(config: SearchConfig, data: PreparedData, speed: Speed | None = None) -> FeasibleSpace:
@@ -94,6 +95,11 @@ def check(config: SearchConfig, data: PreparedData, speed: Speed | None = None) 
         raise ConfigError(f"{data.path} has no validation rows to score trials on; prepare it with --split 80/10/10")
     if find_spec(config.backend) is None:
         raise ConfigError(f"backend {config.backend} is not installed; pip install 'captune[{config.backend}]'")
+    package = _SAMPLER_PACKAGES.get(config.sampler)
+    if package is not None and find_spec(package) is None:
+        raise ConfigError(f"sampler {config.sampler} needs {package}; pip install 'captune[{config.sampler}]'")
+    if config.sampler == "cmaes" and len(config.objectives) > 1:
+        raise ConfigError("sampler cmaes looks for one thing only; set objectives: mean_f1, or sampler: tpe")
     try:
         space = config.build_space()
         _check_weights(space, data)

@@ -25,6 +25,7 @@ from captune.tuner.space.yaml_file import ConfigError, YamlFile
 
 PresetName = Literal["paper", "captions", "compact", "photos", "full"]
 assert set(get_args(PresetName)) == set(PRESETS)
+SamplerName = Literal["tpe", "gp", "cmaes", "qmc", "random"]
 
 
 class _WithoutTruths(Settings):
@@ -82,6 +83,11 @@ class SearchConfig(_WithoutTruths):
         ("mean_f1",),
         description="what the sampler looks for, mean_f1 standing for the metric; with bytes for small networks as "
         "well as for good ones",
+    )
+    sampler: Annotated[SamplerName, Group("Search")] = Field(
+        "tpe",
+        description="what proposes configurations after the first even draws, by Optuna: TPE, a Gaussian process (gp), "
+        "CMA-ES over the numbers (cmaes), quasi-random points (qmc), random ones",
     )
     seed: Annotated[int, Group("Search")] = Field(
         0, ge=0, lt=2**31, description="of the sampler, and through it of every trial"
