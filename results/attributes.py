@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import StrictInt, TypeAdapter, ValidationError
+from pydantic import StrictBool, StrictInt, TypeAdapter, ValidationError
 
 from captune.errors import one_line
 from captune.model.metrics import Epoch
@@ -52,6 +52,7 @@ class TrialAttributes:
     config: flat, by dotted names. seed: of the training; what has one was let through the gate. reason: of the fate, in
     one line. seconds: that it is known to have run, where its end was told later than it came. node, threads: of the
     worker. replaces: number of the first attempt, where this continues a lost trial.
+    pinned: whether a person lets it train to its end, whatever halving says.
     request: of a person for this configuration, see `captune.tuner.run.requests`: each is granted once.
     tries: attempts so far, this one included. gpus: that it is to be given, where that is not what all are given.
     void: why the draw is no trial, such as one that repeats another, or whose values are impossible together.
@@ -63,6 +64,7 @@ class TrialAttributes:
     threads: StrictInt | None = None
     node: str | None = None
     replaces: StrictInt | None = None
+    pinned: StrictBool | None = None
     request: str | None = None
     tries: StrictInt | None = None
     gpus: float | None = None

@@ -26,6 +26,13 @@ class Enqueued:
 
 
 @dataclass(frozen=True)
+class Pinned:
+    """A person lets a trial train to its end."""
+
+    trial: int
+
+
+@dataclass(frozen=True)
 class Admitted:
     """A trial was handed out."""
 
@@ -52,7 +59,7 @@ class Ended:
     gpus: float | None = None
 
 
-Event = Began | Enqueued | Admitted | Reported | Ended
+Event = Began | Enqueued | Pinned | Admitted | Reported | Ended
 
 
 def history_of(logs: Iterable[Mapping[str, Any]]) -> list[Event]:
@@ -85,6 +92,8 @@ def history_of(logs: Iterable[Mapping[str, Any]]) -> list[Event]:
             if name == "seed":
                 admitted.add(trial)
                 events.append(Admitted(trial))
+            elif name == "pinned":
+                events.append(Pinned(trial))
             elif name == "reason":
                 reasons[trial] = value
             elif name in ("fate", "void") and trial in admitted:

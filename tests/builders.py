@@ -84,8 +84,9 @@ def feasible(
     """The space of these dimensions around a SMALL network of 18 labels, inside a budget of `limit` bytes."""
     from captune.model.presets import PRESETS
     from captune.model.size import Budget, Contents
-    from captune.tuner.space.dimensions import Space, parse_dimension
+    from captune.tuner.space.dimensions import parse_dimension
     from captune.tuner.space.feasibility import FeasibleSpace
+    from captune.tuner.space.space import Space
 
     parsed = {name: parse_dimension(name, value) for name, value in dimensions.items()}
     space = Space.around(PRESETS["compact"], fixed={**SMALL, **(fixed or {})}, dimensions=parsed, modality="both")

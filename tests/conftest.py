@@ -31,7 +31,7 @@ from captune.data_prep.demo import draw
 from captune.data_prep.store import PreparedData, prepare
 from captune.model.config import TrialConfig, replace
 from captune.model.presets import PRESETS
-from captune.tuner.space.dimensions import bind
+from captune.tuner.space.space import bind
 
 SIDE = 32
 HEAVY = {"ray", "keras", "tensorflow", "jax"}

@@ -20,7 +20,7 @@ from captune.model.size import Budget, size
 from captune.results.records import Record
 from captune.results.run_folder import RunFolder
 from captune.tuner.decisions.averaging import Choice
-from captune.tuner.space.dimensions import bind
+from captune.tuner.space.space import bind
 from captune.tuner.winner.average import Members, average_of, members_for
 from captune.tuner.winner.proof import Proof
 

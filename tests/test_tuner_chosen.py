@@ -14,7 +14,8 @@ from captune.model.config import flatten, replace
 from captune.model.presets import PRESETS
 from captune.tuner.space.chosen import parameters_of
 from captune.tuner.space.config import SearchConfig, SettingError, read_configurations, read_search
-from captune.tuner.space.dimensions import Space, SpaceError, parse_dimension
+from captune.tuner.space.dimensions import SpaceError, parse_dimension
+from captune.tuner.space.space import Space
 from captune.tuner.space.yaml_file import ConfigError
 
 DIMENSIONS: dict[str, Any] = {

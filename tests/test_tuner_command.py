@@ -403,7 +403,7 @@ def test_dry_run_tells_what_a_search_would_do_and_makes_nothing(
 
 def smallest_model(data: PreparedData) -> ModelConfig:
     """The least that SEARCH_YAML reaches: its narrowest picture encoder, its shortest word vectors."""
-    from captune.tuner.space.dimensions import bind
+    from captune.tuner.space.space import bind
 
     fixed = {"image.width": 4, "image.stages": 2, "text.units": 16, "head_units": 16, "text.embedding": 8}
     return bind(replace(PRESETS["compact"], fixed), data.manifest).model
@@ -508,7 +508,7 @@ def run(tmp_path: Path, data: PreparedData) -> Path:
     from captune.model.config import flatten
     from captune.tuner.run.settings import create
     from captune.tuner.space.config import read_search
-    from captune.tuner.space.dimensions import bind
+    from captune.tuner.space.space import bind
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder = RunFolder(tmp_path / "run")

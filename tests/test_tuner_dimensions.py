@@ -15,16 +15,8 @@ from captune.data_prep.manifest import Manifest
 from captune.model.config import Flat, Modality, TrialConfig, flatten
 from captune.model.presets import PRESETS
 from captune.tuner.space.config import read_search
-from captune.tuner.space.dimensions import (
-    Choice,
-    Condition,
-    Dimension,
-    Number,
-    Space,
-    SpaceError,
-    bind,
-    parse_dimension,
-)
+from captune.tuner.space.dimensions import Choice, Condition, Dimension, Number, SpaceError, parse_dimension
+from captune.tuner.space.space import Space, bind
 
 SEEDS = st.integers(0, 2**31 - 1)
 

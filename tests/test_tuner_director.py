@@ -18,6 +18,7 @@ from captune.cluster.nodes.resources import Room
 from captune.data_prep.store import PreparedData
 from captune.model.presets import PRESETS
 from captune.model.size import Budget, Contents
+from captune.results.attributes import TrialAttributes
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.records import Record, load_records, records_of
 from captune.results.run_folder import RunFolder
@@ -43,8 +44,9 @@ from captune.tuner.decisions.trial_events import (
     WorkerDied,
 )
 from captune.tuner.space.config import HalvingConfig
-from captune.tuner.space.dimensions import Space, bind, parse_dimension
+from captune.tuner.space.dimensions import parse_dimension
 from captune.tuner.space.feasibility import FeasibleSpace
+from captune.tuner.space.space import Space, bind
 from captune.tuner.training.job import Job
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -976,3 +978,29 @@ def test_slots_are_held_by_what_runs_and_what_has_ended(search: Search) -> None:
     directed.now = 30.0
     directed.finish("a")
     assert directed.director.seconds(40.0) == 30.0 + 30.0
+
+
+def test_trial_that_a_person_pins_trains_to_its_end_whatever_halving_says(search: Search) -> None:
+    directed = search.direct()
+    for name in "abc":
+        directed.start(name)
+    assert directed.director.pin(1) and not directed.director.pin(7)
+    assert directed.report("a", 1, 0.9)
+    assert directed.report("b", 1, 0.1)
+    assert not directed.report("c", 1, 0.05)
+    assert not directed.report("b", 2, math.nan)
+    assert [TrialAttributes.of(trial).pinned for trial in search.in_study[:3]] == [None, True, None]
+
+
+def test_pinned_trial_stays_so_though_it_was_lost_and_the_driver_killed(search: Search) -> None:
+    directed = search.direct(trials=2)
+    for name in "ab":
+        directed.start(name)
+    directed.report("a", 1, 0.9)
+    directed.director.pin(1)
+    assert directed.report("b", 1, 0.1)
+    resumed = search.direct(trials=2)
+    assert search.records[1].fate == "lost"
+    origins = {name: resumed.start(name).origin for name in "cd"}
+    again = next(name for name, origin in origins.items() if origin == 1)
+    assert resumed.report(again, 1, 0.1) and resumed.report(again, 2, 0.1)

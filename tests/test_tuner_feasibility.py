@@ -18,8 +18,9 @@ from captune.model.presets import PRESETS
 from captune.model.size import Budget, Contents, Measure, MiB, show_bytes, size
 from captune.tuner.run.settings import contents_of
 from captune.tuner.space.config import read_search
-from captune.tuner.space.dimensions import Choice, Dimension, Space, bind, parse_dimension
+from captune.tuner.space.dimensions import Choice, Dimension, parse_dimension
 from captune.tuner.space.feasibility import FeasibleSpace
+from captune.tuner.space.space import Space, bind
 
 CONTENTS = Contents.typical(18)
 MEASURES: list[Measure] = ["weights", "bundle"]

@@ -19,7 +19,7 @@ from captune.model.config import TrialConfig, replace
 from captune.model.frozen_features import FrozenFeatures
 from captune.model.metrics import Epoch
 from captune.model.presets import PRESETS
-from captune.tuner.space.dimensions import bind
+from captune.tuner.space.space import bind
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

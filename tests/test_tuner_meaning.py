@@ -17,8 +17,9 @@ from captune.model.effects import idle, key_of
 from captune.model.presets import PRESETS
 from captune.model.size import size
 from captune.tuner.space.config import read_search, read_trial_config
-from captune.tuner.space.dimensions import Choice, Number, Space, parse_dimension
+from captune.tuner.space.dimensions import Choice, Number, parse_dimension
 from captune.tuner.space.meaning import check
+from captune.tuner.space.space import Space
 from captune.tuner.space.yaml_file import ConfigError
 
 Settings = dict[str, Any]

@@ -13,8 +13,8 @@ from captune.model.config import TrialConfig, flatten, unflatten
 from captune.model.size import Contents
 from captune.tuner.ray_tune.memory import largest, measure, measured_share
 from captune.tuner.space.config import SearchConfig
-from captune.tuner.space.dimensions import bind
 from captune.tuner.space.feasibility import FeasibleSpace
+from captune.tuner.space.space import bind
 from captune.tuner.training.runtime import CONTEXT
 
 GIB = 2**30

@@ -10,8 +10,8 @@ from test_tuner_dimensions import manifest
 from captune.model.size import Budget, Contents
 from captune.tuner.decisions.notes import notes
 from captune.tuner.space.config import read_search
-from captune.tuner.space.dimensions import bind
 from captune.tuner.space.feasibility import FeasibleSpace
+from captune.tuner.space.space import bind
 
 
 def told(

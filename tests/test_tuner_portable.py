@@ -17,7 +17,7 @@ from captune.data_prep.store import PreparedData
 from captune.model.config import TrialConfig, replace
 from captune.model.presets import PRESETS
 from captune.model.rule import RULES, DecisionRule, RuleKind
-from captune.tuner.space.dimensions import bind
+from captune.tuner.space.space import bind
 
 SMALL = {"text.units": 8, "text.embedding": 8, "text.max_tokens": 9, "image.width": 4, "image.stages": 2}
 

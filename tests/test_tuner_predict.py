@@ -21,7 +21,7 @@ from captune.model.config import TrialConfig, replace
 from captune.model.metrics import METRICS, expected_calibration_error
 from captune.model.presets import PRESETS
 from captune.model.rule import DecisionRule
-from captune.tuner.space.dimensions import bind
+from captune.tuner.space.space import bind
 
 pytestmark = pytest.mark.slow
 

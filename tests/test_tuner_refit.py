@@ -26,7 +26,7 @@ from captune.model.rule import DecisionRule
 from captune.model.size import Budget, size
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
-from captune.tuner.space.dimensions import bind
+from captune.tuner.space.space import bind
 from captune.tuner.winner.plan import RefitPlan
 from captune.tuner.winner.proof import Proof, ProofError, check_bytes, probabilities_in_fresh_process
 from captune.tuner.winner.step import Step

@@ -26,7 +26,7 @@ TOGETHER = """
     from captune.model.presets import PRESETS
     from captune.results.run_folder import RunFolder
     from captune.tuner.winner.refit import refit
-    from captune.tuner.space.dimensions import bind
+    from captune.tuner.space.space import bind
 
     prepared = PreparedData.open(data)
     changes = {"train.batch_size": int(batch), "train.ema": 0.9 if backend == "tensorflow" else 0.0}

@@ -103,6 +103,7 @@ def searched(folder: Path, seed: int) -> tuple[RunFolder, Trained]:
     workers.work(director, 12)
     enqueue(director.study, [{"text.embedding": 8, "train.learning_rate": 0.0033}], "0001-request.json")
     workers.work(director, 9)
+    assert director.pin(next(iter(director.running.values())).trial.number)
     for key, attempt in list(director.running.items())[:1]:
         director.drop(attempt.trial.number)
         director.end(key, WorkerDied("killed"), now=0.0)

@@ -17,7 +17,7 @@ TRIALS = """
     from captune.data_prep.store import PreparedData
     from captune.model.config import replace
     from captune.model.presets import PRESETS
-    from captune.tuner.space.dimensions import bind
+    from captune.tuner.space.space import bind
     from captune.tuner.training.checkpoints import CheckpointPolicy, CheckpointWriter
     from captune.tuner.training.job import Job
     from captune.tuner.training.trial import train_trial

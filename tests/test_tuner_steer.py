@@ -49,12 +49,12 @@ def written(folder: Path, text: str) -> Path:
 def test_requests_wait_in_their_order_until_they_are_removed(begun: RunFolder) -> None:
     requests = Requests(begun)
     assert requests.names() == []
-    asked = [Request(configurations=({"text.embedding": 16},)), Request(stop=3), Request()]
+    asked = [Request(configurations=({"text.embedding": 16},)), Request(stop=3), Request(pin=4), Request()]
     for request in asked:
         requests.add(request)
     assert [requests.read(name) for name in requests.names()] == asked
     requests.remove(requests.names()[1])
-    assert [requests.read(name) for name in requests.names()] == [asked[0], asked[2]]
+    assert [requests.read(name) for name in requests.names()] == [asked[0], *asked[2:]]
 
 
 def test_what_is_enqueued_is_checked_at_once_and_left_for_the_driver(captune: Captune, begun: RunFolder) -> None:
@@ -74,7 +74,8 @@ def test_what_is_enqueued_is_checked_at_once_and_left_for_the_driver(captune: Ca
         refused(captune("enqueue", begun.path, written(folder, text)), str(file), *words)
     assert Requests(begun).names() == [name]
     refused(captune("enqueue", folder, written(folder, "a: 1")), "holds no run")
-    refused(captune("stop", begun.path, 0), "the run has no trial 0")
+    for verb in ("stop", "pin"):
+        refused(captune(verb, begun.path, 0), "the run has no trial 0")
 
 
 def test_python_door_tells_the_configuration_that_is_wrong(begun: RunFolder) -> None:

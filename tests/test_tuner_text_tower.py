@@ -19,8 +19,9 @@ from captune.model.presets import PRESETS
 from captune.model.size import parse_bytes, size
 from captune.tuner.run.settings import check, contents_of
 from captune.tuner.space.config import SearchConfig
-from captune.tuner.space.dimensions import SpaceError, bind
+from captune.tuner.space.dimensions import SpaceError
 from captune.tuner.space.feasibility import FeasibleSpace
+from captune.tuner.space.space import bind
 from captune.tuner.space.yaml_file import ConfigError
 
 pytest.importorskip("tokenizers", reason="pip install 'captune[text]'")

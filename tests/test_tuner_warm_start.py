@@ -19,8 +19,8 @@ from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.decisions.gate import STARTUP, Gate
 from captune.tuner.decisions.warm_start import check, take_over
 from captune.tuner.space.config import SearchConfig
-from captune.tuner.space.dimensions import bind
 from captune.tuner.space.feasibility import FeasibleSpace
+from captune.tuner.space.space import bind
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 CONFIG = SearchConfig.model_validate(

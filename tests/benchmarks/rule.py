@@ -31,7 +31,7 @@ from captune.model.f1 import f1_per_example
 from captune.model.metrics import bootstrap_interval, expected_calibration_error
 from captune.model.presets import CAPTIONS
 from captune.model.rule import RULES, VALUES, DecisionRule, RuleKind, cross_fitted, fit_rule
-from captune.tuner.space.dimensions import bind
+from captune.tuner.space.space import bind
 from captune.tuner.training.runtime import settle
 from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin
 

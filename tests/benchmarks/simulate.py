@@ -45,8 +45,8 @@ from captune.tuner.decisions.halving import Rungs
 from captune.tuner.decisions.sampler import SAMPLERS, Sampler, tpe
 from captune.tuner.decisions.trial_events import Assignment, Completed, Report, Worker
 from captune.tuner.space.config import HalvingConfig, SamplerName, SearchConfig, read_search
-from captune.tuner.space.dimensions import Space
 from captune.tuner.space.feasibility import FeasibleSpace
+from captune.tuner.space.space import Space
 
 SLOTS, START, NEAREST, WITHIN = 2, 1.0, 10, 0.001  # seconds that a trial takes before its first epoch
 WORKER = Worker("here", "here")

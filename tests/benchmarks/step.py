@@ -20,7 +20,7 @@ from captune.data_prep.demo import draw
 from captune.data_prep.store import PreparedData, prepare
 from captune.model.config import TrialConfig, replace, restrict
 from captune.model.presets import PAPER, PRESETS
-from captune.tuner.space.dimensions import bind
+from captune.tuner.space.space import bind
 from captune.tuner.training.job import Job
 from captune.tuner.training.runtime import settle
 from captune.tuner.training.trial import batches, begin, features_for, train_trial

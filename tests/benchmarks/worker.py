@@ -34,7 +34,7 @@ from captune.tuner.api.logs import logging_to
 from captune.tuner.api.progress import search_progress
 from captune.tuner.decisions.progress import Progress
 from captune.tuner.space.config import SearchConfig, read_search
-from captune.tuner.space.dimensions import bind
+from captune.tuner.space.space import bind
 
 WARM = 10  # trials until then
 

@@ -280,6 +280,20 @@ class Run:
         stop(self.where, self.trial(number))
 
     @left_as_it_was()
+    def pin(self, number: int) -> None:
+        """Has the search train a trial that runs to its end, whatever halving says.
+
+        Raises:
+            RunError, StorageError: it does not run, or the run cannot be written to.
+
+        Example:
+            >>> captune.open_run("run").pin(7)  # doctest: +SKIP
+        """
+        from captune.tuner.api.steering import pin
+
+        pin(self.where, self.trial(number))
+
+    @left_as_it_was()
     def replay(self, number: int, *, force: bool = False, progress: bool = True) -> Replay:
         """Trains a trial again as it was and compares epoch by epoch: on the same machine's CPU nothing differs.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from captune.errors import ArgumentError
 from captune.model.config import unflatten
@@ -47,7 +47,16 @@ def enqueue(location: str, configurations: str | Path | Mapping[str, Any] | Sequ
 
 def stop(location: str, record: Record) -> None:
     """See `Run.stop`."""
+    _ask(location, record, "stop")
+
+
+def pin(location: str, record: Record) -> None:
+    """See `Run.pin`."""
+    _ask(location, record, "pin")
+
+
+def _ask(location: str, record: Record, what: Literal["stop", "pin"]) -> None:
     if record.fate != "running":
-        raise RunError(f"trial {record.number} does not run, it is {record.fate}: there is nothing to stop")
+        raise RunError(f"trial {record.number} does not run, it is {record.fate}: there is nothing to {what}")
     with reading(location) as run:
-        Requests(run).add(Request(stop=record.number))
+        Requests(run).add(Request(**{what: record.number}))

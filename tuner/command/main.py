@@ -112,6 +112,7 @@ settings_verb(app, only=("trials", "time_limit"))(search.resume)
 for verb in (
     steer.enqueue,
     steer.stop,
+    steer.pin,
     trials.trials,
     trials.show,
     report.report,

@@ -1,4 +1,4 @@
-"""The verbs that steer a search while it runs: enqueue, stop."""
+"""The verbs that steer a search while it runs: enqueue, stop, pin."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ def stop(run: RunPath, trial: Annotated[int, typer.Argument(help="its number")])
 
     Run(run).stop(trial)
     _tell(run, f"trial {trial} is to end")
+
+
+def pin(run: RunPath, trial: Annotated[int, typer.Argument(help="its number")]) -> None:
+    """Lets a trial that runs train to its end, whatever halving says of it."""
+    from captune.tuner.api.runs import Run
+
+    Run(run).pin(trial)
+    _tell(run, f"trial {trial} is to train to its end")
 
 
 def _tell(run: str, what: str) -> None:

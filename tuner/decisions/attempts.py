@@ -20,7 +20,7 @@ class Attempt:
     """One attempt, with its trial in the study.
 
     gpus: that it runs on. started: second of the clock. node: of its worker, as in the record. scores: after each
-    epoch, of earlier attempts too. stopped_at, overdue, dropped: see Course.
+    epoch, of earlier attempts too. stopped_at, overdue, dropped: see Course. pinned: see TrialAttributes.
     """
 
     study: optuna.Study
@@ -32,6 +32,7 @@ class Attempt:
     stopped_at: int | None = None
     overdue: bool = False
     dropped: bool = False
+    pinned: bool = False
     node: str | None = None
     scores: list[float] = field(default_factory=list)
 

@@ -197,7 +197,8 @@ class Director:
         TrialAttributes(threads=self.threads).write(trial)
         gpus = self._gpus_for(admitted)
         earlier = reports_of(self.study, origin) if origin != trial.number else {}
-        self.running[key] = Attempt(self.study, admitted, gpus, now)
+        pinned = TrialAttributes.of(trial).pinned is True  # its attempt before was
+        self.running[key] = Attempt(self.study, admitted, gpus, now, pinned=pinned)
         self._most_at_once = max(self._most_at_once, len(self.running))
         best = max((epoch.score for epoch in earlier if is_finite(epoch.score)), default=-math.inf)
         job = Job(admitted.config, admitted.seed, origin, best, len(earlier), self.metric)
@@ -222,7 +223,8 @@ class Director:
             return True
         epoch = report.epoch
         among_the_best = self.rungs.goes_on(attempt.origin, epoch.epoch, epoch.score, epochs=attempt.epochs)
-        goes_on = among_the_best and is_finite(epoch.loss) and not attempt.dropped
+        by_halving = among_the_best or (attempt.pinned and is_finite(epoch.score))
+        goes_on = by_halving and is_finite(epoch.loss) and not attempt.dropped
         if attempt.last is not None and attempt.last.epoch >= epoch.epoch:
             return goes_on
         if attempt.last is None:
@@ -296,13 +298,27 @@ class Director:
         Returns:
             Its key; None where no such trial runs.
         """
-        for key, attempt in self.running.items():
-            if attempt.trial.number == number:
-                # A driver killed from here on leaves the fate open.
-                TrialAttributes(reason=BY_HAND).write(attempt.trial)
-                attempt.dropped = True
-                return key
-        return None
+        key = self._key_of(number)
+        if key is not None:
+            attempt = self.running[key]
+            # A driver killed from here on leaves the fate open.
+            TrialAttributes(reason=BY_HAND).write(attempt.trial)
+            attempt.dropped = True
+        return key
+
+    def pin(self, number: int) -> bool:
+        """Lets a trial train to its end for a person, whatever halving says; whether it runs."""
+        key = self._key_of(number)
+        if key is None:
+            return False
+        attempt = self.running[key]
+        if not attempt.pinned:
+            TrialAttributes(pinned=True).write(attempt.trial)
+            attempt.pinned = True
+        return True
+
+    def _key_of(self, number: int) -> str | None:
+        return next((key for key, attempt in self.running.items() if attempt.trial.number == number), None)
 
     def close(self, reason: str, *, resumable: bool) -> list[Ended]:
         """Gives every trial that still runs its fate when the search ends.

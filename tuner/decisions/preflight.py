@@ -19,8 +19,8 @@ from captune.model.latency import Latency
 from captune.model.size import Budget, Size, show_bytes
 from captune.tuner.decisions.notes import notes
 from captune.tuner.space.config import SearchConfig
-from captune.tuner.space.dimensions import Space
 from captune.tuner.space.feasibility import FeasibleSpace
+from captune.tuner.space.space import Space
 from captune.tuner.space.yaml_file import ConfigError
 
 DRAWS = 2000

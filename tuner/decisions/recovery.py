@@ -35,7 +35,7 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
         if record.fate != "running":
             continue
         frozen = trials[record.number]
-        trial = reopened(study, frozen)
+        trial, attributes = reopened(study, frozen), TrialAttributes.of(frozen)
         last = record.curve[-1] if record.curve else None
         if len(study.directions) == 1:  # the report itself may be what was missing
             for epoch in record.curve:
@@ -45,7 +45,7 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
             parameters = enqueued_parameters(frozen)
             if parameters and record.origin == record.number:
                 # The preset, say; first, as one too many is only set aside.
-                request = TrialAttributes(request=TrialAttributes.of(frozen).request)
+                request = TrialAttributes(request=attributes.request)
                 study.enqueue_trial(parameters, user_attrs=request.values())
             gate.set_aside(trial, "the search ended before it was handed out")
             continue
@@ -58,7 +58,7 @@ def recover(study: optuna.Study, gate: Gate, rungs: Rungs, records: Sequence[Rec
             gate.tell(trial, "diverged", reason=f"no finite score after epoch {last.epoch}")
         elif last.epoch == (epochs := record.config["train.epochs"]):
             gate.tell(trial, "complete", best=record.score)
-        elif not rungs.goes_on(record.origin, last.epoch, last.score, epochs=epochs):
+        elif not (rungs.goes_on(record.origin, last.epoch, last.score, epochs=epochs) or attributes.pinned):
             gate.tell(trial, "stopped", best=record.score, reason=halving_reason(last.epoch))
         else:
             gate.tell(trial, "lost", reason=LOST)
@@ -81,7 +81,9 @@ def _reported_seconds(record: Record, records: Sequence[Record]) -> float:
 def enqueue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial, again: Again) -> None:
     """Hands out a trial once more, with the parameters, the seed and the checkpoint that it had."""
     origin = origin_of(trial)
-    gpus = again.gpus or TrialAttributes.of(trial).gpus
-    attributes = TrialAttributes(replaces=origin, tries=again.tries, gpus=gpus)
+    before = TrialAttributes.of(trial)
+    attributes = TrialAttributes(
+        replaces=origin, tries=again.tries, gpus=again.gpus or before.gpus, pinned=before.pinned
+    )
     # The latest attempt may have been cut off before it had its parameters.
     study.enqueue_trial(study.get_trials(deepcopy=False)[origin].params, user_attrs=attributes.values())

@@ -15,7 +15,7 @@ from captune.model.metrics import METRICS, Epoch
 from captune.model.size import Budget
 from captune.results.attributes import HALVED
 from captune.results.frontier import frontier
-from captune.results.history import Admitted, Began, Ended, Enqueued, Event, Reported
+from captune.results.history import Admitted, Began, Ended, Enqueued, Event, Pinned, Reported
 from captune.results.records import Record, records_of
 from captune.tuner.decisions.director import Director
 from captune.tuner.decisions.fates import Again, Verdict
@@ -70,6 +70,8 @@ def repeat(
                 yield from differences
                 if differences:
                     return
+            case Pinned(number):
+                director.pin(number)
             case Reported(number, place):
                 yield from _report(director, by_number[number], epochs, place)
             case Ended(number):

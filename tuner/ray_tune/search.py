@@ -5,21 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from captune.cluster.nodes.claims import Sharing
 from captune.cluster.nodes.inspection import NodeRequirements, check_nodes, versions
 from captune.cluster.nodes.resources import Request, Room, default_request, limits, slots
-from captune.cluster.nodes.session import alive, free, session
+from captune.cluster.nodes.session import alive, session
 from captune.cluster.object_storage.addresses import StorageError, join
 from captune.cluster.object_storage.mirror import Mirror
 from captune.data_prep.store import PreparedData
 from captune.errors import one_line
 from captune.files import scratch
 from captune.interrupt import Interrupt
-from captune.reading import UnreadableError
 from captune.results.baselines import ensure
 from captune.results.journal import DIRECTIONS, STUDY_NAME, open_storage
 from captune.results.optuna_private import quiet_optuna
@@ -28,11 +27,10 @@ from captune.results.run_folder import RunError, RunFolder
 from captune.results.summary import Session, Summary, slot_hours, summarise
 from captune.tuner.decisions.progress import Progress
 from captune.tuner.ray_tune.memory import measured_share
+from captune.tuner.ray_tune.rounds import Rounds
 from captune.tuner.run.locations import reading
-from captune.tuner.run.requests import Requests
 from captune.tuner.run.settings import RunSettings, check, remember
 from captune.tuner.space.config import SearchConfig
-from captune.tuner.space.dimensions import SpaceError
 from captune.tuner.space.feasibility import FeasibleSpace
 from captune.tuner.space.units import parse_interval
 
@@ -40,11 +38,7 @@ if TYPE_CHECKING:
     import optuna
 
 
-_LOOK_SECONDS = 5.0  # between two looks at the nodes
-_SHARE_SECONDS = 1.0  # between two looks at the other searches on the cluster
-_REQUEST_SECONDS, _REMOTE_REQUEST_SECONDS = 0.5, 10.0  # between two looks at what people ask for
 _SHOW_SECONDS = 0.25  # between two times that is told how things stand
-_WAIT_SECONDS = 60.0  # that a trial waits before a message says so, and between two of them
 
 
 def run_search(
@@ -123,7 +117,8 @@ def run_search(
                 # Of the study at hand: reading a long journal again would take as much memory once more.
                 records = load_records(run) if search.study is None else records_of(search.study)
                 before = records if search.study is None else search.records
-                own = Session(search.slots, wall, None if interrupt.cause is None else interrupt.cause.name)
+                most = at_once if search.study is None else search.rounds.most_slots
+                own = Session(most, wall, None if interrupt.cause is None else interrupt.cause.name)
                 summary = summarise(records, config.limit, own, before=before, price=config.price)
                 if records == before:  # nothing was left to do
                     with suppress(RunError):
@@ -141,24 +136,18 @@ class _Search:
     requirements: NodeRequirements
     feasible: FeasibleSpace
     request: Request
-    slots: int  # that there were at most
+    at_once: int  # trials, as the nodes are at the start
     sharing: Sharing
     started: float
     interrupt: Interrupt
     show: Callable[[Progress], None]
     say: Callable[[str], None]
     mirror: Mirror | None
-    fitting: int = 0  # trials on the nodes that there are
     study: optuna.Study | None = None  # once it is open
     records: Sequence[Record] = ()  # as they were then
     shown: float = 0.0  # second of the clock, as the next
     at_work: float | None = None  # since when
-    room_checked: float = 0.0
-    share_checked: float = 0.0
-    wait_reported: float = 0.0
     spent: float = 0.0  # seconds for which trials of earlier searches held a slot
-    requests_checked: float = 0.0
-    refused: set[str] = field(default_factory=set)  # requests by name, which stay where they are
 
     def open(self) -> None:
         """The run's study, new with the preset as trial 0, or as an earlier search left it, put right."""
@@ -172,19 +161,31 @@ class _Search:
             directions=[DIRECTIONS[objective] for objective in self.config.objectives],
             load_if_exists=True,
         )
-        threads = max(1, int(self.request.cpus))
-        self.director = open_search(
+        threads, room = max(1, int(self.request.cpus)), Room.of(alive(), self.request)
+        self.director = director = open_search(
             study,
             self.feasible,
             self.config,
             self._learn,
             threads=threads,
             gpus=self.request.gpus,
-            room=self._room(),
+            room=replace(room, slots=self.config.slots or room.slots),
         )
-        self.study, self.records = study, self.director.records
+        self.rounds = Rounds(
+            self.run,
+            self.config,
+            self.feasible,
+            director,
+            self.request,
+            self.sharing,
+            self.mirror,
+            self.say,
+            most_slots=self.at_once,
+            fitting=room.slots,
+        )
+        self.study, self.records = study, director.records
         self.spent = 3600 * slot_hours(self.records)
-        self._grant(lambda _: False)
+        self.rounds.take_up_requests(lambda _: False)
 
     def _learn(self, study: optuna.Study) -> None:
         """From the run that this one was begun with, as far as it is there."""
@@ -251,7 +252,7 @@ class _Search:
                 ),
             )
             fault: Exception | None = None
-            self._share()
+            self.rounds.share()
             try:
                 tuner.fit()
             except Over:
@@ -283,9 +284,7 @@ class _Search:
     def _tick(self) -> bool:
         """Whether the run is over; asked by Ray about once a second, so the place for what is to be done that often."""
         self.adapter.end_overdue()
-        self._look_round()
-        self._share()
-        self._grant(self.adapter.drop)
+        self.rounds.look(self.adapter)
         if time.monotonic() - self.shown >= _SHOW_SECONDS:
             self.shown = time.monotonic()
             self.show(self._progress())
@@ -316,73 +315,6 @@ class _Search:
             slot_hours=(self.spent + director.seconds(now)) / 3600,
             price=self.config.price,
         )
-
-    def _look_round(self) -> None:
-        """Takes note of nodes that came or went, and says each minute for what trials wait."""
-        now = time.monotonic()
-        if now - self.room_checked >= _LOOK_SECONDS:
-            self.room_checked = now
-            room = self._room()
-            if room != self.director.room:
-                self.say(f"nodes came or went: room for {room.slots} trials at once on {room.nodes} nodes")
-            self.director.room, self.slots = room, max(self.slots, room.slots)
-        waiting = self.adapter.unplaced(_WAIT_SECONDS)
-        if waiting and now - self.wait_reported >= _WAIT_SECONDS:
-            self.wait_reported = now
-            self.say(f"{waiting} trials wait for room: {self.request} each; {free()}")
-
-    def _share(self) -> None:
-        """Holds this search to its share of the cluster, and says when other searches come or go."""
-        now, director = time.monotonic(), self.director
-        if now - self.share_checked < _SHARE_SECONDS:
-            return
-        self.share_checked, others = now, len(self.sharing.others)
-        director.share = self.sharing.may_hold(
-            slots=max(self.fitting, director.room.slots),
-            wanted=director.wanted,
-            held=len(director.running),
-            used=director.seconds(now),
-            now=now,
-        )
-        if len(self.sharing.others) != others:
-            self.say(self.sharing.told)
-
-    def _grant(self, stop: Callable[[int], bool]) -> None:
-        """Takes up what people asked for.
-
-        Args:
-            stop: ends a trial by its number; whether it ran.
-        """
-        from captune.tuner.decisions.steering import enqueue
-
-        now = time.monotonic()
-        if now - self.requests_checked < (_REQUEST_SECONDS if self.mirror is None else _REMOTE_REQUEST_SECONDS):
-            return
-        self.requests_checked = now
-        requests = Requests(self.run)
-        with suppress(StorageError):  # the next time
-            for name in requests.names():
-                if name in self.refused:
-                    continue
-                try:
-                    request = requests.read(name)
-                    parameters = self.feasible.chosen(request.configurations, {})
-                except (SpaceError, UnreadableError, RunError) as error:
-                    self.refused.add(name)
-                    why = ": ".join((*error.location, str(error))) if isinstance(error, SpaceError) else str(error)
-                    self.say(f"note: {self.run}/{self.run.requests.name}/{name} is refused: {one_line(why)}")
-                    continue
-                if request.stop is not None and not stop(request.stop):
-                    self.say(f"note: trial {request.stop} does not run, so there is nothing to stop")
-                if count := enqueue(self.director.study, parameters, name):
-                    self.say(f"configurations that were enqueued and are tried next: {count}")
-                if self.mirror is None or self.mirror.flush():
-                    requests.remove(name)
-
-    def _room(self) -> Room:
-        room = Room.of(alive(), self.request)
-        self.fitting = room.slots
-        return replace(room, slots=self.config.slots or room.slots)
 
     @property
     def is_over(self) -> bool:

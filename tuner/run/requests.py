@@ -26,11 +26,13 @@ _ENDING = ".json"
 class Request(Document):
     """What one file asks for.
 
-    configurations: to be tried next, each of dotted names to values. stop: number of a trial that is to end.
+    configurations: to be tried next, each of dotted names to values. stop: number of a trial that is to end. pin: of
+    one that is to train to its end.
     """
 
     configurations: tuple[dict[str, Any], ...] = ()
     stop: StrictInt | None = None
+    pin: StrictInt | None = None
 
 
 @dataclass(frozen=True)

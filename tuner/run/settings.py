@@ -29,8 +29,9 @@ from captune.results.run_facts import RunFacts
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import absolute, open_data
 from captune.tuner.space.config import SearchConfig
-from captune.tuner.space.dimensions import Space, SpaceError, bind
+from captune.tuner.space.dimensions import SpaceError
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
+from captune.tuner.space.space import Space, bind
 from captune.tuner.space.yaml_file import ConfigError
 
 

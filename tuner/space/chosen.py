@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from captune.errors import among
 from captune.model.config import Flat, TrialConfig, complaint, flatten, unflatten
 from captune.tuner.space.declarations import configuration_settings
-from captune.tuner.space.dimensions import Space, SpaceError, is_open
+from captune.tuner.space.dimensions import SpaceError, is_open
+from captune.tuner.space.space import Space
 from captune.tuner.space.units import shortened
 
 

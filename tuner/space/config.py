@@ -17,9 +17,10 @@ from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, Measure
 from captune.tuner.space.chosen import parameters_of
 from captune.tuner.space.declarations import Declaration, Group, declared
-from captune.tuner.space.dimensions import Space, SpaceError, parse_dimension
+from captune.tuner.space.dimensions import SpaceError, parse_dimension
 from captune.tuner.space.meaning import as_declared, chosen_as_declared
 from captune.tuner.space.meaning import check as check_meaning
+from captune.tuner.space.space import Space
 from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Milliseconds, Objectives, shortened
 from captune.tuner.space.yaml_file import ConfigError, YamlFile
 

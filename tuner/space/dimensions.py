@@ -1,41 +1,20 @@
-"""The search space: dimensions around a preset, some of them open only under a choice of another."""
+"""The dimensions of a search space, some of them open only under a choice of another."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import ValidationError
-
-from captune.data_prep.captions import FIRST_WORD
-from captune.errors import among, in_words
-from captune.model.config import (
-    Flat,
-    ImageConfig,
-    Modality,
-    ModelConfig,
-    TextConfig,
-    TrialConfig,
-    complaint,
-    flatten,
-    replace,
-    restrict,
-    unflatten,
-)
+from captune.errors import among
 from captune.tuner.space.units import shortened
 
 if TYPE_CHECKING:
     import optuna
 
-    from captune.data_prep.manifest import Manifest
-    from captune.model.text_towers import TowerOnData
-
 Scalar = str | int | float | bool
-OF_THE_DATA = ("image.side", "num_labels")
 
 
 class SpaceError(ValueError):
@@ -222,155 +201,6 @@ def parse_dimension(name: str, value: Any) -> Dimension:
         raise SpaceError(str(error), "space", name) from None
 
 
-@dataclass(frozen=True)
-class Space:
-    """Dimensions by dotted name around the configuration `base`, which is trial 0."""
-
-    base: TrialConfig
-    dimensions: Mapping[str, Dimension] = field(default_factory=dict)
-
-    @classmethod
-    def around(
-        cls,
-        preset: TrialConfig,
-        *,
-        fixed: Mapping[str, Any],
-        dimensions: Mapping[str, Dimension],
-        modality: Modality,
-    ) -> Space:
-        """A checked space. Dimensions and fixed values of an encoder that `modality` leaves out are left out too.
-
-        Raises:
-            SpaceError: an unknown name, a value that its field refuses, a condition on something undrawn.
-        """
-        settings = flatten(preset)
-        for group, names in (("fixed", fixed), ("space", dimensions)):
-            for name in names:
-                if name not in settings:
-                    raise SpaceError(f"unknown name; {among(name, settings)}", group, name)
-                if name in OF_THE_DATA:
-                    raise SpaceError("it comes from the prepared data; leave it out", group, name)
-        try:
-            restricted = restrict(preset.model, modality)
-        except ValueError as error:
-            raise SpaceError(str(error), "modality") from None
-        base = TrialConfig(model=restricted, train=preset.train)
-        present = flatten(base)
-        base = _replaced(base, {k: v for k, v in fixed.items() if k in present}, "fixed")
-        space = cls(base, {name: d for name, d in dimensions.items() if name in present})
-        space._check()
-        return space
-
-    def suggest(self, trial: optuna.Trial) -> TrialConfig:
-        """The configuration that `trial` draws.
-
-        Raises:
-            pydantic.ValidationError: values that are each allowed but impossible together.
-        """
-        return self._build(lambda name, dimension: dimension.suggest(trial, name))
-
-    def at(self, values: Mapping[str, Any]) -> TrialConfig:
-        """The configuration with these values of the dimensions; those of closed dimensions do not count.
-
-        Raises:
-            KeyError: an open dimension has no value.
-            pydantic.ValidationError: values that are each allowed but impossible together.
-        """
-        return self._build(lambda name, _: values[name])
-
-    def draw(self, random: Random) -> TrialConfig:
-        """A configuration drawn evenly, without a study. Raises pydantic.ValidationError as `at` does."""
-        return self._build(lambda _, dimension: dimension.draw(random))
-
-    def combinations(self, options: Mapping[str, Sequence[Scalar]]) -> Iterator[Flat]:
-        """Every way to draw from these options of each dimension, as values of the dimensions that are then open."""
-
-        def ways(names: list[str], values: Flat, way: Flat) -> Iterator[Flat]:
-            if not names:
-                yield way
-                return
-            name, *others = names
-            if not is_open(self.dimensions[name], values):
-                yield from ways(others, values, way)
-                return
-            for option in options[name]:
-                yield from ways(others, {**values, name: option}, {**way, name: option})
-
-        return ways(list(self.dimensions), self._values, {})
-
-    def parameters(self, config: TrialConfig) -> Flat:
-        """The inverse of `suggest`: the values a trial must be given to draw `config`.
-
-        Values of `config` that the space cannot draw are left out, for the sampler to fill in.
-        """
-        values = flatten(config)
-        return {
-            name: values[name]
-            for name, dimension in self.dimensions.items()
-            if is_open(dimension, values) and dimension.holds(values[name])
-        }
-
-    @cached_property
-    def _values(self) -> Flat:
-        return flatten(self.base)
-
-    def _build(self, value_of: Callable[[str, Dimension], Scalar]) -> TrialConfig:
-        values = self._values.copy()
-        for name, dimension in self.dimensions.items():
-            if is_open(dimension, values):
-                values[name] = value_of(name, dimension)
-        return unflatten(values)
-
-    def _check(self) -> None:
-        values = flatten(self.base)
-        seen: set[str] = set()
-        for name, dimension in self.dimensions.items():
-            for condition in dimension.when:
-                if condition.name not in values:
-                    reason = f"unknown name {condition.name}; {among(str(condition.name), values)}"
-                    raise SpaceError(reason, "space", name, "when")
-                if condition.name in self.dimensions and condition.name not in seen:
-                    raise SpaceError(f"{condition.name} must stand before {name}", "space", name, "when")
-            seen.add(name)
-            ends = dimension.options if isinstance(dimension, Choice) else (dimension.low, dimension.high)
-            for value in ends:
-                check_value(self.base, name, value, "space", name)
-
-
-def bind(config: TrialConfig, manifest: Manifest, tower: Callable[[str], TowerOnData] | None = None) -> TrialConfig:
-    """The configuration on one prepared data set: its labels, its side, no token beyond its vocabulary.
-
-    Args:
-        tower: what `text.weights` names on the data.
-
-    Raises:
-        SpaceError: it reads pictures or captions that the data does not have, or a tower without weights.
-    """
-    image, text = config.model.image, config.model.text
-    if image is not None:
-        if manifest.side is None:
-            raise SpaceError("the data has no pictures; search it with --modality caption or --preset captions")
-        # With pictures no larger than that it is the same network as without.
-        max_side = image.max_side if image.max_side < manifest.side else 0
-        image = ImageConfig(**{**dict(image), "side": manifest.side, "max_side": max_side})
-    if text is not None:
-        if manifest.vocabulary_size is None or manifest.max_tokens is None:
-            raise SpaceError("the data has no captions; search it with --modality image")
-        words, tokens = manifest.vocabulary_size, manifest.max_tokens
-        if words == FIRST_WORD:
-            raise SpaceError("no caption of the data has a word that was kept; search it with --modality image")
-        if text.encoder == "transformer":
-            if tower is None or text.weights == "none":
-                raise SpaceError("text.encoder transformer needs text.weights: a folder of a pretrained tower")
-            text = tower(text.weights).bound(text)
-        else:
-            sizes = {"vocabulary_size": min(text.vocabulary_size, words), "max_tokens": min(text.max_tokens, tokens)}
-            text = TextConfig(**{**dict(text), **sizes})
-    # Part by part: thousands of drawn configurations are bound before a search.
-    model = ModelConfig(**{**dict(config.model), "image": image, "text": text, "num_labels": len(manifest.label_ids)})
-    return TrialConfig(model=model, train=config.train)
-
-
 def is_open(dimension: Dimension, values: Mapping[str, Any]) -> bool:
     """Whether all conditions of a dimension hold with these values of a configuration."""
     return all(values[condition.name] in condition.values for condition in dimension.when)
@@ -384,24 +214,3 @@ def _number(value: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-def _replaced(base: TrialConfig, changes: Mapping[str, Any], group: str) -> TrialConfig:
-    for name, value in changes.items():
-        check_value(base, name, value, group, name)
-    try:
-        return replace(base, changes)
-    except ValidationError as error:
-        raise SpaceError(complaint(error), group) from None
-
-
-def check_value(base: TrialConfig, name: str, value: Any, *location: str) -> None:
-    """Refuses a value that its own field refuses; what is impossible only together shows when it is drawn."""
-    try:
-        replace(base, {name: value})
-    except ValidationError as error:
-        path = tuple(name.split("."))
-        for detail in error.errors():
-            if tuple(str(step) for step in detail["loc"])[-len(path) :] == path:
-                message = in_words(detail["msg"])
-                raise SpaceError(f"{message}, got {shortened(value)}", *location) from None

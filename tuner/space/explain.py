@@ -11,7 +11,7 @@ from captune.model.config import flatten
 from captune.model.presets import PRESETS
 from captune.tuner.space.config import SearchConfig, search_settings
 from captune.tuner.space.declarations import Declaration, configuration_settings, declared
-from captune.tuner.space.dimensions import OF_THE_DATA
+from captune.tuner.space.space import OF_THE_DATA
 from captune.tuner.space.yaml_file import ConfigError
 
 README = Path(__file__).with_name("README.md")

@@ -19,7 +19,8 @@ from captune.model.latency import Latency
 from captune.model.layout import LEAST_VALUES_A_CHANNEL
 from captune.model.size import Budget, Contents, Size, refusal, size, would_fit
 from captune.tuner.space.chosen import parameters_of
-from captune.tuner.space.dimensions import Choice, Scalar, Space, SpaceError
+from captune.tuner.space.dimensions import Choice, Scalar, SpaceError
+from captune.tuner.space.space import Space
 
 MOST = 20_000  # configurations that are gone through, in about a second
 MOST_VALUES = 20_000  # of one dimension that are looked at

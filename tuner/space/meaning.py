@@ -9,15 +9,8 @@ from typing import Any
 
 from captune.model.config import flatten
 from captune.tuner.space.declarations import configuration_settings
-from captune.tuner.space.dimensions import (
-    OF_THE_DATA,
-    Condition,
-    Dimension,
-    Scalar,
-    Space,
-    SpaceError,
-    check_value,
-)
+from captune.tuner.space.dimensions import Condition, Dimension, Scalar, SpaceError
+from captune.tuner.space.space import OF_THE_DATA, Space, check_value
 from captune.tuner.space.units import shortened
 
 MOST = 20_000  # ways to draw that are gone through
