@@ -151,10 +151,10 @@ def test_search_ended_by_slurm_and_by_a_lost_node_goes_on_and_has_a_winner(clust
     job = cluster.submit(options)
     until(lambda: "goes on as it was begun" in cluster.log(job), 300)
     time.sleep(5)
-    for pid in (line.split()[0] for line in cluster.nodes[1].processes("")):  # all but the machine itself
-        if pid != "1":
-            cluster.nodes[1].run("kill", "-KILL", pid, check=False)
-    until(lambda: cluster.state(job) == "PENDING", 120)  # SLURM notices, and starts the job anew two minutes later
+    cluster.nodes[1].cut_off()
+    until(lambda: cluster.state(job) not in ("RUNNING", "COMPLETING"), 120)
+    assert cluster.state(job) == "PENDING", cluster.log(job)  # it is started anew two minutes later
+    cluster.nodes[1].plug_in()
     cluster.boot(cluster.nodes[1])
     until(lambda: cluster.state(job) in ENDED, 600)
     assert cluster.state(job) == "COMPLETED", cluster.log(job)
