@@ -1,4 +1,7 @@
-"""Captions become ids of word pieces (Wu et al., 2016, arXiv 1609.08144), by a vocabulary cut to those that occur."""
+"""Captions become ids of pieces of words, by a vocabulary cut to those that occur.
+
+These are BERT's word pieces (Wu et al., 2016, arXiv 1609.08144), or CLIP's byte pairs (captune.data_prep.byte_pairs).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from captune.data_prep import byte_pairs
+from captune.data_prep.byte_pairs import BytePairSettings
 from captune.data_prep.captions import PADDING, UNKNOWN
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
@@ -45,20 +50,44 @@ class PieceSettings:
             if not isinstance(value, bool) and not (value is None and name == "strip_accents"):
                 raise DataError(f"{name} must be true or false, got {one_line(repr(value), 40)}")
 
+    def check(self, pieces: Sequence[str]) -> None:
+        """Any are a vocabulary."""
+
+    def occurring(self, counts: Counter[str], pieces: Sequence[str]) -> tuple[str, ...]:
+        """Of all pieces those that were counted, commonest first."""
+        known = frozenset(pieces)
+        ranked = sorted((-count, text) for text, count in counts.items() if text in known)
+        return tuple(text for _, text in ranked)
+
+    def tokenizer(self, marks: Sequence[str], unknown: str, pieces: Sequence[str]) -> Tokenizer:
+        """The library's own, whose ids are the places of marks and pieces. Raises ImportError without the library."""
+        from tokenizers import Tokenizer
+        from tokenizers.models import WordPiece
+        from tokenizers.normalizers import BertNormalizer
+        from tokenizers.pre_tokenizers import BertPreTokenizer
+
+        places = {text: place for place, text in enumerate((*marks, *pieces))}
+        tokenizer = Tokenizer(WordPiece(places, **{**_SAME, "unk_token": unknown}))
+        tokenizer.normalizer = BertNormalizer(**asdict(self))
+        tokenizer.pre_tokenizer = BertPreTokenizer()
+        return tokenizer
+
 
 @dataclass(frozen=True)
 class Pieces:
-    """A vocabulary of word pieces, commonest first; i + FIRST_PIECE is the id of pieces[i].
+    """A vocabulary; i + FIRST_PIECE is the id of pieces[i].
 
-    Each word is the longest pieces that it can be cut into from its start on; one that cannot is unknown as a whole.
+    Word pieces stand commonest first. Each word is the longest that it can be cut into from its start on; one that
+    cannot is unknown as a whole. Byte pairs stand in the order in which they are joined; a byte may be unknown.
     """
 
     pieces: tuple[str, ...]
-    settings: PieceSettings
+    settings: PieceSettings | BytePairSettings
 
     def __post_init__(self) -> None:
         if len({*self.pieces, *MARKS}) != len(self.pieces) + len(MARKS) or not all(self.pieces):
             raise DataError("a vocabulary of word pieces holds each once, and neither empty ones nor marks")
+        self.settings.check(self.pieces)
 
     @property
     def size(self) -> int:
@@ -93,16 +122,9 @@ class Pieces:
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         try:
-            from tokenizers import Tokenizer
-            from tokenizers.models import WordPiece
-            from tokenizers.normalizers import BertNormalizer
-            from tokenizers.pre_tokenizers import BertPreTokenizer
+            return self.settings.tokenizer(MARKS, MARKS[UNKNOWN], self.pieces)
         except ImportError:
             raise DataError("cutting captions into word pieces is not installed; pip install 'captune[text]'") from None
-        tokenizer = Tokenizer(WordPiece({text: place for place, text in enumerate((*MARKS, *self.pieces))}, **_SAME))
-        tokenizer.normalizer = BertNormalizer(**asdict(self.settings))
-        tokenizer.pre_tokenizer = BertPreTokenizer()
-        return tokenizer
 
     def to_json(self) -> str:
         """Pieces and settings, all that encode needs."""
@@ -116,7 +138,9 @@ class Pieces:
             pieces = content["pieces"]
             if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
                 raise TypeError("pieces must be a list of strings")
-            return cls(tuple(pieces), PieceSettings(**content["settings"]))
+            settings = content["settings"]
+            kind = BytePairSettings if "end_of_word" in settings else PieceSettings
+            return cls(tuple(pieces), kind(**settings))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"this is no vocabulary of word pieces: {one_line(error, 200)}") from None
 
@@ -141,16 +165,15 @@ def cut_pieces(data: PreparedData, folder: Path) -> CutPieces:
         DataError: the folder has no vocabulary of word pieces, or nothing in the captions is in it.
     """
     places, settings = read_vocabulary(folder)
-    whole = Pieces(tuple(text for text in sorted(places, key=places.__getitem__) if text not in MARKS), settings)
+    whole = Pieces(tuple(text for text in places if text not in MARKS), settings)
     counts, longest = Counter[str](), 0
     for row in data.rows("train"):
         texts = whole.texts(data.captions[row])
         counts.update(texts)
         longest = max(longest, len(texts))
-    ranked = sorted((-count, text) for text, count in counts.items() if text not in MARKS)
-    if not ranked:
+    pieces = settings.occurring(counts, whole.pieces)
+    if not pieces:
         raise DataError(f"no caption of {data.path} has a word piece of {folder}: choose another text.encoder")
-    pieces = tuple(text for _, text in ranked)
     return CutPieces(Pieces(pieces, settings), tuple(places[text] for text in (*MARKS, *pieces)), longest + 2)
 
 
@@ -160,26 +183,40 @@ def piece_ids(data: PreparedData, folder: Path, size: int, width: int) -> NDArra
     return cut_pieces(data, folder).pieces.first(size).encode(data.captions, width)
 
 
-def read_vocabulary(folder: Path) -> tuple[dict[str, int], PieceSettings]:
-    """Places of all pieces of a folder's vocabulary, and how captions are written for it.
+def read_vocabulary(folder: Path) -> tuple[dict[str, int], PieceSettings | BytePairSettings]:
+    """Places of all pieces of a folder's vocabulary, in its order, and how captions are written for it.
 
     Raises:
-        DataError: it has none, or one of another kind than word pieces.
+        DataError: it has none, or one of another kind than word pieces and byte pairs.
     """
+    settings: PieceSettings | BytePairSettings
     try:
         if (folder / TOKENIZER).is_file():
-            places, settings = _of_tokenizer(json_object(folder / TOKENIZER))
+            content = json_object(folder / TOKENIZER)
+            if content["model"]["type"] == "BPE":
+                places, settings = _with_marks(byte_pairs.of_tokenizer(content)), BytePairSettings()
+            else:
+                places, settings = _of_tokenizer(content)
         elif (folder / WORDS).is_file():
             places, settings = _of_words(folder)
+        elif (folder / byte_pairs.MERGES).is_file():
+            places, settings = _with_marks(byte_pairs.of_files(folder)), BytePairSettings()
         else:
-            raise ValueError(f"it has neither {TOKENIZER} nor {WORDS}")
+            raise ValueError(f"it has neither {TOKENIZER} nor {WORDS} nor {byte_pairs.MERGES}")
         if missing := [mark for mark in MARKS if mark not in places]:
             raise ValueError(f"it lacks {', '.join(missing)}")
     except (ValueError, KeyError, TypeError, AttributeError, UnreadableError) as error:
         raise DataError(
-            f"{folder} has no vocabulary of word pieces ({one_line(error, 200)}); name the folder of a BERT model"
+            f"{folder} has no vocabulary of word pieces or byte pairs ({one_line(error, 200)}); name the folder of a "
+            "BERT or CLIP model"
         ) from None
     return places, settings
+
+
+def _with_marks(places: dict[str, int]) -> dict[str, int]:
+    """CLIP pads with the end of a caption, which also stands for what is unknown."""
+    start, end = places.pop(byte_pairs.START), places.pop(byte_pairs.END)
+    return {**dict(zip(MARKS, (end, end, start, end), strict=True)), **places}
 
 
 def _of_tokenizer(content: Mapping[str, Any]) -> tuple[dict[str, int], PieceSettings]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from captune.data_prep.byte_pairs import BytePairSettings
 from captune.data_prep.captions import (
     FIRST_WORD,
     LONGEST_STEMMED,
@@ -79,7 +80,8 @@ def specification(vocabulary: Vocabulary | Pieces, max_tokens: int) -> dict[str,
     """
     if isinstance(vocabulary, Pieces):
         marks = {"padding": PADDING, "unknown": UNKNOWN, "start": START, "end": END, "first_piece": FIRST_PIECE}
-        return {"pieces": asdict(vocabulary.settings), "width": max_tokens, **marks}
+        kind = "byte_pairs" if isinstance(vocabulary.settings, BytePairSettings) else "pieces"
+        return {kind: asdict(vocabulary.settings), "width": max_tokens, **marks}
     settings = asdict(vocabulary.settings)
     return {
         "max_tokens": min(max_tokens, vocabulary.settings.max_tokens),

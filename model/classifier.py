@@ -19,6 +19,8 @@ LOGITS = "logits"
 OF_IMAGE, OF_CAPTION, _OF_BOTH = "logits_of_image", "logits_of_caption", "logits_of_both"
 """Layers whose values it adds where fusion is summed."""
 _STACK = "stacking"
+_JOINED = "fusion_concatenation"
+_DROPPED = ("fusion_dropout_0", "fusion_dropout_1")  # before it, where there is modality dropout
 
 
 def build(config: ModelConfig, *, load_weights: bool = True, pieces: Sequence[int] | None = None) -> keras.Model:
@@ -65,6 +67,14 @@ def with_own_logits(network: keras.Model) -> keras.KerasTensor:
     """Logits of the whole, of the picture and of the caption, (batch, 3 * num_labels), where fusion is summed."""
     parts = [network.get_layer(name).output for name in (LOGITS, OF_IMAGE, OF_CAPTION)]
     return layers.Concatenate(name="own_logits", dtype="float32")(parts)
+
+
+def fused(network: keras.Model) -> list[keras.KerasTensor]:
+    """Features of pictures and of captions, (batch, ..) each, that fusion joins; as they are before it drops any."""
+    dropouts = [layer for layer in network.layers if layer.name in _DROPPED]
+    if dropouts:
+        return [network.get_layer(name).input for name in _DROPPED]
+    return list(network.get_layer(_JOINED).input)
 
 
 def alone(network: keras.Model, modality: Literal["image", "caption"]) -> keras.Model:
@@ -135,8 +145,8 @@ def _fuse(features: list[keras.KerasTensor], config: ModelConfig) -> keras.Keras
     if config.modality_dropout:
         # All features of an example or none: what is there is scaled up, as by any dropout.
         each = {"rate": config.modality_dropout, "noise_shape": (None, 1)}
-        features = [layers.Dropout(**each, name=f"fusion_dropout_{place}")(x) for place, x in enumerate(features)]
-    both = layers.Concatenate(name="fusion_concatenation")(features)
+        features = [layers.Dropout(**each, name=name)(x) for name, x in zip(_DROPPED, features, strict=True)]
+    both = layers.Concatenate(name=_JOINED)(features)
     if config.fusion != "gated":
         return both
     gate = layers.Dense(both.shape[-1], activation="sigmoid", name="fusion_gate")(both)

@@ -135,7 +135,12 @@ class TextConfig(Settings):
         12, ge=1, le=48, description="transformer only: layers that are kept of its own, the first ones"
     )
     heads: int = Field(12, ge=1, le=64, description="transformer only: heads of a layer; set from its weights")
-    pooling: Literal["average", "max", "both"] = Field("average", description="transformer only: over the pieces")
+    family: Literal["bert", "clip"] = Field(
+        "bert", description="transformer only: whose layers it is of; set from its weights"
+    )
+    pooling: Literal["average", "max", "both", "end"] = Field(
+        "average", description="transformer only: over the pieces; end: the mark behind the last, as CLIP was trained"
+    )
     vocabulary_size: int = Field(10_000, ge=3, le=1_000_000, description="token ids, padding and unknown included")
     max_tokens: int = Field(64, ge=1, le=512, description="tokens of a caption that are read")
     embedding: int = Field(128, ge=1, le=1024, description="values a token; of a transformer set from its weights")
@@ -263,6 +268,12 @@ class TrainConfig(Settings):
     own_losses: float = Field(
         0.0, ge=0, le=10, description="fusion summed only: weight of the picture's and of the caption's own loss"
     )
+    alignment: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="pictures and captions only: weight of CLIP's contrastive loss between the two of each example",
+    )
     prior_start: bool = Field(False, description="logits start at the labels' log odds in training, not at zero")
     augment: AugmentConfig = AugmentConfig()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -294,6 +305,15 @@ class TrialConfig(Settings):
                 raise ValueError(
                     "train.cached_features goes without augmentation but flip: set the numbers of train.augment to 0"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _has_two_to_align(self) -> Self:
+        if self.train.alignment and self.model.modality != "both":
+            raise ValueError(
+                f"train.alignment compares pictures with captions, but this model reads {self.model.modality} alone; "
+                "set train.alignment to 0, or use modality: both"
+            )
         return self
 
 

@@ -12,7 +12,7 @@ _OF_TWO = {"fusion", "modality_dropout"}
 _OF_THE_WHOLE = {"image.pooling", "image.units", "head_units"}
 _AUGMENTATION = {f"train.augment.{name}" for name in AugmentConfig.model_fields}
 _PRETRAINED_ONLY = {"train.tower_rate", "train.thaw"}
-_TOWER_ONLY = {f"text.{name}" for name in ("weights", "frozen", "layers", "heads", "pooling")}
+_TOWER_ONLY = {f"text.{name}" for name in ("weights", "frozen", "layers", "heads", "family", "pooling")}
 _DECAY = {"train.optimizer", "train.weight_decay"}
 
 
@@ -39,7 +39,7 @@ def idle(config: TrialConfig) -> set[str]:
     else:
         names |= set() if text.encoder == "convolution" else {"text.kernel"}
         names |= {"text.units"} if text.encoder in ("average", "transformer") else set()
-        names |= {"text.embedding", "text.heads"} if tower else _TOWER_ONLY
+        names |= {"text.embedding", "text.heads", "text.family"} if tower else _TOWER_ONLY
         names |= {"text.embedding_dropout"} if text.keeps_tower else set()
         names |= set() if text.wide else {"text.wide_buckets"}
     if image is None or text is None:

@@ -84,6 +84,15 @@ def with_own(loss: Loss, share: float) -> Loss:
     return total
 
 
+def with_last(loss: Loss, share: float) -> Loss:
+    """A loss of outputs whose last column is a loss by itself, and counts `share` beside that of those before."""
+
+    def total(targets: Any, outputs: Any) -> Any:
+        return loss(targets, outputs[:, :-1]) + share * outputs[:, -1]
+
+    return total
+
+
 def _crossentropy(targets: Any, logits: Any) -> Any:
     """Binary cross-entropy of each label; softplus keeps it exact for large logits."""
     return ops.softplus(logits) - targets * logits

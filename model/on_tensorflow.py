@@ -44,6 +44,12 @@ def adam_in_one_kernel(optimizer: keras.optimizers.Adam, gradient: tf.Tensor, va
     )
 
 
+def of_all_devices(values: tf.Tensor) -> tf.Tensor:
+    """Rows that each of the devices that train together has of a batch, one's after the other's, on each of them."""
+    device = tf.distribute.get_replica_context()  # None where the network is being built
+    return values if device is None or device.num_replicas_in_sync == 1 else device.all_gather(values, axis=0)
+
+
 def read_ahead(sequence: keras.utils.PyDataset) -> tf.data.Dataset:
     """The same batches, the next ones read while one trains.
 

@@ -1,4 +1,4 @@
-"""A transformer of built-in layers, in BERT's shape: from ids of word pieces to features of a caption."""
+"""A transformer of built-in layers, in BERT's shape or CLIP's: from ids of word pieces to features of a caption."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import keras
 from keras import layers, ops
 
 from captune.model.config import TextConfig
-from captune.model.text_towers import EPSILON, weights_folder
+from captune.model.text_towers import EPSILONS, weights_folder
 from captune.model.text_weights import read_tower
 
 _MASKED = -1e9  # of a score of attention: nothing is left of it
+_END = 3  # the id behind the last piece of a caption, captune.data_prep.pieces.END
 
 
 def features(
@@ -34,6 +35,8 @@ def features(
     """
     present = ops.cast(ops.not_equal(tokens, 0), "float32")
     x = _by_piece(tokens, present, config)
+    if config.pooling == "end":
+        present = ops.cast(ops.equal(tokens, _END), "float32")
     tower = keras.Model(tokens, x)
     if load_weights and config.weights != "none":
         assert pieces is not None, "weights are loaded by the places of the pieces"
@@ -51,21 +54,38 @@ def _by_piece(tokens: keras.KerasTensor, present: keras.KerasTensor, config: Tex
     places = ops.cumsum(ops.ones_like(tokens), axis=1) - 1
     x = layers.Embedding(config.vocabulary_size, config.embedding, name="text_embedding")(tokens)
     x = x + layers.Embedding(config.max_tokens, config.embedding, name="text_positions")(places)
-    x = layers.LayerNormalization(epsilon=EPSILON, name="text_norm")(x)
+    if config.family == "bert":
+        x = _normalised(x, config, "text_norm")
     if not config.frozen:  # what is left as it is gives the same features at each step
         x = layers.Dropout(config.embedding_dropout, name="text_embedding_dropout")(x)
     masked = ops.expand_dims(ops.expand_dims((1.0 - present) * _MASKED, 1), 1)  # (batch, 1, 1, max_tokens)
+    if config.family == "clip":  # a piece takes nothing from those behind it
+        later = ops.less(ops.expand_dims(places, 2), ops.expand_dims(places, 1))
+        masked = masked + ops.expand_dims(ops.cast(later, "float32") * _MASKED, 1)
     for number in range(1, config.layers + 1):
-        x = _layer(x, masked, config, f"text_{number}")
+        x = (_of_bert if config.family == "bert" else _of_clip)(x, masked, config, f"text_{number}")
+    if config.family == "clip":
+        x = _normalised(x, config, "text_norm")
     return ops.cast(x, "float32")
 
 
-def _layer(x: keras.KerasTensor, masked: keras.KerasTensor, config: TextConfig, name: str) -> keras.KerasTensor:
-    attended = _attention(x, masked, config, name)
-    x = layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_attention_norm")(x + attended)
+def _of_bert(x: keras.KerasTensor, masked: keras.KerasTensor, config: TextConfig, name: str) -> keras.KerasTensor:
+    """A layer that normalises what it gives."""
+    x = _normalised(x + _attention(x, masked, config, name), config, f"{name}_attention_norm")
     inner = layers.Dense(config.units, activation="gelu", name=f"{name}_inner")(x)
-    outer = layers.Dense(config.embedding, name=f"{name}_outer")(inner)
-    return layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_norm")(x + outer)
+    return _normalised(x + layers.Dense(config.embedding, name=f"{name}_outer")(inner), config, f"{name}_norm")
+
+
+def _of_clip(x: keras.KerasTensor, masked: keras.KerasTensor, config: TextConfig, name: str) -> keras.KerasTensor:
+    """A layer that normalises what it reads."""
+    x = x + _attention(_normalised(x, config, f"{name}_attention_norm"), masked, config, name)
+    inner = layers.Dense(config.units, name=f"{name}_inner")(_normalised(x, config, f"{name}_norm"))
+    # GELU as its authors come near it by a sigmoid (Hendrycks and Gimpel, 2016, arXiv 1606.08415).
+    return x + layers.Dense(config.embedding, name=f"{name}_outer")(inner * ops.sigmoid(1.702 * inner))
+
+
+def _normalised(x: keras.KerasTensor, config: TextConfig, name: str) -> keras.KerasTensor:
+    return layers.LayerNormalization(epsilon=EPSILONS[config.family], name=name)(x)
 
 
 def _attention(x: keras.KerasTensor, masked: keras.KerasTensor, config: TextConfig, name: str) -> keras.KerasTensor:
@@ -88,7 +108,7 @@ def _attention(x: keras.KerasTensor, masked: keras.KerasTensor, config: TextConf
 def _pooled(x: keras.KerasTensor, present: keras.KerasTensor, config: TextConfig) -> keras.KerasTensor:
     count = ops.sum(present, axis=1)
     average = ops.sum(x * present, axis=1) / ops.maximum(count, 1.0)
-    if config.pooling == "average":
+    if config.pooling in ("average", "end"):
         return average
     # Padding is lowered below all that is there, and a caption of padding alone is zero.
     highest = ops.max(x + (1.0 - present) * _MASKED, axis=1) * ops.minimum(count, 1.0)

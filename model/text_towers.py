@@ -1,7 +1,8 @@
 """Pretrained text towers as figures: what a folder of one says of it. No framework is needed to read it.
 
 A folder holds what the transformers library writes: config.json, model.safetensors, and a vocabulary of word pieces
-(captune.data_prep.pieces). The shape is BERT's (Devlin et al., 2019, arXiv 1810.04805).
+(captune.data_prep.pieces). The layers are BERT's (Devlin et al., 2019, arXiv 1810.04805), or those of CLIP's text tower
+(Radford et al., 2021, arXiv 2103.00020): they have the same variables, and compute otherwise.
 """
 
 from __future__ import annotations
@@ -10,22 +11,27 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from captune.model.backbones import WEIGHTS_FOLDER, WeightsError
 from captune.model.config import TextConfig
 from captune.reading import UnreadableError, json_object
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-EPSILON = 1e-12
-"""Of its layer normalisations."""
+Family = Literal["bert", "clip"]
+EPSILONS: dict[Family, float] = {"bert": 1e-12, "clip": 1e-5}
+"""Of their layer normalisations."""
 Shape = tuple[int, ...]
-_FIXED = {  # that tell BERT from what is like it, with what a config.json leaves out
-    "model_type": ("bert", None),
-    "hidden_act": ("gelu", "gelu"),
-    "position_embedding_type": ("absolute", "absolute"),
-    "layer_norm_eps": (EPSILON, EPSILON),
-    "is_decoder": (False, False),
+_TYPES: dict[str, Family] = {"bert": "bert", "clip": "clip", "clip_text_model": "clip"}
+"""By `model_type`."""
+_FIXED: dict[Family, dict[str, Any]] = {  # that tell each from what is like it, also where a config.json leaves it out
+    "bert": {
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
+        "layer_norm_eps": EPSILONS["bert"],
+        "is_decoder": False,
+    },
+    "clip": {"hidden_act": "quick_gelu", "layer_norm_eps": EPSILONS["clip"]},
 }
 _NUMBERS = {
     "layers": "num_hidden_layers",
@@ -33,6 +39,10 @@ _NUMBERS = {
     "heads": "num_attention_heads",
     "hidden": "intermediate_size",
     "positions": "max_position_embeddings",
+}
+_LEFT_OUT: dict[Family, dict[str, int]] = {  # numbers that the transformers library does not write
+    "bert": {},
+    "clip": {"layers": 12, "width": 512, "heads": 8, "hidden": 2048, "positions": 77},
 }
 
 
@@ -62,6 +72,7 @@ class TransformerShape:
     heads: int
     hidden: int
     positions: int
+    family: Family = "bert"
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -73,18 +84,22 @@ class TransformerShape:
         try:
             content = json_object(folder / CONFIG)
         except UnreadableError as error:
-            raise WeightsError(f"{folder} is no text tower: {error}; name the folder of a BERT model") from None
-        for key, (expected, default) in _FIXED.items():
-            if content.get(key, default) != expected:
-                raise WeightsError(
-                    f"{folder / CONFIG} has {key} {_shown(content.get(key))}, where BERT has {expected!r}; other "
-                    "architectures are not read: name the folder of a BERT model"
-                )
-        numbers = {name: content.get(key) for name, key in _NUMBERS.items()}
+            raise WeightsError(f"{folder} is no text tower: {error}; name the folder of a BERT or CLIP model") from None
+        family = _TYPES.get(str(content.get("model_type")))
+        if family is None:
+            raise _other(folder, "model_type", content.get("model_type"), "BERT has 'bert' and CLIP 'clip'")
+        if content["model_type"] == "clip":
+            content = content.get("text_config") or {}
+            if not isinstance(content, dict):
+                raise WeightsError(f"{folder / CONFIG} has text_config {_shown(content)}, which is no object")
+        for key, expected in _FIXED[family].items():
+            if content.get(key, expected) != expected:
+                raise _other(folder, key, content[key], f"{family.upper()} has {expected!r}")
+        numbers = {name: content.get(key, _LEFT_OUT[family].get(name)) for name, key in _NUMBERS.items()}
         for name, value in numbers.items():
             if type(value) is not int or not 1 <= value <= 2**16:
                 raise WeightsError(f"{folder / CONFIG} has {_NUMBERS[name]} {_shown(value)}, a number from 1 is needed")
-        shape = cls(**numbers)  # type: ignore[arg-type]
+        shape = cls(**numbers, family=family)  # type: ignore[arg-type]
         if shape.width % shape.heads:
             raise WeightsError(f"{folder / CONFIG} has {shape.heads} heads, which do not divide {shape.width} values")
         return shape
@@ -105,6 +120,7 @@ class TowerOnData:
             "embedding": shape.width,
             "units": shape.hidden,
             "heads": shape.heads,
+            "family": shape.family,
             "layers": min(text.layers, shape.layers),
             "vocabulary_size": min(text.vocabulary_size, self.pieces),
             "max_tokens": min(text.max_tokens, self.longest, shape.positions),
@@ -142,6 +158,13 @@ def _dense(name: str, inputs: int, units: int) -> Iterator[tuple[str, Shape]]:
 def _norm(name: str, width: int) -> Iterator[tuple[str, Shape]]:
     yield f"{name}/gamma", (width,)
     yield f"{name}/beta", (width,)
+
+
+def _other(folder: Path, key: str, value: Any, expected: str) -> WeightsError:
+    return WeightsError(
+        f"{folder / CONFIG} has {key} {_shown(value)}, where {expected}; other architectures are not read: name the "
+        "folder of a BERT or CLIP model"
+    )
 
 
 def _shown(value: Any) -> str:

@@ -13,13 +13,13 @@ from safetensors import SafetensorError, safe_open
 from captune.errors import one_line
 from captune.model.backbones import WeightsError
 from captune.model.config import TextConfig
-from captune.model.text_towers import WEIGHTS, TransformerShape, variables
+from captune.model.text_towers import WEIGHTS, Family, TransformerShape, variables
 
 Array = NDArray[np.float32]
-_PREFIXES = ("", "bert.")  # the second where the tower was saved with a head
+_HEADED = "bert."  # before all names where the tower was saved with a head
 _MOST = 3  # names in a message
 _PICKLES = ("pytorch_model.bin", "*.pt", "*.pth", "*.ckpt")
-_LAYER = {
+_BERT = {
     "query": "attention.self.query",
     "key": "attention.self.key",
     "value": "attention.self.value",
@@ -29,7 +29,28 @@ _LAYER = {
     "outer": "output.dense",
     "norm": "output.LayerNorm",
 }
-_EMBEDDING = {"text_embedding": "word_embeddings", "text_positions": "position_embeddings", "text_norm": "LayerNorm"}
+_CLIP = {
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "attended": "self_attn.out_proj",
+    "attention_norm": "layer_norm1",
+    "inner": "mlp.fc1",
+    "outer": "mlp.fc2",
+    "norm": "layer_norm2",
+}
+_OUTSIDE: dict[Family, dict[str, str]] = {
+    "bert": {
+        "text_embedding": "embeddings.word_embeddings",
+        "text_positions": "embeddings.position_embeddings",
+        "text_norm": "embeddings.LayerNorm",
+    },
+    "clip": {
+        "text_embedding": "text_model.embeddings.token_embedding",
+        "text_positions": "text_model.embeddings.position_embedding",
+        "text_norm": "text_model.final_layer_norm",
+    },
+}
 _KINDS = {"kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
 _TYPES = "embeddings.token_type_embeddings.weight"
 
@@ -48,28 +69,28 @@ def read_tower(folder: Path, config: TextConfig, pieces: Sequence[int]) -> dict[
     values = {}
     with _Source(folder) as source:
         for name, shape in variables(config):
-            value = source.tensor(_theirs(name))
+            value = source.tensor(_theirs(name, config.family))
             if name == "text_embedding/embeddings":
                 value = value[np.asarray(pieces[: shape[0]])]
             elif name == "text_positions/embeddings":
-                # All of a caption is of the first type, so that its vector belongs to every place.
-                value = value[: shape[0]] + source.tensor(_TYPES)[0]
+                # All of a caption is of the first of BERT's types, so that its vector belongs to every place.
+                value = value[: shape[0]] + (source.tensor(_TYPES)[0] if config.family == "bert" else 0)
             elif name.endswith("/kernel"):
                 value = value.T
             if value.shape != shape or not np.isfinite(value).all():
                 fault = "holds what is no number" if value.shape == shape else f"gives {value.shape}, not {shape}"
-                raise WeightsError(f"{source.path}: {_theirs(name)} {fault}; name the folder of a whole BERT model")
+                theirs = _theirs(name, config.family)
+                raise WeightsError(f"{source.path}: {theirs} {fault}; name the folder of a whole model")
             values[name] = np.ascontiguousarray(value)
     return values
 
 
 def check_tower(folder: Path, shape: TransformerShape) -> None:
     """Raises WeightsError unless the weights of a folder are those of a tower of this shape, by their names."""
-    whole = TextConfig(
-        encoder="transformer", embedding=shape.width, units=shape.hidden, heads=shape.heads, layers=shape.layers
-    )
+    whole = TextConfig(encoder="transformer", embedding=shape.width, units=shape.hidden, layers=shape.layers)
     with _Source(folder) as source:
-        source.require([*(_theirs(name) for name, _ in variables(whole)), _TYPES])
+        names = [_theirs(name, shape.family) for name, _ in variables(whole)]
+        source.require(names + [_TYPES] * (shape.family == "bert"))
 
 
 class _Source:
@@ -88,7 +109,7 @@ class _Source:
             raise WeightsError(
                 f"{self.path} is no safetensors file ({one_line(error, 200)}); save the model as safetensors there"
             ) from None
-        self._prefix = next((prefix for prefix in _PREFIXES if f"{prefix}{_TYPES}" in self._names), "")
+        self._prefix = _HEADED if f"{_HEADED}{_TYPES}" in self._names else ""
 
     def __enter__(self) -> _Source:
         return self
@@ -101,7 +122,7 @@ class _Source:
         if missing:
             more = f" and {len(missing) - _MOST} more" if len(missing) > _MOST else ""
             raise WeightsError(
-                f"{self.path} lacks {', '.join(missing[:_MOST])}{more}; name the folder of a whole BERT model"
+                f"{self.path} lacks {', '.join(missing[:_MOST])}{more}; name the folder of a whole model"
             )
 
     def tensor(self, name: str) -> Array:
@@ -115,9 +136,11 @@ class _Source:
             ) from None
 
 
-def _theirs(name: str) -> str:
+def _theirs(name: str, family: Family) -> str:
     layer, _, kind = name.partition("/")
-    if layer in _EMBEDDING:
-        return f"embeddings.{_EMBEDDING[layer]}.{_KINDS[kind]}"
+    if layer in _OUTSIDE[family]:
+        return f"{_OUTSIDE[family][layer]}.{_KINDS[kind]}"
     _, number, part = layer.split("_", 2)
-    return f"encoder.layer.{int(number) - 1}.{_LAYER[part]}.{_KINDS[kind]}"
+    if family == "clip":
+        return f"text_model.encoder.layers.{int(number) - 1}.{_CLIP[part]}.{_KINDS[kind]}"
+    return f"encoder.layer.{int(number) - 1}.{_BERT[part]}.{_KINDS[kind]}"

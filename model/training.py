@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,17 +12,15 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from captune.model import metrics
 from captune.model.checkpoint import Checkpoint, numbered
 from captune.model.class_weights import DynamicWeights
-from captune.model.classifier import LOGITS, build, parts_of, set_stack, start_at, with_own_logits
-from captune.model.config import Metric, Storage, TrialConfig
+from captune.model.classifier import build, parts_of, set_stack, start_at
+from captune.model.config import Storage, TrialConfig
 from captune.model.image_encoder import normalisations
-from captune.model.losses import log_odds, make_loss, with_own
-from captune.model.metrics import Epoch
+from captune.model.losses import log_odds
+from captune.model.objective import objective
 from captune.model.optimizer import make_optimizer
-from captune.model.rule import Answers, cross_fitted, fit_rule
-from captune.model.stack import Stack, cross_stacked, fit_stack
+from captune.model.stack import Stack
 from captune.model.storage import through
 from captune.model.views import (
     CAPTION_FEATURES,
@@ -118,13 +115,11 @@ class Training:
                 start_at(self._learner, log_odds(label_counts, _examples(train)))
             self._class_weights = DynamicWeights(len(label_counts)) if config.train.class_weights == "dynamic" else None
             weights = None if self._class_weights is None else self._class_weights.values
-            loss, logits = make_loss(config.train, label_counts, weights), self._learner.get_layer(LOGITS).output
-            if config.train.own_losses and config.model.has_parts:
-                loss, logits = with_own(loss, config.train.own_losses), with_own_logits(self._learner)
+            loss, output = objective(self._learner, config, label_counts, weights)
             self._trained = cut(
-                after_towers(self._learner, logits, config.model)
+                after_towers(self._learner, output, config.model)
                 if config.train.cached_features
-                else with_augmentation(self._learner, logits, config, seed)
+                else with_augmentation(self._learner, output, config, seed)
             )
             optimizer = make_optimizer(
                 config.train,
@@ -286,80 +281,6 @@ class Training:
                 weight.assign(value)
 
 
-def fit(
-    training: Training,
-    epochs: int,
-    validation: Batches,
-    truth: NDArray[np.uint8],
-    *,
-    after: int = 0,
-    metric: Metric = "mean_f1",
-) -> Iterator[Epoch]:
-    """Trains and yields each epoch's report; the caller stops by not asking on.
-
-    Args:
-        epochs: the last one, counted from 1.
-        truth: labels of the validation examples, (n, num_labels) of 0 and 1, in the order of `validation`.
-        after: epochs that `training` has behind it already.
-        metric: that the decision rule is fitted for, and epochs are judged by.
-    """
-    counted = 0.0
-    for number in range(after + 1, epochs + 1):
-        started, before = time.monotonic(), training.compile_seconds
-        loss = training.epoch(number)
-        trained = time.monotonic()
-        compiled, counted = training.compile_seconds - counted, training.compile_seconds
-        seconds = {"train_seconds": trained - started - (counted - before), "compile_seconds": compiled}
-        if not math.isfinite(loss):
-            yield _diverged(number, loss, seconds, metric)
-            return
-        answered = answer(training, validation, truth, metric=metric)
-        if answered is None:
-            yield _diverged(number, loss, seconds, metric)
-            return
-        answers = answered.answers
-        scores = metrics.score(truth, answers)
-        yield Epoch(
-            epoch=number,
-            loss=loss,
-            **scores.metrics(),
-            rule=fit_rule(truth, answered.probabilities, metric=metric),
-            **seconds,
-            evaluate_seconds=time.monotonic() - trained,
-            standard_error=metrics.standard_error(metric, truth, answers),
-            stack=answered.stack,
-            metric=metric,
-        )
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """What a network answers to examples that it did not train on, on which stack and rule are fitted.
-
-    probabilities: (n, num_labels), with the stack of all examples. answers: to each half with what was fitted on the
-    other.
-    """
-
-    stack: Stack | None
-    probabilities: NDArray[np.float32]
-    answers: Answers
-
-
-def answer(
-    training: Training, held_out: Batches, truth: NDArray[np.uint8], *, metric: Metric = "mean_f1"
-) -> HeldOut | None:
-    """A trial's answers as they are scored; None where an output is not finite. Arguments: see `fit`."""
-    parts = training.parts(held_out)
-    outputs = training.predict(held_out) if parts is None else parts
-    if not np.isfinite(outputs).all():
-        return None
-    if parts is None:
-        return HeldOut(None, outputs, cross_fitted(truth, outputs, metric=metric))
-    stack = fit_stack(truth, parts)
-    answers = cross_fitted(truth, *cross_stacked(truth, parts), metric=metric)
-    return HeldOut(stack, stack.probabilities(parts), answers)
-
-
 def _first_call(started: float, called: list[float], *, steps: int) -> float:
     """Seconds by which the first call of an epoch took longer than its steps; all of it where there was no other.
 
@@ -384,12 +305,6 @@ def put_through(network: keras.Model, storage: Storage) -> None:
     network.set_weights([through(values, storage) for values in network.get_weights()])
 
 
-def _diverged(number: int, loss: float, seconds: dict[str, float], metric: Metric) -> Epoch:
-    """The report of an epoch after which there is nothing to score."""
-    nothing = dict.fromkeys(metrics.METRICS, math.nan)
-    return Epoch(number, loss, **nothing, rule=None, stack=None, **seconds, evaluate_seconds=0.0, metric=metric)
-
-
 def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:
     """Probabilities (n, num_labels) of all examples of `batches`, in their order."""
     network.jit_compile = jit()
@@ -401,7 +316,8 @@ class _Sequence(keras.utils.PyDataset):
     """One epoch of batches, as Keras reads them.
 
     Several devices take as many examples each: with `multiple` above 1 the first ones of a batch fill it up to a
-    multiple, and count nothing. Its loss is the mean over the others, whatever weighs nothing.
+    multiple, and count nothing. Its loss is the mean over the others, whatever weighs nothing. They have no caption, so
+    that no other is compared with them (captune.model.alignment).
     """
 
     def __init__(self, batches: Batches, number: int, multiple: int) -> None:
@@ -420,7 +336,10 @@ class _Sequence(keras.utils.PyDataset):
         count = len(labels)
         places = np.arange(-(-count // self._multiple) * self._multiple)
         weights = np.where(places < count, len(places) / count, 0).astype(np.float32)
-        return {name: values[places % count] for name, values in inputs.items()}, labels[places % count], weights
+        filled = {name: values[places % count] for name, values in inputs.items()}
+        if "caption" in filled:
+            filled["caption"][count:] = 0
+        return filled, labels[places % count], weights
 
 
 def jit() -> bool | str:

@@ -57,9 +57,9 @@ def after_towers(network: keras.Model, output: keras.KerasTensor, config: ModelC
     return keras.Model(anew, after(list(anew.values())))
 
 
-def with_augmentation(network: keras.Model, logits: keras.KerasTensor, config: TrialConfig, seed: int) -> keras.Model:
-    """The network up to logits of its own, pictures changed at random first; weights are shared with `network`."""
-    learner = keras.Model({x.name: x for x in network.inputs}, logits)
+def with_augmentation(network: keras.Model, output: keras.KerasTensor, config: TrialConfig, seed: int) -> keras.Model:
+    """The network up to what is made of it, pictures changed at random first; weights are shared with `network`."""
+    learner = keras.Model({x.name: x for x in network.inputs}, output)
     if config.model.image is None or not config.train.augment.active:
         return learner
     inputs = {x.name: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in network.inputs}

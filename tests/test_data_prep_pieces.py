@@ -104,7 +104,11 @@ def test_words_in_lines_are_read_as_those_in_a_tokenizer_file(tmp_path: Path) ->
         ("other.txt", "", "neither tokenizer.json nor vocab.txt"),
         ("tokenizer.json", "{", "no JSON object"),
         ("tokenizer.json", "{}", "model"),
-        ("tokenizer.json", '{"model": {"type": "BPE"}, "normalizer": null, "pre_tokenizer": null}', "BPE"),
+        (
+            "tokenizer.json",
+            '{"model": {"type": "BPE"}, "normalizer": null, "pre_tokenizer": null}',
+            "NFC, Replace, Lowercase",
+        ),
         ("vocab.txt", "a\nb\n", r"lacks \[PAD\]"),
     ],
 )

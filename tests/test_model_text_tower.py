@@ -270,7 +270,7 @@ def faulty(folder: Path, tmp_path: Path, fault: str) -> Path:
     ("fault", "reason"),
     [
         ("nothing", r"is no text tower: .*config\.json"),
-        ("architecture", "model_type 'roberta', where BERT has 'bert'"),
+        ("architecture", "model_type 'roberta', where BERT has 'bert' and CLIP 'clip'"),
         ("activation", "hidden_act 'relu'"),
         ("heads", "3 heads, which do not divide 8"),
         ("width", "hidden_size 'wide'"),

@@ -67,7 +67,8 @@ def of(arrays: Arrays, config: ModelConfig) -> Arrays:
 def fitted(
     model: ModelConfig = CAPTION, train: Arrays | None = None, seed: int = 0, bfloat16: bool = False, **settings: Any
 ) -> list[metrics.Epoch]:
-    from captune.model.training import Training, fit
+    from captune.model.held_out import fit
+    from captune.model.training import Training
 
     train = train or task(64, 1)
     config = TrialConfig(model=model, train=TrainConfig(**{"epochs": 2, "learning_rate": 0.02, **settings}))
@@ -106,7 +107,7 @@ def test_network_learns_what_is_to_be_learnt() -> None:
 
 
 def test_epochs_go_on_after_those_that_training_has_behind_it() -> None:
-    from captune.model.training import fit
+    from captune.model.held_out import fit
 
     validation, settings = task(40, 2), {"epochs": 3, "learning_rate": 0.02}
     learner = training(CAPTION, **settings)

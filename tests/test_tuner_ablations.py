@@ -24,6 +24,7 @@ CHANGES = st.fixed_dictionaries(
         "image.head": st.sampled_from(["pooled", "positions", "queries"]),
         "train.augment.flip": st.booleans(),
         "modality_dropout": st.sampled_from([0.0, 0.2]),
+        "train.alignment": st.sampled_from([0.0, 0.1]),
     },
 )
 
@@ -65,6 +66,11 @@ def test_each_part_is_left_out_by_itself() -> None:
     assert left["text.wide"].train == config.train
     assert left["fusion"].model.fusion == "concatenation"
     assert ablations(PRESETS["captions"]).keys() <= {"text.wide"}
+    aligned = ablations(replace(config, {"train.alignment": 0.1}))
+    assert aligned["alignment"] == config and {part: aligned[part].train.alignment for part in aligned} == {
+        **dict.fromkeys(aligned, 0.1),
+        **dict.fromkeys(("captions", "pictures", "alignment"), 0.0),
+    }
 
 
 def test_differences_are_of_the_same_examples_and_their_interval_holds_them() -> None:

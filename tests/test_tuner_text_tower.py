@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clip_towers import write_clip
 from pydantic import ValidationError
 from text_towers import write_tower
 
@@ -132,16 +133,21 @@ def test_tuned_tower_learns_slower_than_its_head(folder: Path, own: PreparedData
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", ["float32", "int8"])
+@pytest.mark.parametrize(("family", "storage"), [("bert", "float32"), ("bert", "int8"), ("clip", "int8")])
 def test_bundle_of_a_trial_answers_as_it_was_scored_and_has_the_predicted_bytes(
-    folder: Path, own: PreparedData, tmp_path: Path, storage: str
+    folder: Path, own: PreparedData, tmp_path: Path, family: str, storage: str
 ) -> None:
     from captune.model.bundle import Bundle, measured_bytes
     from captune.tuner.training.trial import begin, features_for, make_bundle
     from captune.tuner.winner.portable import write_portable
     from captune.tuner.winner.predict import probabilities, probabilities_of_split
 
-    config = configured(folder, own, storage=storage, **FROZEN, **{"text.vocabulary_size": 60})
+    pooling = "average"
+    if family == "clip":
+        folder, pooling = write_clip(tmp_path / "clip", own.captions), "end"
+    cut = {"text.vocabulary_size": 60, "text.pooling": pooling}
+    config = configured(folder, own, storage=storage, **FROZEN, **cut)
+    assert config.model.text is not None and config.model.text.family == family
     training = begin(own, own.rows("train"), config, seed=0, features=features_for(config, own))
     training.epoch(1)
     report = trained(config, own)[0]

@@ -54,7 +54,7 @@ def drawn(config: str, data: PreparedData, count: int) -> Iterator[tuple[int, in
 
 def curve(config: TrialConfig, seed: int, data: PreparedData) -> Iterator[dict[str, Any]]:
     """Of each epoch what a row of the table has beside the configuration."""
-    from captune.model.training import fit
+    from captune.model.held_out import fit
 
     def split(name: str) -> tuple[Any, Any]:
         rows = data.rows(name)

@@ -44,7 +44,7 @@ def train_trial(
     A checkpoint is written when the next epoch is asked for: by then whoever asks has kept the report before. It can
     still be ahead of the record, where that was lost with a machine and its mirror is older: then it has the reports.
     """
-    from captune.model.training import fit
+    from captune.model.held_out import fit
 
     started = time.monotonic()
     config = job.config

@@ -119,7 +119,7 @@ def _trained(
     metric: Metric,
     progress: _Progress,
 ) -> Variant:
-    from captune.model.training import answer
+    from captune.model.held_out import answer
     from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for, validation_rows
 
     assert record.seed is not None

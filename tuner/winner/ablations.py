@@ -28,12 +28,14 @@ def _ablations(config: TrialConfig) -> Iterator[tuple[str, TrialConfig]]:
     model, train = config.model, config.train
     image, text = model.image, model.text
     if image is not None and text is not None:
-        pictures = TrialConfig(model=restrict(model, "image"), train=train.model_copy(update={"own_losses": 0.0}))
-        yield "captions", pictures
-        without = {"own_losses": 0.0, "cached_features": False, "augment": AugmentConfig()}
+        of_two = {"own_losses": 0.0, "alignment": 0.0}
+        yield "captions", TrialConfig(model=restrict(model, "image"), train=train.model_copy(update=of_two))
+        without = {**of_two, "cached_features": False, "augment": AugmentConfig()}
         yield "pictures", TrialConfig(model=restrict(model, "caption"), train=train.model_copy(update=without))
     if image is not None and train.augment.active:
         yield "augmentation", TrialConfig(model=model, train=train.model_copy(update={"augment": AugmentConfig()}))
+    if train.alignment:
+        yield "alignment", replace(config, {"train.alignment": 0.0})
     if image is not None and image.weights != "none":
         yield "image.weights", replace(config, _FROM_SCRATCH)
     if text is not None and text.wide:
