@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from captune.data_prep.records import DataError, shown
 from captune.data_prep.source import Source, read_source
+from captune.reading import TwiceError, each_once
 
 _ENTRY = {"images": "image", "annotations": "annotation", "categories": "category"}
 
@@ -37,19 +37,6 @@ def coco_files(path: Path) -> tuple[Path, Path | None]:
     return instances[0], captions[0] if captions else None
 
 
-class _TwiceError(Exception):
-    """A key that an object has twice, of which Python would take the last without a word."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        key = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        where = f" in the object with id {shown(content['id'])}" if "id" in content else ""
-        raise _TwiceError(f"key {shown(key)} stands twice{where}")
-    return content
-
-
 @dataclass(frozen=True)
 class Document:
     """A JSON file that holds the lists that were asked for."""
@@ -63,8 +50,8 @@ class Document:
         """Raises DataError: it cannot be read, is no JSON, or lacks one of the lists."""
         source = read_source(path)
         try:
-            content = json.loads(source.text, object_pairs_hook=_object)
-        except _TwiceError as error:
+            content = json.loads(source.text, object_pairs_hook=each_once)
+        except TwiceError as error:
             raise DataError(f"{path}: {error}; keep one of both") from None
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from captune.model.config import ModelConfig, Settings
+from pydantic import Field
+
+from captune.model.config import ModelConfig, Settings, Storage
 from captune.model.operations import Operations, operations
 
 FAR = 2.0
@@ -18,28 +20,34 @@ FAR = 2.0
 class Speed(Settings):
     """What one machine takes.
 
-    runtime: kind of the files that were measured. machine: its processor. nanoseconds: of each of Operations. error:
-    the factor by which the median of the networks was mispredicted by what the others say.
+    runtime: kind of the files that were measured. machine: its processor. nanoseconds: of each of Operations. stored:
+    the same for storages in which the runtime computes otherwise. error: the factor by which the median of the networks
+    was mispredicted by what the others say.
     """
 
     runtime: str
     machine: str
     nanoseconds: dict[str, float]
     error: float
+    stored: dict[Storage, dict[str, float]] = Field(default_factory=dict)
 
     @classmethod
     def fitted(cls, runtime: str, machine: str, measured: Sequence[tuple[ModelConfig, float]]) -> Self:
-        """From networks and their milliseconds, of which there are more than kinds of work."""
-        factors = [
-            abs(math.log(_priced(config, _prices([*measured[:place], *measured[place + 1 :]])) / milliseconds))
-            for place, (config, milliseconds) in enumerate(measured)
-        ]
-        error = math.exp(statistics.median(factors))
-        return cls(runtime=runtime, machine=machine, nanoseconds=_prices(measured), error=round(error, 3))
+        """From networks and their milliseconds, more of each storage than kinds of work; float32 is one of these."""
+        factors: list[float] = []
+        prices: dict[Storage, dict[str, float]] = {}
+        for storage in sorted({config.storage for config, _ in measured}):
+            alike = [(config, milliseconds) for config, milliseconds in measured if config.storage == storage]
+            prices[storage] = _prices(alike)
+            for place, (config, milliseconds) in enumerate(alike):
+                by_others = _priced(config, _prices([*alike[:place], *alike[place + 1 :]]))
+                factors.append(abs(math.log(by_others / milliseconds)))
+        error = round(math.exp(statistics.median(factors)), 3)
+        return cls(runtime=runtime, machine=machine, nanoseconds=prices.pop("float32"), error=error, stored=prices)
 
     def milliseconds(self, config: ModelConfig) -> float:
         """Of one row by one thread."""
-        return _priced(config, self.nanoseconds)
+        return _priced(config, self.stored.get(config.storage, self.nanoseconds))
 
 
 @dataclass(frozen=True)

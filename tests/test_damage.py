@@ -328,7 +328,18 @@ def test_run_with_something_else_in_place_of_a_file_is_refused(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"null", b'"x"', b"{", b"\xff{}", b'{"a": "\\ud800"}', b"[" * 10**6, b'{"a": ' + b"9" * 9999],
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'"x"',
+        b"{",
+        b"\xff{}",
+        b'{"a": "\\ud800"}',
+        b"[" * 10**6,
+        b'{"a": ' + b"9" * 9999,
+        b'{"a": 1, "b": [{"a": 1, "\\ud800": 2, "\\ud800": 2}]}',
+    ],
 )
 def test_what_is_no_object_of_json_is_refused_in_one_line(content: bytes) -> None:
     assert len(refused(lambda: parsed_object(content, "file"), "file", error=UnreadableError)) < 200

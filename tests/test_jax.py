@@ -12,6 +12,7 @@ import pytest
 
 from captune.data_prep.store import PreparedData
 from captune.results.run_folder import RunFolder
+from captune.tuner.winner.formats.declarations import FORMATS
 
 pytestmark = [
     pytest.mark.slow,
@@ -57,11 +58,23 @@ def test_replay_of_a_trial_of_jax_differs_by_nothing(run: RunFolder) -> None:
 
 
 @pytest.mark.soak
-def test_exports_of_jax_hold_what_the_winner_holds(run: RunFolder, tmp_path: Path) -> None:
-    for arguments in (("copy", "bundle"), ("winner.keras", "keras")):
-        told = captune("export", run.path, "--to", tmp_path / arguments[0], "--format", arguments[1]).stdout
-        assert "within 0.0e+00" in told or arguments[1] == "keras", told
-    assert (tmp_path / "winner.keras").stat().st_size > 0
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("copy", "bundle"),
+        ("winner.keras", "keras"),
+        ("saved", "savedmodel"),
+        ("winner.tflite", "litert"),
+        ("winner.onnx", "onnx"),
+    ],
+)
+def test_winner_of_jax_is_exported_in_every_format(run: RunFolder, tmp_path: Path, name: str, kind: str) -> None:
+    if kind in FORMATS and not FORMATS[kind].is_installed:
+        pytest.skip(f"pip install 'captune[{FORMATS[kind].extra}]'")
+    told = captune("export", run.path, "--to", tmp_path / name, "--format", kind).stdout
+    assert "weights as int4" in told if kind == "bundle" else "weights as float32" in told
+    assert kind != "bundle" or "within 0.0e+00" in told, told
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, f"{name}.portable"]
 
 
 def test_both_backends_score_the_same_bundle_the_same(run: RunFolder, drawn: Path) -> None:

@@ -36,6 +36,22 @@ def test_prices_are_found_again_from_what_networks_took() -> None:
         assert fitted.milliseconds(config) == pytest.approx(SPEED.milliseconds(config), rel=1e-3)
 
 
+def test_storage_that_was_measured_has_its_own_prices_and_others_those_of_float32() -> None:
+    fourfold = {kind: 4 * price for kind, price in PRICES.items()}
+    slower = SPEED.model_copy(update={"stored": {"int8": fourfold}})
+    measured = [(c, slower.milliseconds(c)) for config in networks(40) for c in (config, config.stored_as("int8"))]
+    fitted = Speed.fitted("litert", "a processor", measured)
+    assert fitted.error == pytest.approx(1, abs=1e-3)
+    plain = SPEED.milliseconds(CAPTIONS)
+    for storage, times in (("float32", 1), ("float16", 1), ("int8", 4)):
+        assert fitted.milliseconds(CAPTIONS.stored_as(storage)) == pytest.approx(times * plain, rel=1e-3)  # type: ignore[arg-type]
+
+
+def test_speed_of_a_run_that_knew_no_storage_is_read() -> None:
+    old = SPEED.model_dump(exclude={"stored"})
+    assert Speed.model_validate(old).milliseconds(CAPTIONS.stored_as("int8")) == SPEED.milliseconds(CAPTIONS)
+
+
 @given(st.lists(st.floats(0.5, 2), min_size=14, max_size=14))
 def test_no_price_is_below_zero_and_nothing_is_free_whatever_is_measured(noise: list[float]) -> None:
     measured = [(c, SPEED.milliseconds(c) * by) for c, by in zip(networks(14), noise, strict=True)]
@@ -45,7 +61,9 @@ def test_no_price_is_below_zero_and_nothing_is_free_whatever_is_measured(noise: 
 
 
 def test_speed_is_the_same_after_it_was_written() -> None:
-    assert Speed.model_validate_json(SPEED.model_dump_json()) == SPEED
+    stored = SPEED.model_copy(update={"stored": {"int8": PRICES}})
+    for speed in (SPEED, stored):
+        assert Speed.model_validate_json(speed.model_dump_json()) == speed
 
 
 def test_what_is_far_over_the_limit_is_refused_in_one_line_with_rule_and_value() -> None:

@@ -154,9 +154,6 @@ def test_members_are_chosen_on_networks_trained_on_train_alone_once(
     assert trained == [set(captions_data.rows("train").tolist())] * 3
     again = members_for(trials[0], trials, validation, BUDGET, 2)
     assert again == chosen and len(trained) == 3, "what was computed is kept for a refit that is begun again"
-    damaged = sorted(run.finalists.iterdir())[0]
-    damaged.write_bytes(damaged.read_bytes()[:-8])
-    assert members_for(trials[0], trials, validation, BUDGET, 2) == chosen and len(trained) == 4
     assert any("trained again" in line for line in said if isinstance(line, str))
 
 

@@ -146,6 +146,12 @@ def test_speed_is_measured_once_for_a_machine_and_its_versions(
     assert len(fits) == 3
 
 
+def test_networks_are_measured_in_every_storage_in_which_a_runtime_computes(cache: Path, fits: list[int]) -> None:
+    onnx, litert = (speeds.speed_of_this_machine(lambda _: None, FORMATS[name]) for name in ("onnx", "litert"))
+    assert (set(onnx.stored), set(litert.stored)) == (set(), {"int8"})
+    assert fits[1] == 2 * fits[0]
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"runtime": "onnx"}'])
 def test_damaged_speed_is_measured_again(cache: Path, fits: list[int], damage: str) -> None:
     first = speeds.speed_of_this_machine(lambda _: None)

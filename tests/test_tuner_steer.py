@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from conftest import Captune, refused
 from study_runs import study_of
 from test_endings import Desk, desk, end, until  # noqa: F401 - the fixture
 
 from captune.data_prep.store import PreparedData
+from captune.results.attributes import TrialAttributes
 from captune.results.records import Record, load_records
 from captune.results.run_folder import RunFolder
 from captune.tuner.run.requests import Request, Requests
@@ -85,6 +87,29 @@ def test_python_door_tells_the_configuration_that_is_wrong(begun: RunFolder) -> 
     assert run.enqueue({"text.embedding": 24}) == 1
     with pytest.raises(captune.Error, match=r"configurations: 2: text.embedding: the space has"):
         run.enqueue([{"text.embedding": 24}, {"text.embedding": 9}])
+
+
+def test_configurations_beyond_the_trials_of_a_search_are_told_with_the_trials_they_need(
+    captune: Captune, begun: RunFolder, tmp_path: Path
+) -> None:
+    study = study_of(begun)
+    for fate in ("complete", "failed", "diverged", "lost"):
+        trial = study.ask()
+        TrialAttributes(fate=fate).write(trial)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    resume = f"by: captune resume {begun.path}"
+    one = written(tmp_path, "text.embedding: 24\n")
+    assert captune("enqueue", begun.path, one).out == f"1 configuration to be tried next, {resume}\n"
+    two = "- text.embedding: 8\n- train.learning_rate: 2e-3\n"
+    assert captune("enqueue", begun.path, written(tmp_path, two)).out == (
+        f"2 configurations to be tried next, {resume} --trials 6\n"
+    )
+    (begun.requests / "x.json").write_text("[]")
+    with begun.writing():
+        assert captune("enqueue", begun.path, written(tmp_path, "train.learning_rate: 3e-3")).out == (
+            "1 configuration to be tried next, as far as its trials go; for all of them, when it has ended: captune "
+            f"resume {begun.path} --trials 7\n"
+        )
 
 
 def trials(run: RunFolder) -> list[Record]:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -85,13 +86,32 @@ def parsed_object(content: bytes, name: object) -> dict[str, Any]:
         name: of the file, for the message.
 
     Raises:
-        UnreadableError: it is no UTF-8 or no JSON, nested too deeply, no object, or holds half of a character.
+        UnreadableError: it is no UTF-8 or no JSON, nested too deeply, no object, or holds half of a character or a key
+            twice.
     """
     try:
-        value = json.loads(content.decode())
+        value = json.loads(content.decode(), object_pairs_hook=each_once)
         json.dumps(value, ensure_ascii=False).encode()  # half of a character can be escaped, and never be shown
     except (ValueError, RecursionError) as error:
         raise UnreadableError(f"{name} holds no JSON object ({one_line(error, 100)})") from None
     if not isinstance(value, dict):
         raise UnreadableError(f"{name} holds no JSON object")
     return value
+
+
+class TwiceError(ValueError):
+    """A key that an object of JSON has twice, of which Python would take the last without a word."""
+
+
+def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON by its pairs, as json.loads takes it for `object_pairs_hook`. Raises TwiceError."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        key = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        where = f" in the object with id {_short(content['id'])}" if "id" in content else ""
+        raise TwiceError(f"key {_short(key)} stands twice{where}")
+    return content
+
+
+def _short(value: Any) -> str:
+    return one_line(repr(value), 40)

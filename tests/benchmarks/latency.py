@@ -1,6 +1,7 @@
 """Predicted milliseconds of random configurations beside what their exported files take.
 
-Arguments: how many of the presets compact and captions each (10).
+Arguments: how many of the presets compact and captions each (10); onnx or litert, else as `--latency` chooses; what
+their weights are stored as (float32).
 """
 
 import math
@@ -8,8 +9,9 @@ import random
 import statistics
 import sys
 
-from captune.model.config import ModelConfig
+from captune.model.config import ModelConfig, Storage
 from captune.tuner.space.config import read_search
+from captune.tuner.winner.formats.declarations import FORMATS
 from captune.tuner.winner.latency import installed_runtime, milliseconds_of
 from captune.tuner.winner.speed import speed_of_this_machine
 
@@ -27,13 +29,16 @@ def drawn(preset: str, count: int) -> list[ModelConfig]:
     return configs
 
 
-def main(count: int) -> None:
-    speed = speed_of_this_machine(print)
-    configs = [(preset, config) for preset in ("compact", "captions") for config in drawn(preset, count)]
+def main(count: int, runtime: str | None = None, storage: Storage = "float32") -> None:
+    form = installed_runtime() if runtime is None else FORMATS[runtime]
+    speed = speed_of_this_machine(print, form)
+    configs = [
+        (preset, config.stored_as(storage)) for preset in ("compact", "captions") for config in drawn(preset, count)
+    ]
     factors = []
     print(f"{'preset':10} {'measured, ms':>12} {'predicted':>10}")
     for (preset, config), measured in zip(
-        configs, milliseconds_of([config for _, config in configs], installed_runtime()), strict=True
+        configs, milliseconds_of([config for _, config in configs], form), strict=True
     ):
         predicted = speed.milliseconds(config)
         factors.append(math.exp(abs(math.log(predicted / measured))))
@@ -46,4 +51,4 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else 10)
+    main(int(sys.argv[1]) if sys.argv[1:] else 10, *sys.argv[2:])  # type: ignore[arg-type]

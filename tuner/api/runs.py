@@ -265,6 +265,13 @@ class Run:
 
         return enqueue(self.where, configurations)
 
+    @property
+    def trials_needed(self) -> int | None:
+        """Trials in all with which every configuration that waits is tried; None where the search has as many."""
+        from captune.tuner.api.steering import trials_needed
+
+        return trials_needed(self.where)
+
     @left_as_it_was()
     def stop(self, number: int) -> None:
         """Has the search end a trial that runs: it is `stopped`, by hand, with the best score that it has.

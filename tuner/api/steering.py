@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from captune.errors import ArgumentError
 from captune.model.config import unflatten
 from captune.model.effects import key_of
+from captune.reading import UnreadableError
+from captune.results.attributes import COUNTED
 from captune.results.records import Record, load_records
 from captune.results.run_folder import RunError
 from captune.tuner.run.locations import open_data, reading
@@ -43,6 +46,17 @@ def enqueue(location: str, configurations: str | Path | Mapping[str, Any] | Sequ
             raise ArgumentError("configurations", ": ".join((*error.location, str(error)))) from None
         Requests(run).add(Request(configurations=tuple(chosen)))
     return len(chosen)
+
+
+def trials_needed(location: str) -> int | None:
+    """See `Run.trials_needed`."""
+    with reading(location) as run:
+        most, requests = RunSettings.of(run).search.trials, Requests(run)
+        needed = sum(record.fate in (*COUNTED, "running", "waiting") for record in load_records(run))
+        for name in requests.names():
+            with suppress(UnreadableError, RunError):  # the driver leaves it, or has taken it up by now
+                needed += len(requests.read(name).configurations)
+    return needed if most is not None and needed > most else None
 
 
 def stop(location: str, record: Record) -> None:

@@ -25,7 +25,7 @@ def enqueue(
     from captune.tuner.api.runs import Run
 
     count = Run(run).enqueue(file)
-    _tell(run, f"{count} configuration{'s' * (count > 1)} to be tried next")
+    _tell(run, f"{count} configuration{'s' * (count > 1)} to be tried next", Run(run).trials_needed)
 
 
 def stop(run: RunPath, trial: Annotated[int, typer.Argument(help="its number")]) -> None:
@@ -44,7 +44,12 @@ def pin(run: RunPath, trial: Annotated[int, typer.Argument(help="its number")]) 
     _tell(run, f"trial {trial} is to train to its end")
 
 
-def _tell(run: str, what: str) -> None:
+def _tell(run: str, what: str, trials: int | None = None) -> None:
+    """trials: in all, without which it does not come to it; None where the search has as many."""
     from captune.tuner.api.runs import Run
 
-    tell(what if Run(run).is_running else f"{what}, by: captune resume {shell_word(run)}")
+    resume = f"captune resume {shell_word(run)}" + (f" --trials {trials}" if trials else "")
+    if Run(run).is_running:
+        tell(f"{what}, as far as its trials go; for all of them, when it has ended: {resume}" if trials else what)
+    else:
+        tell(f"{what}, by: {resume}")

@@ -122,6 +122,6 @@ class Rounds:
                 if request.pin is not None and not self.director.pin(request.pin):
                     self.say(f"note: trial {request.pin} does not run, so there is nothing to pin")
                 if count := enqueue(self.director.study, parameters, name):
-                    self.say(f"configurations that were enqueued and are tried next: {count}")
+                    self.say(f"configurations that were enqueued, to be tried next: {count}")
                 if self.mirror is None or self.mirror.flush():
                     requests.remove(name)

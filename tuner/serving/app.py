@@ -6,6 +6,7 @@ Annotations are values here, of which FastAPI makes the schema.
 import base64
 import binascii
 import hashlib
+import json
 import re
 import traceback
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from starlette.exceptions import HTTPException
 from captune.data_prep.containers import size_of
 from captune.data_prep.images import ImageError, Pixels, decode
 from captune.errors import UsageError, WorkError, in_words, one_line, visible
+from captune.reading import TwiceError, each_once
 from captune.tuner.api.classifier import Classifier
 from captune.tuner.api.progress import say
 from captune.tuner.serving.limits import Guard, Limits
@@ -73,7 +75,7 @@ def application(classifier: Classifier, limits: Limits, host: str) -> Guard:
     def health() -> Health:
         return Health(status="ok", reads=classifier.reads, labels=len(classifier.labels))
 
-    @app.post(BATCH)
+    @app.post(BATCH, dependencies=[Depends(_keys_once)])
     def predict(request: Annotated[batch, Body()]) -> Answers:  # type: ignore[valid-type]
         """Labels of several examples."""
         captions = [getattr(example, "caption", None) for example in request.examples]  # type: ignore[attr-defined]
@@ -83,7 +85,7 @@ def application(classifier: Classifier, limits: Limits, host: str) -> Guard:
         ]
         return Answers(answers=network.answers(captions, pictures, request.top))  # type: ignore[attr-defined]
 
-    @app.post(FORM, openapi_extra=_ENCODED, dependencies=[Depends(_each_once)])
+    @app.post(FORM, openapi_extra=_ENCODED, dependencies=[Depends(_fields_once)])
     def predict_form(form: Annotated[form, Form(media_type="multipart/form-data")]) -> Answers:  # type: ignore[valid-type]
         """Labels of one example, with its picture as a file."""
         upload = getattr(form, "image", None)
@@ -98,7 +100,15 @@ def application(classifier: Classifier, limits: Limits, host: str) -> Guard:
     return Guard(app, limits, {BATCH: "application/json", FORM: "multipart/form-data"}, host)
 
 
-async def _each_once(request: Request) -> None:
+async def _keys_once(request: Request) -> None:
+    """Raises UsageError where an object of a body that is JSON has a key twice, of which one would be lost."""
+    try:
+        json.loads(await request.body() or "null", object_pairs_hook=each_once)
+    except TwiceError as error:
+        raise UsageError(f"{error}; give it once") from None
+
+
+async def _fields_once(request: Request) -> None:
     """Raises UsageError where a field of a form is given twice, of which one would be lost."""
     names = [name for name, _ in (await request.form()).multi_items()]
     for name in set(names):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from captune.files import remove_leftovers, written_aside
 from captune.model.config import unflatten
 from captune.model.f1 import Floats
 from captune.model.rule import fit_rule
+from captune.reading import NotReadError, UnreadableError, regular
 from captune.results.records import Record
 from captune.results.run_folder import RunFolder
 from captune.tuner.training.checkpoints import best_name
@@ -27,6 +30,8 @@ from captune.tuner.winner.step import Message, Step
 
 if TYPE_CHECKING:
     from captune.model.training import Spread
+
+_SEAL = sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,8 @@ class Validation:
         assert record.best_epoch is not None and record.seed is not None
         job = Job(unflatten(record.config), record.seed + turn, record.origin)
         identity = job.identity(self.data.manifest.fingerprint)
-        path = self.run.finalists / f"{record.number}-{turn}-{record.best_epoch}-{identity[:16]}.npy"
-        if (known := _read(path, (len(self.rows), self.data.labels.shape[1]))) is not None:
+        path = self.run.finalists / f"{record.number}-{turn}-{record.best_epoch}-{identity[:16]}.answers"
+        if (known := _read(path)) is not None:
             return known
         answers = self._of_kept(record) if turn == 0 else None
         if answers is None:
@@ -78,8 +83,8 @@ class Validation:
         with suppress(OSError):  # on a full disk it is computed again
             path.parent.mkdir(exist_ok=True)
             remove_leftovers(path.parent)
-            with written_aside(path) as aside, aside.open("wb") as file:
-                np.save(file, answers)
+            with written_aside(path) as aside:
+                aside.write_bytes(_sealed(answers))
 
     def _of_kept(self, record: Record) -> Floats | None:
         from captune.model.bundle import Bundle
@@ -120,10 +125,21 @@ class Validation:
         return fit_rule(self.truth, raw).calibrated(raw) if np.isfinite(raw).all() else None
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> Floats | None:
-    """What lies there, if it is whole."""
+def _sealed(answers: Floats) -> bytes:
+    """An array as numpy writes it, after its digest: who wins hangs on these numbers."""
+    content = io.BytesIO()
+    np.save(content, answers)
+    return sha256(content.getvalue()).digest() + content.getvalue()
+
+
+def _read(path: Path) -> Floats | None:
+    """What lies there, if it is as it was written."""
     try:
-        values: Floats = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with regular(path) as file:
+            seal, content = file.read(_SEAL), file.read()
+    except (UnreadableError, NotReadError):
         return None
-    return values if values.shape == shape and np.isfinite(values).all() else None
+    if sha256(content).digest() != seal:
+        return None
+    answers: Floats = np.load(io.BytesIO(content), allow_pickle=False)
+    return answers

@@ -20,20 +20,23 @@ from captune.tuner.winner.latency import installed_runtime, milliseconds_of, pro
 _PACKAGES = {"onnx": ("onnxruntime", "tf2onnx"), "litert": ("ai-edge-litert",)}
 
 
-def speed_of_this_machine(say: Callable[[str], None]) -> Speed:
+def speed_of_this_machine(say: Callable[[str], None], form: Format | None = None) -> Speed:
     """From the user's cache; measured where it is not there.
+
+    Args:
+        form: of the files that are timed; if None that of `installed_runtime`.
 
     Raises:
         UsageError: nothing is installed to measure with.
     """
-    form = installed_runtime()
+    form = form or installed_runtime()
     kept = _cache(form)
     try:
         return Speed.model_validate_json(kept.read_text())
     except (OSError, ValueError):  # not there, or not whole: it is measured again
         pass
-    say(f"measuring once how fast this machine computes as {form.name}: half a minute")
-    networks = list(_networks())
+    networks = _measured(form)
+    say(f"measuring once how fast this machine computes as {form.name}: {len(networks)} small networks")
     speed = Speed.fitted(form.name, processor(), list(zip(networks, milliseconds_of(networks, form), strict=True)))
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -50,12 +53,16 @@ def _cache(form: Format) -> Path:
     key = {
         "processor": processor(),
         "versions": {name: version(name) for name in packages},
-        "networks": [network.model_dump_json() for network in _networks()],
+        "networks": [network.model_dump_json() for network in _measured(form)],
         "kinds": Operations._fields,
     }
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "captune" / "speed" / f"{form.name}-{digest}.json"
+
+
+def _measured(form: Format) -> list[ModelConfig]:
+    return [network.stored_as(storage) for storage in ("float32", *form.computes_in) for network in _networks()]
 
 
 def _networks() -> Iterator[ModelConfig]:

@@ -27,6 +27,7 @@ class Format:
     suffix: of its name; empty where it is a folder. tolerances: for each storage that it can hold the largest
     difference of a probability from the network whose weights went through that storage. packages: modules that write
     it and read it; extra: of captune's, that brings them. absent: modules that must not be loaded where it answers.
+    computes_in: storages in which it computes, others than float32, so that they take another time.
     """
 
     name: FormatName
@@ -36,6 +37,7 @@ class Format:
     packages: tuple[str, ...] = ()
     extra: str = ""
     absent: tuple[str, ...] = ("tensorflow", "keras", "jax", "torch")
+    computes_in: tuple[Storage, ...] = ()
 
     def functions(self) -> Any:
         """The module itself, imported."""
@@ -69,6 +71,7 @@ FORMATS: dict[str, Format] = {
         {"float32": 1e-5, "float16": 2e-3, "int8": 0.1},
         ("ai_edge_litert",),
         "litert",
+        computes_in=("int8",),
     ),
     # Weights are restored before anything is computed with them, so what is left is rounding in the conversion.
     "onnx": Format(
