@@ -171,6 +171,20 @@ def test_examples_that_the_bundle_cannot_read_are_refused(
     refused(lambda: probabilities(bundle, captions, images), *words, error=DataError)
 
 
+@pytest.mark.parametrize(("said", "begun"), [(None, [0, 32]), (40, [0]), (20, [0, 20])])
+def test_pictures_go_through_the_network_by_32_unless_said(
+    bundle: Any, drawn: Path, tmp_path: Path, said: int | None, begun: list[int]
+) -> None:
+    from captune.tuner.winner.predict import probabilities_of_rows
+
+    picture = next((drawn / "images").iterdir()).name
+    rows = table(tmp_path / "rows.csv", ["ImageID,Caption", *[f"{picture},a red ball"] * 40])
+    told: list[tuple[int, int]] = []
+    read = read_rows(bundle, rows, drawn / "images", need_labels=False)
+    probabilities_of_rows(bundle, read, lambda *step: told.append(step), said)
+    assert told == [(start, 40) for start in begun]
+
+
 @pytest.fixture(scope="module")
 def summed_bundle(data: PreparedData) -> Any:
     return untrained(data, replace(PRESETS["compact"], {**TINY, "fusion": "summed", "image.head": "positions"}))

@@ -173,7 +173,7 @@ class Classifier:
                 column Probabilities, of the labels in their order.
             top: how many of the likeliest labels each row gets, likeliest first, instead of those that the rule gives.
             names: names of labels instead of their ids; in a CSV semicolons are between them.
-            batch: rows that go through the network together, 1 to 1024; None for 256.
+            batch: rows that go through the network together, 1 to 1024; None for 256, and 32 with pictures.
             on_bad: at a row that cannot be used "error" stops; "skip" leaves it out and says so on stderr.
             progress: whether it is shown.
 
@@ -215,7 +215,7 @@ class Classifier:
 
         if on_bad not in ("error", "skip"):
             raise ArgumentError("on_bad", f"error or skip, got {on_bad!r}")
-        batch = predict.BATCH if batch is None else batch
+        batch = predict.usual_batch(self.bundle) if batch is None else batch
         if not 1 <= batch <= predict.MOST_IN_BATCH:
             raise ArgumentError("batch", f"from 1 to {predict.MOST_IN_BATCH} rows, got {batch}")
         folder = None if images is None else Path(images)

@@ -67,7 +67,10 @@ def predict(
         int | None, typer.Option(help="so many of the likeliest labels, instead of those that the rule gives")
     ] = None,
     names: Annotated[bool, typer.Option("--names", help="names of labels instead of numbers")] = False,
-    batch: Annotated[int, typer.Option(help="rows that go through the network together, 1 to 1024")] = 256,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="rows that go through the network together, 1 to 1024; by itself 256, and 32 with pictures"),
+    ] = None,
     on_bad: OnBad = "error",
     image: Annotated[Path | None, typer.Option(help="a picture to answer on the terminal, without a CSV")] = None,
     caption: Annotated[str | None, typer.Option(help="its caption")] = None,

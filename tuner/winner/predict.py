@@ -33,8 +33,13 @@ from captune.model.f1 import f1_per_example
 from captune.model.training import predict
 from captune.tuner.winner.rows import Rows
 
-BATCH = 256
 MOST_IN_BATCH = 1024
+_CAPTIONS, _PICTURES = 256, 32
+
+
+def usual_batch(bundle: Bundle) -> int:
+    """Rows that go through the network together unless said: 256 pictures take 4 GiB in a tower, and no less time."""
+    return _CAPTIONS if bundle.config.image is None else _PICTURES
 
 
 def _untold(done: int, total: int) -> None:
@@ -49,7 +54,7 @@ class _Examples:
     tokens: NDArray[np.int32] | None  # (count, max_tokens)
     pixels: Callable[[slice], NDArray[np.uint8]] | None  # pictures of a range of rows
     progress: Callable[[int, int], None]  # told before each batch of (done, all) rows
-    size: int = BATCH
+    size: int
 
     def __len__(self) -> int:
         return -(-self.count // self.size)
@@ -105,7 +110,7 @@ def _probabilities(
     images: Sequence[Picture] | None,
     fault: Callable[[int, str], None],
     progress: Callable[[int, int], None] = _untold,
-    batch: int = BATCH,
+    batch: int | None = None,
 ) -> NDArray[np.float32]:
     """The same; a picture that cannot be decoded is black, after `fault` has been told its place and what is wrong."""
     image, count = bundle.config.image, len(captions if captions is not None else images or ())
@@ -135,7 +140,7 @@ def _probabilities(
         network = _alone(network, bundle.config, "image" if captions is None else "caption")
     pixels = decoded if image is not None and images is not None else None
     with ThreadPoolExecutor(cores()) as threads:
-        return predict(network, _Examples(count, tokens, pixels, progress, batch))
+        return predict(network, _Examples(count, tokens, pixels, progress, batch or usual_batch(bundle)))
 
 
 @lru_cache(maxsize=2)
@@ -154,7 +159,7 @@ def probabilities_of_split(bundle: Bundle, data: PreparedData, split: str) -> ND
     rows = data.rows(split)
     tokens = tokens_of_split(bundle, data, split)
     pixels = (lambda part: data.pixels(rows[part])) if bundle.config.image else None
-    return predict(bundle.network, _Examples(len(rows), tokens, pixels, _untold))
+    return predict(bundle.network, _Examples(len(rows), tokens, pixels, _untold, usual_batch(bundle)))
 
 
 def tokens_of_split(bundle: Bundle, data: PreparedData, split: str) -> NDArray[np.int32] | None:
@@ -183,13 +188,13 @@ def vocabulary_of(bundle: Bundle) -> Vocabulary | Pieces | None:
 
 
 def probabilities_of_rows(
-    bundle: Bundle, rows: Rows, progress: Callable[[int, int], None] = _untold, batch: int = BATCH
+    bundle: Bundle, rows: Rows, progress: Callable[[int, int], None] = _untold, batch: int | None = None
 ) -> tuple[Rows, NDArray[np.float32]]:
     """The rows that can be used, now that their pictures have been decoded, and (n, num_labels) of them.
 
     Args:
         progress: told before each batch of (done, all) rows.
-        batch: rows that go through the network together.
+        batch: rows that go through the network together; None for `usual_batch`.
 
     Raises:
         DataError: a picture cannot be decoded, and no row may be left out.
