@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.numpy import save_file
+from text_towers import Drawn
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -71,17 +71,9 @@ def write_files(folder: Path, vocabulary: Sequence[str], merges: Sequence[tuple[
 
 def tensors(shape: dict[str, int], size: int, seed: int = 0) -> dict[str, Any]:
     """The text tower of a CLIPModel by its names, and some of what stands beside it. shape: keys of config.json."""
-    draw = np.random.default_rng(seed)
     width, hidden = shape["hidden_size"], shape["intermediate_size"]
-
-    def normal(*dimensions: int) -> Any:
-        return draw.normal(0, 0.3, dimensions).astype(np.float32)
-
-    def norm(name: str) -> dict[str, Any]:
-        return {f"{name}.weight": 1 + normal(width), f"{name}.bias": normal(width)}
-
-    def dense(name: str, inputs: int, outputs: int) -> dict[str, Any]:
-        return {f"{name}.weight": normal(outputs, inputs), f"{name}.bias": normal(outputs)}
+    drawn = Drawn(seed, width)
+    normal, norm, dense = drawn.normal, drawn.norm, drawn.dense
 
     values = {
         "logit_scale": normal(1),

@@ -19,19 +19,28 @@ def vocabulary(captions: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*MARKS, *letters, *(f"##{letter}" for letter in letters), *words[::2]]))
 
 
+class Drawn:
+    """Random tensors by the names that PyTorch gives them. width: of what is normalised."""
+
+    def __init__(self, seed: int, width: int) -> None:
+        self._draw, self._width = np.random.default_rng(seed), width
+
+    def normal(self, *dimensions: int) -> Any:
+        return self._draw.normal(0, 0.3, dimensions).astype(np.float32)
+
+    def norm(self, name: str) -> dict[str, Any]:
+        return {f"{name}.weight": 1 + self.normal(self._width), f"{name}.bias": self.normal(self._width)}
+
+    def dense(self, name: str, inputs: int, outputs: int) -> dict[str, Any]:
+        weight = self.normal(outputs, inputs) / np.float32(inputs**0.5)
+        return {f"{name}.weight": weight, f"{name}.bias": self.normal(outputs)}
+
+
 def tensors(shape: dict[str, int], size: int, seed: int = 0) -> dict[str, Any]:
     """All of a BertModel by its names, random. shape: keys of config.json."""
-    draw = np.random.default_rng(seed)
     width, hidden = shape["hidden_size"], shape["intermediate_size"]
-
-    def normal(*dimensions: int) -> Any:
-        return draw.normal(0, 0.3, dimensions).astype(np.float32)
-
-    def norm(name: str) -> dict[str, Any]:
-        return {f"{name}.weight": 1 + normal(width), f"{name}.bias": normal(width)}
-
-    def dense(name: str, inputs: int, outputs: int) -> dict[str, Any]:
-        return {f"{name}.weight": normal(outputs, inputs) / np.float32(inputs**0.5), f"{name}.bias": normal(outputs)}
+    drawn = Drawn(seed, width)
+    normal, norm, dense = drawn.normal, drawn.norm, drawn.dense
 
     values = {
         "embeddings.word_embeddings.weight": normal(size, width),
