@@ -108,7 +108,9 @@ def gather(folder: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "gather":
+    if len(sys.argv) < 4:
+        print(__doc__)
+    elif sys.argv[1] == "gather":
         gather(*sys.argv[2:])
     else:
         share = sys.argv[5] if len(sys.argv) > 5 else "0/1"

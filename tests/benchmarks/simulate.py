@@ -1,15 +1,16 @@
 """Whole searches in seconds: the real gate, sampler, halving and director on recorded curves, nothing is trained.
 
-    python tests/benchmarks/simulate.py CURVES.parquet [SEARCH_YAML [SECONDS [SEEDS]]]
+    python tests/benchmarks/simulate.py [CURVES.parquet [SEARCH_YAML [SECONDS [SEEDS]]]]
 
-CURVES is a table that `curves.py` made. What a configuration learns is what extremely randomised trees say, fitted to
-the table: mean scores on validation and test and seconds of an epoch, from its values, its epoch and the share of its
-schedule. To the scores the residuals of one recorded training are added, drawn among the ten nearest, for both splits
-the same one's, as a network that is better than its like is so on both. A search of SECONDS (300) has two slots, the
-space of SEARCH_YAML (preset captions) and SEEDS (30) seeds, and ends with the trial that is best on validation. The
-table has a line for each way of searching: interquartile means with 95 % bootstrap intervals of the epochs until a
-trial had ended whose mean score on test is within 0.001 of the best of 4,000 even draws (all epochs where none had), of
-the trials, and of the score on test of what was chosen, less that of trial 0, the preset.
+CURVES is a table that `curves.py` made; with no arguments it is curves/captions.parquet, and the space the one beside
+it. What a configuration learns is what extremely randomised trees say, fitted to the table: mean scores on validation
+and test and seconds of an epoch, from its values, its epoch and the share of its schedule. To the scores the residuals
+of one recorded training are added, drawn among the ten nearest, for both splits the same one's, as a network that is
+better than its like is so on both. A search of SECONDS (300) has two slots, the space of SEARCH_YAML (preset captions)
+and SEEDS (30) seeds, and ends with the trial that is best on validation. The table has a line for each way of
+searching: interquartile means with 95 % bootstrap intervals of the epochs until a trial had ended whose mean score on
+test is within 0.001 of the best of 4,000 even draws (all epochs where none had), of the trials, and of the score on
+test of what was chosen, less that of trial 0, the preset.
 """
 
 from __future__ import annotations
@@ -265,7 +266,8 @@ def _interval(column: NDArray[np.float64]) -> str:
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
+    recorded = Path(__file__).parent / "curves"
+    arguments = sys.argv[1:] or [str(recorded / "captions.parquet"), str(recorded / "captions.yaml")]
     main(
         arguments[0],
         arguments[1] if len(arguments) > 1 and arguments[1] != "-" else None,
