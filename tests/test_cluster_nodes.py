@@ -129,6 +129,7 @@ def test_node_of_another_captune_is_named(
         patch.setenv("PYTHONPATH", str(tmp_path))
         nodes.add(cpus=2)
     monkeypatch.chdir(tmp_path)  # Ray's workers look in the driver's folder first
+    monkeypatch.setattr("captune.cluster.nodes.inspection.SECONDS", 60.0)
     requirements = NodeRequirements(str(data.path), data.manifest.fingerprint, str(tmp_path / "run"), versions())
     with session(nodes.address) as there, pytest.raises(ClusterError, match=r"captune 9\.9 instead of .* all nodes"):
         check_nodes(there, requirements)

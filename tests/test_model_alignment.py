@@ -166,7 +166,7 @@ def cached(file: str) -> TrialConfig:
     return TrialConfig(model=model, train=TrainConfig(alignment=0.5, own_losses=0.3, epochs=3, cached_features=True))
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.soak)])
 def test_each_example_is_compared_with_those_of_all_devices(backend: str, tmp_path: Path) -> None:
     from captune.model import tower_network
 

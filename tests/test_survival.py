@@ -262,7 +262,7 @@ def test_each_kind_of_fault_has_its_fate_within_one_report_and_the_search_goes_o
         trials=len(FAULTS) + 3,
         seconds=0.1,
         faults={str(number): fault for number, fault in faults.items()},
-        settings={"trial_timeout": 8.0, "retries": 1, "halving": {"grace": 9}},
+        settings={"trial_timeout": 20.0, "retries": 1, "halving": {"grace": 9}},
     )
     summary = search.finish()
     last = {record.origin: record for record in search.records}

@@ -282,7 +282,8 @@ def test_owner_whose_journal_is_missing_is_told(url: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.parametrize("server", ["s3rver", pytest.param("gs", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("server", ["s3rver", "gs"])
 def test_every_verb_works_on_addresses(
     server: str,
     request: pytest.FixtureRequest,
