@@ -15,7 +15,7 @@ from captune.model.config import flatten, replace
 from captune.model.presets import PRESETS
 from captune.results.records import Record
 from captune.results.run_folder import RunFolder
-from captune.tuner.space.dimensions import bind
+from captune.tuner.space.space import bind
 from captune.tuner.winner.candidates import Validation
 
 pytestmark = pytest.mark.slow
