@@ -988,6 +988,7 @@ def test_trial_that_a_person_pins_trains_to_its_end_whatever_halving_says(search
     assert directed.report("a", 1, 0.9)
     assert directed.report("b", 1, 0.1)
     assert not directed.report("c", 1, 0.05)
+    assert not directed.director.pin(2)  # too late
     assert not directed.report("b", 2, math.nan)
     assert [TrialAttributes.of(trial).pinned for trial in search.in_study[:3]] == [None, True, None]
 

@@ -307,9 +307,9 @@ class Director:
         return key
 
     def pin(self, number: int) -> bool:
-        """Lets a trial train to its end for a person, whatever halving says; whether it runs."""
+        """Lets a trial train to its end for a person, whatever halving says; False where it does not run or was cut."""
         key = self._key_of(number)
-        if key is None:
+        if key is None or self.running[key].stopped_at is not None:
             return False
         attempt = self.running[key]
         if not attempt.pinned:
