@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from captune.cluster.nodes.resources import Node, Request, ResourceError, share_for
 from captune.data_prep.store import PreparedData
-from captune.model.config import TrialConfig, flatten, unflatten
+from captune.model.config import ImageConfig, TrialConfig, flatten, unflatten
 from captune.model.size import Contents
 from captune.tuner.ray_tune.memory import largest, measure, measured_share
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.feasibility import FeasibleSpace
 from captune.tuner.space.space import bind
 from captune.tuner.training.runtime import CONTEXT
+from captune.tuner.training.trial import rows_at_once
 
 GIB = 2**30
 CONTENTS = Contents.typical(18)
@@ -163,3 +164,10 @@ def test_node_whose_gpu_cannot_be_measured_says_so(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(runtime, "gpu_memory", lambda: [])
     with pytest.raises(ResourceError, match="no GPU of NVIDIA's"):
         measure(flatten(CONFIG.build_space().base), str(data.path), "tensorflow", say=print)
+
+
+@pytest.mark.parametrize(("side", "rows"), [(8, 256), (64, 256), (96, 174), (224, 32), (1024, 1), (4096, 1)])
+def test_larger_pictures_are_answered_fewer_at_once(side: int, rows: int) -> None:
+    assert rows_at_once(ImageConfig(side=side)) == rows
+    assert rows_at_once(ImageConfig(side=4096, max_side=side)) == rows, "what the backbone sees counts"
+    assert rows_at_once(None) == 256

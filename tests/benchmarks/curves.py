@@ -34,7 +34,7 @@ from captune.model.size import size
 from captune.tuner.run.settings import check
 from captune.tuner.space.config import read_search
 from captune.tuner.training.runtime import settle
-from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for
+from captune.tuner.training.trial import begin, features_for, to_answer
 
 AGAIN = 10  # every so many configurations have a second seed
 
@@ -60,7 +60,7 @@ def curve(config: TrialConfig, seed: int, data: PreparedData) -> Iterator[dict[s
         rows = data.rows(name)
         if data.tokens is not None:
             rows = rows[np.argsort(lengths(data.tokens[rows]), kind="stable")]
-        return batches(data, rows, config.model, EVALUATION_BATCH, features=features), data.labels[rows]
+        return to_answer(data, rows, config.model, features), data.labels[rows]
 
     features = features_for(config, data)
     validation, truth = split("validation")

@@ -33,7 +33,7 @@ from captune.model.presets import CAPTIONS
 from captune.model.rule import RULES, VALUES, DecisionRule, RuleKind, cross_fitted, fit_rule
 from captune.tuner.space.space import bind
 from captune.tuner.training.runtime import settle
-from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin
+from captune.tuner.training.trial import begin, to_answer
 
 LOSSES: Mapping[str, Mapping[str, Any]] = {
     "its own loss": {},
@@ -59,8 +59,7 @@ def trained(data: PreparedData, changes: Mapping[str, Any], seed: int) -> dict[s
     for epoch in range(1, config.train.epochs + 1):
         training.epoch(epoch)
     return {
-        split: training.predict(batches(data, data.rows(split), config.model, EVALUATION_BATCH))
-        for split in ("validation", "test")
+        split: training.predict(to_answer(data, data.rows(split), config.model)) for split in ("validation", "test")
     }
 
 

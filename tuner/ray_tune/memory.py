@@ -86,12 +86,12 @@ def measure(flat: dict[str, Any], data: str, backend: str, *, say: Callable[[str
     total = runtime.gpu_memory()
     if not total:
         raise ResourceError("no GPU of NVIDIA's is on the node that was asked")
-    from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for
+    from captune.tuner.training.trial import begin, features_for, to_answer
 
     config, prepared = unflatten(flat), open_data(data, verify=False)
     rows = prepared.rows("train")[: _BATCHES * config.train.batch_size]
     features = features_for(config, prepared)
     training = begin(prepared, rows, config, seed=0, features=features)
     training.epoch(1)
-    training.predict(batches(prepared, rows[:EVALUATION_BATCH], config.model, EVALUATION_BATCH, features=features))
+    training.predict(to_answer(prepared, rows, config.model, features))
     return runtime.gpu_peak(), total[0]

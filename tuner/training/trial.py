@@ -17,7 +17,7 @@ from captune.data_prep.captions import Vocabulary
 from captune.data_prep.pieces import cut_pieces
 from captune.data_prep.store import PreparedData
 from captune.model.average import Network
-from captune.model.config import TextConfig, TrialConfig
+from captune.model.config import ImageConfig, TextConfig, TrialConfig
 from captune.model.frozen_features import CaptionFeatures, FrozenFeatures
 from captune.model.metrics import Epoch
 from captune.model.rule import DecisionRule
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from captune.model.bundle import Bundle
     from captune.model.training import Spread, Training
 
-EVALUATION_BATCH = 256
+_MOST_AT_ONCE = 256  # rows that are answered together
+_PIXELS_AT_ONCE = 32 * 224 * 224  # of pictures: 256 of 224 pixels a side take 4 GiB in a tower, and no less time
 
 
 def train_trial(
@@ -50,7 +51,7 @@ def train_trial(
     config = job.config
     rows, held_out = data.rows("train"), validation_rows(data)
     features = features_for(config, data)
-    validation = batches(data, held_out, config.model, EVALUATION_BATCH, features=features)
+    validation = to_answer(data, held_out, config.model, features)
     opening = time.monotonic() - started
     trained = begin(data, rows, config, seed=job.seed, features=features, spread=spread)
     checkpoint = checkpoints.resume() if checkpoints is not None else None
@@ -132,6 +133,17 @@ def batches(
         features=features,
         tokens=text_tower_ids(data, text) if text is not None and text.encoder == "transformer" else None,
     )
+
+
+def to_answer(data: PreparedData, rows: Any, config: Network, features: Features | None = None) -> Batches:
+    """The rows in their order, in the batches in which a network answers them without learning."""
+    computed = features is not None and features.plain is not None
+    return batches(data, rows, config, rows_at_once(None if computed else config.image), features=features)
+
+
+def rows_at_once(image: ImageConfig | None) -> int:
+    """Rows that a network answers together. image: how it reads pictures; None where it reads none."""
+    return _MOST_AT_ONCE if image is None else max(1, min(_MOST_AT_ONCE, _PIXELS_AT_ONCE // image.seen_side**2))
 
 
 def begin(

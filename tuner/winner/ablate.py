@@ -120,13 +120,13 @@ def _trained(
     progress: _Progress,
 ) -> Variant:
     from captune.model.held_out import answer
-    from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for, validation_rows
+    from captune.tuner.training.trial import begin, features_for, to_answer, validation_rows
 
     assert record.seed is not None
     started = time.monotonic()
     features = features_for(config, data)
     held_out = validation_rows(data)
-    validation = batches(data, held_out, config.model, EVALUATION_BATCH, features=features)
+    validation = to_answer(data, held_out, config.model, features)
     truth, f1 = data.labels[held_out], np.zeros(len(held_out))
     for turn in range(ablation.seeds):
         training = begin(data, data.rows("train"), config, seed=record.seed + turn, features=features)

@@ -25,7 +25,7 @@ from captune.results.records import Record
 from captune.results.run_folder import RunFolder
 from captune.tuner.training.checkpoints import best_name
 from captune.tuner.training.job import Job
-from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for, validation_rows
+from captune.tuner.training.trial import begin, features_for, to_answer, validation_rows
 from captune.tuner.winner.step import Message, Step
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Validation:
             bundle = Bundle.load(path)
         except BundleError:  # it is trained again
             return None
-        raw = predict(bundle.network, batches(self.data, self.rows, bundle.config, EVALUATION_BATCH))
+        raw = predict(bundle.network, to_answer(self.data, self.rows, bundle.config))
         return fit_rule(self.truth, raw).calibrated(raw)
 
     def _trained(self, record: Record, job: Job) -> Floats | None:
@@ -114,7 +114,7 @@ class Validation:
             self.say(Step(what, number, epochs, f"loss {loss:.4f}"))
             if not math.isfinite(loss):
                 return None
-        rows = batches(data, self.rows, config.model, EVALUATION_BATCH, features=features)
+        rows = to_answer(data, self.rows, config.model, features)
         parts = training.parts(rows)
         if parts is None:
             raw = training.predict(rows)

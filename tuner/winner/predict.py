@@ -31,15 +31,15 @@ from captune.model.baselines import commonest_label
 from captune.model.bundle import Bundle
 from captune.model.f1 import f1_per_example
 from captune.model.training import predict
+from captune.tuner.training.trial import rows_at_once
 from captune.tuner.winner.rows import Rows
 
 MOST_IN_BATCH = 1024
-_CAPTIONS, _PICTURES = 256, 32
 
 
 def usual_batch(bundle: Bundle) -> int:
-    """Rows that go through the network together unless said: 256 pictures take 4 GiB in a tower, and no less time."""
-    return _CAPTIONS if bundle.config.image is None else _PICTURES
+    """Rows that go through the network together unless said."""
+    return rows_at_once(bundle.config.image)
 
 
 def _untold(done: int, total: int) -> None:

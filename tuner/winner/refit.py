@@ -25,7 +25,7 @@ from captune.results.error_analysis import analyse
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.settings import contents_of
-from captune.tuner.training.trial import EVALUATION_BATCH, batches, begin, features_for, make_bundle
+from captune.tuner.training.trial import begin, features_for, make_bundle, to_answer
 from captune.tuner.winner.average import Members, average_of
 from captune.tuner.winner.choose import epoch_to_keep, epochs_of_refit, refuse_another
 from captune.tuner.winner.latency import LatencyLimit
@@ -213,7 +213,7 @@ class _Refit:
             weights.append(trial.weights(self.data, turn, self.spread, tell))
             done += trial.epochs
         network = assembled(self.network, weights)
-        test = batches(self.data, self.rows, self.network, EVALUATION_BATCH)
+        test = to_answer(self.data, self.rows, self.network)
         unrounded = predict(network, test)
         if self.network.storage != "float32":
             put_through(network, self.network.storage)
