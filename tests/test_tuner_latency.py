@@ -13,10 +13,12 @@ from captune.model.latency import Speed
 from captune.model.operations import Operations
 from captune.results.records import Record
 from captune.results.run_folder import RunError
+from captune.tuner.space.config import SearchConfig, read_search
+from captune.tuner.space.yaml_file import ConfigError
 from captune.tuner.winner import latency as measuring
 from captune.tuner.winner import speed as speeds
 from captune.tuner.winner.formats.declarations import FORMATS
-from captune.tuner.winner.latency import LatencyLimit, installed_runtime, milliseconds_of
+from captune.tuner.winner.latency import LatencyLimit, milliseconds_of, timed_format
 from captune.tuner.winner.proof import ProofError
 
 PRICES = dict.fromkeys(Operations._fields, 100.0)
@@ -51,6 +53,10 @@ def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
     watch = Stopwatch()
     monkeypatch.setattr(measuring, "milliseconds_of", watch)
     return watch
+
+
+def asked(**given: Any) -> SearchConfig:
+    return read_search(None, preset=None, default_preset="compact", overrides={"trials": 1, "latency": "20ms", **given})
 
 
 def limit(milliseconds: float, speed: Speed | None = SPEED) -> LatencyLimit:
@@ -106,14 +112,24 @@ def test_proof_has_what_was_measured_beside_what_was_predicted(
 
 def test_without_a_runtime_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("captune.tuner.winner.formats.declarations.find_spec", lambda _: None)
-    with pytest.raises(UsageError, match=r"neither is installed here; .*captune\[onnx\].* or .*captune\[litert\]"):
-        installed_runtime()
+    with pytest.raises(UsageError, match=r"needs ONNX Runtime or LiteRT .*captune\[onnx\].* or .*captune\[litert\]"):
+        timed_format(asked())
+    with pytest.raises(
+        UsageError, match=r"needs LiteRT to measure with, not installed here; pip install 'captune\[litert\]'$"
+    ):
+        timed_format(asked(latency_format="litert"))
+
+
+def test_format_is_the_first_that_is_installed_or_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captune.tuner.winner.formats.declarations.find_spec", lambda _: object())
+    assert [timed_format(asked(**given)).name for given in ({}, {"latency_format": "litert"})] == ["onnx", "litert"]
+    with pytest.raises(ConfigError, match="give one, as --latency 20ms"):
+        asked(latency=None, latency_format="onnx")
 
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(speeds, "installed_runtime", lambda: FORMATS["onnx"])
     monkeypatch.setattr(speeds, "version", lambda _: "1.0")
     return tmp_path / "captune" / "speed"
 
@@ -135,29 +151,29 @@ def test_speed_is_measured_once_for_a_machine_and_its_versions(
     cache: Path, fits: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    first = speeds.speed_of_this_machine(said.append)
-    assert speeds.speed_of_this_machine(said.append) == first
+    first = speeds.speed_of_this_machine(FORMATS["onnx"], said.append)
+    assert speeds.speed_of_this_machine(FORMATS["onnx"], said.append) == first
     assert len(fits) == len(said) == len(list(cache.iterdir())) == 1
     assert fits[0] > len(Operations._fields), "fewer networks than prices cannot tell them apart"
     monkeypatch.setattr(speeds, "version", lambda _: "1.1")
-    speeds.speed_of_this_machine(said.append)
+    speeds.speed_of_this_machine(FORMATS["onnx"], said.append)
     monkeypatch.setattr(speeds, "processor", lambda: "another")
-    speeds.speed_of_this_machine(said.append)
+    speeds.speed_of_this_machine(FORMATS["onnx"], said.append)
     assert len(fits) == 3
 
 
 def test_networks_are_measured_in_every_storage_in_which_a_runtime_computes(cache: Path, fits: list[int]) -> None:
-    onnx, litert = (speeds.speed_of_this_machine(lambda _: None, FORMATS[name]) for name in ("onnx", "litert"))
+    onnx, litert = (speeds.speed_of_this_machine(FORMATS[name], lambda _: None) for name in ("onnx", "litert"))
     assert (set(onnx.stored), set(litert.stored)) == (set(), {"int8"})
     assert fits[1] == 2 * fits[0]
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"runtime": "onnx"}'])
 def test_damaged_speed_is_measured_again(cache: Path, fits: list[int], damage: str) -> None:
-    first = speeds.speed_of_this_machine(lambda _: None)
+    first = speeds.speed_of_this_machine(FORMATS["onnx"], lambda _: None)
     (kept,) = cache.iterdir()
     kept.write_text(damage)
-    assert speeds.speed_of_this_machine(lambda _: None) == first
+    assert speeds.speed_of_this_machine(FORMATS["onnx"], lambda _: None) == first
     assert len(fits) == 2 and kept.read_text() == first.model_dump_json()
 
 
@@ -165,7 +181,7 @@ def test_speed_that_cannot_be_kept_is_used_and_told(cache: Path, fits: list[int]
     cache.parent.mkdir()
     cache.write_text("a file in its place")
     said: list[str] = []
-    assert speeds.speed_of_this_machine(said.append).milliseconds(network(8).model) > 0
+    assert speeds.speed_of_this_machine(FORMATS["onnx"], said.append).milliseconds(network(8).model) > 0
     assert said[-1].startswith("note: it is measured again the next time")
 
 

@@ -29,6 +29,7 @@ WRITTEN = {
     "budget": "20MB",
     "measure": "bundle",
     "latency": "1.5ms",
+    "latency_format": "litert",
     "storage": "int8",
     "cpus_per_trial": "0.5",
     "gpus_per_trial": "auto",
@@ -46,6 +47,7 @@ WRITTEN = {
     "halving.grace": "4",
     "halving.reduction": "5",
 }
+NEEDED = {"latency_format": {"latency": "20ms"}}  # without which a setting is refused
 
 
 def by_python(overrides: dict[str, Any]) -> SearchConfig:
@@ -63,7 +65,7 @@ def test_setting_is_the_same_by_every_door(
         raise SystemExit
 
     monkeypatch.setattr("captune.tuner.api.plans.check", check)
-    overrides = {"trials": "1", name: WRITTEN[name]}
+    overrides = {"trials": "1", **NEEDED.get(name, {}), name: WRITTEN[name]}
     python = by_python(dict(overrides))
     assert by_python(check_overrides(overrides)) == python
     assert python != by_python({"trials": "1"})
@@ -75,7 +77,8 @@ def test_setting_is_the_same_by_every_door(
     group, _, key = ("fixed.storage" if name == "storage" else name).rpartition(".")
     line = f"{group}: {{{key}: {WRITTEN[name]}}}\n" if group else f"{key}: {WRITTEN[name]}\n"
     path = tmp_path / "search.yaml"
-    path.write_text(f"{preset}{'' if name == 'trials' else 'trials: 1'}\n{line}")
+    others = "".join(f"{key}: {text}\n" for key, text in overrides.items() if key != name)
+    path.write_text(f"{preset}{others}{line}")
     captune("search", data.path, "--run", tmp_path / "run", "--config", path)
 
     by_option, by_file = configs

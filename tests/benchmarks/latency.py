@@ -1,6 +1,6 @@
 """Predicted milliseconds of random configurations beside what their exported files take.
 
-Arguments: how many of the presets compact and captions each (10); onnx or litert, else as `--latency` chooses; what
+Arguments: how many of the presets compact and captions each (10); onnx, unless said, or litert; what
 their weights are stored as (float32).
 """
 
@@ -12,7 +12,7 @@ import sys
 from captune.model.config import ModelConfig, Storage
 from captune.tuner.space.config import read_search
 from captune.tuner.winner.formats.declarations import FORMATS
-from captune.tuner.winner.latency import installed_runtime, milliseconds_of
+from captune.tuner.winner.latency import milliseconds_of
 from captune.tuner.winner.speed import speed_of_this_machine
 
 SIDES = (48, 64, 96)
@@ -29,9 +29,9 @@ def drawn(preset: str, count: int) -> list[ModelConfig]:
     return configs
 
 
-def main(count: int, runtime: str | None = None, storage: Storage = "float32") -> None:
-    form = installed_runtime() if runtime is None else FORMATS[runtime]
-    speed = speed_of_this_machine(print, form)
+def main(count: int, runtime: str = "onnx", storage: Storage = "float32") -> None:
+    form = FORMATS[runtime]
+    speed = speed_of_this_machine(form, print)
     configs = [
         (preset, config.stored_as(storage)) for preset in ("compact", "captions") for config in drawn(preset, count)
     ]

@@ -102,9 +102,10 @@ def plan(
     )
     feasible, speed = check(asked, prepared.prepared), None
     if asked.latency is not None:
+        from captune.tuner.winner.latency import timed_format
         from captune.tuner.winner.speed import speed_of_this_machine
 
-        speed = speed_of_this_machine(say)
+        speed = speed_of_this_machine(timed_format(asked), say)
         feasible = replace(feasible, latency=Latency(asked.latency, speed))
     older = warm_start.where if isinstance(warm_start, Run) else None if warm_start is None else str(warm_start)
     if older is not None:

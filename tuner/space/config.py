@@ -105,6 +105,9 @@ class SearchConfig(_WithoutTruths):
         description="time that the winner's exported file may take for one row on one thread of this machine, by ONNX "
         "Runtime or LiteRT; none: any",
     )
+    latency_format: Annotated[Literal["onnx", "litert"] | None, Group("Budget")] = Field(
+        None, description="the file that `latency` is about; none: onnx where its runtime is installed, else litert"
+    )
     cpus_per_trial: Annotated[float | None, Group("Resources")] = Field(
         None, ge=0, description="CPUs of a trial, also its threads; none: an even share"
     )
@@ -272,6 +275,8 @@ def read_search(
         raise file.error(str(error), *error.location) from None
     if config.trials is None and config.time_limit is None and config.patience is None:
         raise ConfigError("a search needs an end: give --trials N, --time-limit 30m, --patience N, or several")
+    if config.latency_format is not None and config.latency is None:
+        raise ConfigError("latency_format says which file has to keep a --latency; give one, as --latency 20ms")
     return config
 
 

@@ -19,23 +19,26 @@ from captune.model.latency import Speed
 from captune.results.records import Record
 from captune.results.run_folder import RunError
 from captune.tuner.run.settings import RunSettings
+from captune.tuner.space.config import SearchConfig
 from captune.tuner.winner.formats.declarations import FORMATS, Format, storage_of
 from captune.tuner.winner.formats.timing import ROW
 from captune.tuner.winner.formats.write import write, write_untrained
 from captune.tuner.winner.own_process import in_own_process
 from captune.tuner.winner.proof import LatencyProof, ProofError, run_fresh
 
-_RUNTIMES = ("onnx", "litert")  # the first that is installed
+_RUNTIMES = {"onnx": "ONNX Runtime", "litert": "LiteRT"}  # the first that is installed
 _TRIES = 3  # of a file that is over the limit: what disturbs a measurement makes it longer, never shorter
 
 
-def installed_runtime() -> Format:
-    """The format whose files can be written and timed here. Raises UsageError where none is."""
-    for name in _RUNTIMES:
+def timed_format(search: SearchConfig) -> Format:
+    """The format whose files are written and timed. Raises UsageError where what that needs is not installed."""
+    names = list(_RUNTIMES) if search.latency_format is None else [search.latency_format]
+    for name in names:
         if FORMATS[name].is_installed:
             return FORMATS[name]
-    ways = " or ".join(f"pip install 'captune[{FORMATS[name].extra}]'" for name in _RUNTIMES)
-    raise UsageError(f"--latency needs ONNX Runtime or LiteRT to measure with, and neither is installed here; {ways}")
+    ways = " or ".join(f"pip install 'captune[{FORMATS[name].extra}]'" for name in names)
+    runtimes = " or ".join(_RUNTIMES[name] for name in names)
+    raise UsageError(f"--latency needs {runtimes} to measure with, not installed here; {ways}")
 
 
 def processor() -> str:
@@ -72,7 +75,7 @@ class LatencyLimit:
     def of(cls, settings: RunSettings) -> LatencyLimit | None:
         """Of a run; None where it has no limit. Raises UsageError where nothing is installed to measure with."""
         limit = settings.search.latency
-        return None if limit is None else cls(limit, installed_runtime(), settings.speed)
+        return None if limit is None else cls(limit, timed_format(settings.search), settings.speed)
 
     def first_within(self, candidates: Iterable[Record], say: Callable[[str], None]) -> Record:
         """The first whose network keeps the limit, measured before anything is trained.

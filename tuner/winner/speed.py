@@ -15,21 +15,13 @@ from captune.model.config import ImageConfig, ModelConfig, TextConfig
 from captune.model.latency import Speed
 from captune.model.operations import Operations
 from captune.tuner.winner.formats.declarations import Format
-from captune.tuner.winner.latency import installed_runtime, milliseconds_of, processor
+from captune.tuner.winner.latency import milliseconds_of, processor
 
 _PACKAGES = {"onnx": ("onnxruntime", "tf2onnx"), "litert": ("ai-edge-litert",)}
 
 
-def speed_of_this_machine(say: Callable[[str], None], form: Format | None = None) -> Speed:
-    """From the user's cache; measured where it is not there.
-
-    Args:
-        form: of the files that are timed; if None that of `installed_runtime`.
-
-    Raises:
-        UsageError: nothing is installed to measure with.
-    """
-    form = form or installed_runtime()
+def speed_of_this_machine(form: Format, say: Callable[[str], None]) -> Speed:
+    """For files of a format, from the user's cache; measured where it is not there."""
     kept = _cache(form)
     try:
         return Speed.model_validate_json(kept.read_text())
