@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import resource
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,12 @@ SMALL: Mapping[str, Any] = {
     "text.units": 16,
     "head_units": 16,
 }
+
+
+def rest_in_soak(cases: Iterable[Any], *kept: Any) -> list[Any]:
+    """Cases of a parametrized test, of which `make test` runs those that are kept and `make soak` the others."""
+    several = lambda case: case if isinstance(case, tuple) else (case,)  # noqa: E731
+    return [case if case in kept else pytest.param(*several(case), marks=pytest.mark.soak) for case in cases]
 
 
 def epoch(number: int, score: float = 0.5, **changes: Any) -> Epoch:

@@ -140,6 +140,7 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self.temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # paths of sockets must be short
+        Path("/tmp/ray").mkdir(exist_ok=True)  # where `Cluster` leaves an address, though nothing else is kept there
         self._cluster = Cluster()
         self.others: list[Any] = []
         self._cluster.add_node(

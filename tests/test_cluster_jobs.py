@@ -339,6 +339,7 @@ except JobError as error:
 """
 
 
+@pytest.mark.soak
 def test_token_is_required_compared_and_accepted(bare: Path, tmp_path: Path) -> None:
     def client(**environment: str) -> tuple[int, str]:
         environment = without_ray(HOME=str(tmp_path), PYTHONPATH=str(ROOT / ".src"), **environment)

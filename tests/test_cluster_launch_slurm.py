@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import rest_in_soak
 from hypothesis import given, settings
 from templates import BATCH, ODD, home, values
 
@@ -241,7 +242,7 @@ def test_notice_of_the_time_limit_interrupts_the_search_and_says_how_to_go_on(de
     assert not list(desk.folder.glob(".captune-*"))
 
 
-@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("odd", rest_in_soak(ODD, *ODD[::3]))
 def test_odd_names_reach_the_search_of_a_batch_job_as_they_are(desk: Desk, odd: str) -> None:
     status, _, error = desk.run(replace(BATCH, data=odd, run=f"run {odd}", venv=None if ":" in odd else odd))
     assert (status, error) == (0, "")

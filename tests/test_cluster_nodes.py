@@ -41,6 +41,7 @@ def running(search: Search) -> int:
     return sum(record.fate == "running" and record.epochs > 0 for record in search.records)
 
 
+@pytest.mark.soak
 def test_slots_fill_at_once_and_follow_nodes_that_come_and_go(nodes: Nodes, data: PreparedData, tmp_path: Path) -> None:
     first, *_ = [nodes.add(cpus=2, gpus=2), nodes.add(cpus=2, gpus=1), nodes.add(cpus=2, gpus=1)]
     # Four GPUs, two trials on each; none is stopped early.

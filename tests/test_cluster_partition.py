@@ -114,6 +114,7 @@ def sides(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sides]:
         sides.close()
 
 
+@pytest.mark.soak
 def test_node_that_is_cut_off_ends_its_trial_before_another_goes_on_with_it(
     sides: Sides, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def test_local_session_has_this_machines_cpus_and_leaves_nothing_behind(
     until(lambda: not any(map(_runs, [worker, *started])), 20)
 
 
+@pytest.mark.soak
 def test_session_can_be_opened_after_one_that_was_refused() -> None:
     before = state_of_this_process()
     refused("127.0.0.1:1")
@@ -269,6 +270,7 @@ def test_token_is_required_compared_and_accepted(tmp_path: Path) -> None:
             assert case in line and ("RAY_AUTH_TOKEN_PATH" in line or "joined" in line)
 
 
+@pytest.mark.soak
 def test_token_of_another_cluster_does_not_stand_in_the_way_of_one_without(tmp_path: Path) -> None:
     # Started without, as the first `ray start` on a machine is; a local search then leaves a token in the home folder.
     (tmp_path / ".ray").mkdir()

@@ -447,6 +447,7 @@ def test_search_into_an_existing_run_is_refused_and_changes_nothing(
     assert (searched.run / "study.journal").read_bytes() == before
 
 
+@pytest.mark.soak
 def test_replay_of_a_trial_shipped_as_int8_differs_by_nothing(pictures_search: Search) -> None:
     ran = run_process("replay", pictures_search.run, 0)
     assert ran.code == 0 and "largest difference 0.0e+00" in ran.out, ran

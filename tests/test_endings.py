@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import rest_in_soak
 from conftest import Captune
 
 from captune.data_prep.store import PreparedData
@@ -141,7 +142,7 @@ SEARCHES = [
 ]  # Ctrl-C: tests/test_end_to_end.py
 
 
-@pytest.mark.parametrize(("verb", "phase", "how"), SEARCHES)
+@pytest.mark.parametrize(("verb", "phase", "how"), rest_in_soak(SEARCHES, SEARCHES[0]))
 def test_search_that_is_told_to_end_is_told_to_the_study_and_says_so_by_its_status(
     desk: Desk, captune: Captune, captions_data: PreparedData, verb: str, phase: str, how: str
 ) -> None:
@@ -218,7 +219,7 @@ WINNERS = [
 ]
 
 
-@pytest.mark.parametrize(("verb", "phase", "how"), WINNERS)
+@pytest.mark.parametrize(("verb", "phase", "how"), rest_in_soak(WINNERS, *WINNERS[:2]))
 def test_winner_is_there_whole_or_not_at_all_and_the_status_says_what_ended_it(
     desk: Desk, old: Path, verb: str, phase: str, how: str
 ) -> None:

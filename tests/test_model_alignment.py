@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import rest_in_soak
 from numpy.typing import NDArray
 from test_model_training import BOTH, CAPTION, IMAGE, LABELS, SUMMED, TEXT, bits, of, task, training
 from two_devices import printed_with_two_devices
@@ -106,7 +107,9 @@ def test_labels_are_learnt_beside_alignment() -> None:
     "settings",
     [
         {"augment": AugmentConfig(rotation=20), "ema": 0.9, "own_losses": 0.3, "class_weights": "dynamic"},
-        {"bfloat16": True, "optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0},
+        pytest.param(
+            {"bfloat16": True, "optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0}, marks=pytest.mark.soak
+        ),
     ],
 )
 def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(settings: dict[str, Any]) -> None:
@@ -166,7 +169,7 @@ def cached(file: str) -> TrialConfig:
     return TrialConfig(model=model, train=TrainConfig(alignment=0.5, own_losses=0.3, epochs=3, cached_features=True))
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("backend", rest_in_soak(["tensorflow", "jax"]))
 def test_each_example_is_compared_with_those_of_all_devices(backend: str, tmp_path: Path) -> None:
     from captune.model import tower_network
 

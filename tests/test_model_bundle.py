@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import rest_in_soak
 from numpy.typing import NDArray
 
 from captune.model.config import ImageConfig, ModelConfig, TextConfig
@@ -217,7 +218,7 @@ STORED = [
 ]
 
 
-@pytest.mark.parametrize("config", STORED)
+@pytest.mark.parametrize("config", rest_in_soak(STORED, *STORED[::2]))
 def test_loaded_bundle_is_the_saved_one_after_its_weights_went_through_storage_and_saved_again_the_same_files(
     tmp_path: Path, config: ModelConfig
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import rest_in_soak
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import random_config
@@ -491,14 +492,15 @@ def _built(config: ModelConfig) -> Any:
     return build(config, load_weights=False)
 
 
+SMALL_ONES = ("EfficientNetLite0", "MobileNetV3Small", "AlexNet")
 NAMES = ["person", "Straße", "犬 und 猫", 'a "quoted" one', "two\nlines", "", "🚦" * 9]
 STEMS = ["dog", "straß", "犬", "don't", 'a"b', "c\\d", "🚦", "naïv"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(len(BACKBONES)))
+@pytest.mark.parametrize("backbone", rest_in_soak(sorted(BACKBONES), *SMALL_ONES))
 def test_network_of_every_backbone_is_sized_shipped_and_built_again_without_its_imagenet_weights(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backbone: Any
 ) -> None:
     """A layer that Keras only makes with imagenet weights would be lost in the bundle."""
     import keras
@@ -507,7 +509,7 @@ def test_network_of_every_backbone_is_sized_shipped_and_built_again_without_its_
     from captune.model.bundle import Bundle, stored
     from captune.model.classifier import build
 
-    backbone: Any = sorted(BACKBONES)[number]
+    number = sorted(BACKBONES).index(backbone)
     storage = list(STORAGES)[number % len(STORAGES)]
     monkeypatch.setattr(file_utils, "get_file", lambda *_, **__: "nowhere")
     monkeypatch.setattr(keras.Model, "load_weights", lambda *_, **__: None)
@@ -539,13 +541,14 @@ def _random_config(draw: random.Random, storage: Any) -> ModelConfig:
 
 
 @pytest.mark.slow
-def test_bundles_of_fifty_random_networks_are_just_below_their_predicted_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", rest_in_soak([20, 50], 20))
+def test_bundles_of_random_networks_are_just_below_their_predicted_bytes(tmp_path: Path, count: int) -> None:
     import keras
 
     from captune.model.classifier import build
 
     draw = random.Random(20)
-    for number in range(50):
+    for number in range(count):
         config = _random_config(draw, list(STORAGES)[number % len(STORAGES)])
         count = config.text.vocabulary_size - 2 if config.text is not None else 0
         words = [f"{STEMS[n % len(STEMS)]}{n or ''}" for n in range(count)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import rest_in_soak
 from pydantic import ValidationError
 
 from captune.model.backbones import BACKBONES, map_side
@@ -74,7 +75,7 @@ def test_map_at_a_cut_has_its_positions_and_channels(name: Any, cut: Any, shape:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", rest_in_soak(BACKBONES, "EfficientNetLite0", "MobileNetV3Small", "AlexNet"))
 def test_map_of_every_side_has_as_many_positions_as_were_told(name: Any) -> None:
     import keras
 

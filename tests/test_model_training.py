@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import rest_in_soak
 from numpy.typing import NDArray
 
 from captune.model import metrics
@@ -398,7 +399,12 @@ def test_predictions_before_storage_are_those_of_the_weights_as_they_are(storage
     assert learner.predict(rows) == pytest.approx(exact, abs=0.1)
 
 
-@pytest.mark.parametrize(("storage", "ema"), [("float32", 0.0), ("float32", 0.9), ("float16", 0.0), ("int8", 0.9)])
+@pytest.mark.parametrize(
+    ("storage", "ema"),
+    rest_in_soak(
+        [("float32", 0.0), ("float32", 0.9), ("float16", 0.0), ("int8", 0.9)], ("float32", 0.0), ("int8", 0.9)
+    ),
+)
 def test_training_goes_on_from_the_weights_before_storage(storage: Any, ema: float) -> None:
     rows = of(task(40, 2), BOTH)
 
@@ -482,7 +488,7 @@ def test_nan_in_one_weight_ends_the_trial_whatever_the_storage(storage: Any, mon
     assert math.isnan(epochs[0].mean_f1)
 
 
-@pytest.mark.parametrize("encoder", ["convolution", "bilstm"])
+@pytest.mark.parametrize("encoder", rest_in_soak(["convolution", "bilstm"], "convolution"))
 def test_network_learns_in_bfloat16_too(encoder: str) -> None:
     model = BOTH.model_copy(update={"text": TEXT.model_copy(update={"encoder": encoder})})
     train = task(256, 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import refused
+from builders import refused, rest_in_soak
 from safetensors.numpy import save_file
 
 from captune.model.backbones import WeightsError
@@ -66,13 +66,13 @@ def equal(network: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("kind", [".weights.h5", ".keras", ".npz", ".safetensors"])
-@pytest.mark.parametrize("name", [LITE, "MobileNetV3Small", "AlexNet"])
+@pytest.mark.parametrize("name", rest_in_soak([LITE, "MobileNetV3Small", "AlexNet"], "MobileNetV3Small"))
 def test_weights_of_every_kind_of_file_are_those_that_were_saved(name: str, kind: str, tmp_path: Path) -> None:
     network = drawn(name)
     assert equal(backbone(name, saved(network, tmp_path, kind)), network)
 
 
-@pytest.mark.parametrize("name", ["EfficientNetB0", "ConvNeXtTiny"])
+@pytest.mark.parametrize("name", rest_in_soak(["EfficientNetB0", "ConvNeXtTiny"], "EfficientNetB0"))
 def test_layer_that_keras_numbers_is_found_under_another_number(name: str, tmp_path: Path) -> None:
     path = saved(drawn(name), tmp_path, ".weights.h5")
     again = backbone(name, path)  # a third network of this process

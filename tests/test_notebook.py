@@ -58,6 +58,7 @@ long.summary.interrupted, long.resume(trials=1).summary.interrupted
 ]
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_notebook_in_a_folder_of_foreign_modules_goes_the_whole_way_and_changes_nothing(

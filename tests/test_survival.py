@@ -214,6 +214,7 @@ def test_killed_workers_are_lost_and_their_trials_go_on(tmp_path: Path, captions
     assert search.trained_twice() <= kills, f"seed {SEED}"
 
 
+@pytest.mark.soak
 def test_killed_nodes_lose_no_finished_trial(tmp_path: Path, captions_data: PreparedData) -> None:
     moments = random.Random(SEED)
     cluster = Cluster(tmp_path)
@@ -278,6 +279,7 @@ def test_each_kind_of_fault_has_its_fate_within_one_report_and_the_search_goes_o
     assert summary["trials"] == Counter(record.fate for record in search.records)
 
 
+@pytest.mark.soak
 def test_trial_that_exhausts_the_memory_of_its_machine_fails_as_such_and_the_others_go_on(
     tmp_path: Path, captions_data: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +297,7 @@ def test_trial_that_exhausts_the_memory_of_its_machine_fails_as_such_and_the_oth
     assert search.records[1].reason is not None and search.records[1].reason.startswith("out of memory")
 
 
+@pytest.mark.soak
 def test_worn_worker_is_replaced_and_no_trial_notices(tmp_path: Path, captions_data: PreparedData) -> None:
     search = Search(
         tmp_path, captions_data, trials=9, seconds=0.02, settings={"worker_trials": 2, "halving": {"grace": 9}}
@@ -305,6 +308,7 @@ def test_worn_worker_is_replaced_and_no_trial_notices(tmp_path: Path, captions_d
     assert 4 <= first_of_a_worker <= 6  # of nine trials; without, the first two alone
 
 
+@pytest.mark.soak
 def test_trial_that_lost_its_worker_goes_on_from_its_checkpoint(tmp_path: Path, captions_data: PreparedData) -> None:
     search = Search(tmp_path, captions_data, trials=1, faults={"0": "once"})
     search.finish()
@@ -313,6 +317,7 @@ def test_trial_that_lost_its_worker_goes_on_from_its_checkpoint(tmp_path: Path, 
     assert search.trained_twice() == 0
 
 
+@pytest.mark.soak
 def test_search_whose_trials_all_fail_stops_after_a_few_and_says_why(
     tmp_path: Path, captions_data: PreparedData
 ) -> None:
@@ -326,6 +331,7 @@ def test_search_whose_trials_all_fail_stops_after_a_few_and_says_why(
     assert sum(record.fate == "failed" for record in search.records) < 30
 
 
+@pytest.mark.soak
 def test_search_on_nodes_that_cannot_work_stops_and_says_why(tmp_path: Path, captions_data: PreparedData) -> None:
     search = Search(tmp_path, captions_data, trials=500, broken=True)
     process = search.start()
@@ -375,6 +381,7 @@ def test_full_disk_loses_nothing_and_the_search_goes_on_once_there_is_room(
     assert finished.items() <= {r.number: r for r in search.records}.items()
 
 
+@pytest.mark.soak
 def test_disk_of_rays_scratch_that_is_full_costs_nothing(
     small_disk: Path, captions_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,6 +398,7 @@ def test_disk_of_rays_scratch_that_is_full_costs_nothing(
     assert "lost" in {record.fate for record in search.records}
 
 
+@pytest.mark.soak
 def test_no_trial_starts_below_the_floor_and_the_search_says_so(small_disk: Path, captions_data: PreparedData) -> None:
     search = Search(small_disk, captions_data, trials=3, settings={"min_free": 2 * 2**20})
     ballast = small_disk / "ballast"
@@ -475,6 +483,7 @@ def test_second_interrupt_ends_a_search_at_once(tmp_path: Path, captions_data: P
     assert time.monotonic() - asked < 5
 
 
+@pytest.mark.soak
 def test_record_is_read_a_thousand_times_while_the_search_writes_it(
     tmp_path: Path, captions_data: PreparedData
 ) -> None:

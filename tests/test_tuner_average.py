@@ -194,6 +194,7 @@ def test_network_that_the_search_kept_is_not_trained_again(
     assert said[0] == "trial 1 is trained again on train", "another seed is another network"
 
 
+@pytest.mark.soak
 def test_command_confirms_and_averages_the_trials_of_an_earlier_search(captune: Captune, old: Path) -> None:
     run = RunFolder(old / "run")
     shutil.rmtree(run.winner)

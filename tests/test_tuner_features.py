@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import rest_in_soak
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -75,7 +76,9 @@ POSITIONS = {
 }
 
 
-@pytest.mark.parametrize("changes", [{"image.pooling": "both"}, {"storage": "int8", "train.ema": 0.9}, POSITIONS])
+@pytest.mark.parametrize(
+    "changes", rest_in_soak([{"image.pooling": "both"}, {"storage": "int8", "train.ema": 0.9}, POSITIONS], POSITIONS)
+)
 def test_trial_on_cached_features_learns_what_it_learns_without(
     weights: Path, own: PreparedData, changes: dict[str, Any]
 ) -> None:

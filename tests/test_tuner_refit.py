@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import epoch, refused
+from builders import epoch, refused, rest_in_soak
 from builders import record as a_record
 from conftest import Captune
 from conftest import refused as only_line
@@ -278,7 +278,10 @@ def test_proof_of_int8_scores_what_is_shipped(
     assert proof["bundle_bytes"] < whole["bundle_bytes"]
 
 
-@pytest.mark.parametrize(("source", "storage"), [("winner", "int4"), ("winner", "float16"), ("int8_winner", "float32")])
+@pytest.mark.parametrize(
+    ("source", "storage"),
+    rest_in_soak([("winner", "int4"), ("winner", "float16"), ("int8_winner", "float32")], ("winner", "int4")),
+)
 def test_export_in_another_storage_gives_both_scores_and_loads(
     request: pytest.FixtureRequest, captions_data: PreparedData, tmp_path: Path, source: str, storage: Any
 ) -> None:
@@ -500,7 +503,9 @@ def test_refit_beside_a_search_is_refused_and_done_where_it_is_asked_for_anyway(
     assert Proof.read(run.proof).trial == 0
 
 
-@pytest.mark.parametrize(("kind", "inside"), [("bundle", "copy/bundle.json"), ("keras", "copy.keras")])
+@pytest.mark.parametrize(
+    ("kind", "inside"), rest_in_soak([("bundle", "copy/bundle.json"), ("keras", "copy.keras")], ("keras", "copy.keras"))
+)
 def test_export_that_is_killed_while_it_proves_leaves_nothing_under_the_name(
     old: Path, tmp_path: Path, captune: Captune, kind: str, inside: str
 ) -> None:

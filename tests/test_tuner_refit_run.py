@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from builders import rest_in_soak
 from conftest import Captune
 from ray_nodes import Nodes
 from two_devices import printed_with_two_devices
@@ -51,7 +52,7 @@ TOGETHER = """
 """
 
 
-@pytest.mark.parametrize(("backend", "batch"), [("tensorflow", 32), ("jax", 31)])
+@pytest.mark.parametrize(("backend", "batch"), rest_in_soak([("tensorflow", 32), ("jax", 31)], ("jax", 31)))
 def test_two_devices_train_one_network_which_is_shipped_as_any_other(
     backend: str, batch: int, captions_data: PreparedData, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ def search(folder: Path, data: PreparedData, share: float) -> Search:
     return Search(folder, data, 100_000, seconds=0.3, start=0.1, settings=ENDLESS | {"share": share})
 
 
+@pytest.mark.soak
 def test_later_search_gets_its_share_and_all_when_the_other_is_killed(
     head: Head, captions_data: PreparedData, tmp_path: Path, captune: Captune
 ) -> None:

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from builders import rest_in_soak
 from two_devices import printed_with_two_devices
 
 from captune.data_prep.store import PreparedData
@@ -45,7 +46,7 @@ TRIALS = """
 """
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", rest_in_soak(["tensorflow", "jax"], "tensorflow"))
 def test_two_devices_take_the_course_of_one(backend: str, captions_data: PreparedData, tmp_path: Path) -> None:
     if find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")

@@ -6,6 +6,7 @@ from typing import Any
 
 import optuna
 import pytest
+from builders import rest_in_soak
 from conftest import Captune, refused
 from study_runs import study_of
 from test_endings import Desk, desk, end, until  # noqa: F401 - the fixture
@@ -118,7 +119,7 @@ def trials(run: RunFolder) -> list[Record]:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed and resumed"])
+@pytest.mark.parametrize("killed", rest_in_soak([False, True], True), ids=["goes on", "killed and resumed"])
 def test_search_tries_what_is_enqueued_and_ends_what_is_stopped_while_it_runs(
     desk: Desk,  # noqa: F811
     captune: Captune,
