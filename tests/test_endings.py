@@ -240,6 +240,31 @@ def test_winner_is_there_whole_or_not_at_all_and_the_status_says_what_ended_it(
     assert names(run) - {"lock", "refit.lock", "baselines.json"} == before
 
 
+@pytest.mark.soak
+def test_refit_that_is_killed_while_it_confirms_trains_no_finalist_twice(desk: Desk, old: Path) -> None:
+    run = RunFolder(old / "run")
+    shutil.rmtree(run.winner)
+    command = ("refit", run, "--confirm", "10m")
+
+    def kept() -> dict[str, tuple[bytes, int]]:
+        files = run.finalists.glob("*.answers")
+        return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+    process = desk.start(*command)
+    until(kept)
+    end(process, "SIGKILL")
+    until(lambda: not desk.processes())
+    before = kept()
+    assert not run.winner.exists()
+
+    again = desk.start(*command)
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    assert "was expected before test was read" in out
+    assert before.items() <= kept().items()
+    assert err.count("is trained again on train") == len(kept()) - len(before)
+
+
 def own(scratch: Path) -> set[str]:
     """Ours: W&B, which Ray imports where it is there, leaves folders behind when it is killed."""
     return {name for name in names(scratch) if not name.endswith(("wandb-media", "wandb-artifacts"))}
