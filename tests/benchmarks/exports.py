@@ -61,17 +61,18 @@ def written(name: str, config: ModelConfig, folder: Path) -> None:
 
     keras.utils.set_random_seed(3)
     inputs, network = inputs_of(config), build(config, load_weights=False)
-    # As they begin, layers that normalise by what they have seen let little of a picture through MobileNetV3.
-    seen = [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
-    for layer in seen:
-        layer.trainable, layer.momentum = True, 0.0
-    if seen:
+    logits = keras.Model(network.inputs, network.get_layer(LOGITS).output)
+    if logits.predict_on_batch(inputs).std(axis=0).max() < 1e-3:
+        # MobileNetV3, of which little comes through before its layers have seen what they normalise.
+        for layer in network._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable, layer.momentum = True, 0.0
         network(inputs, training=True)
     # Random weights answer one half to everything: the last ones are made larger, as if they had learned.
-    logits = keras.Model(network.inputs, network.get_layer(LOGITS).output).predict_on_batch(inputs)
+    deviation = logits.predict_on_batch(inputs).std()
     for layer in network.layers:
         if layer.name.startswith(LOGITS) and getattr(layer, "kernel", None) is not None:
-            layer.kernel.assign(layer.kernel * min(100, 1.5 / logits.std()))
+            layer.kernel.assign(layer.kernel * min(100, 1.5 / deviation))
     assert network.predict_on_batch(inputs).std(axis=0).max() > 0.01, "all rows are answered alike: nothing is compared"
     whole = network.get_weights()
     np.savez(folder / "inputs.npz", **inputs)
