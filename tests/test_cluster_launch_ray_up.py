@@ -54,7 +54,7 @@ def test_ray_takes_the_file_as_ray_up_reads_it(options: RayUp) -> None:
 def test_every_ray_of_ray_up_asks_for_the_token_and_shows_its_dashboard_to_loopback_only(options: RayUp) -> None:
     config = yaml.safe_load(ray_up(options))
     starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
-    assert all("RAY_AUTH_MODE=token" in command for command in starts if " start " in command)
+    assert all("RAY_AUTH_MODE=token" in command for command in starts if "ray start " in command)
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][1]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
 
@@ -63,6 +63,13 @@ def test_machines_that_are_there_are_joined_by_the_autoscaler_that_knows_them() 
     for options in (AWS, GCP, LOCAL):
         start = yaml.safe_load(ray_up(options))["head_start_ray_commands"][1]
         assert ("RAY_enable_autoscaler_v2=0" in start) == (options.provider == "local")
+
+
+def test_ray_of_a_machine_that_is_there_ends_with_its_head_and_clouds_end_theirs() -> None:
+    for options in (AWS, GCP, LOCAL):
+        _, *starts = yaml.safe_load(ray_up(options))["worker_start_ray_commands"]
+        assert any("--block" in start for start in starts) == (options.provider == "local")
+        assert len(starts) == (3 if options.provider == "local" else 1)
 
 
 def test_token_itself_is_in_no_file(tmp_path: Path) -> None:

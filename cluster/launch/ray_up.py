@@ -135,6 +135,8 @@ def ray_up(options: RayUp) -> str:
             | ({f"~/{package.name}": package.wheel} if package.wheel else {}),
             # The second version has no machines of its own to start, and waits for ever for those that are there.
             "autoscaler": ("RAY_enable_autoscaler_v2=0",) if options.provider == "local" else (),
+            "on_machines": () if options.provider == "local" else None,
+            "on_clouds": None if options.provider == "local" else (),
         }
     )
     return document("ray_up.yaml", options, values | part(f"ray_up_{options.provider}.yaml", values))

@@ -139,3 +139,9 @@ def test_machines_that_are_there_search_together_and_are_free_again(cluster: Clu
     assert sum(finished(cluster.trials()).values()) == 24
     assert {"h", "w"} == {re.sub("#.*", "", node) for node in finished(cluster.trials())}
     print(f"the last process of Ray ended {cluster.down():.1f} s after ray down")
+
+
+def test_machine_that_nothing_happened_to_is_free_after_ray_down(cluster: Cluster) -> None:
+    cluster.up(cluster.options)
+    until(lambda: len(cluster.nodes()) == 2, 90)
+    print(f"the last process of Ray ended {cluster.down():.1f} s after ray down")
