@@ -97,7 +97,7 @@ def test_help_takes_less_than_half_a_second() -> None:
     """Of processor time, as machines are shared; the interpreter and Typer alone take 0.15 s."""
     command = [sys.executable, "-m", "captune", "--help"]
     seconds = []
-    for _ in range(3):
+    for _ in range(6):  # what else the machine does makes it longer, never shorter
         before = os.times()
         subprocess.run(command, capture_output=True, check=True)
         after = os.times()

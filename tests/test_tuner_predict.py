@@ -171,8 +171,8 @@ def test_examples_that_the_bundle_cannot_read_are_refused(
     refused(lambda: probabilities(bundle, captions, images), *words, error=DataError)
 
 
-@pytest.mark.parametrize(("said", "begun"), [(None, [0, 32]), (40, [0]), (20, [0, 20])])
-def test_pictures_go_through_the_network_by_32_unless_said(
+@pytest.mark.parametrize(("said", "begun"), [(None, [0]), (40, [0]), (20, [0, 20])])
+def test_rows_go_through_the_network_by_as_many_as_were_said(
     bundle: Any, drawn: Path, tmp_path: Path, said: int | None, begun: list[int]
 ) -> None:
     from captune.tuner.winner.predict import probabilities_of_rows
