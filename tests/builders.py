@@ -33,8 +33,8 @@ SMALL: Mapping[str, Any] = {
 
 def rest_in_soak(cases: Iterable[Any], *kept: Any) -> list[Any]:
     """Cases of a parametrized test, of which `make test` runs those that are kept and `make soak` the others."""
-    several = lambda case: case if isinstance(case, tuple) else (case,)  # noqa: E731
-    return [case if case in kept else pytest.param(*several(case), marks=pytest.mark.soak) for case in cases]
+    values = [(case, case if isinstance(case, tuple) else (case,)) for case in cases]
+    return [case if case in kept else pytest.param(*each, marks=pytest.mark.soak) for case, each in values]
 
 
 def epoch(number: int, score: float = 0.5, **changes: Any) -> Epoch:

@@ -63,7 +63,7 @@ def written(name: str, config: ModelConfig, folder: Path) -> None:
     inputs, network = inputs_of(config), build(config, load_weights=False)
     logits = keras.Model(network.inputs, network.get_layer(LOGITS).output)
     if logits.predict_on_batch(inputs).std(axis=0).max() < 1e-3:
-        # MobileNetV3, of which little comes through before its layers have seen what they normalise.
+        # MobileNetV3 and EfficientNetLite: little comes through before their layers have seen what they normalise.
         for layer in network._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable, layer.momentum = True, 0.0
