@@ -40,15 +40,13 @@ if name == "srun":
     os.setpgrp()
     signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))  # as SLURM does, sooner or later
     sys.exit(subprocess.call(words))
+tried, joined = (Path(os.environ["NOTES"]).with_name("bin") / mark for mark in ("tried", "joined"))
 if name == "ray":
-    tried, joined = (Path(sys.argv[0]).with_name(mark) for mark in ("tried", "joined"))
     if words[0] == "start":  # of a node that is not the first; the head is slow at first
         if not tried.exists():
             sys.exit(tried.touch() or 1)
         joined.touch()
         time.sleep(60)
-    while not joined.exists() and os.environ["SLURM_JOB_NUM_NODES"] != "1":
-        time.sleep(0.05)
     words = words[words.index("--") + 1 :]
     os.execvp(words[0], words)
 if name == "scontrol":
@@ -57,6 +55,8 @@ if name == "getent":
     print(os.environ["GETENT"])
 if name == "hostname":
     print("10.1.2.3 192.168.0.1 ")
+if name == "captune" and words[0] == "cluster":
+    sys.exit(print('"node": "n7"', *['"node": "n8"'] * joined.exists(), sep="\\n"))
 if name == "captune":
     if "WAIT" in os.environ:
         signal.signal(signal.SIGINT, lambda *_: (print("interrupted"), sys.exit(130)))
@@ -105,7 +105,7 @@ class Desk:
 
     def notes(self, name: str) -> list[dict[str, Any]]:
         notes = [json.loads(line) for line in (self.folder / "notes").read_text().splitlines()]
-        return [note for note in notes if note["name"] == name]
+        return [note for note in notes if note["name"] == name and note["words"][0] != "cluster"]
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_batch_job_starts_ray_on_all_nodes_at_the_first_ones_address_and_searche
     first = next(note for note in desk.notes("ray") if note["words"][0] == "symmetric-run")
     own, search = first["words"][: first["words"].index("--")], desk.notes("captune")[0]["words"]
     port = 20_000 + desk.number % 10_000
-    assert own[:5] == ["symmetric-run", "--address", f"10.9.8.7:{port}", "--min-nodes", "2"]
+    assert own[:5] == ["symmetric-run", "--address", f"10.9.8.7:{port}", "--min-nodes", "1"]
     assert set(own[5:]) == {"--num-cpus=8", "--num-gpus=2", "--dashboard-host=127.0.0.1", "--dashboard-port=8265"}
     assert search == shlex.split(
         "search data --run runs/one --resume-if-there --address auto --gpus-per-trial 1 --cpus-per-trial 4 "

@@ -42,7 +42,6 @@ chmod 700 "$folder"
 unset RAY_ADDRESS RAY_AUTH_TOKEN
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token
 export RAY_TMPDIR=/tmp/captune-$SLURM_JOB_ID RAY_USAGE_STATS_ENABLED=0
-export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 
 nodes=$SLURM_JOB_NUM_NODES
 task=(--ntasks-per-node=1 --cpus-per-task="$cpus" --export=ALL)
@@ -107,10 +106,20 @@ if [ "$nodes" -gt 1 ]; then
     bash -c 'until "$@"; do sleep 2; done' join ray start --block --address="$address:$port" "${resources[@]}" &
   others=$!
 fi
+# The search looks at the nodes that are there, and uses those that come later. Symmetric-run, told to wait for more than
+# one, does so as a driver of Ray, which takes six seconds to end after its Ray.
+begin='
+for ((tries = 0; tries < 60 && $2 > 1; tries++)); do
+  if [ "$(captune cluster status --json 2> /dev/null | grep -c "\"node\":")" -ge "$2" ]; then break; fi
+  sleep 2
+done
+echo "$$" > "$1/pid"
+shift 2
+exec "$@"'
 srun --nodes=1 --ntasks=1 --nodelist="$head" "${task[@]}" \
-  ray symmetric-run --address "$address:$port" --min-nodes "$nodes" "${resources[@]}" \
+  ray symmetric-run --address "$address:$port" --min-nodes 1 "${resources[@]}" \
   --dashboard-host=127.0.0.1 --dashboard-port=8265 \
-  -- bash -c 'echo "$$" > "$1/pid"; shift; exec "$@"' search "$folder" "${search[@]}" &
+  -- bash -c "$begin" search "$folder" "$nodes" "${search[@]}" &
 step=$!
 
 # The head's Ray takes seconds to end, in which the others can.

@@ -118,8 +118,8 @@ mount --bind /run/python "$5"
 hostname "$1"
 ip link set lo up
 echo up
-trap : CHLD
-while :; do sleep 1 || true; done
+sleep infinity &
+while :; do wait || true; done # reaps at once whoever lost its parent, as any other init
 """
 
 
