@@ -21,7 +21,7 @@
 # After the loss of a node SLURM starts the job anew, and the search goes on.
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# Symmetric-run refuses a node on which a Ray runs, and stops every Ray of its user when it ends.
+# It stops every Ray of its user on its nodes, before it starts its own and when it ends.
 #SBATCH --exclusive
 
 set -euo pipefail
@@ -70,8 +70,9 @@ clean() {
 }
 trap clean EXIT
 
-# Made here, not by Ray, so that nobody else on a node has made it before.
-"${each[@]}" bash -c 'rm -rf "$1" && mkdir -m 700 "$1"' make "$RAY_TMPDIR"
+# A job that is started anew can meet its own Ray of before. The folder is made here, not by Ray, so that nobody else on a
+# node has made it.
+"${each[@]}" bash -c 'ray stop --force > /dev/null 2>&1; rm -rf "$1" && mkdir -m 700 "$1"' make "$RAY_TMPDIR"
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${head%%$'\n'*}
@@ -99,27 +100,30 @@ notice() {
 }
 trap notice TERM
 
+# What the first node does: Ray's head, and the search beside it.
+lead() {
+  trap 'ray stop > /dev/null 2>&1' EXIT
+  trap 'exit 143' TERM
+  ray start --head --node-ip-address="$address" --port="$port" --num-cpus="$cpus" --num-gpus="$gpus" \
+    --dashboard-host=127.0.0.1 --dashboard-port=8265 > /dev/null || exit 1
+  # The search looks at the nodes that are there, and uses those that come later.
+  for ((tries = 0; tries < 60 && nodes > 1; tries++)); do
+    if [ "$(captune cluster status --json 2> /dev/null | grep -c '"node":')" -ge "$nodes" ]; then break; fi
+    sleep 2
+  done
+  (echo "$BASHPID" > "$folder/pid"; exec "$@")
+}
+export -f lead
+export folder nodes address port cpus gpus
+
 # The other nodes have a step of their own, which can be ended when the search is done. Ray gives a head that is slow up.
-resources=(--num-cpus="$cpus" --num-gpus="$gpus")
 if [ "$nodes" -gt 1 ]; then
   srun --nodes="$((nodes - 1))" --ntasks="$((nodes - 1))" --exclude="$head" "${task[@]}" \
-    bash -c 'until "$@"; do sleep 2; done' join ray start --block --address="$address:$port" "${resources[@]}" &
+    bash -c 'until "$@"; do sleep 2; done' join ray start --block --address="$address:$port" \
+    --num-cpus="$cpus" --num-gpus="$gpus" &
   others=$!
 fi
-# The search looks at the nodes that are there, and uses those that come later. Symmetric-run, told to wait for more than
-# one, does so as a driver of Ray, which takes six seconds to end after its Ray.
-begin='
-for ((tries = 0; tries < 60 && $2 > 1; tries++)); do
-  if [ "$(captune cluster status --json 2> /dev/null | grep -c "\"node\":")" -ge "$2" ]; then break; fi
-  sleep 2
-done
-echo "$$" > "$1/pid"
-shift 2
-exec "$@"'
-srun --nodes=1 --ntasks=1 --nodelist="$head" "${task[@]}" \
-  ray symmetric-run --address "$address:$port" --min-nodes 1 "${resources[@]}" \
-  --dashboard-host=127.0.0.1 --dashboard-port=8265 \
-  -- bash -c "$begin" search "$folder" "$nodes" "${search[@]}" &
+srun --nodes=1 --ntasks=1 --nodelist="$head" "${task[@]}" bash -c 'lead "$@"' lead "${search[@]}" &
 step=$!
 
 # The head's Ray takes seconds to end, in which the others can.
@@ -127,9 +131,4 @@ while kill -0 "$step" 2> /dev/null; do
   sleep 1
   if [ -s "$folder/pid" ] && ! kill -0 "$(cat "$folder/pid")" 2> /dev/null; then release; fi
 done
-status=0
-wait "$step" || status=$?
-if [ "$status" -eq 0 ] && [ ! -s "$folder/pid" ]; then
-  status=1 # Symmetric-run ends well even where it could not start Ray
-fi
-exit "$status"
+wait "$step"

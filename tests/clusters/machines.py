@@ -118,8 +118,7 @@ mount --bind /run/python "$5"
 hostname "$1"
 ip link set lo up
 echo up
-sleep infinity &
-while :; do wait || true; done # reaps at once whoever lost its parent, as any other init
+while :; do sleep infinity & wait || true; done # reaps at once whoever lost its parent, as any other init
 """
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ class Cluster:
     """Machines h and w with sshd, and one more with a person."""
 
     def __init__(self, machines: Machines) -> None:
+        self.machines = machines
         shared = self.shared = machines.shared
         (shared / "packages").mkdir()
         for entry in Path(sysconfig.get_path("purelib")).iterdir():
@@ -89,11 +92,11 @@ class Cluster:
         (self.shared / "cluster.yaml").write_text(ray_up(options))
         return self.ray("up", "--yes", *words, str(SHARED / "cluster.yaml"))
 
-    def search(self) -> Any:
+    def search(self, *options: str) -> Any:
         """Begins one on the head, from the desk."""
         command = (
             f"RAY_AUTH_MODE=token captune search {SHARED / 'data'} --run {SHARED / 'run'} --address auto "
-            f"--config {SHARED / 'search.yaml'} --cpus-per-trial 1 --gpus-per-trial 0"
+            f"--config {SHARED / 'search.yaml'} --cpus-per-trial 1 --gpus-per-trial 0 {' '.join(options)}"
         )
         return self.desk.start(f"{sys.prefix}/bin/ray", "exec", str(SHARED / "cluster.yaml"), command)
 
@@ -139,6 +142,24 @@ def test_machines_that_are_there_search_together_and_are_free_again(cluster: Clu
     assert sum(finished(cluster.trials()).values()) == 24
     assert {"h", "w"} == {re.sub("#.*", "", node) for node in finished(cluster.trials())}
     print(f"the last process of Ray ended {cluster.down():.1f} s after ray down")
+
+
+def test_machine_that_joins_half_way_trains(cluster: Cluster) -> None:
+    third = cluster.machines.add("x")
+    cluster.up(cluster.options)
+    until(lambda: len(cluster.nodes()) == 2, 90)
+    began = time.monotonic()
+    search = cluster.search("--trials 1000 --time-limit 2m")
+    until(lambda: len(finished(cluster.trials())) == 2, 400)
+    time.sleep(max(0.0, began + 60 - time.monotonic()))
+    third.run("sh", "-c", f"mkdir -m 700 ~/.ray && install -m 600 {SHARED / 'token'} ~/.ray/auth_token")
+    third.environment |= {"RAY_AUTH_MODE": "token", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    joined = third.start(f"{sys.prefix}/bin/ray", "start", f"--address={cluster.head.address}:6379", "--block")
+    assert search.wait(600) == 0, (cluster.shared / "desk-ray.log").read_text()
+    print(finished(cluster.trials()))
+    assert {"h", "w", "x"} == {re.sub("#.*", "", node) for node in finished(cluster.trials())}
+    cluster.down()
+    assert joined.wait(120) != 0  # it ends with its head
 
 
 def test_machine_that_nothing_happened_to_is_free_after_ray_down(cluster: Cluster) -> None:

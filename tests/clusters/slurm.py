@@ -41,7 +41,7 @@ PartitionName=all Nodes=ALL Default=YES State=UP
 """
 SEARCH = """\
 preset: captions
-trials: 6
+trials: 16
 fixed: {train.epochs: 3, train.batch_size: 32}
 space:
   train.learning_rate: {low: 1e-3, high: 1e-2, log: true}
