@@ -1,5 +1,6 @@
 """Runs read through the door, and searches checked without being begun."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,16 @@ def test_plan_takes_a_file_and_what_is_named_beside_it_wins(old: Path) -> None:
     assert (planned.config.trials, planned.config.halving.grace, planned.config.preset) == (5, 2, "captions")
 
 
-def test_plan_learns_from_an_older_run_of_the_same_space_and_data_alone(run: captune.Run, old: Path) -> None:
-    same = captune.SearchSpace(run.settings.preset, run.settings.space, run.settings.fixed)
-    assert captune.plan(old / "data", old / "new", same, trials=1, warm_start=run).warm_start == run.where
+def test_plan_says_what_it_takes_over_of_an_older_run(run: captune.Run, old: Path) -> None:
+    then = {**run.settings.fixed, "text.dense": 0, "train.prior_start": False}  # as the preset had it
+    same = captune.SearchSpace(run.settings.preset, run.settings.space, then)
+    planned = captune.plan(old / "data", old / "new", same, trials=1, warm_start=run)
+    assert planned.warm_start == run.where
+    assert re.match(r"warm start ([1-9]\d*) of \1 finished trials of .* inform the sampler", planned.report[-1])
     (old / "other.csv").write_text("\n".join((old / "train.csv").read_text().splitlines()[:40]) + "\n")
     other = captune.prepare(old / "other.csv", out=old / "other")
-    with pytest.raises(captune.Error, match="data"):
-        captune.plan(other, old / "new", same, trials=1, warm_start=run)
+    elsewhere = captune.plan(other, old / "new", same, trials=1, warm_start=run)
+    assert "inform the sampler, as data differ" in elsewhere.report[-1]
 
 
 def test_features_of_frozen_backbones_are_told_before_they_are_made_and_refused_over_their_limit(

@@ -17,7 +17,7 @@ from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.records import load_records
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.decisions.gate import STARTUP, Gate
-from captune.tuner.decisions.warm_start import check, take_over
+from captune.tuner.decisions.warm_start import Findings, differing, findings, take_over
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.feasibility import FeasibleSpace
 from captune.tuner.space.space import bind
@@ -47,11 +47,20 @@ def study_of(run: RunFolder) -> optuna.Study:
     return optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize", load_if_exists=True)
 
 
+def reach(data: PreparedData, budget: int = 600_000, latency: Latency | None = None, **changes: Any) -> FeasibleSpace:
+    config = SearchConfig.model_validate({**CONFIG.model_dump(), **changes})
+    bound = partial(bind, manifest=data.manifest)
+    return FeasibleSpace(config.build_space(), bound, Budget(budget), Contents.typical(6), latency)
+
+
 def gate_of(study: optuna.Study, data: PreparedData, budget: int, seed: int = 0) -> Gate:
-    reach = FeasibleSpace(
-        CONFIG.build_space(), partial(bind, manifest=data.manifest), Budget(budget), Contents.typical(6)
-    )
-    return Gate(study, reach, seed=seed)
+    return Gate(study, reach(data, budget), seed=seed)
+
+
+def informed(study: optuna.Study, old: RunFolder, *arguments: Any, **changes: Any) -> Findings:
+    found = findings(old, reach(*arguments, **changes))
+    take_over(study, found)
+    return found
 
 
 @pytest.fixture
@@ -80,7 +89,7 @@ def test_finished_and_refused_trials_are_known_and_no_records(
 ) -> None:
     new = run_of(tmp_path / "new")
     study = study_of(new)
-    assert take_over(study, old, Budget(600_000)) == 9
+    assert informed(study, old, captions_data).known == 9
     taken = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     before = {r.number: r for r in load_records(old) if r.fate in ("complete", "stopped", "diverged", "over_budget")}
     assert len(taken) == len(before)
@@ -97,7 +106,7 @@ def test_sampler_that_was_told_draws_no_even_start(tmp_path: Path, old: RunFolde
     """Of six draws without knowledge all being in the best third has a chance of one in 700 a seed."""
     new = run_of(tmp_path / "new")
     study = study_of(new)
-    take_over(study, old, Budget(10**9))
+    informed(study, old, captions_data, 10**9)
     gate = gate_of(study, captions_data, 10**9, seed=1)
     drawn = []
     for _ in range(STARTUP + 1):
@@ -109,66 +118,116 @@ def test_sampler_that_was_told_draws_no_even_start(tmp_path: Path, old: RunFolde
     assert sum(drawn) / len(drawn) > sum(known) / len(known)
 
 
-def test_what_was_within_the_old_budget_is_known_to_be_over_a_smaller_one(tmp_path: Path, old: RunFolder) -> None:
+def test_what_was_within_the_old_budget_is_known_to_be_over_a_smaller_one(
+    tmp_path: Path, old: RunFolder, captions_data: PreparedData
+) -> None:
     new = run_of(tmp_path / "new")
     study = study_of(new)
-    take_over(study, old, Budget(100_000))
+    informed(study, old, captions_data, 100_000)
     sizes = {record.weights_bytes for record in load_records(old)}
     taken = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     assert {trial.constraints["bytes"] for trial in taken} <= {size / 100_000 - 1 for size in sizes}
 
 
-def test_latencies_are_those_of_the_new_limit(tmp_path: Path, old: RunFolder) -> None:
+def test_latencies_are_those_of_the_new_limit(tmp_path: Path, old: RunFolder, captions_data: PreparedData) -> None:
     prices = dict.fromkeys(Operations._fields, 1.0)
     latency = Latency(0.001, Speed(runtime="onnx", machine="m", nanoseconds=prices, error=1.2))
     study = study_of(run_of(tmp_path / "new"))
-    take_over(study, old, Budget(600_000), latency)
+    informed(study, old, captions_data, latency=latency)
     taken = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     shares = {latency.share(unflatten(record.config).model) - 1 for record in load_records(old)}
     assert taken and {trial.constraints["latency"] for trial in taken} <= shares
 
 
-@pytest.mark.parametrize(
-    ("changes", "same_data", "word"),
-    [
-        ({}, False, "data"),
-        ({"modality": "both", "preset": "compact"}, True, "preset, modality"),
-        ({"fixed": {"text.dense": 16}}, True, "fixed"),
-        ({"space": {"text.embedding": {"low": 8, "high": 128}}}, True, "space"),
-        ({"objectives": ("mean_f1", "bytes")}, True, "objectives"),
-    ],
-)
-def test_run_of_another_space_or_data_is_refused(
-    old: RunFolder, changes: dict[str, Any], same_data: bool, word: str
+def embeddings(trials: list[Any]) -> set[int]:
+    return {trial.params["text.embedding"] for trial in trials}
+
+
+def test_trials_that_a_narrower_space_draws_inform_it_and_the_others_do_not(
+    tmp_path: Path, old: RunFolder, captions_data: PreparedData
 ) -> None:
-    with pytest.raises(RunError, match=f"its {word} differ"):
-        check(old, CONFIG, SearchConfig.model_validate({**CONFIG.model_dump(), **changes}), same_data=same_data)
+    """The new space's own distributions are those of the evidence, as the sampler needs it."""
+    narrow = {"text.embedding": {"low": 64, "high": 128}, "train.learning_rate": CONFIG.space["train.learning_rate"]}
+    study = study_of(run_of(tmp_path / "new"))
+    found = informed(study, old, captions_data, space=narrow)
+    scored = [r for r in load_records(old) if r.fate in ("complete", "stopped")]
+    within = {r.config["text.embedding"] for r in scored if 64 <= r.config["text.embedding"] <= 128}
+    assert 0 < found.known == len(within) < found.finished == len(scored)
+    assert "as the others have settings outside of this space" in str(found)
+    known = study.get_trials(states=(TrialState.COMPLETE,))
+    assert embeddings(known) <= within
+    assert all(trial.distributions["text.embedding"].high == 128 for trial in known)
 
 
-def test_other_seed_budget_and_number_of_trials_are_no_hindrance(old: RunFolder) -> None:
-    other = {"seed": 7, "budget": 10**6, "trials": 50, "keep": 1}
-    check(old, CONFIG, SearchConfig.model_validate({**CONFIG.model_dump(), **other}), same_data=True)
+def test_trials_that_fixed_what_is_searched_now_inform_a_wider_space(
+    tmp_path: Path, old: RunFolder, captions_data: PreparedData
+) -> None:
+    wider = {**CONFIG.model_dump()["space"], "text.dense": [64, 128]}
+    study = study_of(run_of(tmp_path / "new"))
+    found = informed(study, old, captions_data, space=wider)
+    assert found.known == found.finished == 9
+    assert {trial.params["text.dense"] for trial in study.get_trials(states=(TrialState.COMPLETE,))} == {128}
+
+
+def test_trials_of_other_fixed_settings_are_no_evidence_and_the_best_one_is_tried_with_those_of_now(
+    tmp_path: Path, old: RunFolder, captions_data: PreparedData
+) -> None:
+    study = study_of(run_of(tmp_path / "new"))
+    assert informed(study, old, captions_data, fixed={"text.dense": 16}).known == 0
+    [first] = study.get_trials()
+    complete = [record.config["text.embedding"] for record in load_records(old) if record.fate == "complete"]
+    assert first.state == TrialState.WAITING
+    assert first.system_attrs["fixed_params"]["text.embedding"] == max(complete)
+
+
+@pytest.mark.parametrize("why", [("data",), ("metric",), ("data", "objectives")])
+def test_best_configurations_of_a_run_whose_scores_mean_something_else_run_again_once(
+    tmp_path: Path, old: RunFolder, captions_data: PreparedData, why: tuple[str, ...]
+) -> None:
+    study = study_of(run_of(tmp_path / "new"))
+    found = findings(old, reach(captions_data), why)
+    for _ in range(2):  # the second time as a resume does
+        take_over(study, found)
+    complete = [record.config["text.embedding"] for record in load_records(old) if record.fate == "complete"]
+    again = [trial.system_attrs["fixed_params"]["text.embedding"] for trial in study.get_trials()]
+    assert again == sorted(complete, reverse=True)[:3]
+    told = f"0 of 9 finished trials of {old} inform the sampler, as {' and '.join(why)} differ; "
+    assert str(found) == told + "3 of its best run again first"
+
+
+def test_scores_mean_the_same_where_data_metric_and_objectives_do() -> None:
+    others: list[tuple[dict[str, Any], bool, tuple[str, ...]]] = [
+        ({"seed": 7, "budget": 10**6, "trials": 50, "fixed": {"text.dense": 16}}, True, ()),
+        ({}, False, ("data",)),
+        ({"metric": "map"}, True, ("metric",)),
+        ({"objectives": ("mean_f1", "bytes")}, False, ("data", "objectives")),
+    ]
+    for changes, same_data, expected in others:
+        other = SearchConfig.model_validate({**CONFIG.model_dump(), **changes})
+        assert differing(CONFIG, other, same_data=same_data) == expected
 
 
 def test_what_was_taken_over_before_is_not_taken_again_and_what_is_new_is(
     tmp_path: Path, old: RunFolder, captions_data: PreparedData
 ) -> None:
     study = study_of(run_of(tmp_path / "new"))
-    take_over(study, old, Budget(600_000))
+    informed(study, old, captions_data)
     before = len(study.trials)
-    assert take_over(study, old, Budget(600_000)) == 9
+    assert informed(study, old, captions_data).known == 9
     assert len(study.trials) == before
     gate = gate_of(study_of(old), captions_data, 600_000, seed=3)
     admitted = gate.admit()
     gate.tell(admitted.trial, "complete", best=0.5)
-    assert take_over(study, old, Budget(600_000)) == 10
+    assert informed(study, old, captions_data).known == 10
     assert len([trial for trial in study.trials if trial.state == TrialState.WAITING]) == 1
 
 
-def test_run_that_is_gone_is_told_and_one_without_trials_says_nothing(tmp_path: Path, old: RunFolder) -> None:
-    study = study_of(run_of(tmp_path / "new"))
+def test_run_that_is_gone_is_told_and_one_without_trials_says_nothing(
+    old: RunFolder, captions_data: PreparedData
+) -> None:
     old.journal.unlink()
-    assert take_over(study, old, Budget()) == 0
+    found = findings(old, reach(captions_data))
+    assert (found.finished, found.evidence, found.first) == (0, (), ())
     old.settings.unlink()
     with pytest.raises(RunError, match="holds no run"):
-        take_over(study, old, Budget())
+        findings(old, reach(captions_data))

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captune.errors import ArgumentError
 from captune.model.latency import Latency, Speed
@@ -20,6 +20,9 @@ from captune.tuner.api.spaces import SearchSpace
 from captune.tuner.run.locations import is_run, reading, searching
 from captune.tuner.run.settings import RunSettings, check, create, discard
 from captune.tuner.space.config import SearchConfig, read_search
+
+if TYPE_CHECKING:
+    from captune.tuner.space.feasibility import FeasibleSpace
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,10 @@ def plan(
         speed = speed_of_this_machine(timed_format(asked), say)
         feasible = replace(feasible, latency=Latency(asked.latency, speed))
     older = warm_start.where if isinstance(warm_start, Run) else None if warm_start is None else str(warm_start)
-    if older is not None:
-        _check_older(older, asked, prepared)
     preflight = inspect(asked, feasible, prepared.prepared.num_pictures, len(prepared.prepared))
     report = lines(preflight, feasible.space, str(run))
+    if older is not None:
+        report.append(f"warm start {_of_older(older, asked, prepared, feasible)}")
     return Plan(prepared, str(run), asked, older, tuple(report), speed)
 
 
@@ -136,7 +139,8 @@ def search(
         space: what `captune.space` gives, or the name of a preset; None for `compact`, or `captions` without pictures.
         config: a search.yaml instead of a space.
         address: of a running Ray cluster, "auto" or "host:port"; None starts Ray on this machine for the while.
-        warm_start: a run of the same space and data to learn from first.
+        warm_start: a run to learn from first: all that its trials say of this space where data, metric and objectives
+            are the same, else its best configurations, which run again.
         progress: whether it is shown.
         log: tools to log to while it goes on: "tensorboard", "mlflow", "wandb". See `Run.log` for where.
         resume_if_there: a search that was begun in `run` goes on, with its own settings but for `trials`, a total, and
@@ -167,10 +171,11 @@ def search(
     return asked.start(address=address, progress=progress, log=log)
 
 
-def _check_older(older: str, config: SearchConfig, data: DataSet) -> None:
-    from captune.tuner.decisions.warm_start import check as check_older
+def _of_older(older: str, config: SearchConfig, data: DataSet, feasible: FeasibleSpace) -> str:
+    """What is taken over of an earlier run."""
+    from captune.tuner.decisions.warm_start import differing, findings
 
     with reading(older) as folder:
         before = RunSettings.of(folder)
         same_data = before.fingerprint == data.prepared.manifest.fingerprint
-        check_older(folder, before.search, config, same_data=same_data)
+        return str(findings(folder, feasible, differing(before.search, config, same_data=same_data)))

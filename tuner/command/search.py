@@ -41,7 +41,7 @@ def search(
     address: Address = None,
     warm_start: Annotated[
         Location | None,
-        typer.Option(parser=Location, metavar="RUN", help="a run of the same space and data to learn from first"),
+        typer.Option(parser=Location, metavar="RUN", help="a run to learn from first"),
     ] = None,
     log: LogOption = None,
     resume_if_there: Annotated[

@@ -1,78 +1,143 @@
-"""What an earlier run has found out, told to the sampler of a new one."""
+"""What an earlier run has found out, told to the sampler of a new one.
+
+A score says something of a new search where data, metric and objectives are the same and its space draws the very same
+configuration. Of any run the best configurations are worth a trial, as far as the space has their settings.
+"""
 
 from __future__ import annotations
 
-import optuna
-from optuna.trial import TrialState, create_trial
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
 
-from captune.model.config import unflatten
-from captune.model.latency import Latency
-from captune.model.size import Budget
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from captune.model.config import Flat, TrialConfig, unflatten
+from captune.model.effects import key_of
 from captune.results.attributes import SCORED, Fate, TrialAttributes
 from captune.results.journal import STUDY_NAME, open_storage
-from captune.results.run_folder import RunError, RunFolder
+from captune.results.run_folder import RunFolder
 from captune.tuner.space.config import SearchConfig
+from captune.tuner.space.feasibility import FeasibleSpace
 
 _REFUSED: tuple[Fate, ...] = ("over_budget", "diverged")
-_SAME = ("preset", "modality", "fixed", "space", "metric", "objectives")
+_MEANING = ("metric", "objectives")
+_TRIED_AGAIN = 3
+"""Best configurations of a run whose scores mean something else here."""
 
 
-def check(old: RunFolder, before: SearchConfig, config: SearchConfig, *, same_data: bool) -> None:
-    """Raises RunError where `old` searched another space or other data: its scores would mean something else.
+def differing(before: SearchConfig, config: SearchConfig, *, same_data: bool) -> tuple[str, ...]:
+    """By what the scores of an earlier search mean something else in a new one.
 
     Args:
         before: what it was asked to do.
         same_data: whether it was on the data of the new search.
     """
-    differing = [name for name in _SAME if getattr(before, name) != getattr(config, name)]
-    if not same_data:
-        differing.append("data")
-    if differing:
-        raise RunError(
-            f"{old} cannot inform this search: its {', '.join(differing)} differ; "
-            "search the same space on the same data, or leave --warm-start out"
-        )
+    names = tuple(name for name in _MEANING if getattr(before, name) != getattr(config, name))
+    return names if same_data else ("data", *names)
 
 
-def take_over(study: optuna.Study, old: RunFolder, budget: Budget, latency: Latency | None = None) -> int:
-    """Adds the finished and refused trials of `old` to a new study, as what is known and no trial of its own.
+@dataclass(frozen=True)
+class Findings:
+    """What a new search takes over.
 
-    The best of them is also handed out early, to run under the new seed. What was added before is not added again.
+    Args:
+        old: the earlier run.
+        evidence: its trials as the new space has them, each named in `void`.
+        first: parameters to be run first, best ones first.
+        finished: trials that came to a score.
+        known: those of them that are in `evidence`.
+        differing: by what scores mean something else.
+    """
 
-    Returns:
-        How many finished trials of `old` are known now.
+    old: RunFolder
+    evidence: tuple[FrozenTrial, ...]
+    first: tuple[Flat, ...]
+    finished: int
+    known: int
+    differing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if self.differing:
+            why = f"as {' and '.join(self.differing)} differ"
+        elif self.known < self.finished:
+            why = "as the others have settings outside of this space"
+        else:
+            why = ""
+        told = f"{self.known} of {self.finished} finished trials of {self.old} inform the sampler"
+        again = f"; {len(self.first)} of its best run again first" if self.first else ""
+        return f"{told}{why and f', {why}'}{again}"
+
+
+def findings(old: RunFolder, feasible: FeasibleSpace, differing: Sequence[str] = ()) -> Findings:
+    """Reads an earlier run for a new search.
+
+    Args:
+        feasible: the new space, on its data and under its limits: what was within the old ones may be over them.
+        differing: see `differing`.
 
     Raises:
         RunError: `old` is gone.
     """
     old.read_settings()
-    if not old.journal.is_file():
-        return 0
-    trials = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(old)).get_trials(deepcopy=False)
-    attributes = {trial.number: TrialAttributes.of(trial) for trial in trials}
-    here = {TrialAttributes.of(trial).void for trial in study.get_trials(deepcopy=False)}
-    finished = [trial for trial in trials if attributes[trial.number].fate in SCORED]
-    complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
-    names = {number: f"trial {number} of {old}" for number, a in attributes.items() if a.fate in (*SCORED, *_REFUSED)}
-    if complete and not here & set(names.values()):
-        study.enqueue_trial(max(complete, key=lambda trial: trial.values[0]).params)
-    for number, name in names.items():
-        trial, size, config = trials[number], attributes[number].size, attributes[number].config
-        if name in here or not trial.state.is_finished() or size is None:
+    trials: list[FrozenTrial] = []
+    if old.journal.is_file():
+        trials = optuna.load_study(study_name=STUDY_NAME, storage=open_storage(old)).get_trials(deepcopy=False)
+    evidence, known, finished, complete = [], 0, 0, []
+    for trial in trials:
+        attributes = TrialAttributes.of(trial)
+        if attributes.fate not in (*SCORED, *_REFUSED) or attributes.config is None or not trial.state.is_finished():
             continue
-        # Of the new limits: what was within the old ones may be over them.
-        constraints = {**trial.constraints, "bytes": budget.bytes_of(size) / budget.limit - 1}
-        constraints.pop("latency", None)
-        if latency is not None and config is not None:
-            constraints["latency"] = latency.share(unflatten(config).model) - 1
-        copy = create_trial(
-            state=trial.state,
-            values=trial.values if trial.state == TrialState.COMPLETE else None,
-            params=trial.params,
-            distributions=trial.distributions,
-            intermediate_values=trial.intermediate_values,
-            user_attrs=TrialAttributes(void=name).values(),
-            constraints=constraints,
-        )
-        study.add_trial(copy)
-    return len(finished)
+        config = unflatten(attributes.config)
+        finished += attributes.fate in SCORED
+        if trial.state == TrialState.COMPLETE:
+            complete.append((trial.values[0], trial.number, config))
+        if differing or (drawn := _drawn(feasible, config)) is None:
+            continue
+        known += attributes.fate in SCORED
+        evidence.append(_copy(trial, drawn, feasible, config, f"trial {trial.number} of {old}"))
+    complete.sort(key=lambda found: (-found[0], found[1]))
+    best = [feasible.space.parameters(config) for _, _, config in complete]
+    first = [values for place, values in enumerate(best) if values and values not in best[:place]]
+    return Findings(
+        old, tuple(evidence), tuple(first[: _TRIED_AGAIN if differing else 1]), finished, known, tuple(differing)
+    )
+
+
+def take_over(study: optuna.Study, found: Findings) -> None:
+    """Adds what was found to a new study, as what is known and no trial of its own; nothing is added twice."""
+    here = {TrialAttributes.of(trial).void for trial in study.get_trials(deepcopy=False)}
+    if not any(TrialAttributes.of(trial).void in here for trial in found.evidence):
+        for values in found.first:
+            study.enqueue_trial(values, skip_if_exists=True)
+    study.add_trials([trial for trial in found.evidence if TrialAttributes.of(trial).void not in here])
+
+
+def _drawn(feasible: FeasibleSpace, config: TrialConfig) -> optuna.trial.FixedTrial | None:
+    """The trial that draws a configuration, None where the space draws no such one."""
+    asked = optuna.trial.FixedTrial(feasible.space.parameters(config))
+    try:
+        drawn = feasible.bind(feasible.space.suggest(cast(optuna.Trial, asked)))
+    except ValueError:  # a value is missing, or they are impossible together
+        return None
+    return asked if key_of(drawn) == key_of(config) else None
+
+
+def _copy(
+    trial: FrozenTrial, drawn: optuna.trial.FixedTrial, feasible: FeasibleSpace, config: TrialConfig, name: str
+) -> FrozenTrial:
+    share = feasible.budget.bytes_of(feasible.size_of(config)) / feasible.budget.limit
+    constraints = {**trial.constraints, "bytes": share - 1}
+    constraints.pop("latency", None)
+    if feasible.latency is not None:
+        constraints["latency"] = feasible.latency.share(config.model) - 1
+    return create_trial(
+        state=trial.state,
+        values=trial.values if trial.state == TrialState.COMPLETE else None,
+        params=drawn.params,
+        distributions=drawn.distributions,
+        intermediate_values=trial.intermediate_values,
+        user_attrs=TrialAttributes(void=name).values(),
+        constraints=constraints,
+    )

@@ -189,14 +189,17 @@ class _Search:
 
     def _learn(self, study: optuna.Study) -> None:
         """From the run that this one was begun with, as far as it is there."""
-        from captune.tuner.decisions.warm_start import take_over
+        from captune.tuner.decisions.warm_start import differing, findings, take_over
 
-        old = RunSettings.of(self.run).warm_start
-        if old is not None:
+        own = RunSettings.of(self.run)
+        if own.warm_start is not None:
             try:
-                with reading(old) as older:
-                    count = take_over(study, older, self.config.limit, self.feasible.latency)
-                self.say(f"{count} finished trials of {old} inform the sampler")
+                with reading(own.warm_start) as older:
+                    before = RunSettings.of(older)
+                    same_data = before.fingerprint == own.fingerprint
+                    found = findings(older, self.feasible, differing(before.search, self.config, same_data=same_data))
+                take_over(study, found)
+                self.say(str(found))
             except (RunError, StorageError) as error:
                 self.say(f"note: the sampler learns no more from the earlier run: {error}")
 
