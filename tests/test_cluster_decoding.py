@@ -169,6 +169,7 @@ def test_fault_of_a_node_is_told_unless_it_does_not_see_the_pictures(raw: Path) 
     assert "does not see" in str(node_fault(answer(fault="no permission", unread=[1]), pictures, raw / "images"))
 
 
+@pytest.mark.soak
 @starts_ray
 def test_disk_that_fails_a_node_ends_the_work_although_bad_pictures_are_skipped(
     raw: Path, tmp_path: Path, nodes: Nodes
@@ -274,6 +275,7 @@ def test_set_whose_pictures_are_all_decoded_is_finished_without_a_cluster(
     assert content(make(raw, tmp_path / "data", "127.0.0.1:1")) == whole
 
 
+@pytest.mark.soak
 @starts_ray
 def test_killed_command_goes_on_on_the_cluster(
     raw: Path, whole: dict[str, bytes], tmp_path: Path, nodes: Nodes
@@ -300,6 +302,7 @@ prepare(
     assert counts[0] == 2 * BATCH
 
 
+@pytest.mark.soak
 @starts_ray
 def test_killed_worker_costs_nothing(raw: Path, whole: dict[str, bytes], tmp_path: Path, nodes: Nodes) -> None:
     killed: list[int] = []
@@ -331,6 +334,7 @@ def test_killed_node_costs_nothing(
     assert victim not in nodes.others
 
 
+@pytest.mark.soak
 @starts_ray
 def test_cluster_without_a_node_that_decodes_is_told(
     raw: Path, whole: dict[str, bytes], tmp_path: Path, nodes: Nodes, monkeypatch: pytest.MonkeyPatch

@@ -268,6 +268,7 @@ def test_log_that_is_cut_again_and_again_is_shown_once(head: str, wire: Proxy) -
     assert pieces[-1].endswith("no end")
 
 
+@pytest.mark.soak
 def test_server_that_is_away_for_a_while_is_waited_for_and_one_that_is_gone_is_an_error(
     head: str, wire: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +309,7 @@ def test_interrupt_and_a_reader_that_is_gone_end_the_following_and_not_the_job(h
     assert followed(head, job)[1].endswith("zeile 6 ü\nno end")
 
 
+@pytest.mark.soak
 def test_search_that_ray_job_stop_ends_says_how_to_resume(
     head: str, data: PreparedData, search_yaml: Path, tmp_path: Path
 ) -> None:

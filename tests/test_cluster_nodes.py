@@ -62,6 +62,7 @@ def test_slots_fill_at_once_and_follow_nodes_that_come_and_go(nodes: Nodes, data
     assert summary["trials"]["lost"] >= 1
 
 
+@pytest.mark.soak
 def test_node_that_joins_trains_though_its_worker_takes_longer_to_start_than_trials_last(
     nodes: Nodes, data: PreparedData, tmp_path: Path
 ) -> None:
@@ -81,6 +82,7 @@ def test_node_that_joins_trains_though_its_worker_takes_longer_to_start_than_tri
     assert 8 < summary["busy_seconds"]["start"] < summary["wall_seconds"] * 2
 
 
+@pytest.mark.soak
 def test_trial_on_a_node_that_is_recalled_goes_on_elsewhere_from_the_epoch_it_was_at(
     nodes: Nodes, data: PreparedData, tmp_path: Path
 ) -> None:

@@ -127,6 +127,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_huge_pictures_on_three_threads_take_less_than_a_gigabyte_together(tmp_path: Path) -> None:
     """Each has 64 million pixels and some kilobytes, and takes 512 MiB by itself."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import rest_in_soak
 from chromium import CHROMIUM
 from conftest import Captune, Ran, refused
 from test_results_report_page_browser import assert_whole as assert_whole_page
@@ -453,6 +454,7 @@ def test_replay_of_a_trial_shipped_as_int8_differs_by_nothing(pictures_search: S
     assert ran.code == 0 and "largest difference 0.0e+00" in ran.out, ran
 
 
+@pytest.mark.soak
 def test_replay_where_versions_or_data_differ_is_refused_unless_told_otherwise_and_differs_by_nothing(
     searched: Search, captune: Captune, tmp_path: Path
 ) -> None:
@@ -483,6 +485,7 @@ def test_replay_of_what_never_trained_is_refused(tight_search: Search, captune: 
         assert ran.code == 2 and words in ran.err
 
 
+@pytest.mark.soak
 def test_search_that_starts_from_an_older_one_trains_its_best_first(
     cluster: Cluster, captions_searches: list[Search], captune: Captune, captions_data: PreparedData, tmp_path: Path
 ) -> None:
@@ -535,7 +538,10 @@ def test_refit_a_second_time_is_refused(searched: Search, refitted: Ran, captune
 
 @pytest.mark.parametrize(
     ("form", "name"),
-    [("bundle", "shipped"), ("keras", "shipped.keras"), ("onnx", "shipped.onnx"), ("litert", "shipped.tflite")],
+    rest_in_soak(
+        [("bundle", "shipped"), ("keras", "shipped.keras"), ("onnx", "shipped.onnx"), ("litert", "shipped.tflite")],
+        ("onnx", "shipped.onnx"),
+    ),
 )
 def test_export_gives_the_same_probabilities(
     searched: Search, refitted: Ran, captune: Captune, tmp_path: Path, form: str, name: str
@@ -580,6 +586,7 @@ def test_predict_gives_every_row_a_label_in_the_order_of_the_csv(
     assert captune(*arguments).code == 2, "an existing file is not overwritten"
 
 
+@pytest.mark.soak
 def test_captions_alone_are_searched_and_refitted(
     captions_searches: list[Search], captune: Captune, drawn: Path
 ) -> None:
@@ -595,6 +602,7 @@ def test_captions_alone_are_searched_and_refitted(
     assert scored.code == 0, "a bundle that reads captions needs no pictures"
 
 
+@pytest.mark.soak
 def test_same_seed_one_slot_gives_the_same_trials_and_scores(captions_searches: list[Search], captune: Captune) -> None:
     def said(search: Search) -> list[dict[str, Any]]:
         rows = trials(captune, search.run)
@@ -605,6 +613,7 @@ def test_same_seed_one_slot_gives_the_same_trials_and_scores(captions_searches: 
     assert first == second
 
 
+@pytest.mark.soak
 def test_pictures_alone_are_searched_and_refitted_on_halves_of_a_gpu(pictures_search: Search, captune: Captune) -> None:
     assert pictures_search.ran.code == 0, pictures_search.ran
     assert pictures_search.summary["slots"] == 4
@@ -614,6 +623,7 @@ def test_pictures_alone_are_searched_and_refitted_on_halves_of_a_gpu(pictures_se
     assert not (pictures_search.run / "winner" / "bundle" / "vocabulary.json").exists()
 
 
+@pytest.mark.soak
 def test_search_for_int8_proves_the_int8_that_it_ships(pictures_search: Search, captune: Captune) -> None:
     captune("refit", pictures_search.run)  # done before, unless this test runs alone
     proof = json.loads((pictures_search.run / "winner" / "proof.json").read_text())
@@ -658,6 +668,7 @@ def test_request_that_no_node_meets_is_refused_in_one_line(
     assert not (tmp_path / "run").exists(), "the same command can be given again, mended"
 
 
+@pytest.mark.soak
 def test_search_of_a_space_that_is_used_up_says_so_and_a_resume_refuses_nothing_anew(
     cluster: Cluster, captune: Captune, captions_data: PreparedData, tmp_path: Path
 ) -> None:
@@ -694,6 +705,7 @@ def test_address_where_nothing_listens_is_told_in_one_line(
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.soak
 def test_search_interrupted_before_its_first_trial_can_be_resumed(
     captune: Captune, captions_data: PreparedData, captions_yaml: Path, tmp_path: Path
 ) -> None:

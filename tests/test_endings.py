@@ -179,6 +179,7 @@ def make_run(arguments: list[Any]) -> None:
     create(RunFolder(run), planned.config, planned.data.prepared, source=str(data))
 
 
+@pytest.mark.soak
 def test_killed_search_runs_no_more_and_its_resume_clears_up_after_it_once(
     desk: Desk, captune: Captune, captions_data: PreparedData
 ) -> None:

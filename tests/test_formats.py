@@ -70,6 +70,7 @@ def test_bundle_answers_as_then(captune: Captune, old: Path) -> None:
     assert not above or labels == " ".join(above), "a threshold for the network's own probabilities"
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_search_goes_on_and_its_winner_is_trained_again(captune: Captune, old: Path) -> None:

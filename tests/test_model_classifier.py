@@ -238,6 +238,7 @@ def test_weights_are_left_alone_where_the_caller_fills_them_in() -> None:
     assert built(ModelConfig(image=config), load_weights=False).count_params() > 0
 
 
+@pytest.mark.soak
 def test_efficientnet_b0_sees_pixels_as_keras_has_it_and_its_bundle_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -373,7 +373,8 @@ def from_bundle(learner: Any, model: ModelConfig, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("storage", "ema"), [("float32", 0.9), ("float16", 0.0), ("int8", 0.0), ("int8", 0.9), ("int4", 0.9)]
+    ("storage", "ema"),
+    rest_in_soak([("float32", 0.9), ("float16", 0.0), ("int8", 0.0), ("int8", 0.9), ("int4", 0.9)], ("int4", 0.9)),
 )
 def test_predictions_are_those_of_the_bundle_to_the_bit(tmp_path: Path, storage: Any, ema: float) -> None:
     from captune.model.training import predict
@@ -514,6 +515,7 @@ def test_what_was_trained_in_bfloat16_is_scored_and_shipped_in_float32() -> None
     assert np.array_equal(predict(fresh, validation), scored)
 
 
+@pytest.mark.soak
 def test_training_in_bfloat16_goes_on_from_a_checkpoint_as_if_never_stopped() -> None:
     validation = of(task(40, 2), DROPPING)
     settings = {"ema": 0.9, "augment": AugmentConfig(rotation=20), "bfloat16": True}
@@ -587,6 +589,7 @@ def large(count: int, seed: int) -> Arrays:
     return replace(rows, inputs={"image": rows.inputs["image"].repeat(4, 1).repeat(4, 2)})
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_pretrained_tower_stays_for_its_share_of_the_schedule_and_moves_after_it(
     pretrained: ModelConfig, bfloat16: bool

@@ -72,6 +72,7 @@ def test_weights_of_every_kind_of_file_are_those_that_were_saved(name: str, kind
     assert equal(backbone(name, saved(network, tmp_path, kind)), network)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", rest_in_soak(["EfficientNetB0", "ConvNeXtTiny"], "EfficientNetB0"))
 def test_layer_that_keras_numbers_is_found_under_another_number(name: str, tmp_path: Path) -> None:
     path = saved(drawn(name), tmp_path, ".weights.h5")

@@ -192,6 +192,7 @@ def workers_of(search: Search) -> list[int]:
     return found
 
 
+@pytest.mark.soak
 def test_killed_workers_are_lost_and_their_trials_go_on(tmp_path: Path, captions_data: PreparedData) -> None:
     moments = random.Random(SEED)
     search = Search(tmp_path, captions_data, trials=4 + 2 * ROUNDS, seconds=0.4)
@@ -362,6 +363,7 @@ def fill(ballast: Path) -> None:
             pass
 
 
+@pytest.mark.soak
 def test_full_disk_loses_nothing_and_the_search_goes_on_once_there_is_room(
     small_disk: Path, captions_data: PreparedData
 ) -> None:
@@ -412,6 +414,7 @@ def test_no_trial_starts_below_the_floor_and_the_search_says_so(small_disk: Path
     assert_whole(search)
 
 
+@pytest.mark.soak
 def test_disk_holds_the_best_and_the_running_alone(tmp_path: Path, captions_data: PreparedData) -> None:
     size = 2 * 10**6
     search = Search(
@@ -437,6 +440,7 @@ def _bytes_below(folder: Path) -> int:
     return total
 
 
+@pytest.mark.soak
 def test_second_driver_on_a_run_is_refused_and_the_first_goes_on(tmp_path: Path, captions_data: PreparedData) -> None:
     search = Search(tmp_path, captions_data, trials=4, seconds=0.4)
     first = search.start()
@@ -449,6 +453,7 @@ def test_second_driver_on_a_run_is_refused_and_the_first_goes_on(tmp_path: Path,
     assert_whole(search)
 
 
+@pytest.mark.soak
 def test_interrupted_search_ends_within_fifteen_seconds_and_goes_on_where_it_was(
     tmp_path: Path, captions_data: PreparedData
 ) -> None:
@@ -470,6 +475,7 @@ def test_interrupted_search_ends_within_fifteen_seconds_and_goes_on_where_it_was
     assert search.trained_twice() <= SLOTS
 
 
+@pytest.mark.soak
 def test_second_interrupt_ends_a_search_at_once(tmp_path: Path, captions_data: PreparedData) -> None:
     search = Search(tmp_path, captions_data, trials=4, seconds=60)
     process = search.start()

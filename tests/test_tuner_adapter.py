@@ -295,6 +295,7 @@ def test_worker_that_left_no_error_died(adapter: Any, director: FakeDirector, tm
     assert director.heard == [("a", WorkerDied("its worker died: no reason given"))] * 2
 
 
+@pytest.mark.soak
 def test_ray_keeps_of_a_long_search_the_trials_that_run_alone(tmp_path: Path, captions_data: PreparedData) -> None:
     from ray.tune.experiment import Trial
 

@@ -139,6 +139,7 @@ def test_nothing_is_drawn_of_quick_work_or_in_a_terminal_that_cannot_take_it_bac
     assert in_terminal("-c", BAR, rounds, **variables) == ("", "a result\n")
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_search_in_a_terminal_shows_its_trials_and_leaves_results_alone(
     captions_data: PreparedData, tmp_path: Path

@@ -98,6 +98,7 @@ def test_bundle_of_a_winner_is_the_mean_of_its_members_each_trained_as_a_single_
     assert np.abs(answers - np.mean(expected, axis=0)).max() < 1e-6
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("kind", "name"), [("keras", "x.keras"), ("bundle", "copy")])
 def test_average_is_exported_as_one_file(
     winner: RunFolder, captions_data: PreparedData, tmp_path: Path, kind: Any, name: str
@@ -169,6 +170,7 @@ def test_budget_that_holds_one_network_ships_one(
     assert "no average: trial 0 is shipped alone" in said
 
 
+@pytest.mark.soak
 def test_network_that_the_search_kept_is_not_trained_again(
     run: RunFolder, trials: tuple[Record, ...], captions_data: PreparedData, tmp_path: Path
 ) -> None:

@@ -775,6 +775,7 @@ def test_search_killed_between_any_two_writes_goes_on_as_if_it_had_not_been(
         assert_goes_on(killed, lines[length - 1])
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_resume_killed_between_any_two_writes_goes_on_too(search: Search, data: PreparedData, tmp_path: Path) -> None:
     lines = eventful(search)

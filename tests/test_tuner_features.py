@@ -92,6 +92,7 @@ def test_trial_on_cached_features_learns_what_it_learns_without(
         assert one.map == pytest.approx(other.map, abs=places)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("storage", ["float32", "int8"])
 def test_score_on_cached_features_is_that_of_the_bundle_on_pictures(
     weights: Path, own: PreparedData, tmp_path: Path, storage: str
@@ -223,6 +224,7 @@ def _features(path: Path, weights: Path, out: Any) -> None:
     out.put(float(files.computed()[np.arange(data.num_pictures)].astype(float).sum()))
 
 
+@pytest.mark.soak
 def test_processes_that_ask_at_once_share_the_work_and_read_the_same(weights: Path, own: PreparedData) -> None:
     context = multiprocessing.get_context("spawn")
     out: Any = context.Queue()

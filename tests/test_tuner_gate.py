@@ -235,6 +235,7 @@ def test_first_configurations_are_drawn_evenly_however_many_are_refused(monkeypa
     assert set(used[len(study.trials) - 1 :]) == {"TPESampler"}
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_in_a_space_that_is_mostly_over_the_budget_a_third_of_an_even_filters_refusals_is_enough(
     monkeypatch: pytest.MonkeyPatch,

@@ -330,6 +330,7 @@ def test_every_verb_works_on_addresses(
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_killed_search_is_resumed_from_its_address_by_another_process(
     s3: str, captions_data: PreparedData, tmp_path: Path

@@ -318,6 +318,7 @@ def test_export_without_a_storage_keeps_the_winner_s_own(
         assert (tmp_path / "copy" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+@pytest.mark.soak
 def test_keras_file_of_an_int8_winner_answers_as_the_winner_does(
     int8_winner: RunFolder, captions_data: PreparedData, tmp_path: Path
 ) -> None:
@@ -438,6 +439,7 @@ def test_bundle_of_another_size_than_predicted_is_not_kept(
     assert not left(run.path)
 
 
+@pytest.mark.soak
 def test_folders_beside_an_export_stay_as_they_are(
     winner: RunFolder, captions_data: PreparedData, tmp_path: Path
 ) -> None:
@@ -469,6 +471,7 @@ def scratch(folder: Path, inside: str) -> Callable[[], bool]:
     return lambda: any(path.stat().st_size > 0 for path in folder.glob(f".captune-*.tmp/{inside}"))
 
 
+@pytest.mark.soak
 def test_refit_keeps_others_out_and_one_that_is_killed_leaves_the_next_its_place(old: Path, captune: Captune) -> None:
     run = RunFolder(old / "run")
     shutil.rmtree(run.winner)
@@ -503,6 +506,7 @@ def test_refit_beside_a_search_is_refused_and_done_where_it_is_asked_for_anyway(
     assert Proof.read(run.proof).trial == 0
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("kind", "inside"), rest_in_soak([("bundle", "copy/bundle.json"), ("keras", "copy.keras")], ("keras", "copy.keras"))
 )

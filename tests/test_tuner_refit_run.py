@@ -93,6 +93,7 @@ def searched(captions_data: PreparedData, captune: Captune, tmp_path_factory: py
     return RunFolder(folder / "run")
 
 
+@pytest.mark.soak
 def test_winner_is_refitted_on_a_node(nodes: Nodes, searched: RunFolder) -> None:
     ran = apart("refit", searched.path, "--address", nodes.address, "--gpus", 1)
     assert ran.returncode == 0, ran.stderr

@@ -46,6 +46,7 @@ TRIALS = """
 """
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("backend", rest_in_soak(["tensorflow", "jax"], "tensorflow"))
 def test_two_devices_take_the_course_of_one(backend: str, captions_data: PreparedData, tmp_path: Path) -> None:
     if find_spec(backend) is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import rest_in_soak
 from clip_towers import write_clip
 from pydantic import ValidationError
 from text_towers import write_tower
@@ -28,6 +29,7 @@ from captune.tuner.space.yaml_file import ConfigError
 pytest.importorskip("tokenizers", reason="pip install 'captune[text]'")
 
 FROZEN = {"text.frozen": True, "train.cached_features": True}
+INT8 = {"text.pooling": "both", "storage": "int8"}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def trained(config: TrialConfig, data: PreparedData) -> list[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"text.pooling": "both", "storage": "int8"}, {"text.wide": True}])
+@pytest.mark.parametrize("changes", rest_in_soak([{}, INT8, {"text.wide": True}], INT8))
 def test_trial_on_features_computed_once_learns_what_it_learns_without(
     folder: Path, own: PreparedData, changes: dict[str, Any]
 ) -> None:
@@ -133,7 +135,9 @@ def test_tuned_tower_learns_slower_than_its_head(folder: Path, own: PreparedData
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "storage"), [("bert", "float32"), ("bert", "int8"), ("clip", "int8")])
+@pytest.mark.parametrize(
+    ("family", "storage"), rest_in_soak([("bert", "float32"), ("bert", "int8"), ("clip", "int8")], ("clip", "int8"))
+)
 def test_bundle_of_a_trial_answers_as_it_was_scored_and_has_the_predicted_bytes(
     folder: Path, own: PreparedData, tmp_path: Path, family: str, storage: str
 ) -> None:
