@@ -149,7 +149,7 @@ def test_machine_that_joins_half_way_trains(cluster: Cluster) -> None:
     cluster.up(cluster.options)
     until(lambda: len(cluster.nodes()) == 2, 90)
     began = time.monotonic()
-    search = cluster.search("--trials 1000 --time-limit 2m")
+    search = cluster.search("--trials 1000 --time-limit 4m")
     until(lambda: len(finished(cluster.trials())) == 2, 400)
     time.sleep(max(0.0, began + 60 - time.monotonic()))
     third.run("sh", "-c", f"mkdir -m 700 ~/.ray && install -m 600 {SHARED / 'token'} ~/.ray/auth_token")
