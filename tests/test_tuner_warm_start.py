@@ -6,13 +6,14 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from captune.data_prep.store import PreparedData
 from captune.model.config import unflatten
 from captune.model.latency import Latency, Speed
 from captune.model.operations import Operations
 from captune.model.size import Budget, Contents
+from captune.results.attributes import TrialAttributes
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.records import load_records
 from captune.results.run_folder import RunError, RunFolder
@@ -192,7 +193,7 @@ def test_best_configurations_of_a_run_whose_scores_mean_something_else_run_again
     again = [trial.system_attrs["fixed_params"]["text.embedding"] for trial in study.get_trials()]
     assert again == sorted(complete, reverse=True)[:3]
     told = f"0 of 9 finished trials of {old} inform the sampler, as {' and '.join(why)} differ; "
-    assert str(found) == told + "3 of its best run again first"
+    assert str(found) == told + "its 3 best configurations run again first"
 
 
 def test_scores_mean_the_same_where_data_metric_and_objectives_do() -> None:
@@ -220,6 +221,16 @@ def test_what_was_taken_over_before_is_not_taken_again_and_what_is_new_is(
     gate.tell(admitted.trial, "complete", best=0.5)
     assert informed(study, old, captions_data).known == 10
     assert len([trial for trial in study.trials if trial.state == TrialState.WAITING]) == 1
+
+
+def test_trial_whose_settings_are_no_more_is_neither_evidence_nor_an_error(
+    old: RunFolder, captions_data: PreparedData
+) -> None:
+    before = findings(old, reach(captions_data))
+    gone = TrialAttributes(fate="complete", config={"text.encoder": "convolution", "text.gone": 1}).values()
+    study_of(old).add_trial(create_trial(state=TrialState.COMPLETE, value=0.99, user_attrs=gone))
+    found = findings(old, reach(captions_data))
+    assert (found.finished, found.known, found.first) == (before.finished + 1, before.known, before.first)
 
 
 def test_run_that_is_gone_is_told_and_one_without_trials_says_nothing(

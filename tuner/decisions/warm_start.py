@@ -12,6 +12,7 @@ from typing import cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import ValidationError
 
 from captune.model.config import Flat, TrialConfig, unflatten
 from captune.model.effects import key_of
@@ -66,8 +67,10 @@ class Findings:
         else:
             why = ""
         told = f"{self.known} of {self.finished} finished trials of {self.old} inform the sampler"
-        again = f"; {len(self.first)} of its best run again first" if self.first else ""
-        return f"{told}{why and f', {why}'}{again}"
+        best = (
+            f"its {len(self.first)} best configurations run" if len(self.first) > 1 else "its best configuration runs"
+        )
+        return f"{told}{why and f', {why}'}" + (f"; {best} again first" if self.first else "")
 
 
 def findings(old: RunFolder, feasible: FeasibleSpace, differing: Sequence[str] = ()) -> Findings:
@@ -89,8 +92,11 @@ def findings(old: RunFolder, feasible: FeasibleSpace, differing: Sequence[str] =
         attributes = TrialAttributes.of(trial)
         if attributes.fate not in (*SCORED, *_REFUSED) or attributes.config is None or not trial.state.is_finished():
             continue
-        config = unflatten(attributes.config)
         finished += attributes.fate in SCORED
+        try:
+            config = unflatten(attributes.config)
+        except ValidationError:  # of another version of captune, with settings that are no more
+            continue
         if trial.state == TrialState.COMPLETE:
             complete.append((trial.values[0], trial.number, config))
         if differing or (drawn := _drawn(feasible, config)) is None:
