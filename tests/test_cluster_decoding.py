@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
+from builders import rest_in_soak
 from conftest import Captune
 from PIL import Image
 from ray_nodes import Nodes
@@ -226,7 +227,7 @@ def test_all_pictures_missing_is_the_usual_error(raw: Path, tmp_path: Path, node
 
 
 @starts_ray
-@pytest.mark.parametrize("moment", [1, BATCH, BATCH + 1, ROWS])
+@pytest.mark.parametrize("moment", rest_in_soak([1, BATCH, BATCH + 1, ROWS], BATCH + 1))
 def test_cluster_goes_on_with_what_interrupted_threads_left(
     raw: Path, whole: dict[str, bytes], tmp_path: Path, nodes: Nodes, moment: int
 ) -> None:

@@ -649,7 +649,7 @@ def test_time_limit_ends_the_search_with_no_trial_left_running(
     scored = [row for row in rows if row["mean_f1"] is not None]
     assert ran.code == (0 if scored else 1), ran  # a slow machine may score nothing in this time
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert 8 <= summary["wall_seconds"] < 11
+    assert 8 <= summary["wall_seconds"] < 16
     assert summary["interrupted"] is False
     assert rows
     assert not [row for row in rows if row["fate"] in ("running", "waiting")]

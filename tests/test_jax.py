@@ -21,12 +21,6 @@ pytestmark = [
 ]
 
 
-CAPTIONS_YAML = """\
-preset: captions
-fixed: {train.epochs: 2, train.batch_size: 32, train.ema: 0.9, storage: int4, text.embedding: 16, text.units: 16}
-"""
-
-
 def captune(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """A process of its own: a process has one backend."""
     command = [sys.executable, "-m", "captune", *map(str, arguments)]
@@ -35,8 +29,10 @@ def captune(*arguments: object, **environment: str) -> subprocess.CompletedProce
     return ran
 
 
-def searched(data: PreparedData, settings: str, folder: Path) -> RunFolder:
-    """A search of one trial, and its winner."""
+@pytest.fixture(scope="module")
+def run(data: PreparedData, search_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("jax")
+    settings = search_yaml.read_text().replace("fixed:\n", "fixed:\n  train.ema: 0.9\n  storage: int4\n")
     (folder / "search.yaml").write_text(settings)
     captune(
         *("search", data.path, "--run", folder / "run", "--config", folder / "search.yaml"),
@@ -46,14 +42,8 @@ def searched(data: PreparedData, settings: str, folder: Path) -> RunFolder:
     return RunFolder(folder / "run")
 
 
-@pytest.fixture(scope="module")
-def run(data: PreparedData, search_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    settings = search_yaml.read_text().replace("fixed:\n", "fixed:\n  train.ema: 0.9\n  storage: int4\n")
-    return searched(data, settings, tmp_path_factory.mktemp("jax"))
-
-
-def test_search_with_jax_ends_with_a_proved_winner(captions_data: PreparedData, tmp_path: Path) -> None:
-    run = searched(captions_data, CAPTIONS_YAML, tmp_path)
+@pytest.mark.soak
+def test_search_with_jax_ends_with_a_proved_winner(run: RunFolder) -> None:
     settings = json.loads(run.settings.read_text())
     assert settings["search"]["backend"] == "jax" and "jax" in settings["versions"]
     proof = json.loads(run.proof.read_text())

@@ -218,7 +218,7 @@ STORED = [
 ]
 
 
-@pytest.mark.parametrize("config", rest_in_soak(STORED, *STORED[::2]))
+@pytest.mark.parametrize("config", rest_in_soak(STORED, *STORED[::5]))
 def test_loaded_bundle_is_the_saved_one_after_its_weights_went_through_storage_and_saved_again_the_same_files(
     tmp_path: Path, config: ModelConfig
 ) -> None:

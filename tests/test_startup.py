@@ -93,13 +93,16 @@ def test_search_of_a_space_in_which_nothing_fits_ends_before_ray_is_loaded(data:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_takes_less_than_half_a_second() -> None:
-    """Of processor time, as machines are shared; the interpreter and Typer alone take 0.15 s."""
-    command = [sys.executable, "-m", "captune", "--help"]
-    seconds = []
-    for _ in range(6):  # what else the machine does makes it longer, never shorter
+def test_help_takes_hardly_more_than_its_libraries() -> None:
+    """Of processor time, as machines are shared: 0.3 s on a quiet one, of which help by Typer alone is a half."""
+    alone = "import typer\napp = typer.Typer()\n@app.command()\ndef verb(): ...\napp(['--help'])"
+
+    def seconds(*words: str) -> float:
         before = os.times()
-        subprocess.run(command, capture_output=True, check=True)
+        subprocess.run([sys.executable, *words], capture_output=True, check=True)
         after = os.times()
-        seconds.append(sum(after[2:4]) - sum(before[2:4]))
-    assert min(seconds) < 0.5, seconds
+        return sum(after[2:4]) - sum(before[2:4])
+
+    pairs = [(seconds("-m", "captune", "--help"), seconds("-c", alone)) for _ in range(5)]
+    # What else the machine does makes each longer, never shorter.
+    assert min(own for own, _ in pairs) < 3 * min(typer for _, typer in pairs), pairs

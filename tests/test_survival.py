@@ -254,6 +254,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.soak
 def test_each_kind_of_fault_has_its_fate_within_one_report_and_the_search_goes_on(
     tmp_path: Path, captions_data: PreparedData
 ) -> None:

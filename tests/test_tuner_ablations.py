@@ -83,6 +83,7 @@ def test_differences_are_of_the_same_examples_and_their_interval_holds_them() ->
     assert second.low < second.difference < second.high < 0, "pairs tell what means of 0.5 and 0.625 do not"
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_ablation_scores_as_the_search_did_and_goes_on_where_it_was(

@@ -240,6 +240,7 @@ def test_processes_that_ask_at_once_share_the_work_and_read_the_same(weights: Pa
     assert sums[0] == sums[1]
 
 
+@pytest.mark.soak
 def test_process_that_is_killed_leaves_whole_files_and_the_next_one_goes_on(
     weights: Path, own: PreparedData, in_many_files: int, written: list[Path]
 ) -> None:

@@ -111,6 +111,7 @@ def unrefitted(searched: RunFolder) -> RunFolder:
     return searched
 
 
+@pytest.mark.soak
 def test_refit_that_no_node_can_do_is_refused(nodes: Nodes, unrefitted: RunFolder) -> None:
     ran = apart("refit", unrefitted.path, "--address", nodes.address, "--gpus", 2, "--cpus", 1)
     assert (ran.returncode, ran.stdout) == (2, "")
@@ -119,6 +120,7 @@ def test_refit_that_no_node_can_do_is_refused(nodes: Nodes, unrefitted: RunFolde
     )
 
 
+@pytest.mark.soak
 def test_more_gpus_than_this_machine_has_are_refused(unrefitted: RunFolder) -> None:
     ran = apart("refit", unrefitted.path, "--gpus", 99)
     assert (ran.returncode, ran.stdout) == (1, "")
