@@ -104,7 +104,7 @@ def test_plan_says_what_it_takes_over_of_an_older_run(run: captune.Run, old: Pat
     (old / "other.csv").write_text("\n".join((old / "train.csv").read_text().splitlines()[:40]) + "\n")
     other = captune.prepare(old / "other.csv", out=old / "other")
     elsewhere = captune.plan(other, old / "new", same, trials=1, warm_start=run)
-    assert "inform the sampler, as data differ" in elsewhere.report[-1]
+    assert "inform the sampler, as it had other data" in elsewhere.report[-1]
 
 
 def test_features_of_frozen_backbones_are_told_before_they_are_made_and_refused_over_their_limit(

@@ -181,7 +181,7 @@ def test_trials_of_other_fixed_settings_are_no_evidence_and_the_best_one_is_trie
     assert first.system_attrs["fixed_params"]["text.embedding"] == max(complete)
 
 
-@pytest.mark.parametrize("why", [("data",), ("metric",), ("data", "objectives")])
+@pytest.mark.parametrize("why", [("other data",), ("another metric",), ("other data", "other objectives")])
 def test_best_configurations_of_a_run_whose_scores_mean_something_else_run_again_once(
     tmp_path: Path, old: RunFolder, captions_data: PreparedData, why: tuple[str, ...]
 ) -> None:
@@ -192,16 +192,16 @@ def test_best_configurations_of_a_run_whose_scores_mean_something_else_run_again
     complete = [record.config["text.embedding"] for record in load_records(old) if record.fate == "complete"]
     again = [trial.system_attrs["fixed_params"]["text.embedding"] for trial in study.get_trials()]
     assert again == sorted(complete, reverse=True)[:3]
-    told = f"0 of 9 finished trials of {old} inform the sampler, as {' and '.join(why)} differ; "
+    told = f"0 of 9 finished trials of {old} inform the sampler, as it had {' and '.join(why)}; "
     assert str(found) == told + "its 3 best configurations run again first"
 
 
 def test_scores_mean_the_same_where_data_metric_and_objectives_do() -> None:
     others: list[tuple[dict[str, Any], bool, tuple[str, ...]]] = [
         ({"seed": 7, "budget": 10**6, "trials": 50, "fixed": {"text.dense": 16}}, True, ()),
-        ({}, False, ("data",)),
-        ({"metric": "map"}, True, ("metric",)),
-        ({"objectives": ("mean_f1", "bytes")}, False, ("data", "objectives")),
+        ({}, False, ("other data",)),
+        ({"metric": "map"}, True, ("another metric",)),
+        ({"objectives": ("mean_f1", "bytes")}, False, ("other data", "other objectives")),
     ]
     for changes, same_data, expected in others:
         other = SearchConfig.model_validate({**CONFIG.model_dump(), **changes})

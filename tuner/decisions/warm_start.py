@@ -23,20 +23,20 @@ from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.feasibility import FeasibleSpace
 
 _REFUSED: tuple[Fate, ...] = ("over_budget", "diverged")
-_MEANING = ("metric", "objectives")
+_MEANING = {"metric": "another metric", "objectives": "other objectives"}
 _TRIED_AGAIN = 3
 """Best configurations of a run whose scores mean something else here."""
 
 
 def differing(before: SearchConfig, config: SearchConfig, *, same_data: bool) -> tuple[str, ...]:
-    """By what the scores of an earlier search mean something else in a new one.
+    """Why the scores of an earlier search mean something else in a new one, in words.
 
     Args:
         before: what it was asked to do.
         same_data: whether it was on the data of the new search.
     """
-    names = tuple(name for name in _MEANING if getattr(before, name) != getattr(config, name))
-    return names if same_data else ("data", *names)
+    others = tuple(words for name, words in _MEANING.items() if getattr(before, name) != getattr(config, name))
+    return others if same_data else ("other data", *others)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Findings:
         first: parameters to be run first, best ones first.
         finished: trials that came to a score.
         known: those of them that are in `evidence`.
-        differing: by what scores mean something else.
+        differing: why scores mean something else.
     """
 
     old: RunFolder
@@ -61,7 +61,7 @@ class Findings:
 
     def __str__(self) -> str:
         if self.differing:
-            why = f"as {' and '.join(self.differing)} differ"
+            why = f"as it had {' and '.join(self.differing)}"
         elif self.known < self.finished:
             why = "as the others have settings outside of this space"
         else:
