@@ -1,9 +1,11 @@
-"""Every preset and backbone, with random weights, in every format and storage: bytes, difference, milliseconds.
+"""Every preset and backbone in every format and storage: bytes, difference, milliseconds.
 
-Arguments: names of networks; none for all. Formats answer in processes of their own, without Keras.
+Weights are random, but those of backbones that CAPTUNE_WEIGHTS holds as NAME.safetensors. Arguments: names of networks;
+none for all. Formats answer in processes of their own, without Keras.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -36,7 +38,10 @@ def networks() -> Iterator[tuple[str, ModelConfig]]:
         yield f"summed, {head}, reduced to 48", ModelConfig(image=image, **both)
     yield "gated, both poolings", ModelConfig(image=ImageConfig(side=SIDE, pooling="both"), text=TEXT, fusion="gated")
     for backbone in get_args(BackboneName):
-        yield backbone, ModelConfig(image=ImageConfig(backbone=backbone, side=SIDE))
+        weights = f"{backbone}.safetensors"
+        known = (Path(os.environ.get("CAPTUNE_WEIGHTS", ".")) / weights).is_file()
+        image = ImageConfig(backbone=backbone, side=SIDE, weights=weights if known else "none")
+        yield backbone, ModelConfig(image=image)
 
 
 def inputs_of(config: ModelConfig) -> dict[str, np.ndarray]:
@@ -60,7 +65,7 @@ def written(name: str, config: ModelConfig, folder: Path) -> None:
     from captune.tuner.winner.formats.write import FormatError, write_network
 
     keras.utils.set_random_seed(3)
-    inputs, network = inputs_of(config), build(config, load_weights=False)
+    inputs, network = inputs_of(config), build(config, load_weights=name in get_args(BackboneName))
     logits = keras.Model(network.inputs, network.get_layer(LOGITS).output)
     if logits.predict_on_batch(inputs).std(axis=0).max() < 1e-3:
         # MobileNetV3 and EfficientNetLite: little comes through before their layers have seen what they normalise.
