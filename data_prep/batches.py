@@ -43,9 +43,9 @@ class Batches:
     of these what modality names; "features", the rows (b, ..) of features by picture, stand in for "image"
     where they are given; where there are mirrored ones and a seed, each row has those by even chance;
     "caption_features" stand beside "caption". labels float32 (b, L). tokens: ids (rows of data, width) in the place of
-    those of data. max_tokens cuts captions or pads them with 0; None takes that of data. Ids of vocabulary_size
-    and above become 1 (unknown), None keeps all. seed: each epoch has its own order, told by (seed, epoch) alone;
-    None keeps the order of rows. by_length: captions of like length
+    those of data; targets: (rows of data, L) in the place of its labels. max_tokens cuts captions or pads them with 0;
+    None takes that of data. Ids of vocabulary_size and above become 1 (unknown), None keeps all. seed: each epoch has
+    its own order, told by (seed, epoch) alone; None keeps the order of rows. by_length: captions of like length
     share a batch, so that little of it is padding; batches come in random order all the same.
     """
 
@@ -62,6 +62,7 @@ class Batches:
         by_length: bool = False,
         features: Features | None = None,
         tokens: NDArray[np.int32] | None = None,
+        targets: NDArray[np.float32] | None = None,
     ) -> None:
         if modality not in ("both", "image", "caption"):
             raise DataError(f"modality must be both, image or caption, got {modality!r}")
@@ -82,7 +83,7 @@ class Batches:
         self.seed = seed
         self._with_images = modality != "caption"
         self._features = features or Features()
-        self._labels = data.labels[self.rows].astype(np.float32)
+        self._labels = (data.labels if targets is None else targets)[self.rows].astype(np.float32)
         self._tokens: NDArray[np.int32] | None = None
         tokens = data.tokens if tokens is None else tokens
         if modality != "image" and tokens is not None:

@@ -274,6 +274,11 @@ class TrainConfig(Settings):
         le=10,
         description="pictures and captions only: weight of CLIP's contrastive loss between the two of each example",
     )
+    teacher: str = Field(
+        "none",
+        description="a bundle whose calibrated probabilities are mixed into the targets; it may be over the budget",
+    )
+    teacher_share: float = Field(0.5, ge=0, le=1, description="of each target that is the teacher's; 1: no labels")
     prior_start: bool = Field(False, description="logits start at the labels' log odds in training, not at zero")
     augment: AugmentConfig = AugmentConfig()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -285,6 +290,11 @@ class TrainConfig(Settings):
         description="features of frozen towers are computed once and kept beside the data; of augmentation there is "
         "flip alone, for which those of mirrored pictures are kept too",
     )
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether another network has a share of the targets."""
+        return self.teacher != "none" and self.teacher_share > 0
 
 
 class TrialConfig(Settings):

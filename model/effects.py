@@ -13,6 +13,7 @@ _OF_THE_WHOLE = {"image.pooling", "image.units", "head_units"}
 _AUGMENTATION = {f"train.augment.{name}" for name in AugmentConfig.model_fields}
 _PRETRAINED_ONLY = {"train.tower_rate", "train.thaw"}
 _TOWER_ONLY = {f"text.{name}" for name in ("weights", "frozen", "layers", "heads", "family", "pooling")}
+_TEACHER = {"train.teacher", "train.teacher_share"}
 _DECAY = {"train.optimizer", "train.weight_decay"}
 
 
@@ -46,6 +47,8 @@ def idle(config: TrialConfig) -> set[str]:
         names |= _OF_TWO
     if not config.model.has_parts:
         names.add("train.own_losses")
+    if not train.has_teacher:
+        names |= _TEACHER
     if train.loss == "binary_crossentropy":
         names.add("train.gamma")
     if train.optimizer == "adam":

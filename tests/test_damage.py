@@ -35,7 +35,7 @@ from captune.results.run_folder import RunFolder
 from captune.results.summary import Summary
 from captune.results.table import frame
 from captune.tuner.run.settings import RunSettings
-from captune.tuner.training.features import _is_whole
+from captune.tuner.training.kept_rows import _is_whole
 from captune.tuner.winner.proof import Proof
 
 quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

@@ -66,6 +66,8 @@ def test_each_part_is_left_out_by_itself() -> None:
     assert left["text.wide"].train == config.train
     assert left["fusion"].model.fusion == "concatenation"
     assert ablations(PRESETS["captions"]).keys() <= {"text.wide"}
+    taught = replace(PRESETS["captions"], {"train.teacher": "bundle"})
+    assert ablations(taught)["teacher"] == PRESETS["captions"]
     aligned = ablations(replace(config, {"train.alignment": 0.1}))
     assert aligned["alignment"] == config and {part: aligned[part].train.alignment for part in aligned} == {
         **dict.fromkeys(aligned, 0.1),

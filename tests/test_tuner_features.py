@@ -118,16 +118,17 @@ def files_of(config: TrialConfig, data: PreparedData) -> Any:
     from captune.tuner.training.features import FeatureFiles
 
     assert config.model.image is not None
-    return FeatureFiles.of(data, config.model.image, FrozenFeatures.needed(config)[0])
+    return FeatureFiles(data, config.model.image, FrozenFeatures.needed(config)[0])
 
 
 @pytest.fixture
 def in_many_files(monkeypatch: pytest.MonkeyPatch) -> int:
     """Pictures in a file, so few that the drawn scenes take several."""
-    from captune.tuner.training import features
+    from captune.tuner.training import features, kept_rows
 
     monkeypatch.setattr(features, "_BATCH", 3)
-    monkeypatch.setattr(features, "_ROWS", 7)
+    monkeypatch.setattr(features, "ROWS", 7)
+    monkeypatch.setattr(kept_rows, "ROWS", 7)
     return 7
 
 
@@ -209,10 +210,10 @@ def test_where_training_flips_features_of_mirrored_pictures_are_kept_too(
 
 
 def _features(path: Path, weights: Path, out: Any) -> None:
-    from captune.tuner.training import features
+    from captune.tuner.training import features, kept_rows
 
     data = PreparedData.open(path)
-    features._ROWS, features._BATCH = 7, 3
+    features.ROWS, kept_rows.ROWS, features._BATCH = 7, 7, 3
     files = files_of(frozen(weights, data, **{"train.cached_features": True}), data)
     compute = features.FeatureFiles._compute
 

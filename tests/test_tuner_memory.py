@@ -15,8 +15,8 @@ from captune.tuner.ray_tune.memory import largest, measure, measured_share
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.feasibility import FeasibleSpace
 from captune.tuner.space.space import bind
+from captune.tuner.training.inference import rows_at_once
 from captune.tuner.training.runtime import CONTEXT
-from captune.tuner.training.trial import rows_at_once
 
 GIB = 2**30
 CONTENTS = Contents.typical(18)

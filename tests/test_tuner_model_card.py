@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 
 from captune.data_prep.captions import CaptionSettings
 from captune.data_prep.manifest import VERSION, Manifest
-from captune.model.config import ImageConfig, ModelConfig, TextConfig, TrialConfig, flatten
+from captune.model.config import ImageConfig, ModelConfig, TextConfig, TrialConfig, flatten, replace
 from captune.model.rule import DecisionRule
 from captune.results.baselines import COMMONEST, Baseline
 from captune.results.error_analysis import Bin, ErrorAnalysis, LabelScores
@@ -147,6 +147,12 @@ def test_pretrained_weights_are_named_without_the_place_where_they_lie() -> None
     assert "(EfficientNetLite0, lite0.safetensors)" in card
     assert "secret" not in card
     assert "pretrained" not in model_card(facts(both())), "a network that began with random weights"
+
+
+def test_teacher_is_named_by_its_run() -> None:
+    config = replace(captions(), {"train.teacher": "/home/me/runs/large/winner/bundle", "train.teacher_share": 0.7})
+    assert r"It was taught by another network, large\/winner\/bundle: 70% of its targets." in model_card(facts(config))
+    assert "taught" not in model_card(facts(captions()))
 
 
 def test_code_calls_only_what_the_network_reads() -> None:

@@ -92,7 +92,7 @@ def test_features_are_those_of_the_shipped_network_and_are_read_again(
     config = configured(folder, own, storage="int8", **FROZEN)
     text, features = config.model.text, CaptionFeatures.needed(config)
     assert text is not None and features is not None
-    files = FeatureFiles.of(own, text, features)
+    files = FeatureFiles(own, text, features)
     rows = np.arange(len(own))[::-1]
     values = files.computed()[rows]
     network = build(config.model, pieces=text_tower_rows(own, text))
@@ -101,7 +101,7 @@ def test_features_are_those_of_the_shipped_network_and_are_read_again(
     expected = tower.predict({"caption": text_tower_ids(own, text)}, verbose=0)[rows]
     assert np.abs(values - expected).max() < 2e-3 * np.abs(expected).max()
     monkeypatch.setattr(FeatureFiles, "_compute", None)
-    assert np.array_equal(FeatureFiles.of(own, text, features).computed()[rows], values)
+    assert np.array_equal(FeatureFiles(own, text, features).computed()[rows], values)
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_features_of_other_weights_or_settings_are_others(folder: Path, own: Pre
     def place(where: Path, **changes: Any) -> Path:
         config = configured(where, own, **FROZEN, **changes)
         assert config.model.text is not None
-        return FeatureFiles.of(own, config.model.text, CaptionFeatures.of(config.model.text, "float32")).folder
+        return FeatureFiles(own, config.model.text, CaptionFeatures.of(config.model.text, "float32")).folder
 
     other = write_tower(tmp_path / "other", own.captions, seed=1)
     heads = write_tower(tmp_path / "heads", own.captions, heads=4)

@@ -59,7 +59,7 @@ def main(source: Path, weights: Path, count: int) -> None:
             for cut in ("final", "last_map"):
                 image = ImageConfig(backbone=tower, weights=str(file), frozen=True, cut=cut, side=224)  # type: ignore[arg-type]
                 features = FrozenFeatures.of(image, "float32")
-                files = FeatureFiles.of(data, image, features)
+                files = FeatureFiles(data, image, features)
                 before = bare(files._network, pictures)
                 started = time.perf_counter()
                 files.computed()

@@ -210,12 +210,13 @@ class Classifier:
         progress: bool,
     ) -> Iterator[tuple[Rows, NDArray[np.float32]]]:
         """The rows of a CSV that can be used, some at a time, and the network's probabilities; others are told."""
+        from captune.tuner.training.inference import usual_batch
         from captune.tuner.winner import predict
         from captune.tuner.winner.rows import CHUNK, open_rows
 
         if on_bad not in ("error", "skip"):
             raise ArgumentError("on_bad", f"error or skip, got {on_bad!r}")
-        batch = predict.usual_batch(self.bundle) if batch is None else batch
+        batch = usual_batch(self.bundle) if batch is None else batch
         if not 1 <= batch <= predict.MOST_IN_BATCH:
             raise ArgumentError("batch", f"from 1 to {predict.MOST_IN_BATCH} rows, got {batch}")
         folder = None if images is None else Path(images)

@@ -19,6 +19,7 @@ from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
 from captune.errors import shell_word
 from captune.model.backbones import WeightsError, weights_path
+from captune.model.bundle_manifest import BundleError
 from captune.model.config import complaint
 from captune.model.latency import Latency, Speed
 from captune.model.size import Contents
@@ -33,6 +34,7 @@ from captune.tuner.space.dimensions import SpaceError
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
 from captune.tuner.space.space import Space, bind
 from captune.tuner.space.yaml_file import ConfigError
+from captune.tuner.training.teacher import check_teacher
 
 
 class RunSettings(Document):
@@ -124,14 +126,16 @@ def check(config: SearchConfig, data: PreparedData, speed: Speed | None = None) 
 
 
 def _check_weights(space: Space, data: PreparedData) -> None:
-    """Raises ConfigError for weights that a trial may ask for and that are not here, or not what they should be."""
+    """Raises ConfigError for weights or a teacher that a trial may ask for and that are not what they should be."""
     image = space.base.model.image
     try:
         for name in _names(space, "image.weights", None if image is None else image.weights) - {"imagenet"}:
             weights_path(name)
         for name in _text_weights(space) if data.has_captions else ():
             check_tower(weights_folder(name), _tower(data, name).shape)
-    except (WeightsError, DataError) as error:
+        for name in _names(space, "train.teacher", space.base.train.teacher):
+            check_teacher(name, data)
+    except (WeightsError, BundleError, DataError) as error:
         raise ConfigError(str(error)) from None
 
 

@@ -17,7 +17,7 @@ from captune.data_prep.captions import Vocabulary
 from captune.data_prep.pieces import cut_pieces
 from captune.data_prep.store import PreparedData
 from captune.model.average import Network
-from captune.model.config import ImageConfig, TextConfig, TrialConfig
+from captune.model.config import TextConfig, TrialConfig
 from captune.model.frozen_features import CaptionFeatures, FrozenFeatures
 from captune.model.metrics import Epoch
 from captune.model.rule import DecisionRule
@@ -25,16 +25,15 @@ from captune.model.text_towers import weights_folder
 from captune.tuner.training import runtime
 from captune.tuner.training.checkpoints import CheckpointWriter
 from captune.tuner.training.features import FeatureFiles, text_tower_ids, text_tower_rows
+from captune.tuner.training.inference import rows_at_once
 from captune.tuner.training.job import Job
+from captune.tuner.training.teacher import targets
 
 if TYPE_CHECKING:
     import keras
 
     from captune.model.bundle import Bundle
     from captune.model.training import Spread, Training
-
-_MOST_AT_ONCE = 256  # rows that are answered together
-_PIXELS_AT_ONCE = 32 * 224 * 224  # of pictures: 256 of 224 pixels a side take 4 GiB in a tower, and no less time
 
 
 def train_trial(
@@ -118,8 +117,9 @@ def batches(
     seed: int | None = None,
     by_length: bool = False,
     features: Features | None = None,
+    targets: NDArray[np.float32] | None = None,
 ) -> Batches:
-    """The rows as the network reads them; shuffled every epoch where a seed is given. features: see Batches."""
+    """The rows as the network reads them; shuffled every epoch where a seed is given. The rest: see Batches."""
     text = config.text
     return Batches(
         data,
@@ -132,6 +132,7 @@ def batches(
         by_length=by_length,
         features=features,
         tokens=text_tower_ids(data, text) if text is not None and text.encoder == "transformer" else None,
+        targets=targets,
     )
 
 
@@ -139,11 +140,6 @@ def to_answer(data: PreparedData, rows: Any, config: Network, features: Features
     """The rows in their order, in the batches in which a network answers them without learning."""
     computed = features is not None and features.plain is not None
     return batches(data, rows, config, rows_at_once(None if computed else config.image), features=features)
-
-
-def rows_at_once(image: ImageConfig | None) -> int:
-    """Rows that a network answers together. image: how it reads pictures; None where it reads none."""
-    return _MOST_AT_ONCE if image is None else max(1, min(_MOST_AT_ONCE, _PIXELS_AT_ONCE // image.seen_side**2))
 
 
 def begin(
@@ -160,7 +156,14 @@ def begin(
 
     train = config.train
     examples = batches(
-        data, rows, config.model, train.batch_size, seed=seed, by_length=train.group_by_length, features=features
+        data,
+        rows,
+        config.model,
+        train.batch_size,
+        seed=seed,
+        by_length=train.group_by_length,
+        features=features,
+        targets=targets(train, data),
     )
     counts = data.labels[rows].sum(axis=0).tolist()
     bfloat16, text = runtime.in_bfloat16(train.precision), config.model.text
@@ -171,9 +174,9 @@ def begin(
 def features_for(config: TrialConfig, data: PreparedData) -> Features | None:
     """What towers gave before, where the configuration asks for features that are computed once."""
     image, text, of_captions = config.model.image, config.model.text, CaptionFeatures.needed(config)
-    ways = [FeatureFiles.of(data, image, features) for features in FrozenFeatures.needed(config) if image is not None]
+    ways = [FeatureFiles(data, image, features) for features in FrozenFeatures.needed(config) if image is not None]
     plain, mirrored = (*(files.computed() for files in ways), None, None)[:2]
     captions = None
     if text is not None and of_captions is not None:
-        captions = FeatureFiles.of(data, text, of_captions).computed()
+        captions = FeatureFiles(data, text, of_captions).computed()
     return Features(plain, mirrored, captions) if ways or captions is not None else None

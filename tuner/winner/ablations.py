@@ -36,6 +36,8 @@ def _ablations(config: TrialConfig) -> Iterator[tuple[str, TrialConfig]]:
         yield "augmentation", TrialConfig(model=model, train=train.model_copy(update={"augment": AugmentConfig()}))
     if train.alignment:
         yield "alignment", replace(config, {"train.alignment": 0.0})
+    if train.has_teacher:
+        yield "teacher", replace(config, {"train.teacher": "none"})
     if image is not None and image.weights != "none":
         yield "image.weights", replace(config, _FROM_SCRATCH)
     if text is not None and text.wide:

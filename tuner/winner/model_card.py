@@ -19,7 +19,7 @@ from captune.data_prep.store import PreparedData
 from captune.errors import one_line, visible
 from captune.files import written_aside
 from captune.model.average import Average, Network
-from captune.model.config import TITLES
+from captune.model.config import TITLES, unflatten
 from captune.model.metrics import METRICS
 from captune.model.rule import RuleKind
 from captune.model.size import show_bytes, size
@@ -166,6 +166,11 @@ def _data(facts: CardFacts) -> Iterator[str]:
     yield from _table(("", ""), rows)
     yield ""
     yield "The search chose by the validation rows; the network was then trained on train and validation together."
+    configurations = [member.config for member in facts.proof.members] or [facts.proof.config]
+    for train in (unflatten(each).train for each in configurations):
+        if train.has_teacher:
+            name = "/".join(PurePath(train.teacher).parts[-3:])  # RUN/winner/bundle, say
+            yield f"It was taught by another network, {plain(name)}: {train.teacher_share:.0%} of its targets."
 
 
 def _scores(facts: CardFacts) -> Iterator[str]:

@@ -24,7 +24,8 @@ from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model.bundle import Bundle
 from captune.results.run_folder import RunFolder
-from captune.tuner.winner.predict import labels, probabilities, vocabulary_of
+from captune.tuner.training.inference import vocabulary_of
+from captune.tuner.winner.predict import labels, probabilities
 
 FORMAT = 1
 GOLDEN_ROWS = 200

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +17,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from captune.data_prep.captions import Vocabulary
 from captune.data_prep.images import ImageError, Picture, square
 from captune.data_prep.labels import Labels
-from captune.data_prep.pieces import Pieces
 from captune.data_prep.pixels import cores
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
@@ -31,44 +29,10 @@ from captune.model.baselines import commonest_label
 from captune.model.bundle import Bundle
 from captune.model.f1 import f1_per_example
 from captune.model.training import predict
-from captune.tuner.training.trial import rows_at_once
+from captune.tuner.training.inference import Examples, probabilities_on, tokens_of, untold, usual_batch
 from captune.tuner.winner.rows import Rows
 
 MOST_IN_BATCH = 1024
-
-
-def usual_batch(bundle: Bundle) -> int:
-    """Rows that go through the network together unless said."""
-    return rows_at_once(bundle.config.image)
-
-
-def _untold(done: int, total: int) -> None:
-    """Where nobody asks how far it is."""
-
-
-@dataclass(frozen=True)
-class _Examples:
-    """Captions and pictures turned into batches one at a time: any number of rows fits."""
-
-    count: int
-    tokens: NDArray[np.int32] | None  # (count, max_tokens)
-    pixels: Callable[[slice], NDArray[np.uint8]] | None  # pictures of a range of rows
-    progress: Callable[[int, int], None]  # told before each batch of (done, all) rows
-    size: int
-
-    def __len__(self) -> int:
-        return -(-self.count // self.size)
-
-    def batch(self, number: int, index: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
-        """Inputs of batch `index`. Rows keep their order, so the epoch `number` means nothing; nor are there labels."""
-        rows = slice(index * self.size, (index + 1) * self.size)
-        self.progress(rows.start, self.count)
-        inputs: dict[str, NDArray[Any]] = {}
-        if self.tokens is not None:
-            inputs["caption"] = self.tokens[rows]
-        if self.pixels is not None:
-            inputs["image"] = self.pixels(rows)
-        return inputs, np.empty(0, np.float32)
 
 
 def probabilities(
@@ -109,7 +73,7 @@ def _probabilities(
     captions: Sequence[str] | None,
     images: Sequence[Picture] | None,
     fault: Callable[[int, str], None],
-    progress: Callable[[int, int], None] = _untold,
+    progress: Callable[[int, int], None] = untold,
     batch: int | None = None,
 ) -> NDArray[np.float32]:
     """The same; a picture that cannot be decoded is black, after `fault` has been told its place and what is wrong."""
@@ -134,13 +98,13 @@ def _probabilities(
                 fault(rows.start + place, reason)
         return pixels
 
-    tokens = None if captions is None else _tokens(bundle, captions)
+    tokens = None if captions is None else tokens_of(bundle, captions)
     network = bundle.network
     if bundle.config.has_parts and (captions is None or images is None):
         network = _alone(network, bundle.config, "image" if captions is None else "caption")
     pixels = decoded if image is not None and images is not None else None
     with ThreadPoolExecutor(cores()) as threads:
-        return predict(network, _Examples(count, tokens, pixels, progress, batch or usual_batch(bundle)))
+        return predict(network, Examples(count, tokens, pixels, progress, batch or usual_batch(bundle)))
 
 
 @lru_cache(maxsize=2)
@@ -156,39 +120,16 @@ def labels(bundle: Bundle, probabilities: NDArray[np.float32]) -> list[tuple[int
 
 def probabilities_of_split(bundle: Bundle, data: PreparedData, split: str) -> NDArray[np.float32]:
     """(n, num_labels) for a split of a prepared data set, captions through the bundle's own vocabulary."""
-    rows = data.rows(split)
-    tokens = tokens_of_split(bundle, data, split)
-    pixels = (lambda part: data.pixels(rows[part])) if bundle.config.image else None
-    return predict(bundle.network, _Examples(len(rows), tokens, pixels, _untold, usual_batch(bundle)))
+    return probabilities_on(bundle, data, data.rows(split))
 
 
 def tokens_of_split(bundle: Bundle, data: PreparedData, split: str) -> NDArray[np.int32] | None:
     """Token ids (n, max_tokens) of a split; None where the bundle reads no captions."""
-    return _tokens(bundle, [data.captions[row] for row in data.rows(split)]) if data.has_captions else None
-
-
-def _tokens(bundle: Bundle, captions: Sequence[str]) -> NDArray[np.int32] | None:
-    """Ids of (n, max_tokens), cut or padded to what the network reads."""
-    vocabulary = vocabulary_of(bundle)
-    if bundle.config.text is None or vocabulary is None:
-        return None
-    width = bundle.config.text.max_tokens
-    if isinstance(vocabulary, Pieces):
-        return vocabulary.encode(captions, width)
-    ids = vocabulary.encode(captions)[:, :width]
-    return np.pad(ids, ((0, 0), (0, width - ids.shape[1])))
-
-
-def vocabulary_of(bundle: Bundle) -> Vocabulary | Pieces | None:
-    """What takes captions to ids; None where the bundle reads none."""
-    if bundle.config.text is None or bundle.vocabulary is None:
-        return None
-    kind = Pieces if bundle.config.text.encoder == "transformer" else Vocabulary
-    return kind.from_json(bundle.vocabulary)
+    return tokens_of(bundle, [data.captions[row] for row in data.rows(split)]) if data.has_captions else None
 
 
 def probabilities_of_rows(
-    bundle: Bundle, rows: Rows, progress: Callable[[int, int], None] = _untold, batch: int | None = None
+    bundle: Bundle, rows: Rows, progress: Callable[[int, int], None] = untold, batch: int | None = None
 ) -> tuple[Rows, NDArray[np.float32]]:
     """The rows that can be used, now that their pictures have been decoded, and (n, num_labels) of them.
 
