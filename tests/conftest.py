@@ -39,7 +39,7 @@ OLD = Path(__file__).parent / "formats" / "0.1.0"
 
 # `make test-fast` draws fewer examples than `make test`, `make soak` many more.
 settings.register_profile("fast", max_examples=20, deadline=None)
-settings.register_profile("whole", deadline=None)
+settings.register_profile("whole", max_examples=50, deadline=None)
 settings.register_profile("soak", max_examples=5000, deadline=None)
 settings.load_profile("whole")
 TINY = {

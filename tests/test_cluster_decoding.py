@@ -318,7 +318,7 @@ def test_killed_worker_costs_nothing(raw: Path, whole: dict[str, bytes], tmp_pat
 
 
 @starts_ray
-@pytest.mark.parametrize("at_work", [True, False], ids=["at work", "with results that nobody has taken"])
+@pytest.mark.parametrize("at_work", rest_in_soak([True, False], True))
 def test_killed_node_costs_nothing(
     raw: Path, whole: dict[str, bytes], tmp_path: Path, nodes: Nodes, at_work: bool
 ) -> None:

@@ -82,6 +82,8 @@ class Desk:
         for name in ("srun", "ray", "scontrol", "getent", "hostname", "captune"):
             (folder / "bin" / name).write_text(STUB)
             (folder / "bin" / name).chmod(0o755)
+        (folder / "bin" / "sleep").write_text("#!/bin/sh\nexec /bin/sleep 0.1\n")  # between two looks, in the script
+        (folder / "bin" / "sleep").chmod(0o755)
 
     def start(self, options: Slurm, **environment: str) -> subprocess.Popen[str]:
         script = self.folder / "job.sh"

@@ -122,6 +122,7 @@ def test_every_node_is_looked_at_before_a_search(nodes: Nodes, data: PreparedDat
         assert all(row["answered"] and 0 < row["memory_taken"] < row["memory"] for row in rows)
 
 
+@pytest.mark.soak
 def test_node_of_another_captune_is_named(
     nodes: Nodes, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,7 @@ def test_first_call_of_a_process_changes_nothing_of_it(call: str, old: Path) -> 
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_worker_that_cannot_import_captune_ends_the_search_in_one_line(
     captions_data: PreparedData, tmp_path: Path

@@ -103,6 +103,7 @@ def test_labels_are_learnt_beside_alignment() -> None:
     assert losses[-1] < losses[0] and score > 0.9, (losses, score)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "settings",
     [

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import refused
+from builders import refused, rest_in_soak
 from pydantic import ValidationError
 
 from captune.model.average import Average, Member
@@ -154,7 +154,10 @@ def test_average_answers_by_picture_or_caption_alone(part: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("models", "storage"), [(CAPTIONS, "float32"), (CAPTIONS, "int4"), (SUMMED, "int8")])
+@pytest.mark.parametrize(
+    ("models", "storage"),
+    rest_in_soak([(CAPTIONS, "float32"), (CAPTIONS, "int4"), (SUMMED, "int8")], (SUMMED, "int8")),
+)
 def test_bundle_of_an_average_is_of_the_predicted_size_and_answers_as_before(
     models: tuple[ModelConfig, ...], storage: Any, tmp_path: Path
 ) -> None:

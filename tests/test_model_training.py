@@ -130,21 +130,21 @@ def test_same_seed_gives_the_same_epochs_twice_in_one_process_and_another_seed_o
     assert first != other
 
 
-@pytest.mark.parametrize(
-    ("model", "settings"),
-    [
-        (BOTH, {"optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0}),
-        (BOTH, {"augment": AugmentConfig(shift=0.1, zoom=0.1)}),
-        (ModelConfig(image=IMAGE, num_labels=LABELS), {"augment": AugmentConfig(flip=True), "loss": "asymmetric"}),
-        (CAPTION, {"augment": AugmentConfig(flip=True), "class_weights": "inverse", "loss": "focal"}),
-        (CAPTION, {"class_weights": "dynamic", "loss": "asymmetric"}),
-        (BOTH.model_copy(update={"fusion": "summed"}), {"class_weights": "dynamic", "own_losses": 0.3}),
-        (CAPTION, {"schedule": "cosine", "warmup": 0.5, "ema": 0.5, "epochs": 1}),
-        (CAPTION, {"optimizer": "adamw", "weight_decay": 0.0, "label_smoothing": 0.1}),
-        (SUMMED, {"own_losses": 0.3, "prior_start": True, "loss": "asymmetric", "ema": 0.5}),
-        (SUMMED, {"own_losses": 0.3, "augment": AugmentConfig(flip=True)}),
-    ],
-)
+SETTINGS = [
+    (BOTH, {"optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0}),
+    (CAPTION, {"augment": AugmentConfig(flip=True), "class_weights": "inverse", "loss": "focal"}),
+    (SUMMED, {"own_losses": 0.3, "prior_start": True, "loss": "asymmetric", "ema": 0.5}),
+    (BOTH, {"augment": AugmentConfig(shift=0.1, zoom=0.1)}),
+    (ModelConfig(image=IMAGE, num_labels=LABELS), {"augment": AugmentConfig(flip=True), "loss": "asymmetric"}),
+    (CAPTION, {"class_weights": "dynamic", "loss": "asymmetric"}),
+    (BOTH.model_copy(update={"fusion": "summed"}), {"class_weights": "dynamic", "own_losses": 0.3}),
+    (CAPTION, {"schedule": "cosine", "warmup": 0.5, "ema": 0.5, "epochs": 1}),
+    (CAPTION, {"optimizer": "adamw", "weight_decay": 0.0, "label_smoothing": 0.1}),
+    (SUMMED, {"own_losses": 0.3, "augment": AugmentConfig(flip=True)}),
+]
+
+
+@pytest.mark.parametrize(("model", "settings"), rest_in_soak(SETTINGS, *SETTINGS[:3]))
 def test_every_setting_of_training_gives_finite_epochs(model: ModelConfig, settings: Any) -> None:
     epochs = fitted(model, **{"epochs": 2, **settings})
     assert len(epochs) == settings.get("epochs", 2)
@@ -387,7 +387,7 @@ def test_predictions_are_those_of_the_bundle_to_the_bit(tmp_path: Path, storage:
     assert (learner.predict(rows) == expected).all()
 
 
-@pytest.mark.parametrize(("storage", "ema"), [("float16", 0.9), ("int8", 0.0)])
+@pytest.mark.parametrize(("storage", "ema"), rest_in_soak([("float16", 0.9), ("int8", 0.0)], ("int8", 0.0)))
 def test_predictions_before_storage_are_those_of_the_weights_as_they_are(storage: Any, ema: float) -> None:
     from captune.model.training import predict
 
@@ -402,9 +402,7 @@ def test_predictions_before_storage_are_those_of_the_weights_as_they_are(storage
 
 @pytest.mark.parametrize(
     ("storage", "ema"),
-    rest_in_soak(
-        [("float32", 0.0), ("float32", 0.9), ("float16", 0.0), ("int8", 0.9)], ("float32", 0.0), ("int8", 0.9)
-    ),
+    rest_in_soak([("float32", 0.0), ("float32", 0.9), ("float16", 0.0), ("int8", 0.9)], ("int8", 0.9)),
 )
 def test_training_goes_on_from_the_weights_before_storage(storage: Any, ema: float) -> None:
     rows = of(task(40, 2), BOTH)
@@ -422,7 +420,7 @@ def test_training_goes_on_from_the_weights_before_storage(storage: Any, ema: flo
     assert trained(storage) == trained("float32")
 
 
-@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("bfloat16", rest_in_soak([False, True], False))
 def test_int4_is_trained_for_in_the_last_epochs(bfloat16: bool) -> None:
     from captune.model.layout import is_grouped
     from captune.model.storage import through
@@ -489,6 +487,7 @@ def test_nan_in_one_weight_ends_the_trial_whatever_the_storage(storage: Any, mon
     assert math.isnan(epochs[0].mean_f1)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("encoder", rest_in_soak(["convolution", "bilstm"], "convolution"))
 def test_network_learns_in_bfloat16_too(encoder: str) -> None:
     model = BOTH.model_copy(update={"text": TEXT.model_copy(update={"encoder": encoder})})
@@ -545,7 +544,7 @@ def test_label_weights_are_one_in_the_first_epoch_and_then_follow_its_errors() -
     assert weights.mean() == pytest.approx(1) and weights.std() > 0.01
 
 
-@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("bfloat16", rest_in_soak([False, True], False))
 def test_training_with_dynamic_weights_goes_on_from_a_checkpoint_as_if_never_stopped(bfloat16: bool) -> None:
     validation = of(task(40, 2), CAPTION)
     settings = {"class_weights": "dynamic", "bfloat16": bfloat16}

@@ -65,7 +65,7 @@ def equal(network: Any, other: Any) -> bool:
     return all((a == b).all() for a, b in zip(network.get_weights(), other.get_weights(), strict=True))
 
 
-@pytest.mark.parametrize("kind", [".weights.h5", ".keras", ".npz", ".safetensors"])
+@pytest.mark.parametrize("kind", rest_in_soak([".weights.h5", ".keras", ".npz", ".safetensors"], ".keras", ".npz"))
 @pytest.mark.parametrize("name", rest_in_soak([LITE, "MobileNetV3Small", "AlexNet"], "MobileNetV3Small"))
 def test_weights_of_every_kind_of_file_are_those_that_were_saved(name: str, kind: str, tmp_path: Path) -> None:
     network = drawn(name)
@@ -80,7 +80,10 @@ def test_layer_that_keras_numbers_is_found_under_another_number(name: str, tmp_p
     assert equal(again, drawn(name))
 
 
-@pytest.mark.parametrize(("name", "cut"), [(LITE, "last_map"), (LITE, "stride_16"), ("MobileNetV3Small", "last_map")])
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    rest_in_soak([(LITE, "last_map"), (LITE, "stride_16"), ("MobileNetV3Small", "last_map")], (LITE, "stride_16")),
+)
 def test_backbone_that_ends_before_takes_its_part_of_the_whole(name: str, cut: str, tmp_path: Path) -> None:
     network = drawn(name)
     part = backbone(name, saved(network, tmp_path, ".safetensors"), cut)

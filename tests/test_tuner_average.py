@@ -158,6 +158,7 @@ def test_members_are_chosen_on_networks_trained_on_train_alone_once(
     assert any("trained again" in line for line in said if isinstance(line, str))
 
 
+@pytest.mark.soak
 def test_budget_that_holds_one_network_ships_one(
     run: RunFolder, trials: tuple[Record, ...], captions_data: PreparedData
 ) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 import pytest
+from builders import rest_in_soak
 from conftest import OLD, Captune, refused
 
 BUNDLE = OLD / "run" / "winner" / "bundle"
@@ -55,7 +56,7 @@ def posted(url: str, body: object, **headers: str) -> tuple[int, object]:
 
 @pytest.mark.slow
 @needs_extra
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", rest_in_soak([signal.SIGINT, signal.SIGTERM], signal.SIGTERM))
 def test_it_answers_on_loopback_until_it_is_told_to_end_and_says_nothing_then(number: signal.Signals) -> None:
     with serving() as (process, url):
         assert url.startswith("http://127.0.0.1:")

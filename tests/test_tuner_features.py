@@ -151,21 +151,23 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_features_are_computed_once_for_all_that_share_them(
     weights: Path, own: PreparedData, written: list[Path]
 ) -> None:
+    from captune.tuner.training.trial import features_for
+
     plain = frozen(weights, own, **{"train.cached_features": True})
     for changes in ({}, {"train.learning_rate": 1e-4, "head_units": 16, "image.units": 4, "text.units": 16}):
         trained(replace(plain, changes), own)
     assert len(written) == 1
     for changes in ({"image.pooling": "max"}, {"storage": "float16"}, {"image.cut": "last_map"}):
-        trained(replace(plain, changes), own)
+        features_for(replace(plain, changes), own)
     assert len({path.parent for path in written}) == len(written) == 4
     again = np.load(written[0])
     assert again.shape == (own.num_pictures, 576) and again.dtype == np.float16
     assert np.load(written[3]).shape == (own.num_pictures, 96)
     copied = weights.with_name("copy.weights.h5")
     shutil.copy(weights, copied)
-    trained(frozen(copied, own, **{"train.cached_features": True}), own)
+    features_for(frozen(copied, own, **{"train.cached_features": True}), own)
     assert len(written) == 4, "the file's content counts, not its name"
-    trained(replace(plain, {"image.scaling": "unit"}), own)
+    features_for(replace(plain, {"image.scaling": "unit"}), own)
     assert len(written) == 4, "a backbone that scales by itself sees the same pixels"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from builders import record as a_record
+from builders import rest_in_soak
 
 from captune.errors import UsageError
 from captune.model.config import ModelConfig, TextConfig, TrialConfig, flatten
@@ -186,7 +187,7 @@ def test_speed_that_cannot_be_kept_is_used_and_told(cache: Path, fits: list[int]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["onnx", "litert"])
+@pytest.mark.parametrize("name", rest_in_soak(["onnx", "litert"], "onnx"))
 def test_larger_network_takes_longer_and_is_left_nowhere(name: str) -> None:
     form = FORMATS[name]
     if not form.is_installed:

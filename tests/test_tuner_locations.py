@@ -364,6 +364,7 @@ def test_killed_search_is_resumed_from_its_address_by_another_process(
     assert sorted(line for line in trained() if line in finished) == finished  # none twice
 
 
+@pytest.mark.soak
 @pytest.mark.cluster
 def test_search_whose_address_is_taken_over_ends_and_says_by_whom(
     s3: str, captions_data: PreparedData, tmp_path: Path

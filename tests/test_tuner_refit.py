@@ -307,6 +307,7 @@ def test_export_in_another_storage_gives_both_scores_and_loads(
         assert done.max_difference == 0, "float32 holds whatever int8 holds"
 
 
+@pytest.mark.soak
 def test_export_without_a_storage_keeps_the_winner_s_own(
     int8_winner: RunFolder, captions_data: PreparedData, tmp_path: Path
 ) -> None:
@@ -344,6 +345,7 @@ def test_export_that_would_leave_the_budget_of_weights_is_refused(
     assert budget.holds(size(replace(config, {"storage": "int8"}).model))
 
 
+@pytest.mark.soak
 def test_keras_file_over_a_budget_that_the_bundle_keeps_ends_the_command_and_leaves_nothing(
     winner: RunFolder, captions_data: PreparedData, tmp_path: Path, captune: Captune
 ) -> None:
