@@ -22,6 +22,7 @@ _OF_AVERAGE = 4  # the format with several members in the place of the one model
 _WITH_THRESHOLD = 2  # the format whose rule is a threshold for the network's own probabilities
 WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
+_INSIDE = ("winner/bundle", "bundle")  # of a run, of its winner's folder
 _LABEL_IDS, _LABEL_NAMES = TypeAdapter(tuple[StrictInt, ...]), TypeAdapter(tuple[StrictStr, ...])
 _WORDS = TypeAdapter(list[StrictStr])
 
@@ -74,8 +75,9 @@ class BundleManifest:
         try:
             content = json_object(path / MANIFEST)
         except UnreadableError as error:
-            reason = one_line(error)
-            raise BundleError(f"{path} is not a bundle ({reason}); name a folder that refit or export made") from None
+            inside = next((path / place for place in _INSIDE if (path / place / MANIFEST).is_file()), None)
+            other = "a folder that refit or export made" if inside is None else inside
+            raise BundleError(f"{path} is not a bundle ({one_line(error)}); name {other}") from None
         if content.get("format") not in (_WITH_THRESHOLD, FORMAT, _OF_AVERAGE):
             version = one_line(repr(content.get("format")), 40)
             raise BundleError(

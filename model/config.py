@@ -276,9 +276,11 @@ class TrainConfig(Settings):
     )
     teacher: str = Field(
         "none",
-        description="a bundle whose calibrated probabilities are mixed into the targets; it may be over the budget",
+        description="folder of a bundle whose calibrated probabilities are mixed into the targets, or none",
     )
-    teacher_share: float = Field(0.5, ge=0, le=1, description="of each target that is the teacher's; 1: no labels")
+    teacher_share: float = Field(
+        0.5, ge=0, le=1, description="the teacher's share of each target; 1: the labels do not count"
+    )
     prior_start: bool = Field(False, description="logits start at the labels' log odds in training, not at zero")
     augment: AugmentConfig = AugmentConfig()
     precision: Literal["auto", "float32", "bfloat16"] = Field(

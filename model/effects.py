@@ -47,8 +47,10 @@ def idle(config: TrialConfig) -> set[str]:
         names |= _OF_TWO
     if not config.model.has_parts:
         names.add("train.own_losses")
-    if not train.has_teacher:
-        names |= _TEACHER
+    if train.teacher == "none":
+        names.add("train.teacher_share")
+    elif not train.has_teacher:
+        names.add("train.teacher")
     if train.loss == "binary_crossentropy":
         names.add("train.gamma")
     if train.optimizer == "adam":
@@ -61,6 +63,7 @@ def idle(config: TrialConfig) -> set[str]:
 def key_of(config: TrialConfig) -> bytes:
     """Stands for a network and its training among those seen before, in a hundredth of its memory."""
     names = idle(config)
-    names |= _DECAY if names & _DECAY else set()  # where one does nothing there is no decay at all
+    for both in (_DECAY, _TEACHER):  # where one does nothing there is no decay, or no teacher, at all
+        names |= both if names & both else set()
     values = sorted((name, value) for name, value in flatten(config).items() if name not in names)
     return hashlib.blake2b(repr(values).encode(), digest_size=16).digest()

@@ -280,6 +280,14 @@ def test_bundle_with_a_weight_that_is_no_number_is_refused(tmp_path: Path, stora
     assert "no number" in refused(tmp_path / "x")
 
 
+@pytest.mark.parametrize("place", ["winner/bundle", "bundle"])
+def test_folder_around_a_bundle_is_no_bundle_and_the_one_in_it_is_named(copy: Path, tmp_path: Path, place: str) -> None:
+    run = tmp_path / "run"
+    (run / place).parent.mkdir(parents=True)
+    copy.rename(run / place)
+    assert f"name {run / place}" in refused(run)
+
+
 def test_pipe_in_place_of_the_manifest_is_refused_and_not_waited_for(copy: Path) -> None:
     (copy / "bundle.json").unlink()
     os.mkfifo(copy / "bundle.json")

@@ -124,4 +124,4 @@ def test_ablation_scores_as_the_search_did_and_goes_on_where_it_was(
 
 @pytest.mark.slow
 def test_run_whose_network_has_no_part_to_spare_is_told_so(captune: Captune, old: Path) -> None:
-    refused(captune("ablate", old / "run"), "trial 0 has no part that it could go without")
+    refused(captune("ablate", old / "run"), "trial 0 has no part to leave out")

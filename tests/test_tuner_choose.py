@@ -129,6 +129,13 @@ def test_none_that_qualifies_says_so_with_the_number_of_trials(records: list[Rec
         choose(records, BUDGET)
 
 
+def test_none_with_a_score_says_why_the_first_has_none() -> None:
+    failed = record(3, None, fate="failed", reason="out of memory")
+    for records, why in ([record(0, None), failed], "trial 3 is failed: out of memory"), ([], "search longer"):
+        with pytest.raises(RunError, match=why):
+            choose(records, BUDGET)
+
+
 def test_number_asked_for_wins_over_a_better_score() -> None:
     assert choose([record(0, 0.2), record(7, 0.9)], BUDGET, number=0).number == 0
 

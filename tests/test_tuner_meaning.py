@@ -249,6 +249,7 @@ CONFIGS = st.builds(
     ),
 )
 OTHER = {
+    "train.teacher_share": 0.75,
     "image.width": 12, "image.stages": 2, "image.blocks": 2, "image.scaling": "unit", "text.kernel": 5,
     "text.units": 24, "fusion": "gated", "train.gamma": 3.5, "train.weight_decay": 0.25, "train.augment.flip": None,
     "train.augment.zoom": 0.25, "train.group_by_length": None, "train.optimizer": None, "text.dense": 48,
@@ -277,3 +278,24 @@ def test_setting_without_effect_changes_neither_the_key_nor_a_byte(drawn: tuple[
     else:
         assert name in idle(other) and key_of(other) == key_of(config)
         assert size(other.model).weights_bytes == size(config.model).weights_bytes
+
+
+def test_place_that_is_there_is_named_from_anywhere_and_one_that_is_not_stays_as_written(
+    read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers, and a resume, are in other folders; a name may be one of the folder of weights."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("teacher", "none", "weights.npz"):
+        (tmp_path / name).mkdir()
+    here = str(tmp_path.resolve() / "teacher")
+    share = {"choices": [0.25, 0.75], "when": {"train.teacher": "teacher"}}
+    space = read({"train.teacher": ["none", "teacher", "elsewhere"], "train.teacher_share": share})
+    assert list(space.dimensions["train.teacher"].values()) == ["none", here, "elsewhere"]
+    assert space.dimensions["train.teacher_share"].when[0].values == (here,)
+    fixed = read(
+        {},
+        preset="compact",
+        fixed={"train.teacher": "teacher", "image.weights": "weights.npz"},
+        first=[{"train.teacher": "teacher"}],
+    ).base
+    assert fixed.train.teacher == here and fixed.model.image is not None

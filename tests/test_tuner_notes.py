@@ -75,3 +75,18 @@ def test_space_with_fewer_networks_than_trials_is_told(trials: int | None, fewer
     space = {"text.embedding": [8, 16, 32, 1024], "train.gamma": [1.0, 2.0]}
     few = [note for note in told(space, limit=5_000_000, trials=trials, time_limit="1h") if "trials can run" in note]
     assert few == (["only 3 of 4 trials can run: the space holds no other network that fits"] if fewer else [])
+
+
+@pytest.mark.parametrize(("trials", "said"), [(1, False), (2, True), (None, True)])
+def test_search_of_more_than_one_trial_without_a_space_is_told(trials: int | None, said: bool) -> None:
+    told_of_it = told({}, preset="captions", trials=trials, time_limit="1h")
+    found = ["nothing is searched, as there is no space; `captune space --preset captions` prints one to copy"]
+    assert told_of_it == (found if said else [])
+
+
+def test_choice_of_having_no_teacher_is_no_waste() -> None:
+    space = {
+        "train.teacher": ["none", "a"],
+        "train.teacher_share": {"choices": [0.3, 0.9], "when": {"train.teacher": "a"}},
+    }
+    assert told(space) == []

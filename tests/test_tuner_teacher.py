@@ -17,11 +17,12 @@ from captune.model.bundle_manifest import BundleError
 from captune.model.config import TrainConfig, TrialConfig, replace
 from captune.model.effects import key_of
 from captune.model.presets import PRESETS
-from captune.results.run_folder import RunFolder
-from captune.tuner.run.settings import check
+from captune.results.run_folder import RunError, RunFolder
+from captune.tuner.run.settings import RunSettings, check, create, refuse_other_files
 from captune.tuner.space.config import read_search
 from captune.tuner.space.space import bind
 from captune.tuner.training.teacher import TeacherAnswers, check_teacher, targets
+from captune.tuner.winner.replay import differences_of
 
 SMALL = {"text.units": 8, "text.embedding": 8, "train.epochs": 2, "train.batch_size": 32}
 
@@ -132,6 +133,37 @@ def test_search_says_before_it_starts_what_is_wrong_with_a_teacher_it_may_draw(
 
     refused(lambda: held_against(["none", str(taught), "elsewhere"]), "train.teacher", "elsewhere", error=UsageError)
     assert held_against(["none", str(taught)]).fitting()
+
+
+@pytest.mark.slow
+def test_run_notices_that_a_teacher_is_another_and_not_that_it_is_gone(
+    taught: Path, captions_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    teacher, file, run = tmp_path / "bundle", tmp_path / "search.yaml", RunFolder(tmp_path / "run")
+    shutil.copytree(taught, teacher)
+    file.write_text("preset: captions\ntrials: 2\nspace: {train.teacher: [none, bundle]}\n")
+    create(run, read_search(file, preset=None, default_preset="captions", overrides={}), captions_data)
+    settings = RunSettings.of(run)
+    assert settings.search.space["train.teacher"] == ["none", str(teacher)]
+    refuse_other_files(run)
+    manifest = teacher / "bundle.json"
+    manifest.write_text(manifest.read_text() + " ")
+    refused(lambda: refuse_other_files(run), f"train.teacher {teacher} is not the file it was", error=RunError)
+    (difference,) = differences_of(settings, captions_data)
+    assert str(teacher) in difference
+    shutil.rmtree(teacher)
+    refuse_other_files(run)
+    assert not differences_of(settings, captions_data)
+
+
+@pytest.mark.slow
+def test_teacher_behind_a_link_is_held_against_what_it_was_trained_on(
+    taught: Path, data: PreparedData, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(taught)
+    refused(lambda: check_teacher(str(tmp_path / "link"), data), "trained on other rows", error=DataError)
+    refused(lambda: check_teacher("a\0b", data), "train.teacher", error=BundleError)
 
 
 def test_share_of_no_teacher_and_a_teacher_without_a_share_make_no_other_network() -> None:

@@ -9,7 +9,7 @@ import typer
 
 from captune.errors import visible
 from captune.tuner.command.arguments import Location
-from captune.tuner.command.console import print_json, print_table, tell
+from captune.tuner.command.console import fail, print_json, print_table, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +29,8 @@ def compare(
     from captune.results.trial_page import without_nan
     from captune.tuner.api.comparisons import compare as beside_each_other
 
+    if len(runs) < 2:
+        fail("two or more runs are compared, got 1: captune compare RUN RUN")
     comparison = beside_each_other(runs, out=out)
     if format == "json":
         print_json(without_nan(comparison.to_json()))

@@ -128,6 +128,8 @@ def _tell(run: Run) -> None:
         say(f"interrupted; go on with: captune resume {shell_word(run.where)}")
         raise SystemExit(exit_status(signal.Signals[summary.signal or "SIGINT"]))
     if summary.best is None:
-        fail("no trial has a score; `captune trials` shows why", status=1)
+        from captune.tuner.winner.choose import why_no_score
+
+        fail(f"no trial has a score; {why_no_score(run.records())}", status=1)
     where = shell_word(run.where)
     tell(f"next: captune trials {where} --sort {summary.metric}; captune refit {where}")

@@ -27,6 +27,10 @@ def notes(
         if name in config.fixed:
             closed = ", and wherever it is not drawn" if dimension.when else ""
             yield f"{name} is fixed and searched: {config.fixed[name]} is what trial 0 has{closed}"
+    if not feasible.space.dimensions and config.trials != 1:
+        preset = config.preset
+        yield f"nothing is searched, as there is no space; `captune space --preset {preset}` prints one to copy"
+        return
     draws = draws[:LOOKED_AT]
     yield from _without_effect(feasible, draws)
     drawn = {key_of(bound) for _, bound in draws if feasible.budget.holds(feasible.size_of(bound))}

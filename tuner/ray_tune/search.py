@@ -29,7 +29,7 @@ from captune.tuner.decisions.progress import Progress
 from captune.tuner.ray_tune.memory import measured_share
 from captune.tuner.ray_tune.rounds import Rounds
 from captune.tuner.run.locations import reading
-from captune.tuner.run.settings import RunSettings, check, remember
+from captune.tuner.run.settings import RunSettings, check, refuse_other_files, remember
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.feasibility import FeasibleSpace
 from captune.tuner.space.units import parse_interval
@@ -80,6 +80,7 @@ def run_search(
     # From here on: a signal in the middle of an import or of Ray's start would come out as any kind of error.
     with Interrupt() as interrupt, run.writing(), quiet_optuna():
         settings = remember(run, config)
+        refuse_other_files(run)
         ensure(run, data, say, captions=config.modality != "image")
         if mirror is not None:
             mirror.flush()  # from here on there is something to resume

@@ -12,29 +12,25 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from captune.data_prep.pieces import cut_pieces
-from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
 from captune.errors import shell_word
-from captune.model.backbones import WeightsError, weights_path
-from captune.model.bundle_manifest import BundleError
 from captune.model.config import complaint
 from captune.model.latency import Latency, Speed
 from captune.model.size import Contents
-from captune.model.text_towers import TowerOnData, TransformerShape, weights_folder
-from captune.model.text_weights import check_tower
+from captune.model.text_towers import weights_folder
 from captune.results.documents import Document
 from captune.results.run_facts import RunFacts
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import absolute, open_data
+from captune.tuner.run.named_files import check_files, digests, text_weights, tower_on
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.dimensions import SpaceError
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
-from captune.tuner.space.space import Space, bind
+from captune.tuner.space.space import bind
 from captune.tuner.space.yaml_file import ConfigError
-from captune.tuner.training.teacher import check_teacher
 
 
 class RunSettings(Document):
@@ -55,11 +51,18 @@ class RunSettings(Document):
     """ISO 8601."""
     speed: Speed | None = None
     """Of the machine that the search was begun on, by which its latencies are predicted; None without a limit."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of the weights and teachers that trials may ask for, by setting and name."""
 
     @classmethod
     def of(cls, run: RunFolder) -> RunSettings:
         """Those of a run. Raises RunError where there is none, or its run.json is not as search wrote it."""
         return cls.parse(run.read_settings(), f"{run}/{run.settings.name}")
+
+    def changed_files(self) -> list[str]:
+        """What weights or teacher is another file now, a line each; one that is gone is missed by who needs it."""
+        now = digests(self.search.build_space())
+        return [f"{name} is not the file it was" for name, was in self.files.items() if now.get(name, was) != was]
 
     def facts(self, run: RunFolder) -> RunFacts:
         """What whoever reads the run elsewhere is told."""
@@ -105,15 +108,15 @@ def check(config: SearchConfig, data: PreparedData, speed: Speed | None = None) 
         raise ConfigError("sampler cmaes looks for one thing only; set objectives: mean_f1, or sampler: tpe")
     try:
         space = config.build_space()
-        _check_weights(space, data)
-        bound = partial(bind, manifest=data.manifest, tower=partial(_tower, data))
+        check_files(space, data)
+        bound = partial(bind, manifest=data.manifest, tower=partial(tower_on, data))
         bound(space.base)
     except SpaceError as error:
         raise ConfigError(": ".join((*error.location, str(error)))) from None
     except ValidationError as error:  # the preset on this data, such as pictures too small for its stages
         raise ConfigError(f"{data.path} does not suit preset {config.preset}: {complaint(error)}") from None
     latency = None if config.latency is None or speed is None else Latency(config.latency, speed)
-    contents = contents_of(data, _text_weights(space))
+    contents = contents_of(data, text_weights(space))
     feasible = FeasibleSpace(space, bound, config.limit, contents, latency)
     nothing_fits = feasible.complaint()
     if nothing_fits is not None:
@@ -123,41 +126,6 @@ def check(config: SearchConfig, data: PreparedData, speed: Speed | None = None) 
     except SpaceError as error:
         raise ConfigError(": ".join(("first", *error.location, str(error)))) from None
     return feasible
-
-
-def _check_weights(space: Space, data: PreparedData) -> None:
-    """Raises ConfigError for weights or a teacher that a trial may ask for and that are not what they should be."""
-    image = space.base.model.image
-    try:
-        for name in _names(space, "image.weights", None if image is None else image.weights) - {"imagenet"}:
-            weights_path(name)
-        for name in _text_weights(space) if data.has_captions else ():
-            check_tower(weights_folder(name), _tower(data, name).shape)
-        for name in _names(space, "train.teacher", space.base.train.teacher):
-            check_teacher(name, data)
-    except (WeightsError, BundleError, DataError) as error:
-        raise ConfigError(str(error)) from None
-
-
-def _text_weights(space: Space) -> set[str]:
-    """Names of all folders of text towers that a trial may ask for."""
-    text = space.base.model.text
-    reads = _names(space, "text.encoder", None if text is None else text.encoder)
-    return _names(space, "text.weights", None if text is None else text.weights) if "transformer" in reads else set()
-
-
-def _names(space: Space, setting: str, base: str | None) -> set[str]:
-    """All values that a setting may have, but none."""
-    dimension = space.dimensions.get(setting)
-    drawn = [] if dimension is None else map(str, dimension.values())
-    return {*([] if base is None else [base]), *drawn} - {"none"}
-
-
-def _tower(data: PreparedData, weights: str) -> TowerOnData:
-    """What `text.weights` names on the data. Raises WeightsError, DataError."""
-    folder = weights_folder(weights)
-    shape, cut = TransformerShape.read(folder), cut_pieces(data, folder)
-    return TowerOnData(shape, cut.pieces.size, cut.longest)
 
 
 def contents_of(data: PreparedData, text_weights: Iterable[str] = ()) -> Contents:
@@ -202,6 +170,7 @@ def create(
         warm_start=None if warm_start is None else absolute(warm_start),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         speed=speed,
+        files=digests(config.build_space()),
     ).write(run.settings)
 
 
@@ -238,6 +207,12 @@ def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
     if data.manifest.fingerprint != settings.fingerprint:
         raise RunError(f"the data in {settings.data} is not what the run was searched on; prepare it again as it was")
     return settings.search, data
+
+
+def refuse_other_files(run: RunFolder) -> None:
+    """Raises RunError where a run's weights or teacher are other files than its trials had."""
+    if changed := RunSettings.of(run).changed_files():
+        raise RunError(f"{changed[0]}; put it back, or begin another run")
 
 
 def remember(run: RunFolder, config: SearchConfig) -> RunSettings:

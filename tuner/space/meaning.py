@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from captune.model.config import flatten
@@ -14,6 +15,8 @@ from captune.tuner.space.space import OF_THE_DATA, Space, check_value
 from captune.tuner.space.units import shortened
 
 MOST = 20_000  # ways to draw that are gone through
+_PLACES = {"image.weights", "text.weights", "train.teacher"}  # settings that name a file or a folder
+_NO_PLACES = {"none", "imagenet"}
 
 
 def as_declared(fixed: Mapping[str, Any], space: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -47,13 +50,18 @@ def chosen_as_declared(configurations: Sequence[Mapping[str, Any]], *location: s
 
 def _read(name: str, value: Any, *location: str) -> Any:
     """A value of a setting, or a list of them."""
+    if isinstance(value, list):
+        return [_read(name, item, *location) for item in value]
     setting = configuration_settings().get(name)
     if setting is None:
         return value
     try:
-        return [setting.read(item) for item in value] if isinstance(value, list) else setting.read(value)
+        value = setting.read(value)
     except (ValueError, OverflowError) as error:
         raise SpaceError(str(error), *location) from None
+    if name in _PLACES and value not in _NO_PLACES and Path(value).exists():
+        return str(Path(value).resolve())  # workers, and a resume, are in other folders
+    return value
 
 
 def check(space: Space, fixed: Mapping[str, Any], *, overridden: Collection[str] = ()) -> None:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
+from captune.errors import one_line
 from captune.files import LockedError, locked, written_aside
 
 ROWS = 1024  # in a file: what a killed process has computed of one is lost
@@ -83,8 +84,8 @@ class KeptRows(ABC):
                 missing = [number for number in missing if not _is_whole(self._path(number))]
         except OSError as error:
             raise DataError(
-                f"{self.what} cannot be kept in {self.folder.parent} ({error.strerror or error}); "
-                f"make it writable, or {self.otherwise}"
+                f"{self.what} cannot be kept in {self.folder.parent} ({one_line(error)}); make it "
+                f"writable, or {self.otherwise}"
             ) from None
         return Gather([np.load(self._path(number), mmap_mode="r") for number in numbers])
 

@@ -35,7 +35,7 @@ def check_teacher(name: str, data: PreparedData) -> BundleManifest:
     """
     try:
         manifest = BundleManifest.read(Path(name))
-    except BundleError as error:
+    except (BundleError, ValueError) as error:  # the latter of a NUL in a path
         raise BundleError(f"train.teacher: {error}") from None
     image, side = manifest.config.image, data.manifest.side
     if manifest.label_ids != tuple(data.manifest.label_ids):
@@ -45,7 +45,7 @@ def check_teacher(name: str, data: PreparedData) -> BundleManifest:
         raise DataError(f"train.teacher: {name} reads pictures of {image.side} pixels a side, {data.path} has {has}")
     if manifest.config.text is not None and not data.has_captions:
         raise DataError(f"train.teacher: {name} reads captions, {data.path} has none")
-    proof = Path(name).parent / "proof.json"
+    proof = Path(name).resolve().parent / "proof.json"
     try:
         learned = json_object(proof).get("data") if proof.is_file() else None
     except UnreadableError as error:

@@ -47,10 +47,15 @@ def ranked(records: Sequence[Record], budget: Budget, *, number: int | None = No
     qualified = [r for r in records if qualifies(r, budget)]
     if not qualified:
         raise RunError(
-            f"no trial of this run has a score yet within {budget} ({len(records)} trials); "
-            "search longer or with other settings"
+            f"no trial of this run has a score within {budget} ({len(records)} trials); {why_no_score(records)}"
         )
     return sorted(qualified, key=lambda r: (r.score, -budget.bytes_of(r), -r.number), reverse=True)
+
+
+def why_no_score(records: Sequence[Record]) -> str:
+    """What is known of why none of some trials has a score, and otherwise what to do."""
+    first = next((record for record in records if record.score is None and record.reason), None)
+    return "search longer" if first is None else f"trial {first.number} is {first.fate}: {first.reason}"
 
 
 _KIND = ("image.backbone", "image.cut", "image.head", "fusion", "text.encoder", "text.wide", "train.loss")

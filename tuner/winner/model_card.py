@@ -167,7 +167,7 @@ def _data(facts: CardFacts) -> Iterator[str]:
     yield ""
     yield "The search chose by the validation rows; the network was then trained on train and validation together."
     configurations = [member.config for member in facts.proof.members] or [facts.proof.config]
-    for train in (unflatten(each).train for each in configurations):
+    for train in dict.fromkeys(unflatten(each).train for each in configurations):
         if train.has_teacher:
             name = "/".join(PurePath(train.teacher).parts[-3:])  # RUN/winner/bundle, say
             yield f"It was taught by another network, {plain(name)}: {train.teacher_share:.0%} of its targets."

@@ -11,7 +11,7 @@ from captune.results.baselines import ensure
 from captune.results.records import load_records
 from captune.results.run_folder import RunError
 from captune.tuner.run.locations import refitting
-from captune.tuner.run.settings import RunSettings, read
+from captune.tuner.run.settings import RunSettings, read, refuse_other_files
 from captune.tuner.training import runtime
 from captune.tuner.winner.choose import ranked, refuse_another
 from captune.tuner.winner.latency import LatencyLimit
@@ -46,6 +46,7 @@ def refit_run(
     with refitting(location) as run, run.refitting(anyway=plan.anyway):  # before minutes go into data and a framework
         refuse_another(run)
         settings, data = read(run)
+        refuse_other_files(run)
         latency = LatencyLimit.of(RunSettings.of(run))
         ensure(run, data, say, captions=settings.modality != "image")  # of a search by an earlier captune
         if settings.metric != "mean_f1" and (plan.average != 1 or plan.confirm):

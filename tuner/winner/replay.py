@@ -100,4 +100,4 @@ def differences_of(settings: RunSettings, data: PreparedData) -> tuple[str, ...]
     ]
     if data.manifest.fingerprint != settings.fingerprint:
         differences.append(f"{settings.data} does not hold the data of the run")
-    return tuple(differences)
+    return (*differences, *settings.changed_files())
