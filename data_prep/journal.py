@@ -117,7 +117,7 @@ class GrowingPixels:
             batch = pa.ipc.read_record_batch(message, self._schema)
             batch.validate()
             pixels = batch.column(0).values.to_numpy()
-        except (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException):
+        except (OSError, EOFError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException):
             return None
         content = self._content.copy()
         content.update(pixels)

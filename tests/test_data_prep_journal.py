@@ -1,6 +1,7 @@
 """A killed prepare goes on where it was, and ends as the same bytes."""
 
 import csv
+import json
 import os
 import random
 import shutil
@@ -190,6 +191,23 @@ def test_other_inputs_start_anew(
     make(other, out, **options)
     assert len(decoded) == ROWS
     assert content(out) == content(make(other, out.parent / "fresh", **options).path)
+
+
+def test_file_of_pictures_that_ends_where_a_batch_does_is_gone_on_with(
+    raw: Path, out: Path, whole: dict[str, bytes], decoded: list[str]
+) -> None:
+    """As where a machine went down, and of two files the one that was written first was not on the disk yet."""
+    partial = out.parent / ".data.partial"
+    before = (partial / "pixels.arrow").read_bytes()
+    ends = [json.loads(line[9:])["end"] for line in (partial / JOURNAL).read_bytes().splitlines()[1:]]
+    for at in [*ends[:-1], before.index(b"pixels")]:
+        aside = shutil.copytree(partial, out.parent / "left")
+        (partial / "pixels.arrow").write_bytes(before[:at])
+        make(raw, out)
+        assert content(out) == whole
+        shutil.rmtree(out)
+        aside.rename(partial)
+    assert len(ends) > 1 and decoded
 
 
 def test_batches_of_another_size_start_anew(

@@ -130,7 +130,7 @@ def test_same_seed_gives_the_same_epochs_twice_in_one_process_and_another_seed_o
     assert first != other
 
 
-SETTINGS = [
+CASES = [
     (BOTH, {"optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0}),
     (CAPTION, {"augment": AugmentConfig(flip=True), "class_weights": "inverse", "loss": "focal"}),
     (SUMMED, {"own_losses": 0.3, "prior_start": True, "loss": "asymmetric", "ema": 0.5}),
@@ -144,7 +144,7 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "settings"), rest_in_soak(SETTINGS, *SETTINGS[:3]))
+@pytest.mark.parametrize(("model", "settings"), rest_in_soak(CASES, *CASES[:3]))
 def test_every_setting_of_training_gives_finite_epochs(model: ModelConfig, settings: Any) -> None:
     epochs = fitted(model, **{"epochs": 2, **settings})
     assert len(epochs) == settings.get("epochs", 2)

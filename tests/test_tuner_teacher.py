@@ -103,15 +103,15 @@ def test_network_that_is_given_no_labels_learns_its_teachers_answers(taught: Pat
 def test_teacher_that_does_not_suit_is_refused_in_one_line(
     taught: Path, own: PreparedData, data: PreparedData, tmp_path: Path
 ) -> None:
-    assert check_teacher(str(taught), own).label_ids
+    check_teacher(str(taught), own)
     refused(lambda: check_teacher(str(tmp_path / "none"), own), "train.teacher", "not a bundle", error=BundleError)
     refused(lambda: check_teacher(str(taught), data), "trained on other rows", error=DataError)
     elsewhere = tmp_path / "elsewhere" / "bundle"
     shutil.copytree(taught, elsewhere)
-    assert check_teacher(str(elsewhere), data), "with nothing beside it that tells what it learnt from"
+    check_teacher(str(elsewhere), data)  # with nothing beside it that tells what it learnt from
     proof = elsewhere.parent / "proof.json"
     proof.write_text(json.dumps({"data": data.manifest.fingerprint}))
-    assert check_teacher(str(elsewhere), data)
+    check_teacher(str(elsewhere), data)
     refused(lambda: check_teacher(str(elsewhere), own), "trained on other rows", error=DataError)
     proof.write_text("[")
     refused(lambda: check_teacher(str(elsewhere), data), "train.teacher", "proof.json", error=DataError)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _BATCH = 256
 
 
-def check_teacher(name: str, data: PreparedData) -> BundleManifest:
-    """The manifest of the bundle that `train.teacher` names.
+def check_teacher(name: str, data: PreparedData) -> None:
+    """Holds the bundle that `train.teacher` names against the data.
 
     Raises:
         BundleError: it is no bundle, or one that was changed.
@@ -55,7 +55,6 @@ def check_teacher(name: str, data: PreparedData) -> BundleManifest:
             f"train.teacher: {name} was trained on other rows than {data.path}, and may know those of its test; name "
             "a winner of this data"
         )
-    return manifest
 
 
 def targets(train: TrainConfig, data: PreparedData) -> NDArray[np.float32] | None:
@@ -71,8 +70,8 @@ def targets(train: TrainConfig, data: PreparedData) -> NDArray[np.float32] | Non
         return None
     answers = TeacherAnswers(data, train.teacher)
     mixed = data.labels.astype(np.float32)
-    places = np.arange(answers.count)
-    mixed[answers.rows] += train.teacher_share * (answers.computed()[places] - mixed[answers.rows])
+    probabilities = answers.computed()[np.arange(answers.count)]
+    mixed[answers.rows] += train.teacher_share * (probabilities - mixed[answers.rows])
     return mixed
 
 
