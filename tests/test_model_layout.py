@@ -172,7 +172,7 @@ def part_of(path: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", rest_in_soak([30, 200], 30))
+@pytest.mark.parametrize("count", rest_in_soak([12, 200], 12))
 def test_bytes_of_random_networks_are_those_of_keras_variables(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Named backbones are built once, and stand in the networks as something of their width without weights."""
     import keras

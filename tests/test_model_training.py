@@ -192,9 +192,8 @@ def test_scores_are_of_the_stack_that_is_saved_and_training_goes_on_without_it(t
 
 
 def test_first_loss_of_a_network_that_starts_at_the_prior_is_lower() -> None:
-    for model in (CAPTION, SUMMED):
-        odds, zero = (training(model, prior_start=start, learning_rate=1e-7).epoch(1) for start in (True, False))
-        assert odds < zero
+    odds, zero = (training(SUMMED, prior_start=start, learning_rate=1e-7).epoch(1) for start in (True, False))
+    assert odds < zero
 
 
 # Divergence
