@@ -151,7 +151,7 @@ def lines(preflight: Preflight, space: Space, run: str) -> list[str]:
         space: what was drawn from, for the names of its dimensions.
         run: path or address where the run would be written.
     """
-    constant = ", ".join(f"{part} {show_bytes(count)}" for part, count in preflight.constant.items()) or "no part"
+    constant = ", ".join(f"{part} {show_bytes(count)}" for part, count in preflight.constant.items())
     report = [
         f"budget     {preflight.budget}",
         *_latency_lines(preflight.latency),
@@ -159,7 +159,7 @@ def lines(preflight: Preflight, space: Space, run: str) -> list[str]:
         + (f"; {DRAWS - preflight.possible} of them are impossible together" if preflight.possible < DRAWS else ""),
         f"sizes      smallest {show_bytes(preflight.budget.bytes_of(preflight.least))}, "
         f"median {show_bytes(int(statistics.median(preflight.sizes)))}, largest {show_bytes(preflight.sizes[-1])}",
-        f"constant   {constant}",
+        f"constant   {constant or 'no part: each has other sizes in other draws'}",
     ]
     if preflight.features:
         report.append(f"features   {show_bytes(preflight.features)} of frozen backbones beside the data, computed once")
