@@ -146,14 +146,14 @@ def test_run_notices_that_a_teacher_is_another_and_not_that_it_is_gone(
     create(run, read_search(file, preset=None, default_preset="captions", overrides={}), captions_data)
     settings = RunSettings.of(run)
     assert settings.search.space["train.teacher"] == ["none", str(teacher)]
-    refuse_other_files(run)
+    refuse_other_files(settings)
     manifest = teacher / "bundle.json"
     manifest.write_text(manifest.read_text() + " ")
-    refused(lambda: refuse_other_files(run), f"train.teacher {teacher} is not the file it was", error=RunError)
+    refused(lambda: refuse_other_files(settings), f"train.teacher {teacher} is not the file it was", error=RunError)
     (difference,) = differences_of(settings, captions_data)
     assert str(teacher) in difference
     shutil.rmtree(teacher)
-    refuse_other_files(run)
+    refuse_other_files(settings)
     assert not differences_of(settings, captions_data)
 
 

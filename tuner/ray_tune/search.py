@@ -80,7 +80,8 @@ def run_search(
     # From here on: a signal in the middle of an import or of Ray's start would come out as any kind of error.
     with Interrupt() as interrupt, run.writing(), quiet_optuna():
         settings = remember(run, config)
-        refuse_other_files(run)
+        if run.journal.exists():  # else they have just been looked at
+            refuse_other_files(settings)
         ensure(run, data, say, captions=config.modality != "image")
         if mirror is not None:
             mirror.flush()  # from here on there is something to resume

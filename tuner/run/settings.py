@@ -209,9 +209,9 @@ def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
     return settings.search, data
 
 
-def refuse_other_files(run: RunFolder) -> None:
+def refuse_other_files(settings: RunSettings) -> None:
     """Raises RunError where a run's weights or teacher are other files than its trials had."""
-    if changed := RunSettings.of(run).changed_files():
+    if changed := settings.changed_files():
         raise RunError(f"{changed[0]}; put it back, or begin another run")
 
 

@@ -82,16 +82,21 @@ class TeacherAnswers(KeptRows):
     otherwise = "search with train.teacher: none"
 
     def __init__(self, data: PreparedData, name: str) -> None:
-        check_teacher(name, data)
         self.data, self.path = data, Path(name)
         self.rows = np.concatenate([data.rows("train"), data.rows("validation")])
-        folder = folder_of(data, "teacher", {"bundle": sha256(self.path / MANIFEST)})
+        try:
+            digest = sha256(self.path / MANIFEST)
+        except UnreadableError as error:
+            raise BundleError(f"train.teacher: {error}") from None
+        folder = folder_of(data, "teacher", {"bundle": digest})
         super().__init__(folder, len(self.rows), (len(data.manifest.label_ids),))
 
     @cached_property
     def _bundle(self) -> Bundle:
         from captune.model.bundle import Bundle
 
+        # Here alone, as answers that are there are of this bundle and this data, which suited each other.
+        check_teacher(str(self.path), self.data)
         return Bundle.load(self.path)
 
     def values(self, first: int, count: int) -> Iterator[NDArray[np.floating]]:

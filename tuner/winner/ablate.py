@@ -22,7 +22,7 @@ from captune.results.ablation import WHOLE, Ablation, Variant
 from captune.results.records import load_records
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import reading
-from captune.tuner.run.settings import read, refuse_other_files
+from captune.tuner.run.settings import RunSettings, read, refuse_other_files
 from captune.tuner.training import runtime
 from captune.tuner.winner.ablations import ablations
 from captune.tuner.winner.choose import choose, epoch_to_keep, epochs_of_refit
@@ -57,7 +57,7 @@ def ablate(
     """
     with reading(location) as run, run.refitting(anyway=True):
         settings, data = read(run)
-        refuse_other_files(run)
+        refuse_other_files(RunSettings.of(run))
         record = choose(load_records(run), settings.limit, number=number)
         config = unflatten(record.config)
         variants = ablations(config)

@@ -46,8 +46,9 @@ def refit_run(
     with refitting(location) as run, run.refitting(anyway=plan.anyway):  # before minutes go into data and a framework
         refuse_another(run)
         settings, data = read(run)
-        refuse_other_files(run)
-        latency = LatencyLimit.of(RunSettings.of(run))
+        whole = RunSettings.of(run)
+        refuse_other_files(whole)
+        latency = LatencyLimit.of(whole)
         ensure(run, data, say, captions=settings.modality != "image")  # of a search by an earlier captune
         if settings.metric != "mean_f1" and (plan.average != 1 or plan.confirm):
             raise RunError(
