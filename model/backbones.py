@@ -16,10 +16,10 @@ from typing import Literal
 from captune.errors import WorkError
 from captune.model.towers import TOWERS, Cut, Shape
 
-Scaling = Literal["caffe", "torch", "lite", "included"]
-"""What a backbone's ImageNet weights expect of 0..255 RGB pixels: "caffe" BGR less the channel means, "torch"
-0..1 less the means over the deviations, "lite" less 127, over 128, "included" untouched, as the network scales by
-itself."""
+Scaling = Literal["caffe", "torch", "clip", "lite", "included"]
+"""What a backbone's pretrained weights expect of 0..255 RGB pixels: "caffe" BGR less the channel means, "torch"
+0..1 less the means over the deviations, "clip" the same by CLIP's own, "lite" less 127, over 128, "included" untouched,
+as the network scales by itself."""
 
 
 WEIGHTS_FOLDER = "CAPTUNE_WEIGHTS"

@@ -13,11 +13,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from captune.errors import in_words
-from captune.model.backbones import BACKBONES
+from captune.model.backbones import BACKBONES, Scaling
 from captune.model.towers import TOWERS, Cut
 
 BackboneName = Literal[
     "compact",
+    "transformer",
     "ResNet50",
     "EfficientNetV2B0",
     "EfficientNetV2B1",
@@ -58,7 +59,9 @@ class ImageConfig(Settings):
 
     backbone: BackboneName = Field("compact", description="network that reads the pixels")
     weights: str = Field(
-        "none", description="imagenet, none (random start), or a file: .safetensors, .npz, .weights.h5, .keras, .h5"
+        "none",
+        description="imagenet, none (random start), or a file: .safetensors, .npz, .weights.h5, .keras, .h5; of a "
+        "transformer the folder of a CLIP model, with config.json and model.safetensors",
     )
     cut: Cut = Field(
         "final",
@@ -73,7 +76,9 @@ class ImageConfig(Settings):
     max_side: int = Field(
         0, ge=0, le=1024, description="larger pictures are reduced on the device to so many pixels a side; 0: none are"
     )
-    pooling: Literal["average", "max", "both"] = Field("average", description="over the positions")
+    pooling: Literal["average", "max", "both", "class_token"] = Field(
+        "average", description="over the positions; class_token: a transformer's own features of the whole picture"
+    )
     units: int = Field(128, ge=0, le=4096, description="dense layer after pooling; 0: none")
     head: Literal["pooled", "positions", "queries"] = Field(
         "pooled",
@@ -90,6 +95,15 @@ class ImageConfig(Settings):
     last_halving: bool = Field(
         True, description="compact only: whether the last stage halves the side too; false: four times the positions"
     )
+    layers: int = Field(
+        12, ge=1, le=48, description="transformer only: layers that are kept of its own, the first ones"
+    )
+    heads: int = Field(12, ge=1, le=64, description="transformer only: heads of a layer; set from its weights")
+    patch: int = Field(8, ge=1, le=64, description="transformer only: pixels a side of a patch; set from its weights")
+    channels: int = Field(768, ge=1, le=4096, description="transformer only: values a patch; set from its weights")
+    hidden: int = Field(
+        3072, ge=1, le=2**16, description="transformer only: values inside its dense layers; set from its weights"
+    )
 
     @model_validator(mode="after")
     def _weights_suit_the_backbone(self) -> Self:
@@ -97,11 +111,21 @@ class ImageConfig(Settings):
             raise ValueError("compact has no ImageNet weights; use weights: none, or another backbone")
         if self.frozen and self.weights == "none":
             raise ValueError("a frozen backbone needs weights (imagenet or a file), as random ones never learn")
-        if self.backbone == "compact" and self.seen_side < 2 ** (self.stages + 1):
-            least = 2 ** (self.stages + 1)
+        least = self.patch if self.backbone == "transformer" else 2 ** (self.stages + 1)
+        if self.backbone == "compact" and self.seen_side < least:
             raise ValueError(f"{self.stages} stages need a side of {least} pixels, got {self.seen_side}")
-        if self.backbone != "compact" and self.seen_side < (least := BACKBONES[self.backbone].least_side):
+        if self.is_named:
+            least = BACKBONES[self.backbone].least_side
+        if self.seen_side < least:
             raise ValueError(f"{self.backbone} needs a side of at least {least} pixels, got {self.seen_side}")
+        return self
+
+    @model_validator(mode="after")
+    def _transformer_is_whole(self) -> Self:
+        if self.backbone == "transformer" and self.channels % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide {self.channels} values a patch")
+        if self.pooling == "class_token" and (self.backbone != "transformer" or self.head != "pooled"):
+            raise ValueError("image.pooling class_token needs image.backbone: transformer and image.head: pooled")
         return self
 
     @model_validator(mode="after")
@@ -110,15 +134,34 @@ class ImageConfig(Settings):
             raise ValueError(
                 f"{self.backbone} has its weights from a file, see `captune weights convert`, or from none"
             )
-        cuts = ("final", *BACKBONES[self.backbone].cuts) if self.backbone != "compact" else ("final",)
+        if self.weights == "imagenet" and self.backbone == "transformer":
+            raise ValueError("transformer has its weights from the folder of a CLIP model, or from none")
+        cuts = ("final", *BACKBONES[self.backbone].cuts) if self.is_named else ("final",)
         if self.cut not in cuts:
             raise ValueError(f"{self.backbone} ends at {' or '.join(cuts)}, got image.cut {self.cut}")
         return self
 
     @property
+    def is_named(self) -> bool:
+        """Whether the backbone is one of captune.model.backbones, whose shape is fixed."""
+        return self.backbone in BACKBONES
+
+    @property
+    def scaling_of_backbone(self) -> Scaling | None:
+        """What a pretrained backbone expects of pixels; None of compact, which has 0..1."""
+        if self.backbone == "transformer":
+            return "clip"
+        return BACKBONES[self.backbone].scaling if self.is_named else None
+
+    @property
     def seen_side(self) -> int:
         """Pixels a side that the backbone sees."""
         return min(self.side, self.max_side or self.side)
+
+    @property
+    def patches(self) -> int:
+        """Of a transformer, along a side."""
+        return self.seen_side // self.patch
 
 
 class TextConfig(Settings):
@@ -129,6 +172,9 @@ class TextConfig(Settings):
     )
     weights: str = Field(
         "none", description="transformer only: folder with config.json, model.safetensors and a vocabulary of pieces"
+    )
+    pretrained: bool = Field(
+        True, description="transformer only: begin with its weights; false: at random, of its shape and its pieces"
     )
     frozen: bool = Field(False, description="transformer only: leave its weights as they are loaded")
     layers: int = Field(
@@ -165,10 +211,21 @@ class TextConfig(Settings):
             raise ValueError(f"a transformer needs a vocabulary_size of at least {self.marks + 1}")
         return self
 
+    @model_validator(mode="after")
+    def _weights_can_learn(self) -> Self:
+        if self.encoder == "transformer" and self.frozen and not self.pretrained:
+            raise ValueError("a frozen transformer needs text.pretrained: true, as random weights never learn")
+        return self
+
     @property
     def marks(self) -> int:
         """Ids that stand for no word: padding, unknown, and the start and the end that a transformer reads."""
         return 4 if self.encoder == "transformer" else 2
+
+    @property
+    def begins_with_weights(self) -> bool:
+        """Whether it is a transformer with the weights of its folder."""
+        return self.encoder == "transformer" and self.pretrained and self.weights != "none"
 
     @property
     def keeps_tower(self) -> bool:
@@ -384,4 +441,4 @@ def _dotted(values: Mapping[str, Any], prefix: str) -> Flat:
     return flat
 
 
-assert set(BackboneName.__args__) == {"compact", *BACKBONES}  # type: ignore[attr-defined]
+assert set(BackboneName.__args__) == {"compact", "transformer", *BACKBONES}  # type: ignore[attr-defined]

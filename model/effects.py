@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 
-from captune.model.backbones import BACKBONES
 from captune.model.config import AugmentConfig, TrialConfig, flatten
 
 _COMPACT_ONLY = {"image.width", "image.stages", "image.blocks", "image.last_halving"}
+_TRANSFORMER_ONLY = {f"image.{name}" for name in ("layers", "heads", "patch", "channels", "hidden")}
 _OF_TWO = {"fusion", "modality_dropout"}
 _OF_THE_WHOLE = {"image.pooling", "image.units", "head_units"}
 _AUGMENTATION = {f"train.augment.{name}" for name in AugmentConfig.model_fields}
 _PRETRAINED_ONLY = {"train.tower_rate", "train.thaw"}
-_TOWER_ONLY = {f"text.{name}" for name in ("weights", "frozen", "layers", "heads", "family", "pooling")}
+_TOWER_ONLY = {f"text.{name}" for name in ("weights", "pretrained", "frozen", "layers", "heads", "family", "pooling")}
 _TEACHER = {"train.teacher", "train.teacher_share"}
 _DECAY = {"train.optimizer", "train.weight_decay"}
 
@@ -23,13 +23,15 @@ def idle(config: TrialConfig) -> set[str]:
     names: set[str] = set()
     tower = text is not None and text.encoder == "transformer"
     tuned = image is not None and not image.frozen and image.weights != "none"
-    if not tuned and not (tower and text is not None and not text.frozen):
+    if not tuned and not (text is not None and text.begins_with_weights and not text.frozen):
         names |= _PRETRAINED_ONLY
     if image is None:
         names |= _AUGMENTATION
     else:
         names |= set() if image.backbone == "compact" else _COMPACT_ONLY
-        if image.backbone == "compact" or BACKBONES[image.backbone].scaling == "included":
+        # Of a transformer its folder says all but the layers.
+        names |= _TRANSFORMER_ONLY - ({"image.layers"} if image.backbone == "transformer" else set())
+        if image.scaling_of_backbone in (None, "included"):
             names.add("image.scaling")
         if image.head == "pooled":
             names.add("image.position_units")

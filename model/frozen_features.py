@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
-from captune.model.backbones import BACKBONES
 from captune.model.config import ImageConfig, Storage, TextConfig, TrialConfig
 from captune.model.layout import encoded_features, features_shape
 from captune.model.towers import Cut
@@ -25,6 +24,7 @@ class FrozenFeatures:
     """All that features of pictures follow from but these, the weights' bytes and the framework. shape: of one's.
 
     pooling: over the positions; "none" where each is kept. mirrored: of pictures that are mirrored left to right.
+    layers: of a transformer, that are kept.
     """
 
     backbone: str
@@ -36,6 +36,7 @@ class FrozenFeatures:
     storage: Storage
     shape: tuple[int, ...]
     mirrored: bool = False
+    layers: int | None = None
 
     @classmethod
     def of(cls, image: ImageConfig, storage: Storage, *, mirrored: bool = False) -> FrozenFeatures:
@@ -44,12 +45,13 @@ class FrozenFeatures:
             image.backbone,
             image.weights,
             image.cut,
-            "backbone" if BACKBONES[image.backbone].scaling == "included" else image.scaling,
+            "backbone" if image.scaling_of_backbone == "included" else image.scaling,
             image.seen_side,
             image.pooling if image.head == "pooled" else "none",
             storage,
             features_shape(image),
             mirrored,
+            image.layers if image.backbone == "transformer" else None,
         )
 
     @classmethod
@@ -71,8 +73,8 @@ class FrozenFeatures:
         return self.backbone
 
     def identity(self) -> dict[str, object]:
-        """For a key; a name of a file of weights stands for its content."""
-        return asdict(self)
+        """For a key; the name of a file or folder of weights stands for its content."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +11,8 @@ import numpy as np
 from keras import layers, ops
 
 from captune.errors import one_line
-from captune.model import tower_network
-from captune.model.backbones import BACKBONES, WeightsError, weights_path
+from captune.model import tower_network, vision_tower
+from captune.model.backbones import WeightsError, weights_path
 from captune.model.config import ImageConfig
 from captune.model.keras_private import layers_within
 from captune.model.towers import TOWERS
@@ -22,6 +22,8 @@ from captune.model.weights_file import load_weights as load_weights_file
 IMAGENET_BGR_MEANS = (103.939, 116.779, 123.68)
 IMAGENET_RGB_MEANS = (0.485, 0.456, 0.406)
 IMAGENET_RGB_DEVIATIONS = (0.229, 0.224, 0.225)
+CLIP_RGB_MEANS = (0.48145466, 0.4578275, 0.40821073)
+CLIP_RGB_DEVIATIONS = (0.26862954, 0.26130258, 0.27577711)
 
 
 DROPOUT = "image_dropout"
@@ -55,6 +57,8 @@ def features(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bo
         float32 of shape (batch, channels), twice the channels where `pooling` is both; the maps where `head` reads
         positions.
     """
+    if config.pooling == "class_token":
+        return _transformed(pixels, config, load_weights=load_weights)[:, 0]
     x = maps(pixels, config, load_weights=load_weights)
     return _pooled(x, config) if config.head == "pooled" else x
 
@@ -88,11 +92,11 @@ def maps(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) 
     Raises:
         WeightsError: the weights that `config` names cannot be loaded.
     """
-    if config.seen_side < config.side:
-        resizing = layers.Resizing(
-            config.seen_side, config.seen_side, antialias=True, name="image_resizing", dtype="float32"
-        )
-        pixels = resizing(ops.cast(pixels, "float32"))
+    if config.backbone == "transformer":
+        side = config.patches
+        by_place = _transformed(pixels, config, load_weights=load_weights)[:, 1:]
+        return layers.Reshape((side, side, config.channels), name="image_map")(by_place)
+    pixels = _reduced(pixels, config)
     if config.backbone == "compact":
         if load_weights and config.weights != "none":
             raise WeightsError(f"compact has no pretrained weights, got {config.weights}; use weights: none")
@@ -101,6 +105,20 @@ def maps(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) 
     backbone.trainable = not config.frozen
     # A frozen backbone also keeps its batch-norm statistics: Keras runs it in inference mode.
     return backbone(_scaled(pixels, config))
+
+
+def _transformed(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
+    """(batch, 1 + patches, channels) of a transformer, the class token first."""
+    return vision_tower.encode(_scaled(_reduced(pixels, config), config), config, load_weights=load_weights)
+
+
+def _reduced(pixels: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
+    """Pictures of the side that the backbone sees."""
+    if config.seen_side == config.side:
+        return pixels
+    side = config.seen_side
+    resizing = layers.Resizing(side, side, antialias=True, name="image_resizing", dtype="float32")
+    return resizing(ops.cast(pixels, "float32"))
 
 
 def _compact(x: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
@@ -123,22 +141,27 @@ def _convolution(x: keras.KerasTensor, channels: int, name: str, *, strides: int
 
 def _scaled(pixels: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
     """Pixels as the backbone wants them, by built-in layers and operations only: a .keras file needs none of ours."""
-    included = BACKBONES[config.backbone].scaling == "included"
+    scaling = config.scaling_of_backbone
     if config.scaling == "unit":
         # Networks that scale by themselves expect 0..255; for them 1/255 would be applied twice.
-        return ops.cast(pixels, "float32") if included else _rescaling(1 / 255)(pixels)
-    match BACKBONES[config.backbone].scaling:
+        return ops.cast(pixels, "float32") if scaling == "included" else _rescaling(1 / 255)(pixels)
+    match scaling:
         case "included":
             return ops.cast(pixels, "float32")
         case "caffe":
             bgr = ops.flip(ops.cast(pixels, "float32"), axis=-1)
             return _rescaling(1.0, [-mean for mean in IMAGENET_BGR_MEANS])(bgr)
         case "torch":
-            pairs = zip(IMAGENET_RGB_MEANS, IMAGENET_RGB_DEVIATIONS, strict=True)
-            scale = [1 / (255 * deviation) for deviation in IMAGENET_RGB_DEVIATIONS]
-            return _rescaling(scale, [-mean / deviation for mean, deviation in pairs])(pixels)
+            return _standardised(pixels, IMAGENET_RGB_MEANS, IMAGENET_RGB_DEVIATIONS)
+        case "clip":
+            return _standardised(pixels, CLIP_RGB_MEANS, CLIP_RGB_DEVIATIONS)
         case "lite":
             return _rescaling(1 / 128, -127 / 128)(pixels)
+
+
+def _standardised(pixels: keras.KerasTensor, means: Sequence[float], deviations: Sequence[float]) -> keras.KerasTensor:
+    scale = [1 / (255 * deviation) for deviation in deviations]
+    return _rescaling(scale, [-mean / deviation for mean, deviation in zip(means, deviations, strict=True)])(pixels)
 
 
 def _rescaling(scale: float | list[float], offset: list[float] | float = 0.0) -> layers.Rescaling:

@@ -17,9 +17,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from captune.model.average import Average, Network
-from captune.model.backbones import BACKBONES, behind, map_side
+from captune.model.backbones import BACKBONES, behind
+from captune.model.backbones import map_side as map_side_of
 from captune.model.config import ImageConfig, Storage, TextConfig
-from captune.model.text_towers import variables
+from captune.model.text_towers import variables as text_variables
+from captune.model.vision_towers import variables as vision_variables
 
 STORAGES: dict[Storage, int] = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
 """Bits of one value of a matrix."""
@@ -192,7 +194,13 @@ def _dense(name: str, inputs: int, units: int) -> list[Tensors]:
 
 @lru_cache(maxsize=4096)
 def _image(config: ImageConfig, *, joined: bool) -> Tensors:
-    backbone = list(_compact(config)) if config.backbone == "compact" else [_named(config)]
+    match config.backbone:
+        case "compact":
+            backbone = list(_compact(config))
+        case "transformer":
+            backbone = [_tensor(name, *shape) for name, shape in vision_variables(config)]
+        case _:
+            backbone = [_named(config)]
     total = Tensors.sum("", backbone)
     frozen = total.values if config.frozen else total.frozen
     dense = _dense("image_dense", pooled_features(config), config.units) if config.units and joined else []
@@ -245,7 +253,7 @@ def _compact(config: ImageConfig) -> Iterator[Tensors]:
 @lru_cache(maxsize=4096)
 def _text(config: TextConfig) -> Tensors:
     tower = config.encoder == "transformer"
-    encoder = [_tensor(name, *shape) for name, shape in variables(config)] if tower else _encoder(config)
+    encoder = [_tensor(name, *shape) for name, shape in text_variables(config)] if tower else _encoder(config)
     frozen = sum(tensor.values for tensor in encoder) if config.keeps_tower else 0
     dense = _dense("text_dense", encoded_features(config), config.dense) if config.dense else []
     return Tensors.sum("text encoder", [*encoder, *dense])._replace(frozen=frozen)
@@ -285,12 +293,26 @@ def pooled_features(config: ImageConfig) -> int:
 
 
 def features_shape(config: ImageConfig) -> tuple[int, ...]:
-    """Of what a named backbone gives of one picture to the layers behind it: pooled, or by position as `head` reads."""
+    """Of what a backbone but compact gives of one picture to the layers behind it: pooled, or by position."""
     channels = backbone_channels(config)
     if config.head == "pooled":
         return (channels * (2 if config.pooling == "both" else 1),)
-    side = map_side(config.backbone, config.cut, config.seen_side)
+    side = map_side(config)
     return side, side, channels
+
+
+def map_side(config: ImageConfig) -> int:
+    """Positions a side of what the backbone gives."""
+    match config.backbone:
+        case "compact":
+            side = config.seen_side
+            for _ in range(config.stages + config.last_halving):  # the first convolution halves, too
+                side = -(-side // 2)
+            return side
+        case "transformer":
+            return config.patches
+        case _:
+            return map_side_of(config.backbone, config.cut, config.seen_side)
 
 
 def read_channels(config: ImageConfig) -> int:
@@ -301,6 +323,8 @@ def read_channels(config: ImageConfig) -> int:
 def backbone_channels(config: ImageConfig) -> int:
     if config.backbone == "compact":
         return config.width * 2**config.stages
+    if config.backbone == "transformer":
+        return config.channels
     return BACKBONES[config.backbone].channels_at(config.cut)
 
 

@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from captune.model.backbone_operations import NAMED
-from captune.model.backbones import BACKBONES, behind, map_side
+from captune.model.backbones import BACKBONES, behind
 from captune.model.config import ImageConfig, ModelConfig, TextConfig
-from captune.model.layout import backbone_channels, encoded_features, pooled_features, read_channels
+from captune.model.layout import backbone_channels, encoded_features, map_side, pooled_features, read_channels
 from captune.model.towers import TOWERS
 
 BLOCK = 16
@@ -58,7 +58,7 @@ def _network(config: ModelConfig) -> Iterator[Operations]:
     joined = image is None or image.head == "pooled" or config.has_parts
     positions = 0
     if image is not None:
-        positions = _side(image) ** 2
+        positions = map_side(image) ** 2
         yield from _image(image, positions)
         if joined:
             channels = read_channels(image)
@@ -94,22 +94,14 @@ def _image(config: ImageConfig, positions: int) -> Iterator[Operations]:
         yield _values(2 * side * (side + seen) * _PIXEL, layers=4)
     if config.backbone == "compact":
         yield from _compact(config)
+    elif config.backbone == "transformer":
+        yield from _transformer(config)
     elif config.backbone in TOWERS:
         yield from _tower(config)
     else:
         yield from _named(config)
     if config.head != "pooled" and config.position_units:
         yield _convolution(positions, 1, backbone_channels(config), config.position_units)
-
-
-def _side(config: ImageConfig) -> int:
-    """Positions a side of what the backbone gives."""
-    if config.backbone != "compact":
-        return map_side(config.backbone, config.cut, config.seen_side)
-    side = config.seen_side
-    for _ in range(config.stages + config.last_halving):  # the first convolution halves, too
-        side = -(-side // 2)
-    return side
 
 
 def _compact(config: ImageConfig) -> Iterator[Operations]:
@@ -122,6 +114,13 @@ def _compact(config: ImageConfig) -> Iterator[Operations]:
         if stage < config.stages or config.last_halving:
             yield _values(side * side * channels)
             side = -(-side // 2)
+
+
+def _transformer(config: ImageConfig) -> Iterator[Operations]:
+    places = 1 + config.patches**2
+    yield _convolution(config.patches**2, config.patch, _PIXEL, config.channels)
+    yield _values(2 * places * config.channels, layers=4)  # class token and places; normalised, at both ends
+    yield from [_attention(places, config.channels, config.hidden, config.heads)] * config.layers
 
 
 def _tower(config: ImageConfig) -> Iterator[Operations]:
@@ -147,9 +146,9 @@ def _named(config: ImageConfig) -> Iterator[Operations]:
     for shape, _ in behind(config.backbone, config.cut):
         if len(shape) == 4:  # the last convolution, with its activation
             *_, inputs, channels = shape
-            last = _convolution(_side(config) ** 2, 1, inputs, channels)
+            last = _convolution(map_side(config) ** 2, 1, inputs, channels)
             yield Operations(*(-count for count in last))
-            yield Operations(layers=-1, values=-(_side(config) ** 2) * channels)
+            yield Operations(layers=-1, values=-(map_side(config) ** 2) * channels)
 
 
 def _of_image(config: ImageConfig, positions: int, features: int, labels: int) -> Iterator[Operations]:
@@ -177,7 +176,7 @@ def _text(config: TextConfig, labels: int) -> Iterator[Operations]:
         case "average":
             yield _values(2 * tokens * width, layers=2)
         case "transformer":
-            yield from [_attention(config)] * config.layers
+            yield from [_attention(tokens, width, units, config.heads)] * config.layers
             yield _values(tokens * width, layers=2 if config.pooling == "both" else 1)
     if config.dense:
         yield _dense(encoded_features(config), config.dense)
@@ -185,15 +184,14 @@ def _text(config: TextConfig, labels: int) -> Iterator[Operations]:
         yield _values(3 * tokens * labels, layers=3)  # rows, without padding, their sum
 
 
-def _attention(config: TextConfig) -> Operations:
+def _attention(tokens: int, width: int, hidden: int, heads: int) -> Operations:
     """One layer of a transformer: four projections and two dense layers of each token, products between all tokens."""
-    tokens, width, units = config.max_tokens, config.embedding, config.units
-    weights = 4 * width * width + 2 * width * units
+    weights = 4 * width * width + 2 * width * hidden
     return Operations(
         layers=14,
         pointwise=tokens * weights + 2 * tokens * tokens * width,
         weights=weights,
-        values=tokens * (4 * width + units + config.heads * tokens),
+        values=tokens * (4 * width + hidden + heads * tokens),
     )
 
 

@@ -238,7 +238,7 @@ def _changes(config: ModelConfig, budget: Budget, contents: Contents | None) -> 
         if STORAGES[storage] < STORAGES[config.storage] and fits("storage", storage):
             yield f"storage: {storage}"
             break  # the next one would cost more of the score
-    if config.image is not None and config.image.backbone != "compact":
+    if config.image is not None and config.image.is_named:
         smaller = sorted(BACKBONES, key=lambda name: -BACKBONES[name].parameters)
         backbone = next((name for name in smaller if fits("image.backbone", name)), None)
         if backbone is not None:
@@ -258,6 +258,8 @@ def _widths(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
     if config.image is not None:
         if config.image.backbone == "compact":
             yield "image.width", config.image.width, 4
+        if config.image.backbone == "transformer":
+            yield "image.layers", config.image.layers, 1
         if config.image.units:
             yield "image.units", config.image.units, 1
         if config.image.head != "pooled" and config.image.position_units:

@@ -35,7 +35,7 @@ def pretrained_weights(network: keras.Model, config: ModelConfig) -> list[keras.
     towers = []
     if image is not None and not image.frozen and image.weights != "none":
         towers.append(("image", DROPOUT))
-    if text is not None and text.encoder == "transformer" and not text.frozen and text.weights != "none":
+    if text is not None and text.begins_with_weights and not text.frozen:
         towers.append(("caption", CAPTION_DROPOUT))
     inputs = {x.name: x for x in network.inputs}
     parts = [keras.Model(inputs[name], network.get_layer(layer).input) for name, layer in towers]

@@ -73,28 +73,59 @@ def tensors(shape: dict[str, int], size: int, seed: int = 0) -> dict[str, Any]:
     """The text tower of a CLIPModel by its names, and some of what stands beside it. shape: keys of config.json."""
     width, hidden = shape["hidden_size"], shape["intermediate_size"]
     drawn = Drawn(seed, width)
-    normal, norm, dense = drawn.normal, drawn.norm, drawn.dense
-
     values = {
-        "logit_scale": normal(1),
-        "text_projection.weight": normal(5, width),
-        "text_model.embeddings.token_embedding.weight": normal(size, width),
-        "text_model.embeddings.position_embedding.weight": normal(shape["max_position_embeddings"], width),
-        **norm("text_model.final_layer_norm"),
+        "logit_scale": drawn.normal(1),
+        "text_projection.weight": drawn.normal(5, width),
+        "text_model.embeddings.token_embedding.weight": drawn.normal(size, width),
+        "text_model.embeddings.position_embedding.weight": drawn.normal(shape["max_position_embeddings"], width),
+        **drawn.norm("text_model.final_layer_norm"),
     }
-    for number in range(shape["num_hidden_layers"]):
-        name = f"text_model.encoder.layers.{number}"
+    return values | _layers(drawn, "text_model", shape["num_hidden_layers"], width, hidden)
+
+
+VISION = {
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "patch_size": 6,
+    "image_size": 20,
+}
+"""Keys of `vision_config`: nine patches, and a border that is not seen."""
+
+
+def vision_tensors(shape: dict[str, int], seed: int = 1) -> dict[str, Any]:
+    """The tower of pictures of a CLIPModel by its names, and its projection. shape: keys of config.json."""
+    width, hidden, patch = shape["hidden_size"], shape["intermediate_size"], shape["patch_size"]
+    drawn = Drawn(seed, width)
+    values = {
+        "visual_projection.weight": drawn.normal(5, width),
+        "vision_model.embeddings.class_embedding": drawn.normal(width),
+        "vision_model.embeddings.patch_embedding.weight": drawn.normal(width, 3, patch, patch) / patch,
+        "vision_model.embeddings.position_embedding.weight": drawn.normal(
+            1 + (shape["image_size"] // patch) ** 2, width
+        ),
+        **drawn.norm("vision_model.pre_layrnorm"),
+        **drawn.norm("vision_model.post_layernorm"),
+    }
+    return values | _layers(drawn, "vision_model", shape["num_hidden_layers"], width, hidden)
+
+
+def _layers(drawn: Drawn, tower: str, count: int, width: int, hidden: int) -> dict[str, Any]:
+    values = dict[str, Any]()
+    for number in range(count):
+        name = f"{tower}.encoder.layers.{number}"
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            values |= dense(f"{name}.self_attn.{part}", width, width)
-        values |= norm(f"{name}.layer_norm1") | norm(f"{name}.layer_norm2")
-        values |= dense(f"{name}.mlp.fc1", width, hidden) | dense(f"{name}.mlp.fc2", hidden, width)
+            values |= drawn.dense(f"{name}.self_attn.{part}", width, width)
+        values |= drawn.norm(f"{name}.layer_norm1") | drawn.norm(f"{name}.layer_norm2")
+        values |= drawn.dense(f"{name}.mlp.fc1", width, hidden) | drawn.dense(f"{name}.mlp.fc2", hidden, width)
     return values
 
 
 def write_clip(
     folder: Path, captions: Iterable[str], *, layers: int = 2, heads: int = 2, width: int = 8, joins: int = 60
 ) -> Path:
-    """A whole folder of a CLIPModel, whose vocabulary is of these captions."""
+    """A whole folder of a CLIPModel, both towers, whose vocabulary is of these captions."""
     folder.mkdir(parents=True)
     vocabulary, merges = byte_pairs(captions, joins)
     shape = {
@@ -104,8 +135,8 @@ def write_clip(
         "num_hidden_layers": layers,
         "max_position_embeddings": 40,
     }
-    content = {"model_type": "clip", "projection_dim": 5, "text_config": shape, "vision_config": {"hidden_size": 768}}
+    content = {"model_type": "clip", "projection_dim": 5, "text_config": shape, "vision_config": VISION}
     (folder / "config.json").write_text(json.dumps(content))
     write_tokenizer(folder, vocabulary, merges)
-    save_file(tensors(shape, len(vocabulary)), folder / "model.safetensors")
+    save_file(tensors(shape, len(vocabulary)) | vision_tensors(VISION), folder / "model.safetensors")
     return folder

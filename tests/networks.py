@@ -13,6 +13,7 @@ def random_config(draw: random.Random, backbone: Any, storage: Any) -> ModelConf
     """Small widths are drawn often: at 1 to 4 values a channel matrices turn into vectors."""
     width = [1, 2, 3, 4, 5, draw.randint(6, 60)]
     source, frozen = ("none", False) if backbone == "compact" else draw.choice([("none", False), ("file", True)])
+    heads = draw.randint(1, 4)
     image = ImageConfig(
         backbone=backbone,
         weights=source,
@@ -27,6 +28,11 @@ def random_config(draw: random.Random, backbone: Any, storage: Any) -> ModelConf
         stages=draw.randint(1, 4),
         blocks=draw.randint(1, 3),
         last_halving=draw.choice([True, False]),
+        layers=draw.randint(1, 3),
+        heads=heads,
+        patch=draw.choice([7, 16, 32, 64]),
+        channels=heads * draw.randint(1, 20),
+        hidden=draw.choice(width),
     )
     text = TextConfig(
         encoder=draw.choice(ENCODERS),

@@ -16,7 +16,7 @@ from captune.model.backbones import WeightsError
 from captune.model.config import ModelConfig
 from captune.model.size import size
 from captune.model.text_towers import TransformerShape
-from captune.model.text_weights import check_tower, read_tower
+from captune.model.transformer_weights import check_text_tower, read_text_tower
 
 Array = NDArray[np.float32]
 
@@ -142,8 +142,8 @@ def test_faulty_folder_is_refused_in_one_line(folder: Path, tmp_path: Path, faul
     (tmp_path / "config.json").write_text(json.dumps(content))
     save_file(values, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match=reason) as caught:
-        check_tower(tmp_path, TransformerShape.read(tmp_path))
-        read_tower(tmp_path, bound(tmp_path), list(range(30)))
+        check_text_tower(tmp_path, TransformerShape.read(tmp_path))
+        read_text_tower(tmp_path, bound(tmp_path), list(range(30)))
     assert "\n" not in str(caught.value)
 
 

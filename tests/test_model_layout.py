@@ -16,7 +16,7 @@ from captune.model.layout import STORAGES, channel_axis, int4_bytes, is_grouped,
 from captune.model.size import size
 from captune.model.towers import TOWERS
 
-NAMES: list[Any] = ["compact", *BACKBONES]
+NAMES: list[Any] = ["compact", "transformer", *BACKBONES]
 Shape = tuple[int, ...]
 
 

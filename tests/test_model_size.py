@@ -184,10 +184,21 @@ def _models(least: int, storages: list[Any]) -> st.SearchStrategy[ModelConfig]:
         blocks=st.integers(1, 3),
     )
     named = st.builds(ImageConfig, backbone=st.sampled_from(sorted(BACKBONES)), units=layer(1024))
+    transformer = st.builds(
+        ImageConfig,
+        backbone=st.just("transformer"),
+        pooling=st.sampled_from(["average", "both", "class_token"]),
+        units=layer(1024),
+        layers=st.integers(1, 12),
+        heads=st.integers(1, 4),
+        patch=st.integers(7, 32),
+        channels=st.integers(1, 20).map(lambda count: count * 12),
+        hidden=width(3072),
+    )
     return st.builds(
         ModelConfig,
         fusion=st.sampled_from(["concatenation", "gated"]),
-        image=st.one_of(compact, named),
+        image=st.one_of(compact, named, transformer),
         text=texts,
         head_units=layer(1024),
         num_labels=width(500),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 from text_towers import write_tower
 
@@ -18,8 +19,9 @@ from captune.model.backbones import WEIGHTS_FOLDER, WeightsError
 from captune.model.config import ModelConfig, TextConfig
 from captune.model.layout import STORAGES
 from captune.model.size import Contents, size
-from captune.model.text_towers import TowerOnData, TransformerShape, variables, weights_folder
-from captune.model.text_weights import check_tower, read_tower
+from captune.model.text_towers import TowerOnData, TransformerShape, variables
+from captune.model.transformer_weights import check_text_tower, read_text_tower
+from captune.model.transformers import weights_folder
 
 CAPTIONS = ["a dog runs over the wet grass", "two cats on a bench"]
 Array = NDArray[np.float32]
@@ -220,15 +222,15 @@ def test_tower_saved_with_a_head_is_read(folder: Path, tmp_path: Path) -> None:
     values = load_file(folder / "model.safetensors")
     save_file({f"bert.{name}": value for name, value in values.items()}, tmp_path / "model.safetensors")
     config = bound(folder)
-    ours, theirs = (read_tower(each, config, list(range(30))) for each in (folder, tmp_path))
+    ours, theirs = (read_text_tower(each, config, list(range(30))) for each in (folder, tmp_path))
     assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_folder_is_looked_for_where_weights_lie(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WEIGHTS_FOLDER, str(folder.parent))
-    assert weights_folder("small") == folder
+    assert weights_folder("small", "text") == folder
     with pytest.raises(WeightsError, match=r"config\.json, model\.safetensors.*nothing is fetched"):
-        weights_folder(str(tmp_path / "nowhere"))
+        weights_folder(str(tmp_path / "nowhere"), "text")
 
 
 def faulty(folder: Path, tmp_path: Path, fault: str) -> Path:
@@ -284,8 +286,8 @@ def faulty(folder: Path, tmp_path: Path, fault: str) -> Path:
 def test_faulty_folder_is_refused_in_one_line(folder: Path, tmp_path: Path, fault: str, reason: str) -> None:
     copy = faulty(folder, tmp_path, fault)
     with pytest.raises(WeightsError, match=reason) as caught:
-        check_tower(copy, TransformerShape.read(copy))
-        read_tower(copy, bound(copy), list(range(30)))
+        check_text_tower(copy, TransformerShape.read(copy))
+        read_text_tower(copy, bound(copy), list(range(30)))
     assert "\n" not in str(caught.value)
 
 
@@ -309,3 +311,17 @@ def test_real_sentence_vectors_are_those_of_a_second_implementation() -> None:
     for answer, codes in zip(given, ids, strict=True):
         by_piece = bert(values, [rows[code] for code in codes if code], heads=config.heads, layers=config.layers)
         assert np.allclose(answer, by_piece.mean(0), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_tower_that_is_not_pretrained_has_its_shape_alone(folder: Path) -> None:
+    rows = list(range(30))
+    loaded, drawn = tower_of(bound(folder), rows), tower_of(bound(folder, pretrained=False), rows)
+    assert [weight.shape for weight in loaded.weights] == [weight.shape for weight in drawn.weights]
+    kernels = [tower.get_layer("text_1_query").kernel.numpy() for tower in (loaded, drawn)]
+    assert not np.allclose(*kernels)
+
+
+def test_frozen_tower_that_is_not_pretrained_is_refused(folder: Path) -> None:
+    with pytest.raises(ValidationError, match=r"needs text\.pretrained: true"):
+        bound(folder, pretrained=False, frozen=True)

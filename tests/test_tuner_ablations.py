@@ -68,6 +68,9 @@ def test_each_part_is_left_out_by_itself() -> None:
     assert ablations(PRESETS["captions"]).keys() <= {"text.wide"}
     taught = replace(PRESETS["captions"], {"train.teacher": "bundle"})
     assert ablations(taught)["teacher"] == PRESETS["captions"]
+    tower = replace(PRESETS["captions"], {"text.encoder": "transformer", "text.weights": "x", "text.frozen": True})
+    without = ablations(replace(tower, {"train.cached_features": True}))["text.weights"]
+    assert without == replace(tower, {"text.pretrained": False, "text.frozen": False})
     aligned = ablations(replace(config, {"train.alignment": 0.1}))
     assert aligned["alignment"] == config and {part: aligned[part].train.alignment for part in aligned} == {
         **dict.fromkeys(aligned, 0.1),

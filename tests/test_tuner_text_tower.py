@@ -214,7 +214,7 @@ def test_features_that_would_change_are_not_computed_once(folder: Path) -> None:
 
 
 def test_search_without_its_folder_is_refused_before_it_starts(folder: Path, own: PreparedData, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"text\.weights must be a folder") as caught:
+    with pytest.raises(ConfigError, match=r"text\.weights of a transformer must be a folder") as caught:
         searched(tmp_path / "nowhere", own)
     assert "\n" not in str(caught.value)
     (tmp_path / "empty").mkdir()

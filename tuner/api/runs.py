@@ -402,8 +402,9 @@ class Run:
         What is done is kept in RUN/ablation.json: one that was interrupted goes on where it was.
 
         Args:
-            without: "captions", "pictures", "augmentation", "alignment", "teacher", "image.weights", "text.wide",
-                "image.head" or "fusion", as many as are to be tried, each by itself; none for all that the network has.
+            without: "captions", "pictures", "augmentation", "alignment", "teacher", "image.weights", "text.weights",
+                "text.wide", "image.head" or "fusion", as many as are to be tried, each by itself; none for all that the
+                network has.
             trial: to take apart instead of the best.
             seeds: trainings of each, whose scores are averaged.
 

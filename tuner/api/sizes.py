@@ -9,7 +9,8 @@ from captune.model.config import Storage
 from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, Measure, Size, refusal, show_bytes, would_fit
 from captune.model.size import size as count
-from captune.model.text_towers import shaped
+from captune.model.text_towers import shaped as text_shaped
+from captune.model.vision_towers import shaped as vision_shaped
 from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.space.config import check_overrides, check_preset, read_trial_config
 
@@ -97,7 +98,9 @@ def size(
         check_preset(preset or "paper")
         model = PRESETS[preset or "paper"].model
     if model.text is not None and model.text.encoder == "transformer" and model.text.weights != "none":
-        model = model.model_copy(update={"text": shaped(model.text)})
+        model = model.model_copy(update={"text": text_shaped(model.text)})
+    if model.image is not None and model.image.backbone == "transformer" and model.image.weights != "none":
+        model = model.model_copy(update={"image": vision_shaped(model.image)})
     if storage is not None:
         model = model.model_copy(update={"storage": storage})
     held, found = Budget(given["budget"], measure), count(model)

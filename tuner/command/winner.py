@@ -145,8 +145,8 @@ def ablate(
     without: Annotated[
         list[str] | None,
         typer.Option(
-            help="captions, pictures, augmentation, alignment, teacher, image.weights, text.wide, image.head, fusion; "
-            "all if not given"
+            help="captions, pictures, augmentation, alignment, teacher, image.weights, text.weights, text.wide, "
+            "image.head, fusion; all if not given"
         ),
     ] = None,
     trial: Annotated[int | None, typer.Option(help="take this one apart instead of the best")] = None,

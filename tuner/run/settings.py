@@ -20,12 +20,12 @@ from captune.errors import shell_word
 from captune.model.config import complaint
 from captune.model.latency import Latency, Speed
 from captune.model.size import Contents
-from captune.model.text_towers import weights_folder
+from captune.model.transformers import weights_folder
 from captune.results.documents import Document
 from captune.results.run_facts import RunFacts
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import absolute, open_data
-from captune.tuner.run.named_files import check_files, digests, text_weights, tower_on
+from captune.tuner.run.named_files import check_files, digests, text_weights, tower_on, vision_shape
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.dimensions import SpaceError
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
@@ -109,7 +109,7 @@ def check(config: SearchConfig, data: PreparedData, speed: Speed | None = None) 
     try:
         space = config.build_space()
         check_files(space, data)
-        bound = partial(bind, manifest=data.manifest, tower=partial(tower_on, data))
+        bound = partial(bind, manifest=data.manifest, tower=partial(tower_on, data), vision=vision_shape)
         bound(space.base)
     except SpaceError as error:
         raise ConfigError(": ".join((*error.location, str(error)))) from None
@@ -135,7 +135,7 @@ def contents_of(data: PreparedData, text_weights: Iterable[str] = ()) -> Content
         WeightsError: a folder is not there.
     """
     words = data.vocabulary.words if data.vocabulary is not None else None
-    pieces = {name: cut_pieces(data, weights_folder(name)).pieces.pieces for name in text_weights}
+    pieces = {name: cut_pieces(data, weights_folder(name, "text")).pieces.pieces for name in text_weights}
     return Contents.of(data.manifest.label_ids, data.manifest.label_names, words, pieces)
 
 

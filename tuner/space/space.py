@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from captune.data_prep.manifest import Manifest
     from captune.model.text_towers import TowerOnData
+    from captune.model.vision_towers import VisionShape
 
 OF_THE_DATA = ("image.side", "num_labels")
 
@@ -152,14 +153,20 @@ class Space:
                 check_value(self.base, name, value, "space", name)
 
 
-def bind(config: TrialConfig, manifest: Manifest, tower: Callable[[str], TowerOnData] | None = None) -> TrialConfig:
+def bind(
+    config: TrialConfig,
+    manifest: Manifest,
+    tower: Callable[[str], TowerOnData] | None = None,
+    vision: Callable[[str], VisionShape] | None = None,
+) -> TrialConfig:
     """The configuration on one prepared data set: its labels, its side, no token beyond its vocabulary.
 
     Args:
         tower: what `text.weights` names on the data.
+        vision: what `image.weights` names.
 
     Raises:
-        SpaceError: it reads pictures or captions that the data does not have, or a tower without weights.
+        SpaceError: it reads pictures or captions that the data does not have, or a transformer without weights.
     """
     image, text = config.model.image, config.model.text
     if image is not None:
@@ -168,6 +175,10 @@ def bind(config: TrialConfig, manifest: Manifest, tower: Callable[[str], TowerOn
         # With pictures no larger than that it is the same network as without.
         max_side = image.max_side if image.max_side < manifest.side else 0
         image = ImageConfig(**{**dict(image), "side": manifest.side, "max_side": max_side})
+        if image.backbone == "transformer":
+            if vision is None or image.weights == "none":
+                raise SpaceError("image.backbone transformer needs image.weights: the folder of a CLIP model")
+            image = vision(image.weights).bound(image)
     if text is not None:
         if manifest.vocabulary_size is None or manifest.max_tokens is None:
             raise SpaceError("the data has no captions; search it with --modality image")

@@ -16,7 +16,7 @@ from captune.data_prep.store import PreparedData
 from captune.model.backbones import weights_path
 from captune.model.config import ImageConfig, TextConfig
 from captune.model.frozen_features import CaptionFeatures, FrozenFeatures
-from captune.model.text_towers import WEIGHTS, weights_folder
+from captune.model.transformers import WEIGHTS, weights_folder
 from captune.reading import sha256
 from captune.tuner.training.kept_rows import ROWS, KeptRows, folder_of
 
@@ -101,21 +101,23 @@ class FeatureFiles(KeptRows):
 
 def text_tower_ids(data: PreparedData, text: TextConfig) -> NDArray[np.int32]:
     """(rows, max_tokens) ids of the word pieces of all captions, for a transformer. Raises DataError, WeightsError."""
-    return piece_ids(data, weights_folder(text.weights), text.vocabulary_size, text.max_tokens)
+    return piece_ids(data, weights_folder(text.weights, "text"), text.vocabulary_size, text.max_tokens)
 
 
 def text_tower_rows(data: PreparedData, text: TextConfig) -> tuple[int, ...]:
     """Of each id the row in the vocabulary of the weights. Raises DataError, WeightsError."""
-    return cut_pieces(data, weights_folder(text.weights)).rows[: text.vocabulary_size]
+    return cut_pieces(data, weights_folder(text.weights, "text")).rows[: text.vocabulary_size]
 
 
 def _inputs(data: PreparedData, features: FrozenFeatures | CaptionFeatures) -> dict[str, Any]:
     """All that features follow from, but data and framework."""
     inputs: dict[str, Any] = features.identity()
     if isinstance(features, CaptionFeatures):
-        folder = weights_folder(features.weights)
+        folder = weights_folder(features.weights, "text")
         inputs["pieces"] = cut_pieces(data, folder).pieces.to_json()
         inputs["weights"] = sha256(folder / WEIGHTS)
+    elif features.layers is not None:
+        inputs["weights"] = sha256(weights_folder(features.weights, "vision") / WEIGHTS)
     elif features.weights not in ("imagenet", "none"):
         inputs["weights"] = sha256(weights_path(features.weights))
     return inputs

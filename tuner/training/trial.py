@@ -21,7 +21,7 @@ from captune.model.config import TextConfig, TrialConfig
 from captune.model.frozen_features import CaptionFeatures, FrozenFeatures
 from captune.model.metrics import Epoch
 from captune.model.rule import DecisionRule
-from captune.model.text_towers import weights_folder
+from captune.model.transformers import weights_folder
 from captune.tuner.training import runtime
 from captune.tuner.training.checkpoints import CheckpointWriter
 from captune.tuner.training.features import FeatureFiles, text_tower_ids, text_tower_rows
@@ -102,7 +102,7 @@ def make_bundle(network: keras.Model, config: Network, rule: DecisionRule, data:
 def _vocabulary(text: TextConfig, data: PreparedData) -> str | None:
     """As JSON, what of the data's words or word pieces an encoder knows."""
     if text.encoder == "transformer":
-        return cut_pieces(data, weights_folder(text.weights)).pieces.first(text.vocabulary_size).to_json()
+        return cut_pieces(data, weights_folder(text.weights, "text")).pieces.first(text.vocabulary_size).to_json()
     if data.vocabulary is None:
         return None
     return Vocabulary(data.vocabulary.words[: text.vocabulary_size - text.marks], data.vocabulary.settings).to_json()

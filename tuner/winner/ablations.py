@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from captune.model.config import AugmentConfig, TrialConfig, replace, restrict
-
-_FROM_SCRATCH: dict[str, Any] = {
-    "image.weights": "none",
-    "image.frozen": False,
-    "train.cached_features": False,
-    "train.tower_rate": 1.0,
-    "train.thaw": 0.0,
-}
 
 
 def ablations(config: TrialConfig) -> dict[str, TrialConfig]:
@@ -39,7 +30,12 @@ def _ablations(config: TrialConfig) -> Iterator[tuple[str, TrialConfig]]:
     if train.has_teacher:
         yield "teacher", replace(config, {"train.teacher": "none"})
     if image is not None and image.weights != "none":
-        yield "image.weights", replace(config, _FROM_SCRATCH)
+        at_random = {"image.weights": "none", "image.frozen": False, "train.cached_features": False}
+        yield "image.weights", replace(config, at_random)
+    if text is not None and text.begins_with_weights:
+        cached = train.cached_features and image is not None  # of pictures they are as they were
+        at_random = {"text.pretrained": False, "text.frozen": False, "train.cached_features": cached}
+        yield "text.weights", replace(config, at_random)
     if text is not None and text.wide:
         yield "text.wide", replace(config, {"text.wide": False})
     if image is not None and image.head != "pooled":

@@ -1,7 +1,8 @@
-"""Weights of a text tower from model.safetensors: by captune's names, cut to the pieces and layers that are kept."""
+"""Weights of pretrained transformers from model.safetensors: by captune's names, cut to what is kept of them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from safetensors import SafetensorError, safe_open
 
 from captune.errors import one_line
 from captune.model.backbones import WeightsError
-from captune.model.config import TextConfig
-from captune.model.text_towers import WEIGHTS, Family, TransformerShape, variables
+from captune.model.config import ImageConfig, TextConfig
+from captune.model.text_towers import TransformerShape
+from captune.model.text_towers import variables as text_variables
+from captune.model.transformers import WEIGHTS, Family, Shape
+from captune.model.vision_towers import VisionShape
+from captune.model.vision_towers import variables as vision_variables
 
 Array = NDArray[np.float32]
 _HEADED = "bert."  # before all names where the tower was saved with a head
@@ -39,6 +44,7 @@ _CLIP = {
     "outer": "mlp.fc2",
     "norm": "layer_norm2",
 }
+_BEFORE_LAYERS: dict[Family, str] = {"bert": "encoder.layer", "clip": "{part}_model.encoder.layers"}
 _OUTSIDE: dict[Family, dict[str, str]] = {
     "bert": {
         "text_embedding": "embeddings.word_embeddings",
@@ -49,13 +55,18 @@ _OUTSIDE: dict[Family, dict[str, str]] = {
         "text_embedding": "text_model.embeddings.token_embedding",
         "text_positions": "text_model.embeddings.position_embedding",
         "text_norm": "text_model.final_layer_norm",
+        "image_patches": "vision_model.embeddings.patch_embedding",
+        "image_class": "vision_model.embeddings.class_embedding",
+        "image_places": "vision_model.embeddings.position_embedding",
+        "image_norm_before": "vision_model.pre_layrnorm",  # as their library spells it
+        "image_norm": "vision_model.post_layernorm",
     },
 }
 _KINDS = {"kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
 _TYPES = "embeddings.token_type_embeddings.weight"
 
 
-def read_tower(folder: Path, config: TextConfig, pieces: Sequence[int]) -> dict[str, Array]:
+def read_text_tower(folder: Path, config: TextConfig, pieces: Sequence[int]) -> dict[str, Array]:
     """The values of all variables of the tower that `config` has, see captune.model.text_towers.variables.
 
     Args:
@@ -68,29 +79,59 @@ def read_tower(folder: Path, config: TextConfig, pieces: Sequence[int]) -> dict[
     """
     values = {}
     with _Source(folder) as source:
-        for name, shape in variables(config):
-            value = source.tensor(_theirs(name, config.family))
+        for name, shape in text_variables(config):
+            value = source.value(name, config.family)
             if name == "text_embedding/embeddings":
                 value = value[np.asarray(pieces[: shape[0]])]
             elif name == "text_positions/embeddings":
                 # All of a caption is of the first of BERT's types, so that its vector belongs to every place.
                 value = value[: shape[0]] + (source.tensor(_TYPES)[0] if config.family == "bert" else 0)
-            elif name.endswith("/kernel"):
-                value = value.T
-            if value.shape != shape or not np.isfinite(value).all():
-                fault = "holds what is no number" if value.shape == shape else f"gives {value.shape}, not {shape}"
-                theirs = _theirs(name, config.family)
-                raise WeightsError(f"{source.path}: {theirs} {fault}; name the folder of a whole model")
-            values[name] = np.ascontiguousarray(value)
+            values[name] = source.checked(value, name, config.family, shape)
     return values
 
 
-def check_tower(folder: Path, shape: TransformerShape) -> None:
+def read_vision_tower(folder: Path, config: ImageConfig) -> dict[str, Array]:
+    """The same of a tower of pictures, see captune.model.vision_towers.variables.
+
+    Places of another grid than the tower was trained on take values between those of its own.
+    """
+    values = {}
+    with _Source(folder) as source:
+        for name, shape in vision_variables(config):
+            value = source.value(name, "clip")
+            if name == "image_class/embeddings":
+                value = value.reshape(1, -1)
+            elif name == "image_places/embeddings" and value.ndim == 2:
+                value = _on_grid(value, config.patches)
+            values[name] = source.checked(value, name, "clip", shape)
+    return values
+
+
+def _on_grid(places: Array, side: int) -> Array:
+    """(1 + places, width) values, the first one of no place, on a square grid of `side` by `side` places."""
+    grid = math.isqrt(len(places) - 1)
+    if grid in (side, 0) or grid * grid != len(places) - 1:
+        return places
+    import keras
+
+    own = places[1:].reshape(grid, grid, -1)
+    resized = keras.ops.image.resize(own, (side, side), interpolation="bicubic", data_format="channels_last")
+    return np.concatenate([places[:1], keras.ops.convert_to_numpy(resized).reshape(side * side, -1)])
+
+
+def check_text_tower(folder: Path, shape: TransformerShape) -> None:
     """Raises WeightsError unless the weights of a folder are those of a tower of this shape, by their names."""
     whole = TextConfig(encoder="transformer", embedding=shape.width, units=shape.hidden, layers=shape.layers)
     with _Source(folder) as source:
-        names = [_theirs(name, shape.family) for name, _ in variables(whole)]
+        names = [_theirs(name, shape.family) for name, _ in text_variables(whole)]
         source.require(names + [_TYPES] * (shape.family == "bert"))
+
+
+def check_vision_tower(folder: Path, shape: VisionShape) -> None:
+    """The same of a tower of pictures."""
+    whole = shape.bound(ImageConfig(backbone="transformer", layers=shape.layers))
+    with _Source(folder) as source:
+        source.require([_theirs(name, "clip") for name, _ in vision_variables(whole)])
 
 
 class _Source:
@@ -125,6 +166,18 @@ class _Source:
                 f"{self.path} lacks {', '.join(missing[:_MOST])}{more}; name the folder of a whole model"
             )
 
+    def value(self, name: str, family: Family) -> Array:
+        """Of a variable of captune's, its axes in captune's order."""
+        value = self.tensor(_theirs(name, family))
+        return np.moveaxis(value, (1, 0), (-2, -1)) if name.endswith("/kernel") and value.ndim >= 2 else value
+
+    def checked(self, value: Array, name: str, family: Family, shape: Shape) -> Array:
+        """A value that is of its variable's shape, and numbers."""
+        if value.shape != shape or not np.isfinite(value).all():
+            fault = "holds what is no number" if value.shape == shape else f"gives {value.shape}, not {shape}"
+            raise WeightsError(f"{self.path}: {_theirs(name, family)} {fault}; name the folder of a whole model")
+        return np.ascontiguousarray(value)
+
     def tensor(self, name: str) -> Array:
         self.require([name])
         try:
@@ -137,10 +190,12 @@ class _Source:
 
 
 def _theirs(name: str, family: Family) -> str:
+    """Their name of a variable of captune's."""
     layer, _, kind = name.partition("/")
+    if layer == "image_class":  # no weight of a layer there
+        return _OUTSIDE[family][layer]
     if layer in _OUTSIDE[family]:
         return f"{_OUTSIDE[family][layer]}.{_KINDS[kind]}"
-    _, number, part = layer.split("_", 2)
-    if family == "clip":
-        return f"text_model.encoder.layers.{int(number) - 1}.{_CLIP[part]}.{_KINDS[kind]}"
-    return f"encoder.layer.{int(number) - 1}.{_BERT[part]}.{_KINDS[kind]}"
+    tower, number, part = layer.split("_", 2)
+    before = _BEFORE_LAYERS[family].format(part="vision" if tower == "image" else tower)
+    return f"{before}.{int(number) - 1}.{(_CLIP if family == 'clip' else _BERT)[part]}.{_KINDS[kind]}"
