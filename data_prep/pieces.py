@@ -32,8 +32,9 @@ FIRST_PIECE = 4
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 """Of the ids 0 to 3, as BERT's vocabularies have them."""
 TOKENIZER, WORDS = "tokenizer.json", "vocab.txt"
-_LONGEST_WORD = 100  # characters; a longer one is unknown, as to BERT
-_SAME = {"unk_token": MARKS[UNKNOWN], "continuing_subword_prefix": "##", "max_input_chars_per_word": _LONGEST_WORD}
+LONGEST_WORD = 100
+"""Characters; a longer one is unknown, as to BERT."""
+_SAME = {"unk_token": MARKS[UNKNOWN], "continuing_subword_prefix": "##", "max_input_chars_per_word": LONGEST_WORD}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from captune.data_prep.captions import (
     stem,
     tokenize,
 )
-from captune.data_prep.pieces import END, FIRST_PIECE, START, Pieces
+from captune.data_prep.pieces import END, FIRST_PIECE, LONGEST_WORD, START, Pieces
 
 # What \w, \s and \d match in the two engines that the tokenizer uses: `regex`, and for contractions Python's own.
 _OF_REGEX = {
@@ -80,8 +80,10 @@ def specification(vocabulary: Vocabulary | Pieces, max_tokens: int) -> dict[str,
     """
     if isinstance(vocabulary, Pieces):
         marks = {"padding": PADDING, "unknown": UNKNOWN, "start": START, "end": END, "first_piece": FIRST_PIECE}
-        kind = "byte_pairs" if isinstance(vocabulary.settings, BytePairSettings) else "pieces"
-        return {kind: asdict(vocabulary.settings), "width": max_tokens, **marks}
+        settings = asdict(vocabulary.settings)
+        if isinstance(vocabulary.settings, BytePairSettings):
+            return {"byte_pairs": settings, "width": max_tokens, **marks}
+        return {"pieces": settings, "longest_word": LONGEST_WORD, "width": max_tokens, **marks}
     settings = asdict(vocabulary.settings)
     return {
         "max_tokens": min(max_tokens, vocabulary.settings.max_tokens),

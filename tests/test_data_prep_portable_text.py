@@ -3,13 +3,20 @@
 import json
 import random
 import re
+import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
+from clip_towers import byte_pairs
 from hypothesis import settings
 from javascript_reader import read_by_javascript
+from text_towers import MARKS
+from text_towers import vocabulary as bert_vocabulary
 
+from captune.data_prep.byte_pairs import BytePairSettings
 from captune.data_prep.captions import FIRST_WORD, CaptionSettings, Vocabulary, count_words, stem, tokenize
+from captune.data_prep.pieces import Pieces, PieceSettings
 from captune.data_prep.portable_text import specification, surface_ids, tokenizer_steps
 
 # What the steps of the tokenizer and of its neighbours tell apart.
@@ -129,3 +136,55 @@ def test_network_that_reads_fewer_words_than_the_data_has_says_both_widths() -> 
     for width, most in ((4, 4), (8, 8), (12, 8)):
         contents = specification(vocabulary, width)
         assert (contents["width"], contents["max_tokens"]) == (width, most)
+
+
+def ids_by_javascript(folder: Path, captions: list[str], pieces: Pieces, width: int) -> list[list[int]]:
+    contents = {"text": specification(pieces, width), "rule": {}, "labels": [], "image": None}
+    (folder / "classifier.json").write_text(json.dumps(contents))
+    (folder / "words.json").write_text(json.dumps({"pieces": pieces.pieces}))
+    return read_by_javascript(folder, folder=folder, captions=captions)["ids"]
+
+
+OF_BERT = [
+    PieceSettings(),
+    PieceSettings(lowercase=False),
+    PieceSettings(strip_accents=False, handle_chinese_chars=False),
+    PieceSettings(lowercase=False, strip_accents=True, clean_text=False),
+]
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("chosen", [*OF_BERT, BytePairSettings()], ids=repr)
+def test_javascript_makes_the_same_ids_of_pieces_of_whatever_is_written(
+    chosen: PieceSettings | BytePairSettings, tmp_path: Path
+) -> None:
+    pytest.importorskip("tokenizers", reason="pip install 'captune[text]'")
+    written = ["A man on a bench, with two dogs!", "Dogs running 3.14 caf\xe9s", *PIECES, "\x00\x07\u200e\ue000"]
+    if isinstance(chosen, BytePairSettings):
+        vocabulary, merges = byte_pairs(written, 60)
+        joined = {left + right: f"{left} {right}" for left, right in merges}
+        entries = tuple(joined.get(text, text) for text in vocabulary if not text.startswith("<|"))
+    else:
+        entries = tuple(text for text in bert_vocabulary(written) if text not in MARKS)
+    pieces, draw = Pieces(entries, chosen), random.Random(settings().max_examples)
+    parts = [*written, "word", "bench", "dog", "aaaa", "x" * 99, "x" * 101]
+    captions = ["".join(draw.choices(parts, k=draw.randrange(12))) for _ in range(20 * settings().max_examples)]
+    for width in (2, 12):
+        expected = pieces.encode(captions, width).tolist()
+        found = ids_by_javascript(tmp_path, captions, pieces, width)
+        differ = [row for row in zip(captions, found, expected, strict=True) if row[1] != row[2]]
+        assert not differ, differ[0]
+    assert len({code for row in expected for code in row}) > 20
+
+
+@pytest.mark.fuzz
+def test_javascript_takes_each_character_of_old_for_what_the_library_does(tmp_path: Path) -> None:
+    """Those of Unicode 3.2, as the library's tables are older than Node's; two have changed their category since."""
+    pytest.importorskip("tokenizers", reason="pip install 'captune[text]'")
+    old = unicodedata.ucd_3_2_0
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if old.category(chr(code)) not in ("Cn", "Cs", "Lo")]
+    captions = [f"a{character}a b{character}" for character in characters if character not in "\u166d\u1734"]
+    pieces = Pieces(("a", "##a", "b", "##b", "!", "\u0301", "##\u0301"), PieceSettings())
+    expected = pieces.encode(captions, 12).tolist()
+    found = ids_by_javascript(tmp_path, captions, pieces, 12)
+    assert [row for row in zip(captions, found, expected, strict=True) if row[1] != row[2]] == []

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import settings
 from javascript_reader import read_by_javascript
 from PIL import Image
+from text_towers import MARKS
+from text_towers import vocabulary as vocabulary_of_pieces
 
 from captune.data_prep.squares import stretched
 from captune.data_prep.store import PreparedData
-from captune.model.config import TrialConfig, replace
+from captune.model.config import ModelConfig, TextConfig, TrialConfig, replace
 from captune.model.presets import PRESETS
 from captune.model.rule import RULES, DecisionRule, RuleKind
 from captune.tuner.space.space import bind
@@ -63,30 +65,38 @@ def test_javascript_makes_the_same_squares_of_pixels_as_pillow(tmp_path: Path) -
 
 
 def make_bundle(data: PreparedData, modality: str) -> Any:
-    """Of a network with random weights, that reads what the modality says, and knows 12 words."""
+    """Of a network with random weights, that reads what the modality says, and knows 12 words, or word pieces."""
     from captune.data_prep.captions import Vocabulary
+    from captune.data_prep.pieces import Pieces, PieceSettings
     from captune.model.bundle import Bundle
     from captune.model.classifier import build
 
     config: TrialConfig = bind(replace(PRESETS["compact"], SMALL), data.manifest)
     model = config.model
-    if modality != "both":
+    if modality == "pieces":
+        pytest.importorskip("tokenizers", reason="pip install 'captune[text]'")
+        pieces = Pieces(
+            tuple(text for text in vocabulary_of_pieces(data.captions) if text not in MARKS), PieceSettings()
+        )
+        shape = {"layers": 1, "heads": 2, "vocabulary_size": pieces.size, "max_tokens": 9, "embedding": 8, "units": 12}
+        model = ModelConfig(text=TextConfig(encoder="transformer", **shape), num_labels=model.num_labels)
+    elif modality != "both":
         model = model.model_copy(update={"text" if modality == "image" else "image": None, "fusion": "concatenation"})
-    if model.text is not None:
+    if model.text is not None and modality != "pieces":
         model = model.model_copy(update={"text": model.text.model_copy(update={"vocabulary_size": 14})})
     network = build(model)
     draw = np.random.default_rng(0)
     for weight in network.weights:
         values = draw.normal(0, 0.2, weight.shape)
         weight.assign(np.abs(values) + 1 if "variance" in weight.path else values)
-    vocabulary = None
-    if model.text is not None and data.vocabulary is not None:
+    vocabulary = pieces.to_json() if modality == "pieces" else None
+    if vocabulary is None and model.text is not None and data.vocabulary is not None:
         vocabulary = Vocabulary(data.vocabulary.words[:12], data.vocabulary.settings).to_json()
     rule, manifest = DecisionRule(0.0, "expected_f1", 1.3, 0.1), data.manifest
     return Bundle(network, model, rule, manifest.label_ids, manifest.label_names, vocabulary)
 
 
-@pytest.fixture(scope="module", params=["both", "image", "caption"])
+@pytest.fixture(scope="module", params=["both", "image", "caption", "pieces"])
 def written(request: pytest.FixtureRequest, data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A bundle, and what lies beside it."""
     from captune.tuner.winner.portable import write_portable

@@ -28,7 +28,7 @@ if (request.folder) {
   const json = async (name) => JSON.parse(await readFile(`${request.folder}/${name}`, "utf8"));
   const contents = await json("classifier.json");
   if (request.captions && contents.text) {
-    const text = new reader.Text(contents.text, await json("words.json"));
+    const text = reader.textOf(contents.text, await json("words.json"));
     out.words = request.captions.map((caption) => text.words(caption));
     out.ids = request.captions.map((caption) => [...text.ids(caption)]);
   }

@@ -7,7 +7,13 @@ const MARK = /[\p{Mn}\p{Mc}]/u;
 const ASCII = /^[\0-\x7f]*$/;
 const JOINER = "\u200d";
 
-/** Captions to ids. specification: `text` of classifier.json; vocabulary: words.json. */
+/** What makes ids of captions, by `ids`. specification: `text` of classifier.json; vocabulary: words.json. */
+export function textOf(specification, vocabulary) {
+  if (specification.pieces) return new WordPieces(specification, vocabulary);
+  return specification.byte_pairs ? new BytePairs(specification, vocabulary) : new Text(specification, vocabulary);
+}
+
+/** Captions to ids of words, see `textOf`. */
 export class Text {
   constructor(specification, vocabulary) {
     Object.assign(this, specification);
@@ -49,6 +55,84 @@ export class Text {
     const stays = () => characters[start] === "'" && this.stopWords.has(characters.slice(start, end).join(""));
     while (!ALPHANUMERIC.test(characters[start]) && !stays()) start++;
     return characters.slice(start, end).join("");
+  }
+}
+
+const WHITE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+const PUNCTUATION = "\\p{P}!-\\/:-@\\[-`{-~";
+const UNSEEN = /(?![\t\n\r])[\p{Cc}\p{Cf}\p{Co}\ufffd]/gu;
+const IDEOGRAPH =
+  /[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u{20000}-\u{2a6df}\u{2a700}-\u{2b81f}\u{2b920}-\u{2ceaf}\u{2f800}-\u{2fa1f}]/gu;
+const lowered = (text) => [...text].map((character) => character.toLowerCase()).join(""); // no letter looks at the next
+
+/** What a pretrained tower reads: a start, ids of pieces of words, an end. */
+class Pieces {
+  constructor(specification, vocabulary) {
+    Object.assign(this, specification);
+    this.places = new Map(vocabulary.pieces.map((piece, place) => [piece.replace(" ", ""), place + specification.first_piece]));
+  }
+
+  ids(caption) {
+    const ids = new Int32Array(this.width).fill(this.padding);
+    const codes = this.words(caption).flatMap((word) => this.codes(word));
+    if (codes.length) ids.set([this.start, ...codes.slice(0, this.width - 2), this.end]);
+    return ids;
+  }
+}
+
+/** BERT's: of each word the longest pieces from its start on. */
+class WordPieces extends Pieces {
+  words(caption) {
+    const { clean_text, handle_chinese_chars, strip_accents, lowercase } = this.pieces;
+    let text = clean_text ? caption.replace(UNSEEN, "").replace(new RegExp(`[${WHITE}]`, "gu"), " ") : caption;
+    if (handle_chinese_chars) text = text.replace(IDEOGRAPH, " $& ");
+    if (strip_accents ?? lowercase) text = text.normalize("NFD").replace(/\p{Mn}/gu, "");
+    if (lowercase) text = lowered(text);
+    return text.match(new RegExp(`[${PUNCTUATION}]|[^${WHITE}${PUNCTUATION}]+`, "gu")) ?? [];
+  }
+
+  codes(word) {
+    const characters = [...word];
+    const codes = [];
+    let start = characters.length > this.longest_word ? Infinity : 0;
+    while (start < characters.length) {
+      let end = characters.length;
+      const code = () => this.places.get((start ? "##" : "") + characters.slice(start, end).join(""));
+      while (end > start && code() === undefined) end--;
+      if (end === start) return [this.unknown];
+      codes.push(code());
+      start = end;
+    }
+    return codes.length ? codes : [this.unknown];
+  }
+}
+
+/** CLIP's: bytes of a word, joined two by two in the order of the vocabulary. */
+class BytePairs extends Pieces {
+  constructor(specification, vocabulary) {
+    super(specification, vocabulary);
+    const pairs = vocabulary.pieces.filter((entry) => entry.includes(" "));
+    this.ranks = new Map(pairs.map((pair, rank) => [pair, rank]));
+    const shown = (byte) => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
+    let others = 256;
+    this.characters = Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(shown(byte) ? byte : others++));
+  }
+
+  words(caption) {
+    const text = lowered(caption.normalize("NFC").replace(new RegExp(`[${WHITE}]+`, "gu"), " "));
+    return text.match(new RegExp(`'s|'t|'re|'ve|'m|'ll|'d|\\p{L}+|\\p{N}|[^${WHITE}\\p{L}\\p{N}]+`, "gu")) ?? [];
+  }
+
+  codes(word) {
+    const parts = [...new TextEncoder().encode(word)].map((byte) => this.characters[byte]);
+    parts.push(parts.pop() + this.byte_pairs.end_of_word);
+    for (;;) {
+      const ranks = parts.slice(1).map((part, place) => this.ranks.get(`${parts[place]} ${part}`) ?? Infinity);
+      const best = ranks.reduce((least, rank) => Math.min(least, rank), Infinity);
+      if (best === Infinity) return parts.map((part) => this.places.get(part) ?? this.unknown);
+      const place = ranks.indexOf(best);
+      parts.splice(place, 2, parts[place] + parts[place + 1]);
+    }
   }
 }
 
@@ -287,8 +371,7 @@ export class Classifier {
   /** contents: classifier.json; vocabulary: words.json or null; session: of onnxruntime; ort: onnxruntime itself. */
   constructor(contents, vocabulary, session, ort) {
     Object.assign(this, { contents, session, ort });
-    if (contents.text?.pieces) throw new Error("it reads word pieces: make ids as FORMAT.md says, and run the network on them");
-    this.text = contents.text && new Text(contents.text, vocabulary);
+    this.text = contents.text && textOf(contents.text, vocabulary);
     this.rule = new Rule(contents.rule, contents.labels);
   }
 
