@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, Self, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from captune.model.config import Metric
 from captune.model.f1 import Bits, Floats, contributions, f1, f1_per_example
@@ -140,13 +141,32 @@ def standard_error(metric: Metric, truth: Bits, answers: Answers) -> float:
     """
     if metric != "map":
         return float(contributions(metric, truth, answers.labels).std() / math.sqrt(len(truth)))
+    without = _without_blocks(truth, answers)
+    return float(np.std(without) * math.sqrt(len(without) - 1)) if len(without) > 1 else 0.0
+
+
+def shares(metric: Metric, truth: Bits, answers: Answers) -> NDArray[np.float64]:
+    """Numbers of which the score is the mean, as many whoever answers: two scores of the same examples differ by what
+    these differ in pairs, and by as much more or less as is chance.
+
+    They are of the examples, or of `map` of one block of twenty each (the jackknife's pseudo-values).
+
+    Args:
+        truth, answers: see `score`.
+    """
+    if metric != "map":
+        return contributions(metric, truth, answers.labels)
+    without = _without_blocks(truth, answers)
+    whole = mean_average_precision(truth.astype(bool), answers.raw)
+    return len(without) * whole - (len(without) - 1) * without if len(without) > 1 else np.array([whole])
+
+
+def _without_blocks(truth: Bits, answers: Answers) -> NDArray[np.float64]:
+    """Mean average precision without every twentieth example, from each of the first twenty on; fewer of fewer."""
     blocks = min(_BLOCKS, len(truth))
-    if blocks < 2:
-        return 0.0
     block = np.arange(len(truth)) % blocks
-    kept = [block != each for each in range(blocks)]
-    without = [mean_average_precision(truth[rows].astype(bool), answers.raw[rows]) for rows in kept]
-    return float(np.std(without) * math.sqrt(blocks - 1))
+    kept = [block != each for each in range(blocks if blocks > 1 else 0)]
+    return np.array([mean_average_precision(truth[rows].astype(bool), answers.raw[rows]) for rows in kept])
 
 
 def mean_average_precision(truth: Bits, probabilities: Floats) -> float:

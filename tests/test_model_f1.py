@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 
 from captune.model.config import TITLES, Metric
 from captune.model.f1 import contributions
-from captune.model.metrics import METRICS, Epoch, score, standard_error
+from captune.model.metrics import METRICS, Epoch, score, shares, standard_error
 from captune.model.rule import VALUES, DecisionRule, RuleKind, fit_rule
 from captune.model.size import Budget
 from captune.results.attributes import epoch_attribute, epochs_of
@@ -53,6 +53,16 @@ def test_standard_error_is_the_spread_of_the_score_over_samples(metric: Metric) 
     rows = [random.integers(0, len(truth), len(truth)) for _ in range(300)]
     spread = np.std([getattr(score(truth[each], DecisionRule(0.5).answers(raw[each])), metric) for each in rows])
     assert standard_error(metric, truth, answers) == pytest.approx(spread, rel=0.35)
+
+
+@pytest.mark.parametrize("metric", get_args(Metric))
+def test_shares_are_the_score_and_its_spread(metric: Metric) -> None:
+    truth, raw = drawn(0)
+    answers = DecisionRule(0.5).answers(raw)
+    each = shares(metric, truth, answers)
+    assert each.mean() == pytest.approx(getattr(score(truth, answers), metric), abs=0.003)
+    assert each.std() / np.sqrt(len(each)) == pytest.approx(standard_error(metric, truth, answers), rel=0.03)
+    assert shares(metric, truth[:1], DecisionRule(0.5).answers(raw[:1])).shape == (1,)
 
 
 @pytest.mark.parametrize("kind", ["threshold", "relative"])

@@ -61,7 +61,7 @@ def winner(
 
     run = RunFolder(tmp_path_factory.mktemp("average"))
     run.settings.write_text("{}")
-    chosen = Members(trials[:2], Choice((0, 1), 0.51, DecisionRule(0.4, scale=1.25)))
+    chosen = Members(trials[:2], Choice((0, 1), 0.51, 0.52, DecisionRule(0.4, scale=1.25)))
     refit(run, trials[0], captions_data, BUDGET, seeds=1, say=lambda _: None, average=chosen)
     return run
 
@@ -73,7 +73,8 @@ def test_proof_is_of_the_bundle_and_names_its_members(winner: RunFolder, trials:
         (2, 1.5, -0.25),
         (2, 1.25, -0.25),
     ]
-    assert (proof.trial, proof.epochs, proof.search.mean_f1) == (0, 4, 0.51)
+    assert (proof.trial, proof.epochs, proof.search.mean_f1, proof.search.score) == (0, 4, 0.51, 0.52)
+    assert 0 < proof.test.standard_error < 0.2
     assert proof.rule == DecisionRule(0.4, scale=1.25)
     assert proof.reloaded.max_difference <= 1e-6
     assert proof.weights_bytes == sum(record.weights_bytes for record in trials[:2])

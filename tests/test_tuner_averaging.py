@@ -9,7 +9,9 @@ from builders import record as a_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captune.model.config import Metric
 from captune.model.f1 import f1_per_example
+from captune.model.metrics import score
 from captune.model.rule import cross_fitted
 from captune.model.size import Budget
 from captune.results.records import Record
@@ -54,6 +56,18 @@ def test_noise_is_declined_by_auto_and_taken_where_a_number_is_asked_for() -> No
     assert choose_members(truth, pool, anything, None).trials == (0,)
     forced = choose_members(truth, pool, anything, 2)
     assert forced.trials == (0, 1) and forced.additions[0].gain < 0 and forced.declined is None
+
+
+@pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "map"])
+def test_networks_are_weighed_by_the_metric_of_the_search(metric: Metric) -> None:
+    truth, pool = drawn([1.5, 1.5, 1.5])
+    choice = choose_members(truth, pool, anything, None, metric)
+    members = [candidate.probabilities for candidate in pool if candidate.trial in choice.trials]
+    answers = cross_fitted(truth, np.mean(members, axis=0), metric=metric)
+    found = score(truth, answers)
+    assert len(members) > 1 and (choice.score, choice.mean_f1) == (getattr(found, metric), found.mean_f1)
+    alone = getattr(score(truth, cross_fitted(truth, pool[0].probabilities, metric=metric)), metric)
+    assert choice.score == pytest.approx(alone + sum(added.gain for added in choice.additions), abs=0.002)
 
 
 def test_what_does_not_fit_beside_the_others_is_left_out() -> None:

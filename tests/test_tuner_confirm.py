@@ -8,6 +8,9 @@ import pytest
 from builders import epoch
 from builders import record as a_record
 
+from captune.model.config import TITLES, Metric
+from captune.model.metrics import score, standard_error
+from captune.model.rule import cross_fitted
 from captune.model.size import Budget
 from captune.results.records import Record
 from captune.tuner.winner import confirm as module
@@ -18,8 +21,9 @@ BUDGET = Budget(1_000)
 ROWS, LABELS = 400, 4
 
 
-def trial(number: int, score: float, weights_bytes: int = 500, **changes: Any) -> Record:
-    curve = (epoch(1, score, standard_error=0.01),)
+def trial(number: int, value: float, weights_bytes: int = 500, **changes: Any) -> Record:
+    metric = changes.pop("metric", "mean_f1")
+    curve = (epoch(1, standard_error=0.01, metric=metric, **{metric: value}),)
     return a_record(number, curve=curve, weights_bytes=weights_bytes, **changes)
 
 
@@ -93,6 +97,27 @@ def test_a_fifth_of_the_search_is_of_its_wall_time() -> None:
     records = [trial(0, 0.8, began=1000.0, seconds=50.0), trial(1, 0.8, began=1010.0, seconds=90.0), trial(2, 0.8)]
     assert searched_seconds(records) == 100.0
     assert searched_seconds([trial(0, 0.8)]) == 0.0
+
+
+@pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "map"])
+def test_race_is_by_the_metric_of_the_search(monkeypatch: pytest.MonkeyPatch, metric: Metric) -> None:
+    rows = Rows({0: 0.7, 1: 0.9}, monkeypatch)
+    of_another = trial(2, 0.99, metric=metric, mean_f1=0.1)
+    records = [trial(0, 0.8, metric=metric), trial(1, 0.799, metric=metric)]
+    assert [record.number for record in finalists([*records, of_another], BUDGET)] == [2]
+    done = confirm(records, rows, BUDGET, 1000)  # type: ignore[arg-type]
+    assert done is not None and done.record.number == 1
+    assert done.confirmation.metric == metric and TITLES[metric] in rows.said[-1]
+    answers = cross_fitted(rows.truth, rows.probabilities(records[1], 1), metric=metric)
+    scored = getattr(score(rows.truth, answers), metric)
+    assert done.confirmation.finalists[1].seeds[0] == pytest.approx(scored, abs=0.002)
+    error = standard_error(metric, rows.truth, answers)
+    assert 0.5 * error < done.confirmation.standard_error < 2 * error
+    test = HeldOutScores(
+        **dict.fromkeys(("mean_f1", "micro_f1", "macro_f1", "map", "ece"), 0.1) | {metric: done.confirmation.expected},
+        per_label={}, examples=100, low=0.0, high=0.2, standard_error=error,
+    )  # fmt: skip
+    assert done.confirmation.distance(test) == 0
 
 
 def test_score_that_was_expected_is_held_against_test() -> None:

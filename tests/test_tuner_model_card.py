@@ -161,3 +161,12 @@ def test_code_calls_only_what_the_network_reads() -> None:
     assert "square" not in of_captions
     assert 'classifier.predict(captions=["a dog on a beach"], images=["dog.jpg"])' in of_both
     assert 'import { Classifier, square } from "./classifier.onnx.portable/captune.mjs";' in of_both
+
+
+def test_licences_of_all_pretrained_weights_are_to_be_filled_in() -> None:
+    image = ImageConfig(side=64, backbone="EfficientNetLite0", weights="/w/lite0.safetensors")
+    text = TEXT.model_copy(update={"encoder": "transformer", "weights": "/w/MiniLM"})
+    config = TrialConfig(model=ModelConfig(image=image, text=text, num_labels=3, storage="int8"))
+    rows = [line for line in model_card(facts(config)).splitlines() if "licence of the pretrained weights" in line]
+    assert len(rows) == 2 and "EfficientNetLite0, lite0" in rows[0] and "transformer, MiniLM" in rows[1]
+    assert "licence of the pretrained weights" not in model_card(facts(both()))

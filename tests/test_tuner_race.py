@@ -53,7 +53,7 @@ def test_one_that_is_clearly_worse_does_not_win_by_its_size() -> None:
 
 def test_copies_are_equal() -> None:
     (one,) = race([0.8])
-    end = verdict([one, Finalist(1, 1, one.f1)])
+    end = verdict([one, Finalist(1, 1, one.shares)])
     assert (end.trial, end.how, end.probability, end.left) == (1, "smallest", pytest.approx(0.5, abs=0.02), (0, 1))
 
 
@@ -67,7 +67,7 @@ def test_a_single_seed_each_decides_nothing() -> None:
 def test_one_alone_is_the_best() -> None:
     (only,) = race([0.8])
     end = verdict([only])
-    assert (end.trial, end.how, end.probability, end.expected) == (0, "best", 1.0, pytest.approx(only.mean_f1))
+    assert (end.trial, end.how, end.probability, end.expected) == (0, "best", 1.0, pytest.approx(only.score))
     assert verdict(race([0.8], seeds=1)).how == "best"
 
 
@@ -77,12 +77,12 @@ def test_score_of_the_best_of_many_equals_is_corrected_downwards() -> None:
     for draw in range(20):
         finalists = race([0.87] * 5, seeds=2, spread=0.0, draw=draw)
         noisy = [
-            Finalist(f.trial, f.size, f.f1 + np.random.default_rng((draw, f.trial)).normal(0, 0.1, ROWS))
+            Finalist(f.trial, f.size, f.shares + np.random.default_rng((draw, f.trial)).normal(0, 0.1, ROWS))
             for f in finalists
         ]
-        best = max(noisy, key=lambda finalist: finalist.mean_f1)
-        lone = [Finalist(f.trial, 0 if f is best else 1, f.f1) for f in noisy]  # the best is the smallest, too
-        raw.append(best.mean_f1 - 0.87)
+        best = max(noisy, key=lambda finalist: finalist.score)
+        lone = [Finalist(f.trial, 0 if f is best else 1, f.shares) for f in noisy]  # the best is the smallest, too
+        raw.append(best.score - 0.87)
         errors.append(verdict(lone).expected - 0.87)
     assert np.mean(raw) > 0.002, "chosen for its luck"
     assert abs(np.mean(errors)) < np.mean(raw) / 2
@@ -95,10 +95,10 @@ def test_the_winner_is_among_those_left_and_the_best_is_never_dropped(
 ) -> None:
     finalists = race(means, seeds=seeds, draw=draw)
     now, end = standing(finalists), verdict(finalists)
-    best = max(finalists, key=lambda finalist: finalist.mean_f1)
+    best = max(finalists, key=lambda finalist: finalist.score)
     assert now.best == best.trial and best.trial in now.left and end.trial in end.left
     assert 0 <= now.probability <= 1 and end.standard_error > 0
-    assert end.expected <= {f.trial: f for f in finalists}[end.trial].mean_f1
+    assert end.expected <= {f.trial: f for f in finalists}[end.trial].score
     assert verdict(finalists) == end, "the same every time"
 
 

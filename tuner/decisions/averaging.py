@@ -10,7 +10,9 @@ from itertools import count as numbers
 import numpy as np
 from numpy.typing import NDArray
 
-from captune.model.f1 import Bits, Floats, f1_per_example
+from captune.model.config import Metric
+from captune.model.f1 import Bits, Floats
+from captune.model.metrics import score, shares
 from captune.model.rule import DecisionRule, cross_fitted, fit_rule
 
 
@@ -24,7 +26,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Addition:
-    """The best trial to add. gain, standard_error: of mean F1 over the average before, in pairs of rows."""
+    """The best trial to add. gain, standard_error: of the score over the average before, in pairs of rows."""
 
     trial: int
     gain: float
@@ -40,12 +42,14 @@ class Addition:
 class Choice:
     """Trials whose networks are averaged, the best first; one alone where nothing gains.
 
-    mean_f1: on validation, each half of it by the rule fitted on the other. rule: fitted on all of it. additions: that
-    were taken, and `declined` the one that was not. full: whether only the budget kept more out.
+    mean_f1, score: on validation, each half of it by the rule fitted on the other; the score is that of the metric.
+    rule: fitted on all of it. additions: that were taken, and `declined` the one that was not. full: whether only the
+    budget kept more out.
     """
 
     trials: tuple[int, ...]
     mean_f1: float
+    score: float
     rule: DecisionRule
     additions: tuple[Addition, ...] = ()
     declined: Addition | None = None
@@ -53,26 +57,35 @@ class Choice:
 
 
 def choose_members(
-    truth: Bits, candidates: Sequence[Candidate], fits: Callable[[Sequence[int]], bool], most: int | None
+    truth: Bits,
+    candidates: Sequence[Candidate],
+    fits: Callable[[Sequence[int]], bool],
+    most: int | None,
+    metric: Metric = "mean_f1",
 ) -> Choice:
-    """The first candidate, and then always the one with which the average has the best mean F1.
+    """The first candidate, and then always the one with which the average has the best score.
 
     Args:
         truth: (n, labels) of the validation rows, n at least 1.
         candidates: at least one; of equal ones the earlier is taken.
         fits: whether the networks of these trials are within the budget together.
         most: members; None for as many as gain more than one standard error each.
+        metric: what the score is.
     """
+
+    def shares_of(some: Sequence[Candidate]) -> NDArray[np.float64]:
+        return shares(metric, truth, cross_fitted(truth, _mean(some), metric=metric))
+
     members, additions = [candidates[0]], list[Addition]()
     declined, full = None, False
-    each = _f1(truth, members)
+    each = shares_of(members)
     for _ in numbers() if most is None else range(1, most):
         others = [candidate for candidate in candidates if all(candidate is not member for member in members)]
         small = [other for other in others if fits([member.trial for member in (*members, other)])]
         full = bool(others) and not small
         if not small:
             break
-        scores = [_f1(truth, [*members, other]) for other in small]
+        scores = [shares_of([*members, other]) for other in small]
         best = int(np.argmax([score.mean() for score in scores]))
         difference = scores[best] - each
         addition = Addition(
@@ -84,10 +97,12 @@ def choose_members(
         members.append(small[best])
         additions.append(addition)
         each = scores[best]
+    found = score(truth, cross_fitted(truth, _mean(members), metric=metric))
     return Choice(
         trials=tuple(member.trial for member in members),
-        mean_f1=float(each.mean()),
-        rule=fit_rule(truth, _mean(members)),
+        mean_f1=found.mean_f1,
+        score=getattr(found, metric),
+        rule=fit_rule(truth, _mean(members), metric=metric),
         additions=tuple(additions),
         declined=declined,
         full=full,
@@ -97,8 +112,3 @@ def choose_members(
 def _mean(members: Sequence[Candidate]) -> Floats:
     mean: Floats = np.mean([member.probabilities for member in members], axis=0)
     return mean
-
-
-def _f1(truth: Bits, members: Sequence[Candidate]) -> NDArray[np.float64]:
-    """F1 of each row (n,)."""
-    return f1_per_example(truth, cross_fitted(truth, _mean(members)).labels)

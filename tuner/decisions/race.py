@@ -24,16 +24,19 @@ _EQUAL = 1e-9  # draws that differ by less do so by rounding
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial in the race. size: bytes that count. f1: (seeds, rows) on validation, of seeds other than its own."""
+    """A trial in the race. size: bytes that count.
+
+    shares: (seeds, rows), on validation, of seeds other than its own, see captune.model.metrics.shares.
+    """
 
     trial: int
     size: int
-    f1: NDArray[np.float64]
+    shares: NDArray[np.float64]
 
     @property
-    def mean_f1(self) -> float:
+    def score(self) -> float:
         """Of all seeds and rows."""
-        return float(self.f1.mean())
+        return float(self.shares.mean())
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Standing:
 class Verdict:
     """The trial that wins. how: it is the best, or the smallest of those that are equal.
 
-    expected: mean F1 on rows that took no part in the choice. standard_error: of it, by rows and seeds.
+    expected: the score on rows that took no part in the choice. standard_error: of it, by rows and seeds.
     """
 
     trial: int
@@ -71,9 +74,9 @@ class Verdict:
 
 def standing(finalists: Sequence[Finalist]) -> Standing:
     """Where finalists stand after the seeds so far; at least one, each with at least one seed and the same rows."""
-    place = max(range(len(finalists)), key=lambda number: finalists[number].mean_f1)
+    place = max(range(len(finalists)), key=lambda number: finalists[number].score)
     best = finalists[place]
-    if min(len(finalist.f1) for finalist in finalists) < _LEAST_SEEDS:
+    if min(len(finalist.shares) for finalist in finalists) < _LEAST_SEEDS:
         left = tuple(finalist.trial for finalist in finalists)
         return Standing(best.trial, left, 1.0 if len(finalists) == 1 else 0.0)
     scores = _drawn(finalists)
@@ -92,15 +95,17 @@ def verdict(finalists: Sequence[Finalist]) -> Verdict:
     now = standing(finalists)
     by_trial = {finalist.trial: finalist for finalist in finalists}
     sure = now.is_decided
-    winner = by_trial[now.best] if sure else min((by_trial[t] for t in now.left), key=lambda f: (f.size, -f.mean_f1))
+    winner = by_trial[now.best] if sure else min((by_trial[t] for t in now.left), key=lambda f: (f.size, -f.score))
     optimism = _optimism(finalists) if winner.trial == now.best else 0.0
-    variance = winner.f1.mean(axis=0).var() / winner.f1.shape[1] + _seed_variance(finalists) / len(winner.f1)
+    variance = winner.shares.mean(axis=0).var() / winner.shares.shape[1] + _seed_variance(finalists) / len(
+        winner.shares
+    )
     return Verdict(
         trial=winner.trial,
         how="best" if sure else "smallest",
         probability=now.probability,
         left=now.left,
-        expected=winner.mean_f1 - optimism,
+        expected=winner.score - optimism,
         standard_error=float(np.sqrt(variance)),
     )
 
@@ -110,17 +115,17 @@ def _probability(better: NDArray[np.float64], worse: NDArray[np.float64]) -> flo
 
 
 def _seed_variance(finalists: Sequence[Finalist]) -> float:
-    """Of mean F1 between seeds, pooled over the finalists; 0 where none has two."""
-    means = [finalist.f1.mean(axis=1) for finalist in finalists]
+    """Of the score between seeds, pooled over the finalists; 0 where none has two."""
+    means = [finalist.shares.mean(axis=1) for finalist in finalists]
     freedom = sum(len(each) - 1 for each in means)
     return float(sum(len(each) * each.var() for each in means) / freedom) if freedom else 0.0
 
 
 def _drawn(finalists: Sequence[Finalist]) -> NDArray[np.float64]:
-    """Mean F1 (finalists, draws) as it would be with other rows and seeds."""
-    each = np.array([finalist.f1.mean(axis=0) for finalist in finalists])
+    """Scores (finalists, draws) as they would be with other rows and seeds."""
+    each = np.array([finalist.shares.mean(axis=0) for finalist in finalists])
     of_rows = np.atleast_2d(np.cov(each, bias=True)) / each.shape[1]
-    of_seeds = np.diag([_seed_variance(finalists) / len(finalist.f1) for finalist in finalists])
+    of_seeds = np.diag([_seed_variance(finalists) / len(finalist.shares) for finalist in finalists])
     random, means = np.random.default_rng(0), each.mean(axis=1)
     scores = random.multivariate_normal(means, of_rows + of_seeds, _DRAWS, method="eigh").T
     return scores + (means - scores.mean(axis=1))[:, None]
@@ -128,6 +133,6 @@ def _drawn(finalists: Sequence[Finalist]) -> NDArray[np.float64]:
 
 def _optimism(finalists: Sequence[Finalist]) -> float:
     """How much better the best looks on the rows and seeds that it was chosen by than it is."""
-    scores, means = _drawn(finalists), np.array([finalist.mean_f1 for finalist in finalists])
+    scores, means = _drawn(finalists), np.array([finalist.score for finalist in finalists])
     chosen = scores.argmax(axis=0)
     return max(0.0, float((scores.max(axis=0) - means[chosen]).mean()))

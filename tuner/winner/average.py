@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from captune.model.average import Average, Member, Network
-from captune.model.config import unflatten
+from captune.model.config import TITLES, Metric, unflatten
 from captune.model.size import Budget, size
 from captune.results.records import Record
-from captune.tuner.decisions.averaging import Candidate, Choice, choose_members
+from captune.tuner.decisions.averaging import Addition, Candidate, Choice, choose_members
 from captune.tuner.run.settings import contents_of
 from captune.tuner.winner.candidates import Validation
 from captune.tuner.winner.choose import Count, candidates, epoch_to_keep
@@ -50,7 +50,7 @@ def members_for(
     if _reads_pieces(first):
         say(f"note: trial {first.number} reads word pieces, which others do not, so nothing is averaged")
         return None
-    most = None if count == "auto" else count
+    most, metric = None if count == "auto" else count, epoch_to_keep(first).metric
     pool = {
         record.number: record
         for record in candidates(records, budget, first, _AUTO if most is None else most + _BEYOND)
@@ -66,12 +66,12 @@ def members_for(
     if not usable or usable[0].trial != first.number:
         say(f"note: trial {first.number} comes to no number when it is trained again, so nothing is averaged")
         return None
-    choice = choose_members(validation.truth, usable, fits, most)
+    choice = choose_members(validation.truth, usable, fits, most, metric)
     for added in choice.additions:
-        say(f"trial {added.trial} added: {_gain(added.gain, added.standard_error)} on validation")
+        say(f"trial {added.trial} added: {_gain(added, metric)} on validation")
     if choice.declined is not None:
         best = choice.declined
-        say(f"trial {best.trial} not added: {_gain(best.gain, best.standard_error)} on validation may be chance")
+        say(f"trial {best.trial} not added: {_gain(best, metric)} on validation may be chance")
     elif choice.full:
         say(f"no further network fits into {budget}")
     if len(choice.trials) == 1:
@@ -79,7 +79,7 @@ def members_for(
         return None
     if most is not None and len(choice.trials) < most:
         say(f"note: {len(choice.trials)} networks are averaged, not {most}")
-    say(f"average of trials {_listed(choice.trials)}: mean F1 {choice.mean_f1:.4f} on validation")
+    say(f"average of trials {_listed(choice.trials)}: {TITLES[metric]} {choice.score:.4f} on validation")
     return Members(tuple(pool[trial] for trial in choice.trials), choice)
 
 
@@ -92,5 +92,5 @@ def _listed(trials: Sequence[int] | dict[int, Record]) -> str:
     return ", ".join(map(str, trials))
 
 
-def _gain(gain: float, standard_error: float) -> str:
-    return f"mean F1 {gain:+.4f} (standard error {standard_error:.4f})"
+def _gain(addition: Addition, metric: Metric) -> str:
+    return f"{TITLES[metric]} {addition.gain:+.4f} (standard error {addition.standard_error:.4f})"

@@ -84,12 +84,12 @@ def candidates(records: Sequence[Record], budget: Budget, first: Record, most: i
         and all(record.config.get(name) == config.get(name) for name in _TOGETHER)
         and ("text.units" in record.config) == ("text.units" in config)
     ]
-    able.sort(key=lambda record: (-(record.mean_f1 or 0.0), budget.bytes_of(record), record.number))
+    able.sort(key=lambda record: (-(record.score or 0.0), budget.bytes_of(record), record.number))
     best, kinds = first.best, {_kind(first)}
-    near = (first.mean_f1 or 0.0) - 2 * (best.standard_error if best is not None else 0.0)
+    near = (first.score or 0.0) - 2 * (best.standard_error if best is not None else 0.0)
     others: list[Record] = []
     for record in able:
-        if (record.mean_f1 or 0.0) >= near and _kind(record) not in kinds:
+        if (record.score or 0.0) >= near and _kind(record) not in kinds:
             kinds.add(_kind(record))
             others.append(record)
     others += [record for record in able if record not in others]

@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from captune.model.f1 import f1_per_example
+from captune.model.config import TITLES, Metric
+from captune.model.metrics import shares
 from captune.model.rule import cross_fitted
 from captune.model.size import Budget
 from captune.results.frontier import qualifies
@@ -42,6 +43,10 @@ def confirm(
     say, started, longest = validation.say, time.monotonic(), 0.0
     most = searched_seconds(records) * _SHARE if seconds == "auto" else seconds
     by_trial = {record.number: record for record in finalists(records, budget)}
+    if not by_trial:
+        say("note: no trial can be trained again, so nothing is confirmed")
+        return None
+    metric = epoch_to_keep(next(iter(by_trial.values()))).metric
     scores: dict[int, list[np.ndarray]] = {trial: [] for trial in by_trial}
     say(f"finalists: trials {', '.join(map(str, by_trial))}")
 
@@ -64,8 +69,8 @@ def confirm(
                 scores[trial] = []
                 left = tuple(other for other in left if other != trial)
             else:
-                labels = cross_fitted(validation.truth, answers).labels
-                scores[trial].append(f1_per_example(validation.truth, labels))
+                fitted = cross_fitted(validation.truth, answers, metric=metric)
+                scores[trial].append(shares(metric, validation.truth, fitted))
         racing = [finalist for finalist in entered() if finalist.trial in left]
         if not racing:
             break
@@ -78,13 +83,15 @@ def confirm(
         say("note: no finalist came to a score with another seed, so nothing is confirmed")
         return None
     end = verdict(racing)
-    say(_told(end))
+    say(_told(end, metric))
     told = tuple(
-        FinalistScores(trial=finalist.trial, seeds=tuple(map(float, finalist.f1.mean(axis=1)))) for finalist in racing
+        FinalistScores(trial=finalist.trial, seeds=tuple(map(float, finalist.shares.mean(axis=1))))
+        for finalist in racing
     )
     return Confirmed(
         by_trial[end.trial],
         Confirmation(
+            metric=metric,
             finalists=told,
             how=end.how,
             probability=end.probability,
@@ -107,14 +114,14 @@ def finalists(records: Sequence[Record], budget: Budget) -> list[Record]:
         for record in records
         if qualifies(record, budget) and record.seed is not None and epoch_to_keep(record).rule is not None
     ]
-    able.sort(key=lambda record: (-(record.mean_f1 or 0.0), budget.bytes_of(record), record.number))
+    able.sort(key=lambda record: (-(record.score or 0.0), budget.bytes_of(record), record.number))
     if not able or able[0].best is None:
         return able
-    near = (able[0].mean_f1 or 0.0) - able[0].best.standard_error
-    return [record for record in able if (record.mean_f1 or 0.0) >= near][:_FINALISTS]
+    near = (able[0].score or 0.0) - able[0].best.standard_error
+    return [record for record in able if (record.score or 0.0) >= near][:_FINALISTS]
 
 
-def _told(end: Verdict) -> str:
+def _told(end: Verdict, metric: Metric) -> str:
     equal = ", ".join(map(str, end.left))
     why = (
         f"the best with probability {end.probability:.2f}"
@@ -122,6 +129,6 @@ def _told(end: Verdict) -> str:
         else f"the smallest of trials {equal}, which other seeds do not tell apart"
     )
     return (
-        f"trial {end.trial} is {why}; expected on rows that it was not chosen by: mean F1 {end.expected:.4f} "
+        f"trial {end.trial} is {why}; expected on rows that it was not chosen by: {TITLES[metric]} {end.expected:.4f} "
         f"(standard error {end.standard_error:.4f})"
     )

@@ -128,7 +128,9 @@ def _to_fill_in(facts: CardFacts) -> Iterator[str]:
     config = facts.config
     models = tuple(config.models) if isinstance(config, Average) else (config,)
     images = [model.image for model in models if model.image is not None and model.image.weights != "none"]
-    for weights in dict.fromkeys(f"{image.backbone}, {PurePath(image.weights).name}" for image in images):
+    texts = [model.text for model in models if model.text is not None and model.text.begins_with_weights]
+    pretrained = [(image.backbone, image.weights) for image in images] + [(t.encoder, t.weights) for t in texts]
+    for weights in dict.fromkeys(f"{what}, {PurePath(file).name}" for what, file in pretrained):
         rows.append((f"licence of the pretrained weights that it began with ({plain(weights)})", FILL_IN))
     yield from _table(("", ""), [*rows, ("name of the data (and `dataset` above)", FILL_IN), ("contact", FILL_IN)])
 

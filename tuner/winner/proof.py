@@ -22,7 +22,7 @@ from captune.data_prep.store import PreparedData
 from captune.errors import WorkError, one_line
 from captune.files import scratch
 from captune.model.average import Average, Member, Network
-from captune.model.config import Metric, Settings, Storage, unflatten
+from captune.model.config import TITLES, Metric, Settings, Storage, unflatten
 from captune.model.metrics import METRICS, Metrics
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Measure, Size, show_bytes
@@ -41,7 +41,10 @@ class ProofError(WorkError):
 
 @dataclass(frozen=True)
 class HeldOutScores(Metrics):
-    """Scores on the test examples. low, high: 95 % bootstrap interval of mean F1."""
+    """Scores on the test examples. low, high: 95 % bootstrap interval of mean F1.
+
+    standard_error: of the score by the metric of the proof; NaN before it was kept.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=True)  # NaN: a metric that came later
 
@@ -49,6 +52,7 @@ class HeldOutScores(Metrics):
     examples: int
     low: float
     high: float
+    standard_error: float = math.nan
 
 
 class SearchScore(Settings):
@@ -104,7 +108,7 @@ class ProvedMember(Settings):
 
 
 class FinalistScores(Settings):
-    """A trial that was trained again with other seeds on train: mean F1 on validation of each."""
+    """A trial that was trained again with other seeds on train: the score on validation of each."""
 
     trial: int
     seeds: tuple[float, ...]
@@ -114,9 +118,11 @@ class Confirmation(Settings):
     """How the winner was chosen among the best trials by further seeds, and what was expected of it before test.
 
     how: it is the best with this probability, or the smallest of those that further seeds did not tell apart.
-    expected, standard_error: mean F1 on rows that it was not chosen by, corrected for its having been chosen.
+    expected, standard_error: the score on rows that it was not chosen by, corrected for its having been chosen.
+    metric: what the score is.
     """
 
+    metric: Metric = "mean_f1"
     finalists: tuple[FinalistScores, ...]
     how: Literal["best", "smallest"]
     probability: float
@@ -134,16 +140,17 @@ class Confirmation(Settings):
 
     def distance(self, test: HeldOutScores) -> float:
         """Of the test score from the one expected, in standard errors of both together."""
-        of_test = (test.high - test.low) / (2 * 1.96)
-        return (test.mean_f1 - self.expected) / math.hypot(self.standard_error, of_test)
+        known = not math.isnan(test.standard_error)
+        of_test = test.standard_error if known else (test.high - test.low) / (2 * 1.96)
+        return float((getattr(test, self.metric) - self.expected) / math.hypot(self.standard_error, of_test))
 
     def check(self, test: HeldOutScores) -> str:
         """What was expected, held against test, in a line."""
         distance = self.distance(test)
         within = "within" if abs(distance) <= 1 else "not within"
         return (
-            f"mean F1 {self.expected:.4f} was expected before test was read; test is {distance:+.1f} standard errors "
-            f"from it, {within} one"
+            f"{TITLES[self.metric]} {self.expected:.4f} was expected before test was read; test is {distance:+.1f} "
+            f"standard errors from it, {within} one"
         )
 
 

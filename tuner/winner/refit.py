@@ -195,7 +195,7 @@ class _Refit:
             raise RunError(f"{data.path} has no test rows to prove the winner on; prepare it with --split 80/10/10")
         rule, mean_f1, score = trials[0].rule, record.mean_f1, record.score
         if average is not None:
-            rule, mean_f1, score = average.choice.rule, average.choice.mean_f1, average.choice.mean_f1
+            rule, mean_f1, score = average.choice.rule, average.choice.mean_f1, average.choice.score
         return cls(trials, network, rule, mean_f1, score, data, rows, predicted, budget, spread, say)
 
     def train(self, turn: int, seeds: int, bundle: Path | None = None) -> _Scored:
@@ -238,17 +238,21 @@ class _Refit:
         self.say(Step("proof", epochs, epochs))
         shipped = probabilities_in_fresh_process(bundle, bundle, data, "test")
         difference = largest_difference(shipped, first.probabilities, "the bundle")
-        correct = f1_per_example(self.truth, rule.decide(first.probabilities))
+        answers, metric = rule.answers(first.probabilities), self.trials[0].epoch.metric
+        correct = f1_per_example(self.truth, answers.labels)
         low, high = metrics.bootstrap_interval(correct, seed=self.trials[0].seed)
+        held_out = by_label(first.rounded, data.manifest.label_ids) | {
+            "standard_error": metrics.standard_error(metric, self.truth, answers)
+        }
         return Proof(
             trial=self.trials[0].record.number,
             config=flatten(self.trials[0].config),
             epochs=self.epochs,
             rule=rule,
             members=self._members(),
-            metric=self.trials[0].epoch.metric,
+            metric=metric,
             search=SearchScore(mean_f1=self.mean_f1, score=self.score, examples=data.manifest.counts["validation"]),
-            test=HeldOutScores(**by_label(first.rounded, data.manifest.label_ids), low=low, high=high),
+            test=HeldOutScores(**held_out, low=low, high=high),
             reloaded=ReloadedScore(mean_f1=self._score(shipped).mean_f1, max_difference=difference),
             seeds=(first.rounded.mean_f1, *others),
             storage=self.network.storage,

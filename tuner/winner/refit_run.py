@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from captune.errors import one_line
-from captune.model.config import TITLES
 from captune.results.baselines import ensure
 from captune.results.records import load_records
 from captune.results.run_folder import RunError
@@ -50,11 +49,6 @@ def refit_run(
         refuse_other_files(whole)
         latency = LatencyLimit.of(whole)
         ensure(run, data, say, captions=settings.modality != "image")  # of a search by an earlier captune
-        if settings.metric != "mean_f1" and (plan.average != 1 or plan.confirm):
-            raise RunError(
-                f"--average and --confirm weigh trials by mean F1, this search maximised {TITLES[settings.metric]}; "
-                "refit without them"
-            )
         if latency is not None and (plan.average != 1 or plan.confirm):
             raise RunError(
                 "--average and --confirm do not know how long networks take, and this search has --latency "
