@@ -58,6 +58,23 @@ def test_what_is_of_no_use_is_told(space: Any, fixed: Any, preset: str, words: t
     assert all(word in note for word in words), note
 
 
+@pytest.mark.parametrize(
+    ("fixed", "words"),
+    [
+        ({"text.weights": "MiniLM"}, "text.weights is fixed and changes nothing (transformer only"),
+        ({"image.layers": 3}, "image.layers is fixed and changes nothing (transformer only"),
+        ({"train.gamma": 3.0}, "train.gamma is fixed and changes nothing (focal"),
+    ],
+)
+def test_fixed_value_that_changes_nothing_is_told(fixed: dict[str, Any], words: str) -> None:
+    (note,) = told({"train.learning_rate": [0.01, 0.02]}, fixed=fixed)
+    assert note.startswith(words)
+
+
+def test_fixed_value_that_some_draw_has_a_use_for_is_no_occasion() -> None:
+    assert told({"train.loss": ["focal", "binary_crossentropy"]}, fixed={"train.gamma": 3.0}) == []
+
+
 def test_condition_under_which_it_has_an_effect_is_no_occasion() -> None:
     space = {
         "text.encoder": ["convolution", "average"],

@@ -27,11 +27,15 @@ def notes(
         if name in config.fixed:
             closed = ", and wherever it is not drawn" if dimension.when else ""
             yield f"{name} is fixed and searched: {config.fixed[name]} is what trial 0 has{closed}"
+    draws = draws[:LOOKED_AT]
+    without = [idle(bound) for bound in (feasible.bind(feasible.space.base), *(bound for _, bound in draws))]
+    for name in config.fixed:
+        if name not in feasible.space.dimensions and all(name in names for names in without):
+            yield f"{name} is fixed and changes nothing ({configuration_settings()[name].meaning})"
     if not feasible.space.dimensions and config.trials != 1:
         preset = config.preset
         yield f"nothing is searched, as there is no space; `captune space --preset {preset}` prints one to copy"
         return
-    draws = draws[:LOOKED_AT]
     yield from _without_effect(feasible, draws)
     drawn = {key_of(bound) for _, bound in draws if feasible.budget.holds(feasible.size_of(bound))}
     if config.trials is not None and len(drawn) < config.trials and (fitting := feasible.fitting()) is not None:
