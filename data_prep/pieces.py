@@ -32,6 +32,9 @@ FIRST_PIECE = 4
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 """Of the ids 0 to 3, as BERT's vocabularies have them."""
 TOKENIZER, WORDS = "tokenizer.json", "vocab.txt"
+_SETTINGS = "tokenizer_config.json"
+VOCABULARY_FILES = (TOKENIZER, WORDS, _SETTINGS, byte_pairs.VOCABULARY, byte_pairs.MERGES)
+"""All that may say how captions are cut."""
 LONGEST_WORD = 100
 """Characters; a longer one is unknown, as to BERT."""
 _SAME = {"unk_token": MARKS[UNKNOWN], "continuing_subword_prefix": "##", "max_input_chars_per_word": LONGEST_WORD}
@@ -238,6 +241,6 @@ def _of_words(folder: Path) -> tuple[dict[str, int], PieceSettings]:
     """A piece a line; whether it knows capitals stands in tokenizer_config.json, where there is one."""
     with regular(folder / WORDS) as file:
         pieces: Sequence[str] = file.read().decode().splitlines()
-    beside = folder / "tokenizer_config.json"
+    beside = folder / _SETTINGS
     lowercase = json_object(beside).get("do_lower_case", True) if beside.is_file() else True
     return {piece: place for place, piece in enumerate(pieces)}, PieceSettings(lowercase=lowercase)

@@ -30,16 +30,26 @@ class WeightsError(WorkError):
     """Pretrained weights that were asked for cannot be had. Training never starts from random ones instead."""
 
 
+def weights_places(name: str) -> list[Path]:
+    """Where weights of that name are looked for: at its path, then in the folder that CAPTUNE_WEIGHTS names."""
+    return [Path(name), *(Path(folder) / name for folder in [os.environ.get(WEIGHTS_FOLDER)] if folder)]
+
+
 def weights_path(name: str) -> Path:
     """A weights file by its path; one that is not there, by its name in the folder that CAPTUNE_WEIGHTS names.
 
     Raises:
         WeightsError: it is in neither place.
     """
-    places = [Path(name), *(Path(folder) / name for folder in [os.environ.get(WEIGHTS_FOLDER)] if folder)]
+    places = weights_places(name)
     for path in places:
         if path.is_file():
             return path
+    if any(path.is_dir() for path in places):
+        raise WeightsError(
+            f"image.weights {name} is a folder, which image.backbone transformer reads and no other; in a space of "
+            "both it stands under `when: {image.backbone: transformer}`"
+        )
     raise WeightsError(
         "image.weights must be imagenet, none or a weights file without top, but "
         f"{' or '.join(map(str, places))} is no file; make one by `captune weights convert`, here or in a folder that "

@@ -45,6 +45,7 @@ TITLES: dict[Metric, str] = {
     "map": "mean average precision",
 }
 Flat = dict[str, Any]
+_LEAST_PIECES = 3
 Share = Annotated[float, Field(ge=0, le=0.9)]
 
 
@@ -70,7 +71,7 @@ class ImageConfig(Settings):
     )
     frozen: bool = Field(False, description="leave the backbone's weights as they are loaded")
     scaling: Literal["backbone", "unit"] = Field(
-        "backbone", description="pixels as the backbone's ImageNet weights expect them, or divided by 255"
+        "backbone", description="pixels as the backbone's pretrained weights expect them, or divided by 255"
     )
     side: int = Field(224, ge=8, le=1024, description="pixels a side of the pictures; set from the data")
     max_side: int = Field(
@@ -95,9 +96,7 @@ class ImageConfig(Settings):
     last_halving: bool = Field(
         True, description="compact only: whether the last stage halves the side too; false: four times the positions"
     )
-    layers: int = Field(
-        12, ge=1, le=48, description="transformer only: layers that are kept of its own, the first ones"
-    )
+    layers: int = Field(48, ge=1, le=48, description="transformer only: of its own layers so many are kept, the first")
     heads: int = Field(12, ge=1, le=64, description="transformer only: heads of a layer; set from its weights")
     patch: int = Field(8, ge=1, le=64, description="transformer only: pixels a side of a patch; set from its weights")
     channels: int = Field(768, ge=1, le=4096, description="transformer only: values a patch; set from its weights")
@@ -111,12 +110,10 @@ class ImageConfig(Settings):
             raise ValueError("compact has no ImageNet weights; use weights: none, or another backbone")
         if self.frozen and self.weights == "none":
             raise ValueError("a frozen backbone needs weights (imagenet or a file), as random ones never learn")
-        least = self.patch if self.backbone == "transformer" else 2 ** (self.stages + 1)
-        if self.backbone == "compact" and self.seen_side < least:
+        if self.backbone == "compact" and self.seen_side < (least := 2 ** (self.stages + 1)):
             raise ValueError(f"{self.stages} stages need a side of {least} pixels, got {self.seen_side}")
-        if self.is_named:
-            least = BACKBONES[self.backbone].least_side
-        if self.seen_side < least:
+        least = BACKBONES[self.backbone].least_side if self.is_named else self.patch
+        if self.backbone != "compact" and self.seen_side < least:
             raise ValueError(f"{self.backbone} needs a side of at least {least} pixels, got {self.seen_side}")
         return self
 
@@ -177,9 +174,7 @@ class TextConfig(Settings):
         True, description="transformer only: begin with its weights; false: at random, of its shape and its pieces"
     )
     frozen: bool = Field(False, description="transformer only: leave its weights as they are loaded")
-    layers: int = Field(
-        12, ge=1, le=48, description="transformer only: layers that are kept of its own, the first ones"
-    )
+    layers: int = Field(48, ge=1, le=48, description="transformer only: of its own layers so many are kept, the first")
     heads: int = Field(12, ge=1, le=64, description="transformer only: heads of a layer; set from its weights")
     family: Literal["bert", "clip"] = Field(
         "bert", description="transformer only: whose layers it is of; set from its weights"
@@ -209,6 +204,8 @@ class TextConfig(Settings):
     def _vocabulary_holds_more_than_marks(self) -> Self:
         if self.vocabulary_size <= self.marks:
             raise ValueError(f"a transformer needs a vocabulary_size of at least {self.marks + 1}")
+        if self.encoder == "transformer" and self.max_tokens < _LEAST_PIECES:
+            raise ValueError(f"a transformer needs max_tokens of at least {_LEAST_PIECES}: a start, a piece, an end")
         return self
 
     @model_validator(mode="after")
@@ -384,6 +381,12 @@ class TrialConfig(Settings):
                 "set train.alignment to 0, or use modality: both"
             )
         return self
+
+
+def most_of(settings: type[Settings], name: str) -> int:
+    """The largest value that a setting takes."""
+    most: int = next(bound.le for bound in settings.model_fields[name].metadata if hasattr(bound, "le"))
+    return most
 
 
 def flatten(config: TrialConfig) -> Flat:

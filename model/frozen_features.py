@@ -24,7 +24,7 @@ class FrozenFeatures:
     """All that features of pictures follow from but these, the weights' bytes and the framework. shape: of one's.
 
     pooling: over the positions; "none" where each is kept. mirrored: of pictures that are mirrored left to right.
-    layers: of a transformer, that are kept.
+    layers, heads: of a transformer.
     """
 
     backbone: str
@@ -37,6 +37,7 @@ class FrozenFeatures:
     shape: tuple[int, ...]
     mirrored: bool = False
     layers: int | None = None
+    heads: int | None = None
 
     @classmethod
     def of(cls, image: ImageConfig, storage: Storage, *, mirrored: bool = False) -> FrozenFeatures:
@@ -51,7 +52,7 @@ class FrozenFeatures:
             storage,
             features_shape(image),
             mirrored,
-            image.layers if image.backbone == "transformer" else None,
+            *((image.layers, image.heads) if image.backbone == "transformer" else ()),
         )
 
     @classmethod

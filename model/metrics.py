@@ -149,7 +149,8 @@ def shares(metric: Metric, truth: Bits, answers: Answers) -> NDArray[np.float64]
     """Numbers of which the score is the mean, as many whoever answers: two scores of the same examples differ by what
     these differ in pairs, and by as much more or less as is chance.
 
-    They are of the examples, or of `map` of one block of twenty each (the jackknife's pseudo-values).
+    They are of the examples, or of `map` of blocks of them: what the score moves without each (the jackknife), spread
+    so far that their standard error is the score's.
 
     Args:
         truth, answers: see `score`.
@@ -158,7 +159,10 @@ def shares(metric: Metric, truth: Bits, answers: Answers) -> NDArray[np.float64]
         return contributions(metric, truth, answers.labels)
     without = _without_blocks(truth, answers)
     whole = mean_average_precision(truth.astype(bool), answers.raw)
-    return len(without) * whole - (len(without) - 1) * without if len(without) > 1 else np.array([whole])
+    if len(without) < 2:
+        return np.array([whole])
+    moves: NDArray[np.float64] = without.mean() - without
+    return whole + moves * math.sqrt(len(moves) * (len(moves) - 1))
 
 
 def _without_blocks(truth: Bits, answers: Answers) -> NDArray[np.float64]:

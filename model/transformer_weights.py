@@ -100,7 +100,7 @@ def read_vision_tower(folder: Path, config: ImageConfig) -> dict[str, Array]:
         for name, shape in vision_variables(config):
             value = source.value(name, "clip")
             if name == "image_class/embeddings":
-                value = value.reshape(1, -1)
+                value = value[None]
             elif name == "image_places/embeddings" and value.ndim == 2:
                 value = _on_grid(value, config.patches)
             values[name] = source.checked(value, name, "clip", shape)
@@ -109,7 +109,7 @@ def read_vision_tower(folder: Path, config: ImageConfig) -> dict[str, Array]:
 
 def _on_grid(places: Array, side: int) -> Array:
     """(1 + places, width) values, the first one of no place, on a square grid of `side` by `side` places."""
-    grid = math.isqrt(len(places) - 1)
+    grid = math.isqrt(max(len(places) - 1, 0))
     if grid in (side, 0) or grid * grid != len(places) - 1:
         return places
     import keras

@@ -7,12 +7,11 @@ variables, and compute otherwise.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from captune.model.backbones import WEIGHTS_FOLDER, WeightsError
+from captune.model.backbones import WEIGHTS_FOLDER, WeightsError, weights_places
 from captune.reading import UnreadableError, json_object
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -43,7 +42,7 @@ def weights_folder(name: str, part: Part) -> Path:
     Raises:
         WeightsError: it is in neither place.
     """
-    places = [Path(name), *(Path(folder) / name for folder in [os.environ.get(WEIGHTS_FOLDER)] if folder)]
+    places = weights_places(name)
     for path in places:
         if path.is_dir():
             return path
@@ -57,12 +56,12 @@ def weights_folder(name: str, part: Part) -> Path:
 
 
 def read_config(
-    folder: Path, part: Part, names: Mapping[str, str], left_out: Mapping[Family, Mapping[str, int]]
+    folder: Path, part: Part, names: Mapping[str, tuple[str, int]], left_out: Mapping[Family, Mapping[str, int]]
 ) -> tuple[Family, dict[str, int]]:
     """What the config.json of a folder says of one of its towers: numbers from 1.
 
     Args:
-        names: of the numbers, by captune's own, their keys; `heads` must divide `width`.
+        names: of the numbers, by captune's own, their keys and the largest that are read; `heads` must divide `width`.
         left_out: by family, the numbers that the transformers library does not write.
 
     Raises:
@@ -84,10 +83,10 @@ def read_config(
         if content.get(key, expected) != expected:
             raise _other(folder, part, key, content[key], f"{family.upper()} has {expected!r}")
     numbers = dict[str, int]()
-    for name, key in names.items():
+    for name, (key, most) in names.items():
         value = content.get(key, left_out[family].get(name))
-        if type(value) is not int or not 1 <= value <= 2**16:
-            raise WeightsError(f"{folder / CONFIG} has {key} {_shown(value)}, a number from 1 is needed")
+        if type(value) is not int or not 1 <= value <= most:
+            raise WeightsError(f"{folder / CONFIG} has {key} {_shown(value)}, a number from 1 to {most} is needed")
         numbers[name] = value
     if numbers["width"] % numbers["heads"]:
         heads, width = numbers["heads"], numbers["width"]

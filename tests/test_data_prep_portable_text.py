@@ -4,6 +4,7 @@ import json
 import random
 import re
 import sys
+import time
 import unicodedata
 from pathlib import Path
 
@@ -188,3 +189,12 @@ def test_javascript_takes_each_character_of_old_for_what_the_library_does(tmp_pa
     expected = pieces.encode(captions, 12).tolist()
     found = ids_by_javascript(tmp_path, captions, pieces, 12)
     assert [row for row in zip(captions, found, expected, strict=True) if row[1] != row[2]] == []
+
+
+def test_word_of_any_length_is_cut_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers", reason="pip install 'captune[text]'")
+    pieces = Pieces(("a", "b", "a</w>", "a b", "ab a", "ab ab", "abab abab"), BytePairSettings())
+    captions = ["ab" * 20_000, "a" * 30_000, "aab" * 333]
+    started = time.monotonic()
+    assert ids_by_javascript(tmp_path, captions, pieces, 30_002) == pieces.encode(captions, 30_002).tolist()
+    assert time.monotonic() - started < 10

@@ -116,16 +116,15 @@ def test_places_of_another_grid_lie_between_those_of_the_tower(folder: Path, tmp
     assert own.shape == (10, 8)
     finer = read_vision_tower(folder, bound(folder, side=36))["image_places/embeddings"]
     assert finer.shape == (37, 8) and np.array_equal(finer[0], own[0])
-    # Means of the whole grid hardly move; its corners stay in the corners.
-    assert np.allclose(finer[1:].mean(0), own[1:].mean(0), atol=0.1)
-    assert np.abs(finer[1] - own[1]).max() < np.abs(finer[1] - own[9]).max()
+    assert np.allclose(finer[1:].mean(0), own[1:].mean(0), atol=0.1)  # of the whole grid they hardly move
     values = load_file(folder / "model.safetensors")
-    places = values["vision_model.embeddings.position_embedding.weight"]
-    values["vision_model.embeddings.position_embedding.weight"] = np.tile(places[1], (10, 1))
+    by_column = np.tile(np.arange(3, dtype=np.float32), 3)  # rows of three places alike
+    values["vision_model.embeddings.position_embedding.weight"] = np.tile(np.append(7, by_column)[:, None], (1, 8))
     save_file(values, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    even = read_vision_tower(tmp_path, bound(tmp_path, side=36))["image_places/embeddings"]
-    assert np.allclose(even, places[1], atol=1e-5)  # what is the same everywhere stays so
+    places = read_vision_tower(tmp_path, bound(tmp_path, side=36))["image_places/embeddings"]
+    rows = places[1:, 0].reshape(6, 6)
+    assert np.allclose(rows, rows[0], atol=1e-5) and (np.diff(rows[0]) > 0).all() and places[0, 0] == 7
 
 
 def test_numbers_that_the_library_leaves_out_are_those_of_its_smallest(tmp_path: Path) -> None:
@@ -135,18 +134,26 @@ def test_numbers_that_the_library_leaves_out_are_those_of_its_smallest(tmp_path:
     assert VisionShape.read(tmp_path) == VisionShape(12, 768, 12, 3072, 32, 224)
 
 
+def test_all_layers_are_kept_unless_fewer_are_asked_for() -> None:
+    large = VisionShape(24, 1024, 16, 4096, 14, 224)
+    assert large.bound(ImageConfig(backbone="transformer")).layers == 24
+    assert large.bound(ImageConfig(backbone="transformer", layers=5)).layers == 5
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
         ("bert", "model_type 'bert', where CLIP has 'clip'"),
         ("gelu", "hidden_act 'gelu', where CLIP has 'quick_gelu'"),
         ("heads", "has 3 heads, which do not divide 8 values"),
-        ("none", "hidden_size None, a number from 1 is needed"),
+        ("none", "hidden_size None, a number from 1 to 4096 is needed"),
+        ("large", "patch_size 128, a number from 1 to 64 is needed"),
         ("vision", r"vision_config .*no object"),
         ("missing", r"lacks vision_model\.post_layernorm\.bias"),
         ("shape", r"vision_model\.encoder\.layers\.1\.mlp\.fc1\.bias gives \(3,\), not \(12,\)"),
         ("patch", r"vision_model\.embeddings\.patch_embedding\.weight gives \(5, 5, 3, 8\), not \(6, 6, 3, 8\)"),
         ("places", r"vision_model\.embeddings\.position_embedding\.weight gives \(9, 8\), not \(10, 8\)"),
+        ("no places", r"vision_model\.embeddings\.position_embedding\.weight gives \(0, 8\), not \(10, 8\)"),
         ("nan", r"vision_model\.embeddings\.class_embedding holds what is no number"),
     ],
 )
@@ -162,6 +169,8 @@ def test_faulty_folder_is_refused_in_one_line(folder: Path, tmp_path: Path, faul
             content["vision_config"]["num_attention_heads"] = 3
         case "none":
             content["vision_config"]["hidden_size"] = None
+        case "large":
+            content["vision_config"]["patch_size"] = 128
         case "vision":
             content["vision_config"] = ["hidden_size"]
         case "missing":
@@ -172,6 +181,8 @@ def test_faulty_folder_is_refused_in_one_line(folder: Path, tmp_path: Path, faul
             values[f"{before}.patch_embedding.weight"] = np.zeros((8, 3, 5, 5), np.float32)
         case "places":
             values[f"{before}.position_embedding.weight"] = np.zeros((9, 8), np.float32)
+        case "no places":
+            values[f"{before}.position_embedding.weight"] = np.zeros((0, 8), np.float32)
         case "nan":
             values[f"{before}.class_embedding"][0] = np.nan
     (tmp_path / "config.json").write_text(json.dumps(content))

@@ -128,7 +128,7 @@ def random_text(draw: random.Random, storage: Any) -> ModelConfig:
         embedding=heads * draw.choice([1, 2, 3, 5]),
         units=draw.choice([1, 2, 5, 33]),
         vocabulary_size=draw.choice([5, 6, draw.randint(7, 400)]),
-        max_tokens=draw.choice([2, 3, 17]),
+        max_tokens=draw.choice([3, 4, 17]),
         pooling=draw.choice(["average", "max", "both"]),
         dense=draw.choice([0, 1, 7]),
         wide=draw.choice([True, False]),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from captune.model.config import Metric
 from captune.model.f1 import f1_per_example
 from captune.model.metrics import score
-from captune.model.rule import cross_fitted
+from captune.model.rule import cross_fitted, fit_rule
 from captune.model.size import Budget
 from captune.results.records import Record
 from captune.tuner.decisions.averaging import Addition, Candidate, choose_members
@@ -65,9 +65,19 @@ def test_networks_are_weighed_by_the_metric_of_the_search(metric: Metric) -> Non
     members = [candidate.probabilities for candidate in pool if candidate.trial in choice.trials]
     answers = cross_fitted(truth, np.mean(members, axis=0), metric=metric)
     found = score(truth, answers)
+    assert choice.rule == fit_rule(truth, np.mean(members, axis=0), metric=metric)
     assert len(members) > 1 and (choice.score, choice.mean_f1) == (getattr(found, metric), found.mean_f1)
     alone = getattr(score(truth, cross_fitted(truth, pool[0].probabilities, metric=metric)), metric)
     assert choice.score == pytest.approx(alone + sum(added.gain for added in choice.additions), abs=0.002)
+
+
+def test_candidates_stand_in_the_order_of_the_metric_of_the_search() -> None:
+    def trial(number: int, micro_f1: float) -> Record:
+        curve = (epoch(1, 0.9 - micro_f1, metric="micro_f1", micro_f1=micro_f1),)
+        return a_record(number, curve=curve, config={"text.units": 8})
+
+    records = [trial(number, score) for number, score in enumerate((0.5, 0.3, 0.4, 0.2))]
+    assert [record.number for record in candidates(records, Budget(10**9), records[0], 3)] == [0, 2, 1]
 
 
 def test_what_does_not_fit_beside_the_others_is_left_out() -> None:

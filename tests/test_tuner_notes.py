@@ -73,6 +73,7 @@ def test_fixed_value_that_changes_nothing_is_told(fixed: dict[str, Any], words: 
 
 def test_fixed_value_that_some_draw_has_a_use_for_is_no_occasion() -> None:
     assert told({"train.loss": ["focal", "binary_crossentropy"]}, fixed={"train.gamma": 3.0}) == []
+    assert told({"train.learning_rate": [0.01, 0.02]}, fixed={"train.gamma": 2.0}) == []  # as it is anyway
 
 
 def test_condition_under_which_it_has_an_effect_is_no_occasion() -> None:

@@ -86,8 +86,13 @@ def test_features_of_other_weights_or_settings_are_others(folder: Path, own: Pre
     for name in ("copy", "other"):
         shutil.copytree(folder, tmp_path / name)
     save_file(vision_tensors(VISION, seed=2), tmp_path / "other" / "model.safetensors")
+    shutil.copytree(folder, heads := tmp_path / "heads")
+    content = json.loads((heads / "config.json").read_text())
+    content["vision_config"]["num_attention_heads"] = 4
+    (heads / "config.json").write_text(json.dumps(content))
     changed = {"image.layers": 1}, {"image.max_side": 24}, {"image.scaling": "unit"}
-    places = [place(folder), place(tmp_path / "other"), *(place(folder, **change) for change in changed)]
+    places = [place(folder), place(tmp_path / "other"), place(heads)]
+    places += [place(folder, **change) for change in changed]
     assert len(set(places)) == len(places)
     assert place(tmp_path / "copy") == place(folder, **{"image.dropout": 0.1}) == places[0]
 
@@ -157,7 +162,26 @@ def test_choices_between_a_transformer_and_another_backbone_are_one_space(folder
     )
     assert compact is not None and tower is not None
     assert (compact.weights, tower.weights, tower.channels) == ("none", str(folder), 8)
-    assert set(digests(feasible.space)) == {f"image.weights {folder}"}
+    assert set(digests(feasible.space)) == {f"image.weights {folder}", f"image.weights {folder}/config.json"}
+
+
+def test_transformer_that_may_be_drawn_without_weights_is_refused_in_one_line(folder: Path, own: PreparedData) -> None:
+    space: dict[str, Any] = {"image.backbone": ["compact", "transformer"]}
+    compact = {"image.backbone": "compact", "image.pooling": "average"}
+    with pytest.raises(ConfigError, match=r"image\.backbone transformer needs image\.weights"):
+        searched(folder, own, space, **compact, **{"image.weights": "none"})
+    both = space | {"image.weights": ["none", str(folder)]}
+    with pytest.raises(ConfigError, match=r"is a folder.*`when: \{image\.backbone: transformer\}`"):
+        searched(folder, own, both, **compact, **{"image.weights": "none"})
+    texts = {"text.encoder": ["convolution", "transformer"]}
+    with pytest.raises(ConfigError, match=r"text\.encoder transformer needs text\.weights"):
+        searched(folder, own, texts)
+
+
+def test_smallest_network_has_the_smallest_side_that_holds_a_patch(folder: Path, own: PreparedData) -> None:
+    feasible = searched(folder, own, {"image.max_side": [12, 18, 30]})
+    assert feasible.smallest is not None and feasible.smallest.model.image is not None
+    assert feasible.smallest.model.image.max_side == 12
 
 
 def test_what_the_weights_set_changes_nothing_and_is_told(folder: Path, own: PreparedData) -> None:

@@ -76,7 +76,7 @@ def size(
 
     Raises:
         ConfigError: an unknown preset, a file that cannot be read, a value that cannot be.
-        WeightsError: a text tower whose folder is not there.
+        WeightsError: a transformer whose folder is not there.
 
     Example:
         >>> report = captune.size("paper")

@@ -8,6 +8,7 @@ from typing import Any
 
 from captune.model.config import TrialConfig, flatten
 from captune.model.effects import idle, key_of
+from captune.model.presets import PRESETS
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.declarations import configuration_settings
 from captune.tuner.space.feasibility import FeasibleSpace
@@ -29,8 +30,10 @@ def notes(
             yield f"{name} is fixed and searched: {config.fixed[name]} is what trial 0 has{closed}"
     draws = draws[:LOOKED_AT]
     without = [idle(bound) for bound in (feasible.bind(feasible.space.base), *(bound for _, bound in draws))]
-    for name in config.fixed:
-        if name not in feasible.space.dimensions and all(name in names for names in without):
+    usual = flatten(PRESETS[config.preset])
+    for name, value in config.fixed.items():
+        said = name not in feasible.space.dimensions and value != usual.get(name)
+        if said and all(name in names for names in without):
             yield f"{name} is fixed and changes nothing ({configuration_settings()[name].meaning})"
     if not feasible.space.dimensions and config.trials != 1:
         preset = config.preset

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from captune.data_prep.pieces import cut_pieces
+from captune.data_prep.pieces import VOCABULARY_FILES, cut_pieces
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
 from captune.model.backbones import WeightsError, weights_path
@@ -13,10 +14,10 @@ from captune.model.bundle_manifest import BundleError
 from captune.model.layout import MANIFEST
 from captune.model.text_towers import TowerOnData, TransformerShape
 from captune.model.transformer_weights import check_text_tower, check_vision_tower
-from captune.model.transformers import WEIGHTS, weights_folder
+from captune.model.transformers import CONFIG, WEIGHTS, Part, weights_folder
 from captune.model.vision_towers import VisionShape
 from captune.reading import UnreadableError, sha256
-from captune.tuner.space.space import Space
+from captune.tuner.space.space import NEEDS_WEIGHTS, Space
 from captune.tuner.space.yaml_file import ConfigError
 from captune.tuner.training.teacher import check_teacher
 
@@ -28,6 +29,9 @@ def check_files(space: Space, data: PreparedData) -> None:
             weights_path(name)
         for name in _vision_weights(space):
             check_vision_tower(weights_folder(name, "vision"), vision_shape(name))
+        for part, drawn in (("vision", _image_weights(space, of_transformer=True)), ("text", _text_weights(space))):
+            if "none" in drawn and (part == "vision" or data.has_captions):
+                raise ConfigError(NEEDS_WEIGHTS[part])
         for name in text_weights(space) if data.has_captions else ():
             check_text_tower(weights_folder(name, "text"), tower_on(data, name).shape)
         for name in _teachers(space):
@@ -43,22 +47,28 @@ def digests(space: Space) -> dict[str, str]:
         with suppress(WeightsError, UnreadableError):
             found[f"image.weights {name}"] = sha256(weights_path(name))
     for name in _vision_weights(space):
-        with suppress(WeightsError, UnreadableError):
-            found[f"image.weights {name}"] = sha256(weights_folder(name, "vision") / WEIGHTS)
+        found |= _digests_of_folder("vision", name, (CONFIG,))
     for name in text_weights(space):
-        with suppress(WeightsError, UnreadableError):
-            found[f"text.weights {name}"] = sha256(weights_folder(name, "text") / WEIGHTS)
+        found |= _digests_of_folder("text", name, (CONFIG, *VOCABULARY_FILES))
     for name in _teachers(space):
         with suppress(UnreadableError):
             found[f"train.teacher {name}"] = sha256(Path(name) / MANIFEST)  # which has the sums of the others
     return found
 
 
+def _digests_of_folder(part: Part, name: str, others: Sequence[str]) -> dict[str, str]:
+    """Of the weights in it, under its name, and of the others that it has, each under its own beside."""
+    setting, found = f"{'text' if part == 'text' else 'image'}.weights {name}", dict[str, str]()
+    for file in (WEIGHTS, *others):
+        with suppress(WeightsError, UnreadableError):
+            digest = sha256(weights_folder(name, part) / file)
+            found[setting if file == WEIGHTS else f"{setting}/{file}"] = digest
+    return found
+
+
 def text_weights(space: Space) -> set[str]:
     """Names of all folders of text towers that a trial may ask for."""
-    text = space.base.model.text
-    reads = _names(space, "text.encoder", None if text is None else text.encoder)
-    return _names(space, "text.weights", None if text is None else text.weights) if "transformer" in reads else set()
+    return _text_weights(space) - {"none"}
 
 
 def tower_on(data: PreparedData, weights: str) -> TowerOnData:
@@ -74,15 +84,15 @@ def vision_shape(weights: str) -> VisionShape:
 
 
 def _backbone_weights(space: Space) -> set[str]:
-    return _image_weights(space, of_transformer=False)
+    return _image_weights(space, of_transformer=False) - {"none", "imagenet"}
 
 
 def _vision_weights(space: Space) -> set[str]:
-    return _image_weights(space, of_transformer=True)
+    return _image_weights(space, of_transformer=True) - {"none"}
 
 
 def _image_weights(space: Space, *, of_transformer: bool) -> set[str]:
-    """Names of all weights that a transformer may ask for, or that another backbone may."""
+    """Names of all weights that a transformer may ask for, or that another backbone may; "none" is one."""
     image = space.base.model.image
     if image is None:
         return set()
@@ -90,20 +100,28 @@ def _image_weights(space: Space, *, of_transformer: bool) -> set[str]:
     for backbone in _names(space, "image.backbone", image.backbone):
         if (backbone == "transformer") == of_transformer:
             found |= _names(space, "image.weights", image.weights, beside=("image.backbone", backbone))
-    return found - {"imagenet"}
+    return found
+
+
+def _text_weights(space: Space) -> set[str]:
+    """The same of a transformer that reads captions."""
+    text = space.base.model.text
+    if text is None or "transformer" not in _names(space, "text.encoder", text.encoder):
+        return set()
+    return _names(space, "text.weights", text.weights, beside=("text.encoder", "transformer"))
 
 
 def _teachers(space: Space) -> set[str]:
-    return _names(space, "train.teacher", space.base.train.teacher)
+    return _names(space, "train.teacher", space.base.train.teacher) - {"none"}
 
 
-def _names(space: Space, setting: str, base: str | None, beside: tuple[str, str] | None = None) -> set[str]:
-    """All values that a setting may have, but none. beside: another one, by name, and its value."""
+def _names(space: Space, setting: str, base: str, beside: tuple[str, str] | None = None) -> set[str]:
+    """All values that a setting may have. beside: another one, by name, and its value."""
     dimension = space.dimensions.get(setting)
-    found = {base} if base is not None else set()
-    if dimension is not None:
-        of_other = [condition for condition in dimension.when if beside is not None and condition.name == beside[0]]
-        if beside is None or all(beside[1] in condition.values for condition in of_other):
-            # The base's own counts where the dimension may be closed all the same.
-            found = {*(found if len(of_other) < len(dimension.when) else ()), *map(str, dimension.values())}
-    return found - {"none"}
+    if dimension is None:
+        return {base}
+    of_other = [condition for condition in dimension.when if beside is not None and condition.name == beside[0]]
+    if not all(beside is not None and beside[1] in condition.values for condition in of_other):
+        return {base}  # it is closed there
+    may_be_closed = len(of_other) < len(dimension.when)
+    return {*([base] if may_be_closed else []), *map(str, dimension.values())}

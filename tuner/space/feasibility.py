@@ -151,11 +151,21 @@ class FeasibleSpace:
         candidates = {}
         for name, dimension in self.space.dimensions.items():
             values = dict.fromkeys(value for c in conditions if c.name == name for value in c.values)
+            if name == "image.max_side" and self._may_have_a_transformer:
+                # Its places have bytes: the least that is possible beside its patches is the smallest.
+                candidates[name] = list(islice(dimension.values(), MOST_VALUES))
+                continue
             opening = [value for value in values if dimension.holds(value)]
             candidates[name] = opening + _least(
                 name, (v for v in islice(dimension.values(), MOST_VALUES) if v not in opening)
             )
         return candidates
+
+    @property
+    def _may_have_a_transformer(self) -> bool:
+        dimension, image = self.space.dimensions.get("image.backbone"), self.space.base.model.image
+        drawn = () if dimension is None else dimension.values()
+        return "transformer" in drawn or (image is not None and image.backbone == "transformer")
 
     def _count(self, config: TrialConfig) -> int:
         return self.budget.bytes_of(self.size_of(config))

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from captune.model.vision_towers import VisionShape
 
 OF_THE_DATA = ("image.side", "num_labels")
+NEEDS_WEIGHTS = {
+    "text": "text.encoder transformer needs text.weights: a folder of a pretrained tower",
+    "vision": "image.backbone transformer needs image.weights: the folder of a CLIP model",
+}
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,7 @@ def bind(
         image = ImageConfig(**{**dict(image), "side": manifest.side, "max_side": max_side})
         if image.backbone == "transformer":
             if vision is None or image.weights == "none":
-                raise SpaceError("image.backbone transformer needs image.weights: the folder of a CLIP model")
+                raise SpaceError(NEEDS_WEIGHTS["vision"])
             image = vision(image.weights).bound(image)
     if text is not None:
         if manifest.vocabulary_size is None or manifest.max_tokens is None:
@@ -187,7 +191,7 @@ def bind(
             raise SpaceError("no caption of the data has a word that was kept; search it with --modality image")
         if text.encoder == "transformer":
             if tower is None or text.weights == "none":
-                raise SpaceError("text.encoder transformer needs text.weights: a folder of a pretrained tower")
+                raise SpaceError(NEEDS_WEIGHTS["text"])
             text = tower(text.weights).bound(text)
         else:
             sizes = {"vocabulary_size": min(text.vocabulary_size, words), "max_tokens": min(text.max_tokens, tokens)}

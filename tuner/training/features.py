@@ -116,7 +116,7 @@ def _inputs(data: PreparedData, features: FrozenFeatures | CaptionFeatures) -> d
         folder = weights_folder(features.weights, "text")
         inputs["pieces"] = cut_pieces(data, folder).pieces.to_json()
         inputs["weights"] = sha256(folder / WEIGHTS)
-    elif features.layers is not None:
+    elif features.backbone == "transformer":
         inputs["weights"] = sha256(weights_folder(features.weights, "vision") / WEIGHTS)
     elif features.weights not in ("imagenet", "none"):
         inputs["weights"] = sha256(weights_path(features.weights))

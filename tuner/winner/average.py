@@ -50,7 +50,7 @@ def members_for(
     if _reads_pieces(first):
         say(f"note: trial {first.number} reads word pieces, which others do not, so nothing is averaged")
         return None
-    most, metric = None if count == "auto" else count, epoch_to_keep(first).metric
+    most, metric = None if count == "auto" else count, first.metric
     pool = {
         record.number: record
         for record in candidates(records, budget, first, _AUTO if most is None else most + _BEYOND)

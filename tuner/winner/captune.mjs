@@ -124,14 +124,17 @@ class BytePairs extends Pieces {
   }
 
   codes(word) {
-    const parts = [...new TextEncoder().encode(word)].map((byte) => this.characters[byte]);
+    let parts = [...new TextEncoder().encode(word)].map((byte) => this.characters[byte]);
     parts.push(parts.pop() + this.byte_pairs.end_of_word);
     for (;;) {
-      const ranks = parts.slice(1).map((part, place) => this.ranks.get(`${parts[place]} ${part}`) ?? Infinity);
+      const ranks = parts.map((part, place) => this.ranks.get(`${part} ${parts[place + 1]}`) ?? Infinity);
       const best = ranks.reduce((least, rank) => Math.min(least, rank), Infinity);
       if (best === Infinity) return parts.map((part) => this.places.get(part) ?? this.unknown);
-      const place = ranks.indexOf(best);
-      parts.splice(place, 2, parts[place] + parts[place + 1]);
+      const joined = []; // all of the best at once: what they are joined to stands behind them in the vocabulary
+      for (let place = 0; place < parts.length; place++) {
+        joined.push(ranks[place] === best ? parts[place] + parts[++place] : parts[place]);
+      }
+      parts = joined;
     }
   }
 }

@@ -46,7 +46,7 @@ def confirm(
     if not by_trial:
         say("note: no trial can be trained again, so nothing is confirmed")
         return None
-    metric = epoch_to_keep(next(iter(by_trial.values()))).metric
+    metric = next(iter(by_trial.values())).metric
     scores: dict[int, list[np.ndarray]] = {trial: [] for trial in by_trial}
     say(f"finalists: trials {', '.join(map(str, by_trial))}")
 
