@@ -178,16 +178,27 @@ def test_javascript_makes_the_same_ids_of_pieces_of_whatever_is_written(
     assert len({code for row in expected for code in row}) > 20
 
 
+SHOWN = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTES = [*map(chr, SHOWN), *(chr(256 + place) for place in range(256 - len(SHOWN)))]
+
+
 @pytest.mark.fuzz
-def test_javascript_takes_each_character_of_old_for_what_the_library_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        Pieces(("a", "##a", "b", "##b", "!", "\u0301", "##\u0301"), PieceSettings()),
+        Pieces((*BYTES, *(f"{byte}</w>" for byte in BYTES), "a a</w>"), BytePairSettings()),
+    ],
+    ids=["word pieces", "byte pairs"],
+)
+def test_javascript_takes_each_character_of_old_for_what_the_library_does(pieces: Pieces, tmp_path: Path) -> None:
     """Those of Unicode 3.2, as the library's tables are older than Node's; two have changed their category since."""
     pytest.importorskip("tokenizers", reason="pip install 'captune[text]'")
     old = unicodedata.ucd_3_2_0
     characters = [chr(code) for code in range(sys.maxunicode + 1) if old.category(chr(code)) not in ("Cn", "Cs", "Lo")]
     captions = [f"a{character}a b{character}" for character in characters if character not in "\u166d\u1734"]
-    pieces = Pieces(("a", "##a", "b", "##b", "!", "\u0301", "##\u0301"), PieceSettings())
-    expected = pieces.encode(captions, 12).tolist()
-    found = ids_by_javascript(tmp_path, captions, pieces, 12)
+    expected = pieces.encode(captions, 20).tolist()
+    found = ids_by_javascript(tmp_path, captions, pieces, 20)
     assert [row for row in zip(captions, found, expected, strict=True) if row[1] != row[2]] == []
 
 

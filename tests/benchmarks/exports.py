@@ -40,7 +40,8 @@ def networks() -> Iterator[tuple[str, ModelConfig]]:
     for backbone in get_args(BackboneName):
         weights = f"{backbone}.safetensors"
         known = (Path(os.environ.get("CAPTUNE_WEIGHTS", ".")) / weights).is_file()
-        image = ImageConfig(backbone=backbone, side=SIDE, weights=weights if known else "none")
+        own = {"layers": 3, "heads": 4, "patch": 16, "channels": 96, "hidden": 256}  # of the transformer
+        image = ImageConfig(backbone=backbone, side=SIDE, weights=weights if known else "none", **own)
         yield backbone, ModelConfig(image=image)
 
 

@@ -47,6 +47,11 @@ def drawn(draw: random.Random, number: int) -> ModelConfig:
         width=draw.randint(4, 64),
         stages=draw.randint(1, 4),
         blocks=draw.randint(1, 3),
+        layers=draw.randint(1, 4),
+        heads=(heads := draw.randint(1, 4)),
+        patch=draw.choice([8, 14, 16, 32]),
+        channels=heads * draw.randint(1, 48),
+        hidden=draw.randint(1, 512),
     )
     text = TextConfig(
         encoder=draw.choice(["bilstm", "lstm", "gru", "convolution", "average"]),

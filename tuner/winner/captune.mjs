@@ -59,7 +59,11 @@ export class Text {
 }
 
 const WHITE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+const EACH_WHITE = new RegExp(`[${WHITE}]`, "gu");
+const ALL_WHITE = new RegExp(`[${WHITE}]+`, "gu");
 const PUNCTUATION = "\\p{P}!-\\/:-@\\[-`{-~";
+const WORD_OR_MARK = new RegExp(`[${PUNCTUATION}]|[^${WHITE}${PUNCTUATION}]+`, "gu");
+const CLIPS_WORD = new RegExp(`'s|'t|'re|'ve|'m|'ll|'d|\\p{L}+|\\p{N}|[^${WHITE}\\p{L}\\p{N}]+`, "gu");
 const UNSEEN = /(?![\t\n\r])[\p{Cc}\p{Cf}\p{Co}\ufffd]/gu;
 const IDEOGRAPH =
   /[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u{20000}-\u{2a6df}\u{2a700}-\u{2b81f}\u{2b920}-\u{2ceaf}\u{2f800}-\u{2fa1f}]/gu;
@@ -84,11 +88,11 @@ class Pieces {
 class WordPieces extends Pieces {
   words(caption) {
     const { clean_text, handle_chinese_chars, strip_accents, lowercase } = this.pieces;
-    let text = clean_text ? caption.replace(UNSEEN, "").replace(new RegExp(`[${WHITE}]`, "gu"), " ") : caption;
+    let text = clean_text ? caption.replace(UNSEEN, "").replace(EACH_WHITE, " ") : caption;
     if (handle_chinese_chars) text = text.replace(IDEOGRAPH, " $& ");
     if (strip_accents ?? lowercase) text = text.normalize("NFD").replace(/\p{Mn}/gu, "");
     if (lowercase) text = lowered(text);
-    return text.match(new RegExp(`[${PUNCTUATION}]|[^${WHITE}${PUNCTUATION}]+`, "gu")) ?? [];
+    return text.match(WORD_OR_MARK) ?? [];
   }
 
   codes(word) {
@@ -119,8 +123,7 @@ class BytePairs extends Pieces {
   }
 
   words(caption) {
-    const text = lowered(caption.normalize("NFC").replace(new RegExp(`[${WHITE}]+`, "gu"), " "));
-    return text.match(new RegExp(`'s|'t|'re|'ve|'m|'ll|'d|\\p{L}+|\\p{N}|[^${WHITE}\\p{L}\\p{N}]+`, "gu")) ?? [];
+    return lowered(caption.normalize("NFC").replace(ALL_WHITE, " ")).match(CLIPS_WORD) ?? [];
   }
 
   codes(word) {
