@@ -12,7 +12,8 @@ ENCODERS: list[Any] = ["bilstm", "lstm", "gru", "convolution", "average"]
 def random_config(draw: random.Random, backbone: Any, storage: Any) -> ModelConfig:
     """Small widths are drawn often: at 1 to 4 values a channel matrices turn into vectors."""
     width = [1, 2, 3, 4, 5, draw.randint(6, 60)]
-    source, frozen = ("none", False) if backbone == "compact" else draw.choice([("none", False), ("file", True)])
+    ways = [("none", False)] + [("file", True)] * (backbone not in ("compact", "transformer"))
+    source, frozen = draw.choice(ways)
     heads = draw.randint(1, 4)
     image = ImageConfig(
         backbone=backbone,
