@@ -75,5 +75,6 @@ def _attention(
     scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / math.sqrt(width // heads), "float32")
     weights = ops.softmax(scores if masked is None else scores + masked, axis=-1)
     mixed = ops.matmul(ops.cast(weights, value.dtype), value)
-    joined = ops.concatenate(ops.unstack(mixed, heads, axis=1), axis=-1)
+    # By slices: an unstacked axis beside a concatenation is taken for a reshape by the converter to LiteRT.
+    joined = ops.concatenate([mixed[:, head] for head in range(heads)], axis=-1)
     return layers.Dense(width, name=f"{name}_attended")(joined)
