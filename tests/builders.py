@@ -17,6 +17,8 @@ from captune.model.rule import DecisionRule
 from captune.results.records import Record
 
 if TYPE_CHECKING:
+    from captune.data_prep.store import PreparedData
+    from captune.model.config import TrialConfig
     from captune.model.size import Measure
     from captune.tuner.space.feasibility import FeasibleSpace
 
@@ -57,6 +59,14 @@ def record(
         seed=1, threads=1, origin=number, config={}, curve=curve, order={},
     )  # fmt: skip
     return dataclasses.replace(plain, **changes)
+
+
+def trained(config: TrialConfig, data: PreparedData) -> list[Epoch]:
+    """What a trial of this configuration reports, epoch by epoch."""
+    from captune.tuner.training.job import Job
+    from captune.tuner.training.trial import train_trial
+
+    return list(train_trial(Job(config, 5, 0), data))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import rest_in_soak
+from builders import rest_in_soak, trained
 from clip_towers import VISION, vision_tensors, write_clip
 from conftest import Captune
 from safetensors.numpy import save_file
@@ -52,13 +52,6 @@ def searched(folder: Path, data: PreparedData, space: dict[str, Any] | None = No
 def configured(folder: Path, data: PreparedData, **fixed: Any) -> TrialConfig:
     feasible = searched(folder, data, **fixed)
     return feasible.bind(feasible.space.base)
-
-
-def trained(config: TrialConfig, data: PreparedData) -> list[Any]:
-    from captune.tuner.training.job import Job
-    from captune.tuner.training.trial import train_trial
-
-    return list(train_trial(Job(config, 5, 0), data))
 
 
 @pytest.mark.slow
