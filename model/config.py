@@ -6,9 +6,7 @@ tables and for Optuna; `unflatten` is its inverse. Numbers outside their range r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -44,7 +42,6 @@ TITLES: dict[Metric, str] = {
     "macro_f1": "macro F1",
     "map": "mean average precision",
 }
-Flat = dict[str, Any]
 _LEAST_PIECES = 3
 Share = Annotated[float, Field(ge=0, le=0.9)]
 
@@ -389,36 +386,6 @@ def most_of(settings: type[Settings], name: str) -> int:
     return most
 
 
-def flatten(config: TrialConfig) -> Flat:
-    """Dotted names to values; the model's own names stand at the top. An absent encoder is one key with None."""
-    return {**_dotted(config.model.model_dump(), ""), **_dotted(config.train.model_dump(), "train.")}
-
-
-def unflatten(flat: Mapping[str, Any]) -> TrialConfig:
-    """The configuration that `flatten` turned into `flat`; missing names take their defaults."""
-    nested: dict[str, Any] = {"model": {}, "train": {}}
-    for name, value in flat.items():
-        path = _path(name)
-        node: Any = nested
-        for step in path[:-1]:
-            node = node.setdefault(step, {}) if isinstance(node, dict) else None
-        if isinstance(node, dict):
-            node[path[-1]] = value
-        else:  # a setting of an encoder that is absent is an unknown name
-            nested["model"][name] = value
-    return TrialConfig.model_validate(nested)
-
-
-@lru_cache(maxsize=1024)
-def _path(name: str) -> tuple[str, ...]:
-    return tuple(name.split(".")) if name.startswith("train.") else ("model", *name.split("."))
-
-
-def replace(config: TrialConfig, changes: Mapping[str, Any]) -> TrialConfig:
-    """A copy with dotted names changed, checked as a whole."""
-    return unflatten({**flatten(config), **changes})
-
-
 def restrict(config: ModelConfig, modality: Modality) -> ModelConfig:
     """The same network reading only `modality`.
 
@@ -435,13 +402,6 @@ def restrict(config: ModelConfig, modality: Modality) -> ModelConfig:
 def complaint(error: ValidationError) -> str:
     """The first thing that is wrong, in the words of its rule."""
     return in_words(error.errors()[0]["msg"])
-
-
-def _dotted(values: Mapping[str, Any], prefix: str) -> Flat:
-    flat: Flat = {}
-    for name, value in values.items():
-        flat |= _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 assert set(BackboneName.__args__) == {"compact", "transformer", *BACKBONES}  # type: ignore[attr-defined]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from captune.model.config import AugmentConfig, TrialConfig, flatten
+from captune.model.config import AugmentConfig, TrialConfig
+from captune.model.flat import flatten
 
 _COMPACT_ONLY = {"image.width", "image.stages", "image.blocks", "image.last_halving"}
 _TRANSFORMER_ONLY = {f"image.{name}" for name in ("layers", "heads", "patch", "channels", "hidden")}

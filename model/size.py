@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from captune.errors import one_line
 from captune.model.average import Average, Network
 from captune.model.backbones import BACKBONES
-from captune.model.config import ModelConfig, Storage, TextConfig, TrialConfig, replace
+from captune.model.config import ModelConfig, Storage, TextConfig, TrialConfig
+from captune.model.flat import replace
 from captune.model.layout import STORAGES, layout
 
 MiB = 2**20  # what Keras prints as "MB"

@@ -101,8 +101,8 @@ def _best(records: Sequence[Record]) -> Record | None:
 
 def _without_idle(rows: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
     """The rows with None where a setting does nothing."""
-    from captune.model.config import unflatten
     from captune.model.effects import idle
+    from captune.model.flat import unflatten
 
     idle_in: dict[str, list[Any]] = {}
     for place in rows.index:

@@ -29,7 +29,8 @@ from object_storage import (  # noqa: F401 - fixtures
 
 from captune.data_prep.demo import draw
 from captune.data_prep.store import PreparedData, prepare
-from captune.model.config import TrialConfig, replace
+from captune.model.config import TrialConfig
+from captune.model.flat import replace
 from captune.model.presets import PRESETS
 from captune.tuner.space.space import bind
 

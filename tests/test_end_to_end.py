@@ -23,7 +23,7 @@ from test_results_report_page_browser import assert_whole as assert_whole_page
 from test_results_report_page_browser import needs_chromium
 
 from captune.data_prep.store import PreparedData
-from captune.model.config import flatten
+from captune.model.flat import flatten
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.records import load_records
 from captune.results.run_folder import RunFolder
@@ -87,7 +87,7 @@ import json, sys
 from contextlib import nullcontext
 from pathlib import Path
 import captune.files
-from captune.model.config import flatten
+from captune.model.flat import flatten
 folder = sys.argv.pop(1)
 def kept():
     from ray.tune.execution.tune_controller import TuneController

@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from captune.model.backbones import BACKBONES
-from captune.model.config import (
-    AugmentConfig,
-    ImageConfig,
-    ModelConfig,
-    TextConfig,
-    TrainConfig,
-    TrialConfig,
-    flatten,
-    replace,
-    restrict,
-    unflatten,
-)
+from captune.model.config import AugmentConfig, ImageConfig, ModelConfig, TextConfig, TrainConfig, TrialConfig, restrict
+from captune.model.flat import flatten, replace, unflatten
 from captune.model.presets import PRESETS
 from captune.model.towers import TOWERS
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from networks import random_config
 
 from captune.model.backbones import BACKBONES
-from captune.model.config import ImageConfig, ModelConfig, TextConfig, TrialConfig, flatten, replace
+from captune.model.config import ImageConfig, ModelConfig, TextConfig, TrialConfig
+from captune.model.flat import flatten, replace
 from captune.model.layout import STORAGES, layout
 from captune.model.presets import PAPER, PRESETS
 from captune.model.size import (

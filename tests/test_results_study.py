@@ -389,7 +389,7 @@ def test_study_of_another_name_is_not_ours(run: RunFolder) -> None:
 
 
 def test_whole_configuration_survives_the_journal(run: RunFolder) -> None:
-    from captune.model.config import flatten, unflatten
+    from captune.model.flat import flatten, unflatten
 
     launch(new_study(run), flatten(CAPTIONS))
     assert unflatten(only(run).config) == CAPTIONS

@@ -12,7 +12,7 @@ from builders import epoch, refused
 from builders import record as a_record
 from rich.console import Console
 
-from captune.model.config import flatten
+from captune.model.flat import flatten
 from captune.model.metrics import METRICS
 from captune.model.presets import CAPTIONS, COMPACT
 from captune.results.records import Record

@@ -12,7 +12,7 @@ from builders import epoch, record, refused
 from rich.cells import cell_len
 from rich.console import Console
 
-from captune.model.config import flatten
+from captune.model.flat import flatten
 from captune.model.presets import CAPTIONS, PRESETS
 from captune.results.baselines import COMMONEST, TFIDF, Baseline
 from captune.results.explained_variance import explained

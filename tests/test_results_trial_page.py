@@ -10,7 +10,7 @@ import pytest
 from builders import epoch, record
 from rich.console import Console
 
-from captune.model.config import flatten
+from captune.model.flat import flatten
 from captune.model.presets import CAPTIONS
 from captune.model.rule import DecisionRule
 from captune.results import trial_page

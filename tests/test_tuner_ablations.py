@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captune.data_prep.store import PreparedData
-from captune.model.config import TrialConfig, flatten, replace
+from captune.model.config import TrialConfig
+from captune.model.flat import flatten, replace
 from captune.model.presets import PRESETS
 from captune.model.size import size
 from captune.results.ablation import Ablation, Variant

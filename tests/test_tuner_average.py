@@ -13,7 +13,8 @@ from conftest import Captune, refused
 
 from captune.data_prep.store import PreparedData
 from captune.model.average import Average
-from captune.model.config import TrialConfig, flatten, replace
+from captune.model.config import TrialConfig
+from captune.model.flat import flatten, replace
 from captune.model.presets import PRESETS
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, size

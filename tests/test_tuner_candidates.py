@@ -11,7 +11,7 @@ from builders import epoch
 from builders import record as a_record
 
 from captune.data_prep.store import PreparedData
-from captune.model.config import flatten, replace
+from captune.model.flat import flatten, replace
 from captune.model.presets import PRESETS
 from captune.results.records import Record
 from captune.results.run_folder import RunFolder

@@ -10,7 +10,7 @@ from builders import SMALL, feasible, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captune.model.config import flatten, replace
+from captune.model.flat import flatten, replace
 from captune.model.presets import PRESETS
 from captune.tuner.space.chosen import parameters_of
 from captune.tuner.space.config import SearchConfig, SettingError, read_configurations, read_search

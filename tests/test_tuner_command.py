@@ -23,7 +23,8 @@ from conftest import Captune, Ran, refused
 
 from captune.data_prep.store import PreparedData
 from captune.errors import WorkError, without_colours
-from captune.model.config import ModelConfig, Storage, replace
+from captune.model.config import ModelConfig, Storage
+from captune.model.flat import replace
 from captune.model.presets import PRESETS
 from captune.model.size import Budget, Size, show_bytes, size
 from captune.results.attributes import epoch_attribute
@@ -505,7 +506,7 @@ def run(tmp_path: Path, data: PreparedData) -> Path:
     """
     import optuna
 
-    from captune.model.config import flatten
+    from captune.model.flat import flatten
     from captune.tuner.run.settings import create
     from captune.tuner.space.config import read_search
     from captune.tuner.space.space import bind

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from builders import refused
 
-from captune.model.config import flatten
+from captune.model.flat import flatten
 from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, MiB
 from captune.tuner.space.config import (

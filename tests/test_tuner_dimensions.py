@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from captune.data_prep.captions import CaptionSettings
 from captune.data_prep.manifest import Manifest
-from captune.model.config import Flat, Modality, TrialConfig, flatten
+from captune.model.config import Modality, TrialConfig
+from captune.model.flat import Flat, flatten
 from captune.model.presets import PRESETS
 from captune.tuner.space.config import read_search
 from captune.tuner.space.dimensions import Choice, Condition, Dimension, Number, SpaceError, parse_dimension

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from captune.data_prep.store import PreparedData
-from captune.model.config import Flat, TrialConfig, flatten, replace, unflatten
+from captune.model.config import TrialConfig
+from captune.model.flat import Flat, flatten, replace, unflatten
 from captune.model.presets import PRESETS
 from captune.model.size import Budget, Contents, Measure, MiB, show_bytes, size
 from captune.tuner.run.settings import contents_of

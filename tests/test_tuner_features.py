@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
-from captune.model.config import TrialConfig, replace
+from captune.model.config import TrialConfig
+from captune.model.flat import replace
 from captune.model.frozen_features import FrozenFeatures
 from captune.model.metrics import Epoch
 from captune.model.presets import PRESETS

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from captune.model.config import unflatten
+from captune.model.flat import unflatten
 from captune.model.latency import FAR, Latency, Speed
 from captune.model.operations import Operations, operations
 from captune.model.size import Contents, Measure, show_bytes, size

@@ -9,7 +9,8 @@ from builders import record as a_record
 from builders import rest_in_soak
 
 from captune.errors import UsageError
-from captune.model.config import ModelConfig, TextConfig, TrialConfig, flatten
+from captune.model.config import ModelConfig, TextConfig, TrialConfig
+from captune.model.flat import flatten
 from captune.model.latency import Speed
 from captune.model.operations import Operations
 from captune.results.records import Record

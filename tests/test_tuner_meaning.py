@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 import captune
-from captune.model.config import TrialConfig, flatten, replace
+from captune.model.config import TrialConfig
 from captune.model.effects import idle, key_of
+from captune.model.flat import flatten, replace
 from captune.model.presets import PRESETS
 from captune.model.size import size
 from captune.tuner.space.config import read_search, read_trial_config

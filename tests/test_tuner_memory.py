@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from captune.cluster.nodes.resources import Node, Request, ResourceError, share_for
 from captune.data_prep.store import PreparedData
-from captune.model.config import ImageConfig, TrialConfig, flatten, unflatten
+from captune.model.config import ImageConfig, TrialConfig
+from captune.model.flat import flatten, unflatten
 from captune.model.size import Contents
 from captune.tuner.ray_tune.memory import largest, measure, measured_share
 from captune.tuner.space.config import SearchConfig

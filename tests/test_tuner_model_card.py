@@ -9,7 +9,8 @@ from markdown_it import MarkdownIt
 
 from captune.data_prep.captions import CaptionSettings
 from captune.data_prep.manifest import VERSION, Manifest
-from captune.model.config import ImageConfig, ModelConfig, TextConfig, TrialConfig, flatten, replace
+from captune.model.config import ImageConfig, ModelConfig, TextConfig, TrialConfig
+from captune.model.flat import flatten, replace
 from captune.model.rule import DecisionRule
 from captune.results.baselines import COMMONEST, Baseline
 from captune.results.error_analysis import Bin, ErrorAnalysis, LabelScores

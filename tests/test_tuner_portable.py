@@ -16,7 +16,8 @@ from text_towers import vocabulary as vocabulary_of_pieces
 
 from captune.data_prep.squares import stretched
 from captune.data_prep.store import PreparedData
-from captune.model.config import ModelConfig, TextConfig, TrialConfig, replace
+from captune.model.config import ModelConfig, TextConfig, TrialConfig
+from captune.model.flat import replace
 from captune.model.presets import PRESETS
 from captune.model.rule import RULES, DecisionRule, RuleKind
 from captune.tuner.space.space import bind

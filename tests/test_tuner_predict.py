@@ -17,7 +17,8 @@ from captune.data_prep.labels import Labels
 from captune.data_prep.records import DataError, OnBad
 from captune.data_prep.store import PreparedData
 from captune.errors import ArgumentError, WorkError
-from captune.model.config import TrialConfig, replace
+from captune.model.config import TrialConfig
+from captune.model.flat import replace
 from captune.model.metrics import METRICS, expected_calibration_error
 from captune.model.presets import PRESETS
 from captune.model.rule import DecisionRule

@@ -15,7 +15,7 @@ from test_tuner_predict import TINY, table, untrained
 
 from captune.data_prep.store import PreparedData
 from captune.errors import ArgumentError
-from captune.model.config import replace
+from captune.model.flat import replace
 from captune.model.presets import PRESETS
 
 pytestmark = pytest.mark.slow

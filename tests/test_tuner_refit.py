@@ -20,7 +20,8 @@ from conftest import refused as only_line
 
 from captune.data_prep.store import PreparedData, prepare
 from captune.errors import UsageError
-from captune.model.config import TrialConfig, flatten, replace
+from captune.model.config import TrialConfig
+from captune.model.flat import flatten, replace
 from captune.model.presets import PRESETS
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, size
@@ -102,7 +103,7 @@ def test_proof_has_the_keys_that_users_build_on(winner: RunFolder, captions_data
 
 
 def size_of(flat: dict[str, Any]) -> int:
-    from captune.model.config import unflatten
+    from captune.model.flat import unflatten
 
     return size(unflatten(flat).model).weights_bytes
 

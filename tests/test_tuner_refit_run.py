@@ -23,7 +23,7 @@ TOGETHER = """
     from test_tuner_refit import BUDGET, TINY, record
     from captune.data_prep.store import PreparedData
     from captune.model import training
-    from captune.model.config import replace
+    from captune.model.flat import replace
     from captune.model.presets import PRESETS
     from captune.results.run_folder import RunFolder
     from captune.tuner.winner.refit import refit

@@ -15,7 +15,8 @@ from PIL import Image
 from test_tuner_predict import TINY, untrained
 
 from captune.data_prep.store import PreparedData
-from captune.model.config import replace, restrict
+from captune.model.config import restrict
+from captune.model.flat import replace
 from captune.model.presets import PRESETS
 
 pytest.importorskip("fastapi", reason="pip install 'captune[serve]'")

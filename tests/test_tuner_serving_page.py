@@ -13,7 +13,7 @@ from chromium import CHROMIUM, Tab, tab
 from test_tuner_predict import TINY, untrained
 
 from captune.data_prep.store import PreparedData
-from captune.model.config import replace
+from captune.model.flat import replace
 from captune.model.presets import PRESETS
 
 pytest.importorskip("fastapi", reason="pip install 'captune[serve]'")

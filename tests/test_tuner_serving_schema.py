@@ -13,7 +13,7 @@ from PIL import Image
 from test_tuner_predict import TINY, untrained
 
 from captune.data_prep.store import PreparedData
-from captune.model.config import replace
+from captune.model.flat import replace
 from captune.model.presets import PRESETS
 
 schemathesis = pytest.importorskip("schemathesis", reason="pip install 'captune[dev]'")

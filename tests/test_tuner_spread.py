@@ -16,7 +16,7 @@ TRIALS = """
     data, folder = arguments
     from dataclasses import replace as changed
     from captune.data_prep.store import PreparedData
-    from captune.model.config import replace
+    from captune.model.flat import replace
     from captune.model.presets import PRESETS
     from captune.tuner.space.space import bind
     from captune.tuner.training.checkpoints import CheckpointPolicy, CheckpointWriter

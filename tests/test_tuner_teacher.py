@@ -14,8 +14,9 @@ from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
 from captune.errors import UsageError
 from captune.model.bundle_manifest import BundleError
-from captune.model.config import TrainConfig, TrialConfig, replace
+from captune.model.config import TrainConfig, TrialConfig
 from captune.model.effects import key_of
+from captune.model.flat import replace
 from captune.model.presets import PRESETS
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.settings import RunSettings, check, create, refuse_other_files
@@ -37,7 +38,7 @@ def taught(captions_data: PreparedData, tmp_path_factory: pytest.TempPathFactory
     """A run's folder with a winner."""
     from builders import epoch, record
 
-    from captune.model.config import flatten
+    from captune.model.flat import flatten
     from captune.model.rule import DecisionRule
     from captune.model.size import Budget
     from captune.tuner.winner.refit import refit

@@ -14,8 +14,9 @@ from text_towers import write_tower
 
 from captune.data_prep.store import PreparedData
 from captune.model.backbones import WeightsError
-from captune.model.config import TrialConfig, flatten, replace
+from captune.model.config import TrialConfig
 from captune.model.effects import idle, key_of
+from captune.model.flat import flatten, replace
 from captune.model.frozen_features import CaptionFeatures, needed
 from captune.model.presets import PRESETS
 from captune.model.size import parse_bytes, size

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from captune.data_prep.store import PreparedData
-from captune.model.config import TrialConfig, replace
+from captune.model.config import TrialConfig
+from captune.model.flat import replace
 from captune.model.metrics import Epoch
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,9 @@ from conftest import Captune
 from safetensors.numpy import save_file
 
 from captune.data_prep.store import PreparedData
-from captune.model.config import ImageConfig, TrialConfig, flatten, replace
+from captune.model.config import ImageConfig, TrialConfig
 from captune.model.effects import idle, key_of
+from captune.model.flat import flatten, replace
 from captune.model.frozen_features import FrozenFeatures
 from captune.model.presets import PRESETS
 from captune.model.size import size

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from captune.data_prep.store import PreparedData
-from captune.model.config import unflatten
+from captune.model.flat import unflatten
 from captune.model.latency import Latency, Speed
 from captune.model.operations import Operations
 from captune.model.size import Budget, Contents

@@ -27,8 +27,9 @@ import pyarrow.parquet as pq
 from captune.data_prep.batches import lengths
 from captune.data_prep.store import PreparedData
 from captune.files import written_aside
-from captune.model.config import Flat, TrialConfig
+from captune.model.config import TrialConfig
 from captune.model.f1 import f1_per_example
+from captune.model.flat import Flat
 from captune.model.presets import PRESETS
 from captune.model.size import size
 from captune.tuner.run.settings import check

@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captune.errors import one_line
-from captune.model.config import AugmentConfig, TrialConfig, replace, restrict
+from captune.model.config import AugmentConfig, TrialConfig, restrict
+from captune.model.flat import replace
 from captune.model.presets import PAPER, PRESETS
 from captune.tuner.training import runtime
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from captune.data_prep.demo import draw
 from captune.data_prep.store import PreparedData, prepare
-from captune.model.config import replace
 from captune.model.f1 import f1_per_example
+from captune.model.flat import replace
 from captune.model.metrics import bootstrap_interval, expected_calibration_error
 from captune.model.presets import CAPTIONS
 from captune.model.rule import RULES, VALUES, DecisionRule, RuleKind, cross_fitted, fit_rule

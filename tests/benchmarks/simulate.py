@@ -35,7 +35,7 @@ from scipy.stats import trim_mean
 from sklearn.ensemble import ExtraTreesRegressor
 
 from captune.cluster.nodes.resources import Room
-from captune.model.config import Flat
+from captune.model.flat import Flat
 from captune.model.metrics import Epoch
 from captune.model.size import Budget, Contents
 from captune.results.optuna_private import quiet_optuna

@@ -18,7 +18,8 @@ from typing import Any
 
 from captune.data_prep.demo import draw
 from captune.data_prep.store import PreparedData, prepare
-from captune.model.config import TrialConfig, replace, restrict
+from captune.model.config import TrialConfig, restrict
+from captune.model.flat import replace
 from captune.model.presets import PAPER, PRESETS
 from captune.tuner.space.space import bind
 from captune.tuner.training.job import Job

@@ -25,7 +25,7 @@ from typing import Any
 
 from captune.data_prep.demo import draw
 from captune.data_prep.store import PreparedData, prepare
-from captune.model.config import replace
+from captune.model.flat import replace
 from captune.model.metrics import Epoch
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.run_folder import RunFolder

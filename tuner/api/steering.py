@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from captune.errors import ArgumentError
-from captune.model.config import unflatten
 from captune.model.effects import key_of
+from captune.model.flat import unflatten
 from captune.reading import UnreadableError
 from captune.results.attributes import COUNTED
 from captune.results.records import Record, load_records

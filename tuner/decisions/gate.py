@@ -16,8 +16,9 @@ import optuna
 from optuna.trial import TrialState
 from pydantic import ValidationError
 
-from captune.model.config import Flat, TrialConfig, complaint, flatten, unflatten
+from captune.model.config import TrialConfig, complaint
 from captune.model.effects import key_of
+from captune.model.flat import Flat, flatten, unflatten
 from captune.model.size import Size, show_bytes
 from captune.results.attributes import Fate, TrialAttributes, TrialSize, origin_of
 from captune.tuner.decisions.sampler import Sampler, tpe

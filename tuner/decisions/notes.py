@@ -6,8 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from captune.model.config import TrialConfig, flatten
+from captune.model.config import TrialConfig
 from captune.model.effects import idle, key_of
+from captune.model.flat import flatten
 from captune.model.presets import PRESETS
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.declarations import configuration_settings

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import optuna
 
-from captune.model.config import flatten
+from captune.model.flat import flatten
 from captune.model.metrics import METRICS, Epoch
 from captune.model.size import Budget
 from captune.results.attributes import HALVED

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import optuna
 
-from captune.model.config import Flat
+from captune.model.flat import Flat
 from captune.results.attributes import TrialAttributes
 
 FIRST = "first"

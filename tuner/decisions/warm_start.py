@@ -14,8 +14,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import ValidationError
 
-from captune.model.config import Flat, TrialConfig, unflatten
+from captune.model.config import TrialConfig
 from captune.model.effects import key_of
+from captune.model.flat import Flat, unflatten
 from captune.results.attributes import SCORED, Fate, TrialAttributes
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.run_folder import RunFolder

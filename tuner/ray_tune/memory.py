@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from captune.cluster.nodes.remote_task import run_on_node
 from captune.cluster.nodes.resources import Node, Request, ResourceError, share_for
-from captune.model.config import TrialConfig, flatten, replace, unflatten
+from captune.model.config import TrialConfig
+from captune.model.flat import flatten, replace, unflatten
 from captune.model.size import show_bytes
 from captune.tuner.run.locations import open_data
 from captune.tuner.space.config import SearchConfig

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from captune.errors import among
-from captune.model.config import Flat, TrialConfig, complaint, flatten, unflatten
+from captune.model.config import TrialConfig, complaint
+from captune.model.flat import Flat, flatten, unflatten
 from captune.tuner.space.declarations import configuration_settings
 from captune.tuner.space.dimensions import SpaceError, is_open
 from captune.tuner.space.space import Space

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from captune.errors import among
-from captune.model.config import flatten
+from captune.model.flat import flatten
 from captune.model.presets import PRESETS
 from captune.tuner.space.config import SearchConfig, search_settings
 from captune.tuner.space.declarations import Declaration, configuration_settings, declared

@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from captune.errors import UsageError
-from captune.model.config import Flat, TrialConfig, complaint
+from captune.model.config import TrialConfig, complaint
 from captune.model.effects import key_of
+from captune.model.flat import Flat
 from captune.model.latency import Latency
 from captune.model.layout import LEAST_VALUES_A_CHANNEL
 from captune.model.size import Budget, Contents, Size, refusal, size, would_fit

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from captune.model.config import flatten
+from captune.model.flat import flatten
 from captune.tuner.space.declarations import configuration_settings
 from captune.tuner.space.dimensions import Condition, Dimension, Scalar, SpaceError
 from captune.tuner.space.space import OF_THE_DATA, Space, check_value

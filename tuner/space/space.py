@@ -12,19 +12,8 @@ from pydantic import ValidationError
 
 from captune.data_prep.captions import FIRST_WORD
 from captune.errors import among, in_words
-from captune.model.config import (
-    Flat,
-    ImageConfig,
-    Modality,
-    ModelConfig,
-    TextConfig,
-    TrialConfig,
-    complaint,
-    flatten,
-    replace,
-    restrict,
-    unflatten,
-)
+from captune.model.config import ImageConfig, Modality, ModelConfig, TextConfig, TrialConfig, complaint, restrict
+from captune.model.flat import Flat, flatten, replace, unflatten
 from captune.tuner.space.dimensions import Choice, Dimension, Scalar, SpaceError, is_open
 from captune.tuner.space.units import shortened
 

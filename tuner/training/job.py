@@ -7,7 +7,8 @@ import json
 import math
 from dataclasses import dataclass
 
-from captune.model.config import Metric, TrialConfig, flatten
+from captune.model.config import Metric, TrialConfig
+from captune.model.flat import flatten
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import numpy as np
 from captune.cluster.object_storage.remote_folder import RemoteFolder
 from captune.data_prep.store import PreparedData
 from captune.errors import ArgumentError, WorkError
-from captune.model.config import Metric, TrialConfig, unflatten
+from captune.model.config import Metric, TrialConfig
 from captune.model.f1 import f1_per_example
+from captune.model.flat import unflatten
 from captune.model.size import size
 from captune.results.ablation import WHOLE, Ablation, Variant
 from captune.results.records import load_records

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from captune.model.config import AugmentConfig, TrialConfig, replace, restrict
+from captune.model.config import AugmentConfig, TrialConfig, restrict
+from captune.model.flat import replace
 
 
 def ablations(config: TrialConfig) -> dict[str, TrialConfig]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from captune.model.average import Average, Member, Network
-from captune.model.config import TITLES, Metric, unflatten
+from captune.model.config import TITLES, Metric
+from captune.model.flat import unflatten
 from captune.model.size import Budget, size
 from captune.results.records import Record
 from captune.tuner.decisions.averaging import Addition, Candidate, Choice, choose_members

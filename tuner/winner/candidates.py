@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from captune.data_prep.store import PreparedData
 from captune.files import remove_leftovers, written_aside
-from captune.model.config import unflatten
 from captune.model.f1 import Floats
+from captune.model.flat import unflatten
 from captune.model.rule import fit_rule
 from captune.reading import NotReadError, UnreadableError, regular
 from captune.results.records import Record

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from captune.errors import UsageError
 from captune.files import scratch
-from captune.model.config import ModelConfig, unflatten
+from captune.model.config import ModelConfig
+from captune.model.flat import unflatten
 from captune.model.latency import Speed
 from captune.results.records import Record
 from captune.results.run_folder import RunError

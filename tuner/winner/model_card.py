@@ -19,7 +19,8 @@ from captune.data_prep.store import PreparedData
 from captune.errors import one_line, visible
 from captune.files import written_aside
 from captune.model.average import Average, Network
-from captune.model.config import TITLES, unflatten
+from captune.model.config import TITLES
+from captune.model.flat import unflatten
 from captune.model.metrics import METRICS
 from captune.model.rule import RuleKind
 from captune.model.size import show_bytes, size

@@ -22,7 +22,8 @@ from captune.data_prep.store import PreparedData
 from captune.errors import WorkError, one_line
 from captune.files import scratch
 from captune.model.average import Average, Member, Network
-from captune.model.config import TITLES, Metric, Settings, Storage, unflatten
+from captune.model.config import TITLES, Metric, Settings, Storage
+from captune.model.flat import unflatten
 from captune.model.metrics import METRICS, Metrics
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Measure, Size, show_bytes

@@ -15,8 +15,9 @@ from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model import metrics
 from captune.model.average import Average, Network
-from captune.model.config import TrialConfig, flatten, unflatten
+from captune.model.config import TrialConfig
 from captune.model.f1 import f1_per_example
+from captune.model.flat import flatten, unflatten
 from captune.model.metrics import Epoch
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, Size, refusal, size

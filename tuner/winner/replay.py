@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from captune.data_prep.store import PreparedData
 from captune.errors import shell_word
-from captune.model.config import unflatten
+from captune.model.flat import unflatten
 from captune.results.records import Record, load_records
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import open_data, reading

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from captune.cluster.nodes.resources import Room
 from captune.data_prep.store import PreparedData
-from captune.model.config import unflatten
+from captune.model.flat import unflatten
 from captune.model.metrics import Epoch
 from captune.results.history import history_of
 from captune.results.journal import DIRECTIONS, logs
