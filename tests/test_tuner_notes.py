@@ -71,6 +71,11 @@ def test_fixed_value_that_changes_nothing_is_told(fixed: dict[str, Any], words: 
     assert note.startswith(words)
 
 
+def test_fixed_value_of_an_encoder_that_is_left_out_is_told() -> None:
+    (note,) = told({"train.learning_rate": [0.01, 0.02]}, fixed={"text.units": 64}, modality="image")
+    assert note.startswith("text.units is fixed and changes nothing")
+
+
 def test_fixed_value_that_some_draw_has_a_use_for_is_no_occasion() -> None:
     assert told({"train.loss": ["focal", "binary_crossentropy"]}, fixed={"train.gamma": 3.0}) == []
     assert told({"train.learning_rate": [0.01, 0.02]}, fixed={"train.gamma": 2.0}) == []  # as it is anyway

@@ -31,6 +31,13 @@ def test_run_is_read_as_it_was_created(data: PreparedData, tmp_path: Path) -> No
     assert content["created"].endswith("+00:00")
 
 
+def test_facts_of_a_run_have_its_settings_as_they_are_written(data: PreparedData, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    create(run, settings(budget="1536KiB", time_limit="90s"), data)
+    written = RunSettings.of(run).facts(run).settings
+    assert (written["budget"], written["time_limit"], written["seed"]) == ("1536KiB", "1m30s", 0)
+
+
 def test_run_in_an_empty_folder_is_made_and_in_any_other_refused(data: PreparedData, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     create(RunFolder(tmp_path / "empty"), settings(), data)

@@ -30,11 +30,12 @@ def notes(
             closed = ", and wherever it is not drawn" if dimension.when else ""
             yield f"{name} is fixed and searched: {config.fixed[name]} is what trial 0 has{closed}"
     draws = draws[:LOOKED_AT]
-    without = [idle(bound) for bound in (feasible.bind(feasible.space.base), *(bound for _, bound in draws))]
+    bounds = [feasible.bind(feasible.space.base), *(bound for _, bound in draws)]
+    of_use = [flatten(bound).keys() - idle(bound) for bound in bounds]  # none of an encoder that is not there
     usual = flatten(PRESETS[config.preset])
     for name, value in config.fixed.items():
         said = name not in feasible.space.dimensions and value != usual.get(name)
-        if said and all(name in names for names in without):
+        if said and not any(name in names for names in of_use):
             yield f"{name} is fixed and changes nothing ({configuration_settings()[name].meaning})"
     if not feasible.space.dimensions and config.trials != 1:
         preset = config.preset

@@ -27,6 +27,7 @@ from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import absolute, open_data
 from captune.tuner.run.named_files import check_files, digests, text_weights, tower_on, vision_shape
 from captune.tuner.space.config import SearchConfig
+from captune.tuner.space.declarations import declared
 from captune.tuner.space.dimensions import SpaceError
 from captune.tuner.space.feasibility import BudgetError, FeasibleSpace
 from captune.tuner.space.space import bind
@@ -68,6 +69,9 @@ class RunSettings(Document):
         """What whoever reads the run elsewhere is told."""
         settings = self.search.model_dump(mode="json")
         halving, fixed, space = (settings.pop(name) for name in ("halving", "fixed", "space"))
+        for name, setting in declared(SearchConfig).items():
+            if setting.unit and settings.get(name) is not None:
+                settings[name] = setting.show(settings[name])
         grouped = {f"halving.{name}": value for name, value in halving.items()} | {
             f"space.{name}": value for name, value in (fixed | space).items()
         }
