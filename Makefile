@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NODE_MODULES := tests/javascript/node_modules
 
+# Where the environment forbids it, each of the hundreds of processes that tests start would compile all sources anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-fast clusters soak bench reference check clean
 
 $(READY): pyproject.toml constraints.txt
