@@ -54,7 +54,7 @@ COMPACT = TrialConfig(
             units=0,
             head="positions",
             dropout=0.2,
-            width=24,
+            width=32,
             stages=3,
             blocks=1,
             last_halving=False,
@@ -66,11 +66,11 @@ COMPACT = TrialConfig(
     ),
     train=CAPTIONS.train.model_copy(
         update={
-            "epochs": 8,
+            "epochs": 10,
             "batch_size": 64,
             "learning_rate": 3e-3,
             "own_losses": 0.3,
-            "augment": AugmentConfig(flip=True),
+            "augment": AugmentConfig(shift=0.04, flip=True),
         }
     ),
 )

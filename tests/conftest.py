@@ -56,6 +56,7 @@ TINY = {
     "train.epochs": 2,
     "train.batch_size": 32,
     "train.augment.flip": False,
+    "train.augment.shift": 0.0,
 }
 
 

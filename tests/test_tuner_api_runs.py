@@ -114,7 +114,7 @@ def test_features_of_frozen_backbones_are_told_before_they_are_made_and_refused_
     weights = tmp_path / "small.weights.h5"
     weights.touch()
     frozen = {"image.backbone": "MobileNetV3Small", "image.weights": str(weights), "image.frozen": True}
-    frozen |= {"train.cached_features": True}  # type: ignore[dict-item]
+    frozen |= {"train.cached_features": True, "train.augment.shift": 0.0}  # type: ignore[dict-item]
     space = captune.space("compact", {"image.cut": ["final", "last_map"]}, fixed=frozen)
     count = 2 * 2 * (576 + 96) * data.num_pictures
 

@@ -133,7 +133,7 @@ class Search:
     ) -> Directed:
         """A director on the study of the run, which is continued where there is one already."""
         parsed = {n: parse_dimension(n, d) for n, d in (DIMENSIONS if dimensions is None else dimensions).items()}
-        fixed = {name: value for name, value in SMALL.items() if name != "text.vocabulary_size"}
+        fixed = {name: value for name, value in SMALL.items() if name != "text.vocabulary_size"} | {"train.epochs": 8}
         space = Space.around(PRESETS["compact"], fixed=fixed, dimensions=parsed, modality="both")
         feasible = FeasibleSpace(space, partial(bind, manifest=self._manifest), Budget(budget), Contents.typical(6))
         storage = open_storage(self.run, wait=pytest.fail)

@@ -93,7 +93,7 @@ def test_largest_is_found_where_the_preset_and_most_draws_are_over_the_budget() 
 
 def test_pictures_of_which_only_features_are_read_do_not_count() -> None:
     cached = {"train.cached_features": True, "image.frozen": True, "image.weights": "imagenet"}
-    fixed = {"image.backbone": "MobileNetV3Small", "train.augment.flip": False, **cached}
+    fixed = {"image.backbone": "MobileNetV3Small", "train.augment.shift": 0.0, **cached}
     chosen = largest(CONFIG, feasible({"train.cached_features": [True, False]}, fixed=fixed))
     assert not chosen.train.cached_features  # though the preset, which comes first, is as large
 
