@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from captune.data_prep.records import DataError
-from captune.reading import json_object, regular
+from captune.errors import one_line
+from captune.reading import json_object, text_lines
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,6 +32,7 @@ _SAME = {"end_of_word_suffix": _END_OF_WORD, "continuing_subword_prefix": "", "f
 class BytePairSettings:
     """How a caption is cut. All of CLIP's have the one setting alike."""
 
+    family: ClassVar[Literal["clip"]] = "clip"
     end_of_word: Literal["</w>"] = _END_OF_WORD
 
     def __post_init__(self) -> None:
@@ -48,7 +50,10 @@ class BytePairSettings:
         for entry in entries:
             halves = entry.split(" ")
             if len(halves) > 2 or (len(halves) == 2 and not before.issuperset(halves)) or self.text(entry) in before:
-                raise DataError("a vocabulary of byte pairs holds each once, after the two that it is made of")
+                raise DataError(
+                    "a vocabulary of byte pairs holds each once, after the two that it is made of, and not so "
+                    f"{one_line(repr(entry), 60)}"
+                )
             before.add(self.text(entry))
 
     def occurring(self, counts: Counter[str], entries: Sequence[str]) -> tuple[str, ...]:
@@ -97,20 +102,33 @@ def of_tokenizer(content: Mapping[str, Any]) -> dict[str, int]:
     return _by_entry(model["vocab"], merges)
 
 
+def check_places(places: Any) -> None:
+    """Raises ValueError for anything but a table of pieces and their places, from 0 on, each once."""
+    if not isinstance(places, dict) or not all(type(place) is int and place >= 0 for place in places.values()):
+        raise ValueError("it is no table of pieces and their places from 0")
+    if len(set(places.values())) < len(places):
+        raise ValueError("two pieces have one place")
+
+
 def of_files(folder: Path) -> dict[str, int]:
     """The same of vocab.json and merges.txt, a pair a line after the first."""
-    with regular(folder / MERGES) as file:
-        lines = file.read().decode().splitlines()
+    lines = text_lines(folder / MERGES)
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     return _by_entry(json_object(folder / VOCABULARY), merges)
 
 
-def _by_entry(places: Mapping[str, Any], merges: Sequence[Sequence[str]]) -> dict[str, int]:
-    if not all(type(place) is int and place >= 0 for place in places.values()):
-        raise ValueError("places are no numbers from 0")
+def _by_entry(places: Mapping[str, Any], merges: Sequence[Any]) -> dict[str, int]:
+    check_places(places)
+    if missing := [mark for mark in (START, END) if mark not in places]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    for merge in merges:
+        if not (isinstance(merge, list) and len(merge) == 2 and all(isinstance(half, str) for half in merge)):
+            raise ValueError(f"a merge is two texts, got {merge!r}")
     joined = {left + right: f"{left} {right}" for left, right in merges}
     if len(joined) < len(merges):
         raise ValueError("two pairs are joined to the same, which none of CLIP's are")
+    if lost := [text for text in joined if text not in places]:
+        raise ValueError(f"{lost[0]!r} is joined, and is not in the vocabulary")
 
     def ordered() -> Iterator[tuple[str, int]]:
         for text in sorted(places.keys() - joined.keys(), key=places.__getitem__):

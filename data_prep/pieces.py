@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from captune.data_prep.captions import PADDING, UNKNOWN
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
 from captune.errors import one_line
-from captune.reading import UnreadableError, json_object, parsed_object, regular
+from captune.reading import UnreadableError, json_object, parsed_object, text_lines
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -44,6 +44,7 @@ _SAME = {"unk_token": MARKS[UNKNOWN], "continuing_subword_prefix": "##", "max_in
 class PieceSettings:
     """How a caption is written before it is cut: names and meanings of the `tokenizers` library's BertNormalizer."""
 
+    family: ClassVar[Literal["bert"]] = "bert"
     lowercase: bool = True
     strip_accents: bool | None = None
     clean_text: bool = True
@@ -209,7 +210,8 @@ def read_vocabulary(folder: Path) -> tuple[dict[str, int], PieceSettings | ByteP
             raise ValueError(f"it has neither {TOKENIZER} nor {WORDS} nor {byte_pairs.MERGES}")
         if missing := [mark for mark in MARKS if mark not in places]:
             raise ValueError(f"it lacks {', '.join(missing)}")
-    except (ValueError, KeyError, TypeError, AttributeError, UnreadableError) as error:
+        settings.check([text for text in places if text not in MARKS])
+    except (ValueError, KeyError, TypeError, AttributeError, UnreadableError, DataError) as error:
         raise DataError(
             f"{folder} has no vocabulary of word pieces or byte pairs ({one_line(error, 200)}); name the folder of a "
             "BERT or CLIP model"
@@ -231,16 +233,14 @@ def _of_tokenizer(content: Mapping[str, Any]) -> tuple[dict[str, int], PieceSett
     if other := [name for name, value in _SAME.items() if model.get(name, value) != value]:
         raise ValueError(f"{other[0]} in {TOKENIZER} is {model[other[0]]!r}, not {_SAME[other[0]]!r}")
     places = model["vocab"]
-    if not all(type(place) is int and place >= 0 for place in places.values()):
-        raise ValueError(f"places in {TOKENIZER} are no numbers from 0")
-    names = PieceSettings.__dataclass_fields__
-    return dict(places), PieceSettings(**{name: value for name, value in normalizer.items() if name in names})
+    byte_pairs.check_places(places)
+    settings = {field.name: normalizer[field.name] for field in fields(PieceSettings) if field.name in normalizer}
+    return dict(places), PieceSettings(**settings)
 
 
 def _of_words(folder: Path) -> tuple[dict[str, int], PieceSettings]:
     """A piece a line; whether it knows capitals stands in tokenizer_config.json, where there is one."""
-    with regular(folder / WORDS) as file:
-        pieces: Sequence[str] = file.read().decode().splitlines()
+    pieces = text_lines(folder / WORDS)
     beside = folder / _SETTINGS
     lowercase = json_object(beside).get("do_lower_case", True) if beside.is_file() else True
     return {piece: place for place, piece in enumerate(pieces)}, PieceSettings(lowercase=lowercase)

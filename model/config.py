@@ -129,7 +129,7 @@ class ImageConfig(Settings):
                 f"{self.backbone} has its weights from a file, see `captune weights convert`, or from none"
             )
         if self.weights == "imagenet" and self.backbone == "transformer":
-            raise ValueError("transformer has its weights from the folder of a CLIP model, or from none")
+            raise ValueError("transformer has its weights from the folder of a CLIP model, not imagenet")
         cuts = ("final", *BACKBONES[self.backbone].cuts) if self.is_named else ("final",)
         if self.cut not in cuts:
             raise ValueError(f"{self.backbone} ends at {' or '.join(cuts)}, got image.cut {self.cut}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from captune.model.backbones import WeightsError
 from captune.model.config import ImageConfig, TextConfig
 from captune.model.text_towers import TransformerShape
 from captune.model.text_towers import variables as text_variables
-from captune.model.transformers import WEIGHTS, Family, Shape
+from captune.model.transformers import CONFIG, WEIGHTS, Family, Shape
 from captune.model.vision_towers import VisionShape
 from captune.model.vision_towers import variables as vision_variables
 
@@ -64,6 +64,7 @@ _OUTSIDE: dict[Family, dict[str, str]] = {
 }
 _KINDS = {"kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
 _TYPES = "embeddings.token_type_embeddings.weight"
+_PIECES = "text_embedding/embeddings"
 
 
 def read_text_tower(folder: Path, config: TextConfig, pieces: Sequence[int]) -> dict[str, Array]:
@@ -81,7 +82,7 @@ def read_text_tower(folder: Path, config: TextConfig, pieces: Sequence[int]) -> 
     with _Source(folder) as source:
         for name, shape in text_variables(config):
             value = source.value(name, config.family)
-            if name == "text_embedding/embeddings":
+            if name == _PIECES:
                 value = value[np.asarray(pieces[: shape[0]])]
             elif name == "text_positions/embeddings":
                 # All of a caption is of the first of BERT's types, so that its vector belongs to every place.
@@ -119,19 +120,31 @@ def _on_grid(places: Array, side: int) -> Array:
     return np.concatenate([places[:1], keras.ops.convert_to_numpy(resized).reshape(side * side, -1)])
 
 
-def check_text_tower(folder: Path, shape: TransformerShape) -> None:
-    """Raises WeightsError unless the weights of a folder are those of a tower of this shape, by their names."""
+def check_text_tower(folder: Path, shape: TransformerShape, rows: int) -> None:
+    """Raises WeightsError unless the weights of a folder are those of a tower of this shape, by names and shapes.
+
+    rows: that its table of pieces has at least.
+    """
     whole = TextConfig(encoder="transformer", embedding=shape.width, units=shape.hidden, layers=shape.layers)
+    expected = dict(text_variables(whole)) | {"text_positions/embeddings": (shape.positions, shape.width)}
     with _Source(folder) as source:
-        names = [_theirs(name, shape.family) for name, _ in text_variables(whole)]
-        source.require(names + [_TYPES] * (shape.family == "bert"))
+        others = [_TYPES] if shape.family == "bert" else []
+        source.require([*(_theirs(name, shape.family) for name in expected), *others])
+        has = source.shape(_theirs(_PIECES, shape.family))[0]
+        if has < rows:
+            raise WeightsError(
+                f"{source.path}: {_theirs(_PIECES, shape.family)} has {has} rows, and its vocabulary a piece for row "
+                f"{rows - 1}, counted from 0; name the folder of a whole model"
+            )
+        source.match({**expected, _PIECES: (has, shape.width)}, shape.family)
 
 
 def check_vision_tower(folder: Path, shape: VisionShape) -> None:
     """The same of a tower of pictures."""
     whole = shape.bound(ImageConfig(backbone="transformer", layers=shape.layers))
+    places = (1 + (shape.side // shape.patch) ** 2, shape.width)
     with _Source(folder) as source:
-        source.require([_theirs(name, "clip") for name, _ in vision_variables(whole)])
+        source.match(dict(vision_variables(whole)) | {"image_places/embeddings": places}, "clip")
 
 
 class _Source:
@@ -165,6 +178,21 @@ class _Source:
             raise WeightsError(
                 f"{self.path} lacks {', '.join(missing[:_MOST])}{more}; name the folder of a whole model"
             )
+
+    def match(self, variables: Mapping[str, Shape], family: Family) -> None:
+        """Raises WeightsError unless it has a tensor for each variable of captune's, of its shape."""
+        self.require([_theirs(name, family) for name in variables])
+        for name, shape in variables.items():
+            expected = (*shape[:-3:-1], *shape[:-2]) if name.endswith("/kernel") else shape
+            expected = expected[1:] if name == "image_class/embeddings" else expected
+            if (found := self.shape(_theirs(name, family))) != expected:
+                raise WeightsError(
+                    f"{self.path}: {_theirs(name, family)} is {found}, and {expected} by {CONFIG}; name the folder "
+                    "of a whole model"
+                )
+
+    def shape(self, name: str) -> Shape:
+        return tuple(self._file.get_slice(f"{self._prefix}{name}").get_shape())  # type: ignore[no-untyped-call]
 
     def value(self, name: str, family: Family) -> Array:
         """Of a variable of captune's, its axes in captune's order."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from captune.model.config import Settings
+from captune.model.config import Metric, Settings
 from captune.model.metrics import bootstrap_interval
 from captune.results.documents import Document
 
@@ -19,8 +19,8 @@ class Variant(Settings):
     """The network without a part, trained once with each seed."""
 
     without: str
-    f1: tuple[float, ...]
-    """Of each validation example, the mean over the seeds."""
+    shares: tuple[float, ...]
+    """Of the score on validation, which is their mean, see captune.model.metrics.shares; averaged over the seeds."""
     weights_bytes: int
     seconds: float
 
@@ -30,7 +30,7 @@ class Row:
     """A variant beside the whole network. low, high: 95 % interval of the difference, over the examples in pairs."""
 
     without: str
-    mean_f1: float
+    score: float
     difference: float
     low: float
     high: float
@@ -48,15 +48,17 @@ class Ablation(Document):
     seeds: int
     data: str
     """Fingerprint of the data."""
+    metric: Metric = "mean_f1"
+    """Of the scores: that of the search."""
     variants: tuple[Variant, ...] = ()
 
     def rows(self) -> Iterator[Row]:
         """Each variant beside the whole network."""
         for variant in self.variants:
-            pairs = np.array(variant.f1) - np.array(self.variants[0].f1)
+            pairs = np.array(variant.shares) - np.array(self.variants[0].shares)
             low, high = bootstrap_interval(pairs, seed=self.trial)
-            mean, difference = float(np.mean(variant.f1)), float(pairs.mean())
-            yield Row(variant.without, mean, difference, low, high, variant.weights_bytes, variant.seconds)
+            score, difference = float(np.mean(variant.shares)), float(pairs.mean())
+            yield Row(variant.without, score, difference, low, high, variant.weights_bytes, variant.seconds)
 
     def without(self, part: str) -> Variant | None:
         """The variant without a part; None where it is not trained."""

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from captune.model.config import TITLES, Metric
+from captune.model.effects import idle
+from captune.model.flat import unflatten
 from captune.results.baselines import Baseline
 from captune.results.frontier import frontier, qualifies
 from captune.results.records import Record
@@ -85,7 +87,7 @@ def compare(results: Sequence[RunResult]) -> Comparison:
     return Comparison(
         runs=tuple(map(_row, results, _names(results), best)),
         settings=_differing([result.facts.settings for result in results]),
-        winners=_differing([{} if record is None else record.config for record in best]),
+        winners=_differing([{} if record is None else _of_use(record.config) for record in best]),
     )
 
 
@@ -133,12 +135,21 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ..
     return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
 
 
+def _of_use(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A configuration without the settings that do nothing in it."""
+    try:
+        without = idle(unflatten(config))
+    except ValueError:  # of another captune, with settings that this one does not know
+        return config
+    return {name: value for name, value in config.items() if name not in without}
+
+
 FIGURES: Mapping[str, Callable[[RunRow], str]] = {
     "best trial": lambda row: _shown(row.best),
     "chosen by": lambda row: "" if row.metric == "mean_f1" else f"{TITLES[row.metric]} {_score(row.score)}".strip(),
     "mean F1": lambda row: _score(row.mean_f1),
     "mean F1 on test": lambda row: _score(row.test),
-    "best baseline": lambda row: _score(row.baseline),
+    "mean F1 for nothing": lambda row: _score(row.baseline),
     "MiB": lambda row: "" if row.weights_bytes is None else f"{row.weights_bytes / 2**20:.2f}",
     "trials": lambda row: str(sum(row.trials.values()) - row.trials.get("over_budget", 0)),
     "refused": lambda row: str(row.trials.get("over_budget", 0)),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LEAST_COLUMNS = ("number", "fate", "mean_f1", "weights_bytes")
-"""Always shown, whole in 60 columns and more."""
+"""Always shown, whole in 60 columns and more, as are the metric of the search and what is sorted by."""
 FURTHER_COLUMNS = ("epochs", "seconds")
 """Shown where there is room, before settings."""
 BEST = "*"
@@ -74,14 +74,17 @@ def terminal(
         settings = list(dict.fromkeys(name for record in records for name in record.config))
         settings = [name for name in settings if rows[name].dropna().map(repr).nunique() > 1]
         varying = _by_importance(rows, records, settings)
-        names = [*LEAST_COLUMNS, *FURTHER_COLUMNS, *varying]
+        metrics = {record.metric for record in records if record.curve}
+        asked = [name for name in (*metrics, sort) if name is not None and name in rows]
+        least = list(dict.fromkeys([*LEAST_COLUMNS[:-1], *asked, LEAST_COLUMNS[-1]]))
+        names = list(dict.fromkeys([*least, *FURTHER_COLUMNS, *varying]))
     else:
         names = several(columns, [str(name) for name in rows])
     cells = {name: _cells(name, rows[name], beside) for name in names}
     if best is not None and "number" in cells:
         cells["number"] = [f"{BEST}{text}" if text == str(best.number) else text for text in cells["number"]]
     if columns is None:
-        parts = [_fitting(cells, width)]
+        parts = [_fitting(cells, width, len(least))]
         hidden = len(names) - len(parts[0])
     else:
         if list(columns) == ["all"]:
@@ -158,13 +161,13 @@ def _width(name: str, cells: Sequence[str]) -> int:
     return max([cell_len(visible(heading(name))), *map(cell_len, lines)])
 
 
-def _fitting(cells: Mapping[str, Sequence[str]], width: int | None) -> list[str]:
-    """The columns that are always shown, and of the others the first that fit beside them."""
+def _fitting(cells: Mapping[str, Sequence[str]], width: int | None, least: int) -> list[str]:
+    """The first `least` columns, which are always shown, and of the others the first that fit beside them."""
     shown: list[str] = []
     taken = -_GAP
     for place, name in enumerate(cells):
         taken += _width(name, cells[name]) + _GAP
-        if width is not None and taken > width and place >= len(LEAST_COLUMNS):
+        if width is not None and taken > width and place >= least:
             break
         shown.append(name)
     return shown
@@ -223,5 +226,11 @@ def _footer(
             f"{BEST} best: trial {best.number}, {best.metric} {table.cell(best.metric, best.score)}, "
             f"{table.cell('weights_bytes', best.weights_bytes)} MiB"
         )
-    if baselines:
-        yield "baselines: " + ", ".join(f"{each.name} {table.cell('mean_f1', each.mean_f1)}" for each in baselines)
+    metric = "mean_f1" if best is None else best.metric
+    if baselines and metric != "map":  # which is not computed of them
+        of_it = "" if metric == "mean_f1" else f", {metric}"
+        scores = (f"{each.name} {table.cell(metric, getattr(each, metric))}" for each in baselines)
+        yield f"baselines{of_it}: " + ", ".join(scores)
+    if failed := next((record for record in records if record.fate == "failed" and record.reason), None):
+        others = "; the others: --columns number,fate,reason" if counts["failed"] > 1 else ""
+        yield f"trial {failed.number} failed: {failed.reason}{others}"

@@ -79,8 +79,9 @@ def test_files_of_the_slow_tokenizer_are_read_as_that_of_the_fast_one(
         ('"end_of_word_suffix": "</w>"', '"end_of_word_suffix": "@"', "end_of_word_suffix is '@'"),
         (f'"{START}": ', '"start": ', "startoftext"),
         ('"merges": ["', '"merges": ["q qqq", "', "qqqq"),
-        ('"merges": ["', '"merges": ["q", "', "not enough values"),
+        ('"merges": ["', '"merges": ["q", "', "a merge is two texts"),
         ('"merges": ["', '"merges": ["t h", "th ", "t h", "', "two pairs are joined to the same"),
+        (START, "beginning", "it lacks"),
     ],
 )
 def test_other_byte_pairs_are_refused_in_one_line(

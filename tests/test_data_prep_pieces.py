@@ -1,7 +1,9 @@
 """Captions cut into word pieces."""
 
+import json
 import os
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,24 @@ def test_words_in_lines_are_read_as_those_in_a_tokenizer_file(tmp_path: Path) ->
     assert read_vocabulary(tmp_path / "json") == read_vocabulary(tmp_path / "lines")
 
 
+def test_lines_end_as_files_have_them_and_no_other_of_unicodes_ends(tmp_path: Path) -> None:
+    words = [*MARKS, "\u2028", "\x85x", "dog"]
+    for end in ("\n", "\r\n"):
+        (tmp_path / "vocab.txt").write_bytes("".join(word + end for word in words).encode())
+        assert list(read_vocabulary(tmp_path)[0]) == words
+
+
+def test_two_pieces_of_one_place_are_refused(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, [*MARKS, "dog", "cat"])
+    file = tmp_path / "tokenizer.json"
+    whole = json.loads(file.read_text())
+    first, second = list(whole["model"]["vocab"])[-2:]
+    whole["model"]["vocab"][first] = whole["model"]["vocab"][second]
+    file.write_text(json.dumps(whole))
+    with pytest.raises(DataError, match="two pieces have one place"):
+        read_vocabulary(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -181,5 +201,5 @@ def test_settings_are_those_of_the_library() -> None:
     from tokenizers.normalizers import BertNormalizer
 
     normalizer = BertNormalizer()
-    for name, field in pieces_module.PieceSettings.__dataclass_fields__.items():
-        assert getattr(normalizer, name) == field.default
+    for field in fields(pieces_module.PieceSettings):
+        assert getattr(normalizer, field.name) == field.default

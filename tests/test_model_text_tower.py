@@ -279,16 +279,24 @@ def faulty(folder: Path, tmp_path: Path, fault: str) -> Path:
         ("pickle alone", r"no model\.safetensors; pytorch_model\.bin is a pickle, which is never read"),
         ("pickle", "is no safetensors file"),
         ("missing", r"lacks encoder\.layer\.1\.output\.dense\.bias"),
-        ("shape", r"gives \(3,\), not \(8,\)"),
+        ("shape", r"encoder\.layer\.1\.output\.dense\.bias is \(3,\), and \(8,\) by config\.json"),
         ("number", "holds what is no number"),
     ],
 )
 def test_faulty_folder_is_refused_in_one_line(folder: Path, tmp_path: Path, fault: str, reason: str) -> None:
     copy = faulty(folder, tmp_path, fault)
     with pytest.raises(WeightsError, match=reason) as caught:
-        check_text_tower(copy, TransformerShape.read(copy))
+        check_text_tower(copy, TransformerShape.read(copy), 30)
         read_text_tower(copy, bound(copy), list(range(30)))
     assert "\n" not in str(caught.value)
+
+
+def test_table_without_a_row_for_each_piece_is_refused(folder: Path) -> None:
+    shape = TransformerShape.read(folder)
+    rows = len(load_file(folder / "model.safetensors")["embeddings.word_embeddings.weight"])
+    check_text_tower(folder, shape, rows)
+    with pytest.raises(WeightsError, match=f"has {rows} rows, and its vocabulary a piece for row {rows},"):
+        check_text_tower(folder, shape, rows + 1)
 
 
 @pytest.mark.slow

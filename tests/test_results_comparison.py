@@ -10,6 +10,8 @@ from builders import record
 from conftest import Captune, refused
 from study_runs import fill, new_run
 
+from captune.model.flat import flatten
+from captune.model.presets import PRESETS
 from captune.model.size import Budget
 from captune.results.baselines import Baseline
 from captune.results.comparison import RunResult, cells_of, compare
@@ -38,11 +40,20 @@ def test_best_size_and_cost_stand_beside_each_other() -> None:
 
 
 def test_only_settings_that_differ_are_told() -> None:
-    first = [record(0, 0.5, config={"text.units": 8, "train.epochs": 3})]
-    second = [record(0, 0.5, config={"text.units": 16, "train.epochs": 3, "fusion": "gated"})]
+    """And have a use: Adam has none for a weight decay."""
+    base = flatten(PRESETS["compact"])
+    first = [record(0, 0.5, config={**base, "text.units": 8, "train.weight_decay": 0.5})]
+    other = {"text.units": 16, "train.optimizer": "adamw", "train.weight_decay": 0.1}
+    second = [record(0, 0.5, config={**base, **other})]
     comparison = compare([result("a", first, trials=3, seed=0), result("b", second, trials=4, seed=0)])
     assert comparison.settings == {"trials": (3, 4)}
-    assert comparison.winners == {"text.units": (8, 16), "fusion": (None, "gated")}
+    assert comparison.winners == {
+        "text.units": (8, 16),
+        "train.optimizer": ("adam", "adamw"),
+        "train.weight_decay": (None, 0.1),
+    }
+    unknown = [record(0, 0.5, config={"text.future": 1})]
+    assert compare([result("a", unknown), result("b", [])]).winners == {"text.future": (1, None)}
 
 
 def test_course_rises_over_the_time_of_search() -> None:

@@ -4,6 +4,7 @@ import io
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -141,6 +142,24 @@ def test_baselines_of_validation_stand_below_the_trials_without_a_number() -> No
     assert [line.split() for line in shown[4:6]] == [["baseline", "0.6319"], ["baseline", "0.8531"]]
     assert "commonest label 0.6319, TF-IDF + logistic regression 0.8531" in shown[-1]
     assert "0.1234" not in "".join(shown)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_metric_of_the_search_and_what_is_sorted_by_are_shown_and_baselines_are_in_it(width: int) -> None:
+    curves = [replace(epoch(1, 0.5 + number / 10), metric="macro_f1") for number in range(3)]
+    records = [record(number, curve=(curve,)) for number, curve in enumerate(curves)]
+    known = [Baseline(COMMONEST, "validation", 0.6, 0.5, 0.0478, (0.1,))]
+    heading, *rows = lines(records, width, baselines=known, sort="ece")
+    assert heading.split()[:6] == ["number", "fate", "mean_f1", "macro_f1", "ece", "MiB"]
+    assert rows[-1] == f"baselines, macro_f1: {COMMONEST} 0.0478"
+    of_map = [record(curve=(replace(epoch(1, 0.5), metric="map"),))]
+    assert "baselines" not in lines(of_map, width, baselines=known)[-1]
+
+
+def test_reason_of_the_first_trial_that_failed_is_told() -> None:
+    failed = [record(number, None, "failed", reason=f"ValueError: {number}") for number in (4, 5)]
+    assert lines(failed[:1], 80)[-1] == "trial 4 failed: ValueError: 4"
+    assert lines(failed, 80)[-1] == "trial 4 failed: ValueError: 4; the others: --columns number,fate,reason"
 
 
 def test_setting_that_moves_the_score_stands_before_one_that_does_not() -> None:

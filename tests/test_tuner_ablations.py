@@ -80,12 +80,12 @@ def test_each_part_is_left_out_by_itself() -> None:
 
 
 def test_differences_are_of_the_same_examples_and_their_interval_holds_them() -> None:
-    whole = Variant(without="nothing", f1=(1.0, 0.5, 0.0, 1.0) * 50, weights_bytes=100, seconds=1.0)
-    worse = Variant(without="captions", f1=(0.5, 0.5, 0.0, 1.0) * 50, weights_bytes=60, seconds=1.0)
+    whole = Variant(without="nothing", shares=(1.0, 0.5, 0.0, 1.0) * 50, weights_bytes=100, seconds=1.0)
+    worse = Variant(without="captions", shares=(0.5, 0.5, 0.0, 1.0) * 50, weights_bytes=60, seconds=1.0)
     ablation = Ablation(trial=0, config={}, epochs=2, seeds=1, data="f", variants=(whole, worse))
     first, second = ablation.rows()
     assert (first.difference, first.low, first.high) == (0.0, 0.0, 0.0)
-    assert second.mean_f1 == 0.5 and second.difference == -0.125
+    assert second.score == 0.5 and second.difference == -0.125
     assert second.low < second.difference < second.high < 0, "pairs tell what means of 0.5 and 0.625 do not"
 
 
@@ -115,7 +115,7 @@ def test_ablation_scores_as_the_search_did_and_goes_on_where_it_was(
     assert ran.code == 0, ran.err
     again = Ablation.read(run.ablation)
     assert again.variants[0] == kept.variants[0], "it was not trained again"
-    assert again.variants[1].f1 == kept.variants[1].f1
+    assert again.variants[1].shares == kept.variants[1].shares
     assert [line.split()[0] for line in ran.out.splitlines()[1:]] == ["nothing", "text.wide"]
     for arguments, told in (
         (("--seeds", 2), "ablation.json is of trial 0 with 1 seeds"),

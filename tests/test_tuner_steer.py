@@ -68,7 +68,8 @@ def test_what_is_enqueued_is_checked_at_once_and_left_for_the_driver(captune: Ca
     (name,) = Requests(begun).names()
     assert Requests(begun).read(name).configurations == ({"text.embedding": 24}, {"train.learning_rate": 0.002})
     for text, *words in (
-        ("- text.embedding: 24\n- text.embedding: 17\n", "line 2: 2: text.embedding: the space has from 8 to 24 by 8"),
+        ("- text.embedding: 8\n- text.embedding: 17\n", "line 2: 2: text.embedding: the space has from 8 to 24 by 8"),
+        ("text.embedding: 24\n", "line 1: 1: it is the same as one that was enqueued and waits; leave it out"),
         ("text.embeddings: 16\n", "line 1: 1: text.embeddings: unknown name"),
         ("- {}\n", "line 1: 1: it is the same as the preset"),
         ("text.embedding: [16]\n", "text.embedding"),
@@ -87,7 +88,7 @@ def test_python_door_tells_the_configuration_that_is_wrong(begun: RunFolder) -> 
     run = captune.open_run(str(begun.path))
     assert run.enqueue({"text.embedding": 24}) == 1
     with pytest.raises(captune.Error, match=r"configurations: 2: text.embedding: the space has"):
-        run.enqueue([{"text.embedding": 24}, {"text.embedding": 9}])
+        run.enqueue([{"text.embedding": 8}, {"text.embedding": 9}])
 
 
 def test_configurations_beyond_the_trials_of_a_search_are_told_with_the_trials_they_need(

@@ -10,6 +10,7 @@ import pytest
 from builders import rest_in_soak, trained
 from clip_towers import write_clip
 from pydantic import ValidationError
+from safetensors.numpy import load_file, save_file
 from text_towers import write_tower
 
 from captune.data_prep.store import PreparedData
@@ -224,6 +225,18 @@ def test_search_without_its_folder_is_refused_before_it_starts(folder: Path, own
         searched(copy, own)
     with pytest.raises(ConfigError, match=r"needs text\.weights"):
         searched(Path("none"), own)
+    clip = write_clip(tmp_path / "clip", own.captions)
+    shutil.copy(folder / "tokenizer.json", clip)
+    with pytest.raises(ConfigError, match=r"config\.json of CLIP beside a vocabulary of BERT's"):
+        searched(clip, own)
+    (short := tmp_path / "short").mkdir()
+    for file in ("config.json", "tokenizer.json"):
+        shutil.copy(folder / file, short)
+    values = load_file(folder / "model.safetensors")
+    values["embeddings.word_embeddings.weight"] = values["embeddings.word_embeddings.weight"][:9]
+    save_file(values, short / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"has 9 rows, and its vocabulary a piece for row \d+"):
+        searched(short, own)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from captune.data_prep.store import PreparedData
-from captune.model.flat import unflatten
+from captune.model.flat import flatten, unflatten
 from captune.model.latency import Latency, Speed
 from captune.model.operations import Operations
 from captune.model.size import Budget, Contents
@@ -18,6 +18,7 @@ from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.records import load_records
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.decisions.gate import STARTUP, Gate
+from captune.tuner.decisions.preflight import inspect
 from captune.tuner.decisions.warm_start import Findings, differing, findings, take_over
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.feasibility import FeasibleSpace
@@ -101,6 +102,21 @@ def test_finished_and_refused_trials_are_known_and_no_records(
     admitted = gate_of(study, captions_data, 600_000, seed=5).admit()
     assert admitted.config.model.text is not None
     assert admitted.config.model.text.embedding == best.config["text.embedding"]
+
+
+@pytest.mark.parametrize("others", [(), ("other data",)])
+def test_search_runs_first_what_was_foretold(
+    tmp_path: Path, old: RunFolder, captions_data: PreparedData, others: tuple[str, ...]
+) -> None:
+    """Where scores mean something else the three best run again, else the best alone, before the sampler's."""
+    feasible, study = reach(captions_data), study_of(run_of(tmp_path / "new"))
+    learn = partial(take_over, found=findings(old, feasible, others))
+    foretold = inspect(CONFIG, feasible, 0, len(captions_data), learn).first
+    study.enqueue_trial(feasible.preset())
+    learn(study)
+    gate = Gate(study, feasible, seed=CONFIG.seed)
+    assert [flatten(config) for config, _ in foretold] == [flatten(gate.admit().config) for _ in foretold]
+    assert len({config.model_dump_json() for config, _ in foretold}) == 3
 
 
 def test_sampler_that_was_told_draws_no_even_start(tmp_path: Path, old: RunFolder, captions_data: PreparedData) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import stat
@@ -71,6 +72,16 @@ def sha256(path: Path) -> str:
     """Of a regular file, in hex. Raises what `regular` does."""
     with regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_lines(path: Path) -> list[str]:
+    """The lines of a regular file of UTF-8, at \\n, \\r\\n or \\r: Unicode's other ends of lines are text here.
+
+    Raises what `regular` does, and UnicodeDecodeError.
+    """
+    with regular(path) as file:
+        text = file.read().decode()
+    return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 
 
 def json_object(path: Path) -> dict[str, Any]:

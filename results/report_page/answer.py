@@ -58,8 +58,8 @@ def _how_good(facts: Facts) -> list[str]:
     if test.members and test.validation is not None:
         trials = ", ".join(map(str, test.members))
         averaged = [
-            f"It is shipped as the average of trials {trials}, chosen on validation, where they have mean F1 "
-            f"{test.validation:.4f} together."
+            f"It is shipped as the average of trials {trials}, chosen on validation, where they have "
+            f"{TITLES[metric]} {test.validation:.4f} together."
         ]
     return [
         found,
@@ -84,6 +84,7 @@ def _beside(facts: Facts) -> str:
     if not baselines:
         return "What is had for nothing on these rows is not known: this run has no baselines."
     said = " and ".join(f"{each.name} {getattr(each, metric):.4f}" for each in baselines)
+    said = said if facts.search.metric == "mean_f1" else f"{TITLES[metric]} of {said}"
     if score is None:
         return f"For nothing one has on the {rows} rows: {said}."
     difference = score - max(getattr(each, metric) for each in baselines)

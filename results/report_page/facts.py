@@ -36,7 +36,7 @@ class SearchFacts:
 @dataclass(frozen=True)
 class TestScores:
     """What the winner's proof says. low, high: 95 % interval of mean_f1. per_label: F1 by the id of each label.
-    members: trials whose networks it averages, if it does; validation: their mean F1 on the validation rows.
+    members: trials whose networks it averages, if it does; validation: their score on the validation rows.
     confirmed: how further seeds chose it, and how what was expected came true; empty where they did not.
     latency: milliseconds a row and their limit in words, None without a limit.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from captune.tuner.run.settings import RunSettings, check, create, discard
 from captune.tuner.space.config import SearchConfig, read_search
 
 if TYPE_CHECKING:
+    from captune.tuner.decisions.warm_start import Findings
     from captune.tuner.space.feasibility import FeasibleSpace
 
 
@@ -86,6 +88,7 @@ def plan(
     """
     warnings.simplefilter("ignore")  # in a notebook without widgets, of the progress bars that Optuna imports
     from captune.tuner.decisions.preflight import inspect, lines
+    from captune.tuner.decisions.warm_start import take_over
 
     if space is not None and config is not None:
         raise ArgumentError("space", "a search.yaml holds its own; give one of the two")
@@ -111,10 +114,12 @@ def plan(
         speed = speed_of_this_machine(timed_format(asked), say)
         feasible = replace(feasible, latency=Latency(asked.latency, speed))
     older = warm_start.where if isinstance(warm_start, Run) else None if warm_start is None else str(warm_start)
-    preflight = inspect(asked, feasible, prepared.prepared.num_pictures, len(prepared.prepared))
+    found = None if older is None else _of_older(older, asked, prepared, feasible)
+    learn = (lambda _: None) if found is None else partial(take_over, found=found)
+    preflight = inspect(asked, feasible, prepared.prepared.num_pictures, len(prepared.prepared), learn)
     report = lines(preflight, feasible.space, str(run))
-    if older is not None:
-        report.append(f"warm start {_of_older(older, asked, prepared, feasible)}")
+    if found is not None:
+        report.append(f"warm start {found}")
     return Plan(prepared, str(run), asked, older, tuple(report), speed)
 
 
@@ -171,11 +176,11 @@ def search(
     return asked.start(address=address, progress=progress, log=log)
 
 
-def _of_older(older: str, config: SearchConfig, data: DataSet, feasible: FeasibleSpace) -> str:
+def _of_older(older: str, config: SearchConfig, data: DataSet, feasible: FeasibleSpace) -> Findings:
     """What is taken over of an earlier run."""
     from captune.tuner.decisions.warm_start import differing, findings
 
     with reading(older) as folder:
         before = RunSettings.of(folder)
         same_data = before.fingerprint == data.prepared.manifest.fingerprint
-        return str(findings(folder, feasible, differing(before.search, config, same_data=same_data)))
+        return findings(folder, feasible, differing(before.search, config, same_data=same_data))

@@ -409,8 +409,9 @@ class Run:
             seeds: trainings of each, whose scores are averaged.
 
         Returns:
-            A row for the whole network (without "nothing") and for each part: `mean_f1`, `difference` from the whole
-            with its 95 % interval `low` to `high`, over the examples in pairs, `weights_bytes`, `seconds`.
+            A row for the whole network (without "nothing") and for each part: its score, in a column that is named
+            after the metric of the search (`mean_f1`), `difference` from the whole with its 95 % interval `low` to
+            `high`, over the examples in pairs, `weights_bytes`, `seconds`.
 
         Raises:
             ArgumentError: the network has no such part.
@@ -431,7 +432,7 @@ class Run:
         with steps("opening the run", shown=progress) as tell:
             threads = os.cpu_count() or 1
             ablation = in_own_process(ablate, self.where, trial, tuple(without), seeds, threads, say=tell)
-        return pd.DataFrame(map(asdict, ablation.rows()))
+        return pd.DataFrame(map(asdict, ablation.rows())).rename(columns={"score": ablation.metric})
 
     @property
     def winner(self) -> Winner:

@@ -13,12 +13,13 @@ from captune.model.flat import unflatten
 from captune.reading import UnreadableError
 from captune.results.attributes import COUNTED
 from captune.results.records import Record, load_records
-from captune.results.run_folder import RunError
+from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import open_data, reading
 from captune.tuner.run.requests import Request, Requests
 from captune.tuner.run.settings import RunSettings, check
 from captune.tuner.space.config import read_configurations
 from captune.tuner.space.dimensions import SpaceError
+from captune.tuner.space.feasibility import FeasibleSpace
 from captune.tuner.space.meaning import chosen_as_declared
 
 
@@ -39,13 +40,26 @@ def enqueue(location: str, configurations: str | Path | Mapping[str, Any] | Sequ
         feasible = check(settings.search, open_data(settings.data, verify=False), settings.speed)
         try:
             chosen = chosen_as_declared(chosen)
-            feasible.chosen(chosen, tried)
+            feasible.chosen(chosen, _waiting(run, feasible) | tried)
         except SpaceError as error:
             if file is not None:
                 raise file.error(str(error), *error.location) from None
             raise ArgumentError("configurations", ": ".join((*error.location, str(error)))) from None
         Requests(run).add(Request(configurations=tuple(chosen)))
     return len(chosen)
+
+
+def _waiting(run: RunFolder, feasible: FeasibleSpace) -> dict[bytes, str]:
+    """Keys of the networks that were asked for and are not in the study yet, with what they are in words."""
+    waiting = dict[bytes, str]()
+    requests = Requests(run)
+    for name in requests.names():
+        with suppress(UnreadableError, RunError, SpaceError):  # the driver leaves it, or has taken it up by now
+            for parameters in feasible.chosen(requests.read(name).configurations, {}):
+                with suppress(KeyError):  # the sampler draws what is not named
+                    config = feasible.bind(feasible.space.at(parameters))
+                    waiting[key_of(config)] = "one that was enqueued and waits"
+    return waiting
 
 
 def trials_needed(location: str) -> int | None:

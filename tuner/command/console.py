@@ -96,9 +96,12 @@ def tell_baselines(
     Args:
         judge: whether to say so where the network is no better.
     """
+    from captune.model.config import TITLES
+
     scores = {each.name: getattr(each, metric) for each in baselines if each.rows == rows and metric != "map"}
     if scores:
-        tell("for nothing: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        of_it = "" if metric == "mean_f1" else f", {TITLES[metric]}"
+        tell(f"for nothing{of_it}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     better = [name for name, value in scores.items() if score <= value]
     if judge and better:
         say(f"note: the network is no better than what is had for nothing ({', '.join(better)}): {NO_BETTER}")

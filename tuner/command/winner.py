@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,6 +15,7 @@ from captune.tuner.command.console import fail, print_json, tell, tell_baselines
 from captune.tuner.winner.formats.declarations import Kind
 
 if TYPE_CHECKING:
+    from captune.model.config import Metric
     from captune.tuner.api.runs import Run
 
 
@@ -116,8 +117,8 @@ def refit(
     tell(f"search    mean F1 {proof.search.mean_f1:.4f}{chosen} on {proof.search.examples} validation examples")
     interval = f"95 % {test.low:.4f} to {test.high:.4f}"
     tell(f"test      mean F1 {test.mean_f1:.4f} ({interval}), {test.examples} examples")
-    if proof.confirmation is not None and not proof.members:
-        tell(f"          {proof.confirmation.check(test)}")
+    if proof.confirmed is not None:
+        tell(f"          {proof.confirmed}")
     tell(
         f"          micro F1 {test.micro_f1:.4f}, macro F1 {test.macro_f1:.4f}, mAP {test.map:.4f}, ECE {test.ece:.4f}"
     )
@@ -154,18 +155,21 @@ def ablate(
     as_json: AsJson = False,
 ) -> None:
     """Trains the winner without captions, without pictures, without each of its parts, and scores it on validation."""
+    from captune.model.config import TITLES
     from captune.tuner.api.runs import Run
 
     frame = Run(run).ablate(without=without or (), trial=trial, seeds=seeds)
     if as_json:
         print_json(frame.to_dict("records"))
         return
-    tell(f"{'without':18}  mean F1  difference (95 % in pairs)       MiB  seconds")
+    metric = cast("Metric", frame.columns[1])
+    wide = max(7, len(TITLES[metric]))
+    tell(f"{'without':18}  {TITLES[metric]:{wide}}  difference (95 % in pairs)       MiB  seconds")
     row: Any
     for row in frame.itertuples():
         difference = f"{row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})" if row.without != "nothing" else ""
         mib = row.weights_bytes / 2**20
-        tell(f"{row.without:18}  {row.mean_f1:7.4f}  {difference:28} {mib:6.2f}  {row.seconds:7.0f}")
+        tell(f"{row.without:18}  {row[2]:{wide}.4f}  {difference:28} {mib:6.2f}  {row.seconds:7.0f}")
 
 
 def export(

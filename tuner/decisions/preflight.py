@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import statistics
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -22,6 +23,9 @@ from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.feasibility import FeasibleSpace
 from captune.tuner.space.space import Space
 from captune.tuner.space.yaml_file import ConfigError
+
+if TYPE_CHECKING:
+    import optuna
 
 DRAWS = 2000
 FIRST = 3
@@ -57,17 +61,24 @@ class Preflight:
     keep: int
 
 
-def inspect(config: SearchConfig, feasible: FeasibleSpace, pictures: int, rows: int) -> Preflight:
+def inspect(
+    config: SearchConfig,
+    feasible: FeasibleSpace,
+    pictures: int,
+    rows: int,
+    learn: Callable[[optuna.Study], None] = lambda _: None,
+) -> Preflight:
     """Draws from the space and asks the gate, in memory, for its first configurations.
 
     Args:
         pictures, rows: of the data set.
+        learn: adds what is known from an earlier run.
 
     Raises:
         BudgetError: nothing in the space fits.
         ConfigError: features of frozen backbones would take more than `cache_limit`.
     """
-    first = tuple(_first(config, feasible))
+    first = tuple(_first(config, feasible, learn))
     random = Random(config.seed)
     draws: list[tuple[TrialConfig, TrialConfig]] = []  # as drawn, and on the data
     for _ in range(DRAWS):
@@ -106,18 +117,22 @@ def inspect(config: SearchConfig, feasible: FeasibleSpace, pictures: int, rows: 
     )
 
 
-def _first(config: SearchConfig, feasible: FeasibleSpace) -> list[tuple[TrialConfig, Size]]:
+def _first(
+    config: SearchConfig, feasible: FeasibleSpace, learn: Callable[[optuna.Study], None]
+) -> list[tuple[TrialConfig, Size]]:
     import optuna
 
+    from captune.results.journal import DIRECTIONS
     from captune.results.optuna_private import quiet_optuna
     from captune.tuner.decisions.gate import Gate, UsedUp
     from captune.tuner.decisions.sampler import SAMPLERS
 
     first: list[tuple[TrialConfig, Size]] = []
     with quiet_optuna(), suppress(UsedUp):
-        study = optuna.create_study()
+        study = optuna.create_study(directions=[DIRECTIONS[objective] for objective in config.objectives])
         for parameters in (feasible.preset(), *feasible.chosen(config.first, {})):
             study.enqueue_trial(parameters)
+        learn(study)
         gate = Gate(study, feasible, seed=config.seed, sampler=SAMPLERS[config.sampler])
         while len(first) < FIRST:
             admitted = gate.admit()

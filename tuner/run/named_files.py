@@ -33,7 +33,8 @@ def check_files(space: Space, data: PreparedData) -> None:
             if "none" in drawn and (part == "vision" or data.has_captions):
                 raise ConfigError(NEEDS_WEIGHTS[part])
         for name in text_weights(space) if data.has_captions else ():
-            check_text_tower(weights_folder(name, "text"), tower_on(data, name).shape)
+            folder = weights_folder(name, "text")
+            check_text_tower(folder, tower_on(data, name).shape, 1 + max(cut_pieces(data, folder).rows))
         for name in _teachers(space):
             check_teacher(name, data)
     except (WeightsError, BundleError, DataError) as error:
@@ -75,6 +76,11 @@ def tower_on(data: PreparedData, weights: str) -> TowerOnData:
     """What `text.weights` names on the data. Raises WeightsError, DataError."""
     folder = weights_folder(weights, "text")
     shape, cut = TransformerShape.read(folder), cut_pieces(data, folder)
+    if shape.family != cut.pieces.settings.family:
+        raise WeightsError(
+            f"{folder} has the {CONFIG} of {shape.family.upper()} beside a vocabulary of "
+            f"{cut.pieces.settings.family.upper()}'s; put the files of one model there"
+        )
     return TowerOnData(shape, cut.pieces.size, cut.longest)
 
 

@@ -16,8 +16,8 @@ from captune.cluster.object_storage.remote_folder import RemoteFolder
 from captune.data_prep.store import PreparedData
 from captune.errors import ArgumentError, WorkError
 from captune.model.config import Metric, TrialConfig
-from captune.model.f1 import f1_per_example
 from captune.model.flat import unflatten
+from captune.model.metrics import shares
 from captune.model.size import size
 from captune.results.ablation import WHOLE, Ablation, Variant
 from captune.results.records import load_records
@@ -67,13 +67,13 @@ def ablate(
         for part in parts:
             if part not in variants:
                 raise ArgumentError("without", f"trial {record.number} has no {part}, but {', '.join(variants)}")
-        ablation = _begun(run, record, data, seeds)
+        ablation = _begun(run, record, data, seeds, settings.metric)
         runtime.settle(threads, settings.backend)
         wanted: dict[str, TrialConfig] = {WHOLE: config} | {part: variants[part] for part in parts or variants}
         left = {part: each for part, each in wanted.items() if ablation.without(part) is None}
         for place, (part, each) in enumerate(left.items()):
             progress = _Progress(f"without {part}", place, len(left), ablation.epochs * seeds, say)
-            variant = _trained(part, each, record, data, ablation, settings.metric, progress)
+            variant = _trained(part, each, record, data, ablation, progress)
             ablation = ablation.model_copy(update={"variants": (*ablation.variants, variant)})
             ablation.write(run.ablation)
             if run.address is not None:
@@ -93,13 +93,14 @@ class _Progress:
         self._done += 1
 
 
-def _begun(run: RunFolder, record: Record, data: PreparedData, seeds: int) -> Ablation:
+def _begun(run: RunFolder, record: Record, data: PreparedData, seeds: int, metric: Metric) -> Ablation:
     new = Ablation(
         trial=record.number,
         config=dict(record.config),
         epochs=epochs_of_refit(record, epoch_to_keep(record)),
         seeds=seeds,
         data=data.manifest.fingerprint,
+        metric=metric,
     )
     if not run.ablation.exists():
         return new
@@ -118,7 +119,6 @@ def _trained(
     record: Record,
     data: PreparedData,
     ablation: Ablation,
-    metric: Metric,
     progress: _Progress,
 ) -> Variant:
     from captune.model.held_out import answer
@@ -129,17 +129,20 @@ def _trained(
     features = features_for(config, data)
     held_out = validation_rows(data)
     validation = to_answer(data, held_out, config.model, features)
-    truth, f1 = data.labels[held_out], np.zeros(len(held_out))
+    truth, of_seeds = data.labels[held_out], []
     for turn in range(ablation.seeds):
         training = begin(data, data.rows("train"), config, seed=record.seed + turn, features=features)
         for number in range(1, ablation.epochs + 1):
             progress.step()
             training.epoch(number)
-        answered = answer(training, validation, truth, metric=metric)
+        answered = answer(training, validation, truth, metric=ablation.metric)
         if answered is None:
             raise WorkError(f"without {part} the network diverged: an output is not finite")
-        f1 += f1_per_example(truth, answered.answers.labels) / ablation.seeds
+        of_seeds.append(shares(ablation.metric, truth, answered.answers))
     bytes_ = size(config.model).weights_bytes
     return Variant(
-        without=part, f1=tuple(f1.tolist()), weights_bytes=bytes_, seconds=round(time.monotonic() - started, 1)
+        without=part,
+        shares=tuple(np.mean(of_seeds, axis=0).tolist()),
+        weights_bytes=bytes_,
+        seconds=round(time.monotonic() - started, 1),
     )

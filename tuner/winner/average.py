@@ -49,7 +49,7 @@ def members_for(
     """
     say, contents = validation.say, contents_of(validation.data)
     if _reads_pieces(first):
-        say(f"note: trial {first.number} reads word pieces, which others do not, so nothing is averaged")
+        say(f"note: trial {first.number} reads word pieces, which no average does, so it is shipped alone")
         return None
     most, metric = None if count == "auto" else count, first.metric
     pool = {

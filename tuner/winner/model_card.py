@@ -189,8 +189,8 @@ def _scores(facts: CardFacts) -> Iterator[str]:
         f"precision {test.map:.4f}. In the search it had mean F1 {proof.search.mean_f1:.4f} on "
         f"{proof.search.examples} validation rows, by which it was chosen."
     )
-    if proof.confirmation is not None and not proof.members:
-        yield f"{proof.confirmation}: {proof.confirmation.check(test)}."
+    if proof.confirmation is not None:
+        yield f"{proof.confirmation}: {proof.confirmed}."
     if proof.metric != "mean_f1":
         yield f"The search maximised {TITLES[proof.metric]}, for which the decision rule was fitted."
     if len(proof.seeds) > 1:

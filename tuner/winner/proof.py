@@ -197,6 +197,15 @@ class Proof(Document):
     """Where the winner was chosen by further seeds. Of an average it is of the first member."""
 
     @property
+    def confirmed(self) -> str | None:
+        """What was expected of the winner held against test, in a line; None where nothing was."""
+        if self.confirmation is None:
+            return None
+        if self.members:
+            return f"what was expected of trial {self.trial} is of it alone, and not of the average"
+        return self.confirmation.check(self.test)
+
+    @property
     def network(self) -> Network:
         """What is in the bundle."""
         if not self.members:
