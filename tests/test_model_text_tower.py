@@ -185,6 +185,7 @@ def test_bundle_has_the_predicted_bytes_and_answers_without_the_folder(
     assert np.array_equal(probabilities(loaded, captions, None), probabilities(bundle, captions, None))
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_keras_file_is_read_without_captune(folder: Path, tmp_path: Path) -> None:
     import subprocess

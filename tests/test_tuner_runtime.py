@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from builders import rest_in_soak
 
 from captune.tuner.training import runtime
 from captune.tuner.training.runtime import ProcessError, fence, in_bfloat16, jax_settings
@@ -88,7 +89,7 @@ def test_auto_is_bfloat16_only_where_every_gpu_is_made_for_it(gpu: Path, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gpus, memory", [(0.5, "limit 7680"), (1.0, "growth")])
+@pytest.mark.parametrize("gpus, memory", rest_in_soak([(0.5, "limit 7680"), (1.0, "growth")], (0.5, "limit 7680")))
 def test_tensorflow_is_told_the_fence_before_it_starts(gpu: Path, gpus: float, memory: str) -> None:
     """In a process of its own; a CPU stands in for the GPU, and what TensorFlow is told is printed."""
     code = f"""
