@@ -169,17 +169,16 @@ def cut_pieces(data: PreparedData, folder: Path) -> CutPieces:
     Raises:
         DataError: the folder has no vocabulary of word pieces, or nothing in the captions is in it.
     """
-    places, settings = read_vocabulary(folder)
-    whole = Pieces(tuple(text for text in places if text not in MARKS), settings)
+    places, whole = read_vocabulary(folder)
     counts, longest = Counter[str](), 0
     for row in data.rows("train"):
         texts = whole.texts(data.captions[row])
         counts.update(texts)
         longest = max(longest, len(texts))
-    pieces = settings.occurring(counts, whole.pieces)
+    pieces = whole.settings.occurring(counts, whole.pieces)
     if not pieces:
         raise DataError(f"no caption of {data.path} has a word piece of {folder}: choose another text.encoder")
-    return CutPieces(Pieces(pieces, settings), tuple(places[text] for text in (*MARKS, *pieces)), longest + 2)
+    return CutPieces(Pieces(pieces, whole.settings), tuple(places[text] for text in (*MARKS, *pieces)), longest + 2)
 
 
 @lru_cache(maxsize=4)
@@ -188,8 +187,8 @@ def piece_ids(data: PreparedData, folder: Path, size: int, width: int) -> NDArra
     return cut_pieces(data, folder).pieces.first(size).encode(data.captions, width)
 
 
-def read_vocabulary(folder: Path) -> tuple[dict[str, int], PieceSettings | BytePairSettings]:
-    """Places of all pieces of a folder's vocabulary, in its order, and how captions are written for it.
+def read_vocabulary(folder: Path) -> tuple[dict[str, int], Pieces]:
+    """A folder's vocabulary: places of all its pieces and marks, in its order, and the pieces.
 
     Raises:
         DataError: it has none, or one of another kind than word pieces and byte pairs.
@@ -210,13 +209,12 @@ def read_vocabulary(folder: Path) -> tuple[dict[str, int], PieceSettings | ByteP
             raise ValueError(f"it has neither {TOKENIZER} nor {WORDS} nor {byte_pairs.MERGES}")
         if missing := [mark for mark in MARKS if mark not in places]:
             raise ValueError(f"it lacks {', '.join(missing)}")
-        settings.check([text for text in places if text not in MARKS])
+        return places, Pieces(tuple(text for text in places if text not in MARKS), settings)
     except (ValueError, KeyError, TypeError, AttributeError, UnreadableError, DataError) as error:
         raise DataError(
             f"{folder} has no vocabulary of word pieces or byte pairs ({one_line(error, 200)}); name the folder of a "
             "BERT or CLIP model"
         ) from None
-    return places, settings
 
 
 def _with_marks(places: dict[str, int]) -> dict[str, int]:

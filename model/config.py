@@ -1,7 +1,7 @@
 """Every number that describes a network or its training, with its unit and range; and the presets.
 
-A configuration is a frozen value. `flatten` turns it into dotted names (`image.backbone`, `train.learning_rate`) for
-tables and for Optuna; `unflatten` is its inverse. Numbers outside their range raise pydantic's ValidationError.
+A configuration is a frozen value; captune.model.flat writes it as dotted names (`image.backbone`,
+`train.learning_rate`) for tables and for Optuna. Numbers outside their range raise pydantic's ValidationError.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from captune.model.backbones import WeightsError
 from captune.model.config import ImageConfig, TextConfig
 from captune.model.text_towers import TransformerShape
 from captune.model.text_towers import variables as text_variables
-from captune.model.transformers import CONFIG, WEIGHTS, Family, Shape
+from captune.model.transformers import WEIGHTS, Family, Shape
 from captune.model.vision_towers import VisionShape
 from captune.model.vision_towers import variables as vision_variables
 
@@ -126,25 +126,20 @@ def check_text_tower(folder: Path, shape: TransformerShape, rows: int) -> None:
     rows: that its table of pieces has at least.
     """
     whole = TextConfig(encoder="transformer", embedding=shape.width, units=shape.hidden, layers=shape.layers)
-    expected = dict(text_variables(whole)) | {"text_positions/embeddings": (shape.positions, shape.width)}
+    own = {_PIECES: (rows, shape.width), "text_positions/embeddings": (shape.positions, shape.width)}
+    expected = _as_theirs(dict(text_variables(whole)) | own, shape.family)
+    if shape.family == "bert":
+        expected[_TYPES] = (1, shape.width)
     with _Source(folder) as source:
-        others = [_TYPES] if shape.family == "bert" else []
-        source.require([*(_theirs(name, shape.family) for name in expected), *others])
-        has = source.shape(_theirs(_PIECES, shape.family))[0]
-        if has < rows:
-            raise WeightsError(
-                f"{source.path}: {_theirs(_PIECES, shape.family)} has {has} rows, and its vocabulary a piece for row "
-                f"{rows - 1}, counted from 0; name the folder of a whole model"
-            )
-        source.match({**expected, _PIECES: (has, shape.width)}, shape.family)
+        source.match(expected, longer={_theirs(_PIECES, shape.family), _TYPES})
 
 
 def check_vision_tower(folder: Path, shape: VisionShape) -> None:
     """The same of a tower of pictures."""
     whole = shape.bound(ImageConfig(backbone="transformer", layers=shape.layers))
-    places = (1 + (shape.side // shape.patch) ** 2, shape.width)
+    own = {"image_places/embeddings": (1 + (shape.side // shape.patch) ** 2, shape.width)}
     with _Source(folder) as source:
-        source.match(dict(vision_variables(whole)) | {"image_places/embeddings": places}, "clip")
+        source.match(_as_theirs(dict(vision_variables(whole)) | own, "clip"))
 
 
 class _Source:
@@ -179,16 +174,16 @@ class _Source:
                 f"{self.path} lacks {', '.join(missing[:_MOST])}{more}; name the folder of a whole model"
             )
 
-    def match(self, variables: Mapping[str, Shape], family: Family) -> None:
-        """Raises WeightsError unless it has a tensor for each variable of captune's, of its shape."""
-        self.require([_theirs(name, family) for name in variables])
-        for name, shape in variables.items():
-            expected = (*shape[:-3:-1], *shape[:-2]) if name.endswith("/kernel") else shape
-            expected = expected[1:] if name == "image_class/embeddings" else expected
-            if (found := self.shape(_theirs(name, family))) != expected:
+    def match(self, expected: Mapping[str, Shape], longer: Collection[str] = ()) -> None:
+        """Raises WeightsError unless its tensors have these shapes. longer: which may have more rows."""
+        self.require(list(expected))
+        for name, shape in expected.items():
+            found = self.shape(name)
+            if found != shape and not (name in longer and found[1:] == shape[1:] and found[:1] > shape[:1]):
+                least = " at least" if name in longer else ""
                 raise WeightsError(
-                    f"{self.path}: {_theirs(name, family)} is {found}, and {expected} by {CONFIG}; name the folder "
-                    "of a whole model"
+                    f"{self.path}: {name} is {found}, and {shape}{least} by the files beside it; name the folder of a "
+                    "whole model"
                 )
 
     def shape(self, name: str) -> Shape:
@@ -215,6 +210,15 @@ class _Source:
             raise WeightsError(
                 f"{self.path}: {name} cannot be read ({one_line(error, 100)}); save it as float32"
             ) from None
+
+
+def _as_theirs(variables: Mapping[str, Shape], family: Family) -> dict[str, Shape]:
+    """Variables of captune's by their names, the axes of each in their order."""
+    expected = {}
+    for name, shape in variables.items():
+        ours = (*shape[:-3:-1], *shape[:-2]) if name.endswith("/kernel") else shape
+        expected[_theirs(name, family)] = ours[1:] if name == "image_class/embeddings" else ours
+    return expected
 
 
 def _theirs(name: str, family: Family) -> str:

@@ -27,7 +27,7 @@ class Variant(Settings):
 
 @dataclass(frozen=True)
 class Row:
-    """A variant beside the whole network. low, high: 95 % interval of the difference, over the examples in pairs."""
+    """A variant beside the whole network. low, high: 95 % interval of the difference, over the shares in pairs."""
 
     without: str
     score: float
@@ -48,7 +48,7 @@ class Ablation(Document):
     seeds: int
     data: str
     """Fingerprint of the data."""
-    metric: Metric = "mean_f1"
+    metric: Metric
     """Of the scores: that of the search."""
     variants: tuple[Variant, ...] = ()
 

@@ -12,7 +12,7 @@ from captune.model.metrics import METRICS
 from captune.results import table
 from captune.results.attributes import SCORED
 from captune.results.baselines import Baseline, of_validation
-from captune.results.columns import heading, several
+from captune.results.columns import column, heading, several
 from captune.results.explained_variance import explained
 from captune.results.records import Record
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from captune.model.config import Metric
+
 LEAST_COLUMNS = ("number", "fate", "mean_f1", "weights_bytes")
-"""Always shown, whole in 60 columns and more, as are the metric of the search and what is sorted by."""
+"""Always shown, whole in 60 columns and more; beside them the metric of the search and what is sorted by."""
 FURTHER_COLUMNS = ("epochs", "seconds")
 """Shown where there is room, before settings."""
 BEST = "*"
@@ -70,13 +72,13 @@ def terminal(
     best, rows = _best(records), table.frame(records, sort=sort, where=where, limit=limit)
     rows = _without_idle(rows, records)
     beside = of_validation(baselines)
+    metric: Metric = next((record.metric for record in records if record.curve), "mean_f1")
     if columns is None:
         settings = list(dict.fromkeys(name for record in records for name in record.config))
         settings = [name for name in settings if rows[name].dropna().map(repr).nunique() > 1]
         varying = _by_importance(rows, records, settings)
-        metrics = {record.metric for record in records if record.curve}
-        asked = [name for name in (*metrics, sort) if name is not None and name in rows]
-        least = list(dict.fromkeys([*LEAST_COLUMNS[:-1], *asked, LEAST_COLUMNS[-1]]))
+        asked = [] if sort is None else [column(sort.removeprefix("-"), [str(name) for name in rows])]
+        least = list(dict.fromkeys([*LEAST_COLUMNS[:-1], metric, *asked, LEAST_COLUMNS[-1]]))
         names = list(dict.fromkeys([*least, *FURTHER_COLUMNS, *varying]))
     else:
         names = several(columns, [str(name) for name in rows])
@@ -93,7 +95,7 @@ def terminal(
     fates = [*rows["fate"], *("baseline" for _ in beside)]
     is_best = [best is not None and number == best.number for number in rows["number"]] + [False] * len(beside)
     views = [_view({name: cells[name] for name in part}, fates, is_best, len(rows)) for part in parts]
-    return Group(*views, *(Text(visible(line)) for line in _footer(records, best, beside, hidden)))
+    return Group(*views, *(Text(visible(line)) for line in _footer(records, best, beside, metric, hidden)))
 
 
 def _best(records: Sequence[Record]) -> Record | None:
@@ -214,7 +216,7 @@ def _view(cells: Mapping[str, Sequence[str]], fates: Sequence[str], is_best: Seq
 
 
 def _footer(
-    records: Sequence[Record], best: Record | None, baselines: Sequence[Baseline], hidden: int
+    records: Sequence[Record], best: Record | None, baselines: Sequence[Baseline], metric: Metric, hidden: int
 ) -> Iterator[str]:
     if hidden:
         yield f"+{hidden} settings: --columns all" if hidden > 1 else "+1 setting: --columns all"
@@ -226,7 +228,6 @@ def _footer(
             f"{BEST} best: trial {best.number}, {best.metric} {table.cell(best.metric, best.score)}, "
             f"{table.cell('weights_bytes', best.weights_bytes)} MiB"
         )
-    metric = "mean_f1" if best is None else best.metric
     if baselines and metric != "map":  # which is not computed of them
         of_it = "" if metric == "mean_f1" else f", {metric}"
         scores = (f"{each.name} {table.cell(metric, getattr(each, metric))}" for each in baselines)

@@ -42,8 +42,7 @@ def test_bytes_are_joined_in_the_order_of_the_vocabulary_up_to_the_end_of_a_word
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(caption=st.text(max_size=40) | st.text("adogs ',.1\t", max_size=40))
 def test_any_text_is_cut_as_by_the_library_and_by_the_file_of_a_bundle(folder: Path, caption: str) -> None:
-    places, kind = read_vocabulary(folder)
-    whole = Pieces(tuple(text for text in places if text not in MARKS), kind)
+    _, whole = read_vocabulary(folder)
     assert whole.texts(caption) == theirs(folder, caption)
     assert Pieces.from_json(whole.to_json()).codes(caption) == whole.codes(caption)
 

@@ -98,6 +98,9 @@ def test_words_in_lines_are_read_as_those_in_a_tokenizer_file(tmp_path: Path) ->
     (tmp_path / "lines" / "vocab.txt").write_text("\n".join(whole) + "\n")
     (tmp_path / "lines" / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert read_vocabulary(tmp_path / "json") == read_vocabulary(tmp_path / "lines")
+    (tmp_path / "lines" / "vocab.txt").write_text("\n".join([*whole, "", "more"]) + "\n")
+    with pytest.raises(DataError, match=r"lines has no vocabulary .*neither empty ones nor marks"):
+        read_vocabulary(tmp_path / "lines")
 
 
 def test_lines_end_as_files_have_them_and_no_other_of_unicodes_ends(tmp_path: Path) -> None:
@@ -184,13 +187,13 @@ def test_real_captions_have_the_pieces_of_the_real_vocabulary(tmp_path: Path) ->
     from captune.data_prep.csv_file import read_csv
 
     captions = [example.caption for example in read_csv(source / "coco18" / "train.csv").examples]
-    places, settings_ = read_vocabulary(tower)
+    places, vocabulary_ = read_vocabulary(tower)
     whole = Tokenizer.from_file(str(tower / "tokenizer.json"))
     whole.no_truncation()
     whole.no_padding()
     expected = [whole.encode(caption, add_special_tokens=False).tokens for caption in captions]
     occurring = dict.fromkeys(text for texts in expected for text in texts if text not in MARKS)
-    cut = Pieces(tuple(occurring), settings_)
+    cut = Pieces(tuple(occurring), vocabulary_.settings)
     assert len(captions) == 24_000 and set(occurring) <= set(places)
     assert [cut.texts(caption) for caption in captions] == expected
     ids = cut.encode(captions, 64)

@@ -84,7 +84,7 @@ def test_bundle_has_the_predicted_bytes_and_answers_without_the_folder(
     folder: Path, tmp_path: Path, storage: Any
 ) -> None:
     pytest.importorskip("tokenizers", reason="pip install 'captune[text]'")
-    from captune.data_prep.pieces import MARKS, Pieces, read_vocabulary
+    from captune.data_prep.pieces import MARKS, read_vocabulary
     from captune.model.bundle import Bundle, measured_bytes
     from captune.model.classifier import build
     from captune.model.rule import DecisionRule
@@ -92,8 +92,7 @@ def test_bundle_has_the_predicted_bytes_and_answers_without_the_folder(
     from captune.model.training import put_through
     from captune.tuner.winner.predict import probabilities
 
-    places, kind = read_vocabulary(folder)
-    pieces = Pieces(tuple(text for text in places if text not in MARKS), kind)
+    places, pieces = read_vocabulary(folder)
     text = bound(folder, pieces=pieces.size, frozen=True, pooling="end", vocabulary_size=1000)
     config = ModelConfig(text=text, num_labels=3, storage=storage)
     network = build(config, pieces=[places[text] for text in (*MARKS, *pieces.pieces)])
@@ -123,7 +122,7 @@ def test_numbers_that_the_library_leaves_out_are_those_of_its_smallest(tmp_path:
         ("gelu", "hidden_act 'gelu', where CLIP has 'quick_gelu'"),
         ("text", r"text_config .*no object"),
         ("missing", r"lacks text_model\.final_layer_norm\.bias"),
-        ("shape", r"text_model\.encoder\.layers\.1\.mlp\.fc1\.bias is \(3,\), and \(12,\) by config\.json"),
+        ("shape", r"text_model\.encoder\.layers\.1\.mlp\.fc1\.bias is \(3,\), and \(12,\) by the files"),
     ],
 )
 def test_faulty_folder_is_refused_in_one_line(folder: Path, tmp_path: Path, fault: str, reason: str) -> None:

@@ -150,10 +150,13 @@ def test_all_layers_are_kept_unless_fewer_are_asked_for() -> None:
         ("large", "patch_size 128, a number from 1 to 64 is needed"),
         ("vision", r"vision_config .*no object"),
         ("missing", r"lacks vision_model\.post_layernorm\.bias"),
-        ("shape", r"vision_model\.encoder\.layers\.1\.mlp\.fc1\.bias is \(3,\), and \(12,\) by config\.json"),
-        ("patch", r"vision_model\.embeddings\.patch_embedding\.weight is \(8, 3, 5, 5\), and \(8, 3, 6, 6\) by"),
-        ("places", r"vision_model\.embeddings\.position_embedding\.weight is \(9, 8\), and \(10, 8\) by"),
-        ("no places", r"vision_model\.embeddings\.position_embedding\.weight is \(0, 8\), and \(10, 8\) by"),
+        ("shape", r"vision_model\.encoder\.layers\.1\.mlp\.fc1\.bias is \(3,\), and \(12,\) by the files"),
+        (
+            "patch",
+            r"vision_model\.embeddings\.patch_embedding\.weight is \(8, 3, 5, 5\), and \(8, 3, 6, 6\)",
+        ),
+        ("places", r"vision_model\.embeddings\.position_embedding\.weight is \(9, 8\), and \(10, 8\) by the files"),
+        ("no places", r"vision_model\.embeddings\.position_embedding\.weight is \(0, 8\), and \(10, 8\) by the files"),
         ("nan", r"vision_model\.embeddings\.class_embedding holds what is no number"),
     ],
 )

@@ -149,7 +149,7 @@ def test_metric_of_the_search_and_what_is_sorted_by_are_shown_and_baselines_are_
     curves = [replace(epoch(1, 0.5 + number / 10), metric="macro_f1") for number in range(3)]
     records = [record(number, curve=(curve,)) for number, curve in enumerate(curves)]
     known = [Baseline(COMMONEST, "validation", 0.6, 0.5, 0.0478, (0.1,))]
-    heading, *rows = lines(records, width, baselines=known, sort="ece")
+    heading, *rows = lines(records, width, baselines=known, sort="-ece")
     assert heading.split()[:6] == ["number", "fate", "mean_f1", "macro_f1", "ece", "MiB"]
     assert rows[-1] == f"baselines, macro_f1: {COMMONEST} 0.0478"
     of_map = [record(curve=(replace(epoch(1, 0.5), metric="map"),))]

@@ -82,7 +82,7 @@ def test_each_part_is_left_out_by_itself() -> None:
 def test_differences_are_of_the_same_examples_and_their_interval_holds_them() -> None:
     whole = Variant(without="nothing", shares=(1.0, 0.5, 0.0, 1.0) * 50, weights_bytes=100, seconds=1.0)
     worse = Variant(without="captions", shares=(0.5, 0.5, 0.0, 1.0) * 50, weights_bytes=60, seconds=1.0)
-    ablation = Ablation(trial=0, config={}, epochs=2, seeds=1, data="f", variants=(whole, worse))
+    ablation = Ablation(trial=0, config={}, epochs=2, seeds=1, data="f", metric="mean_f1", variants=(whole, worse))
     first, second = ablation.rows()
     assert (first.difference, first.low, first.high) == (0.0, 0.0, 0.0)
     assert second.score == 0.5 and second.difference == -0.125

@@ -69,7 +69,7 @@ def test_what_is_enqueued_is_checked_at_once_and_left_for_the_driver(captune: Ca
     assert Requests(begun).read(name).configurations == ({"text.embedding": 24}, {"train.learning_rate": 0.002})
     for text, *words in (
         ("- text.embedding: 8\n- text.embedding: 17\n", "line 2: 2: text.embedding: the space has from 8 to 24 by 8"),
-        ("text.embedding: 24\n", "line 1: 1: it is the same as one that was enqueued and waits; leave it out"),
+        ("text.embedding: 24\n", "line 1: 1: it is the same as one that waits to be tried; leave it out"),
         ("text.embeddings: 16\n", "line 1: 1: text.embeddings: unknown name"),
         ("- {}\n", "line 1: 1: it is the same as the preset"),
         ("text.embedding: [16]\n", "text.embedding"),
@@ -80,6 +80,14 @@ def test_what_is_enqueued_is_checked_at_once_and_left_for_the_driver(captune: Ca
     refused(captune("enqueue", folder, written(folder, "a: 1")), "holds no run")
     for verb in ("stop", "pin"):
         refused(captune(verb, begun.path, 0), "the run has no trial 0")
+
+
+def test_what_the_driver_has_taken_up_is_not_enqueued_again(begun: RunFolder) -> None:
+    import captune
+
+    study_of(begun).enqueue_trial({"text.embedding": 8, "train.learning_rate": 0.004})
+    with pytest.raises(captune.Error, match="1: it is the same as one that waits to be tried"):
+        captune.open_run(str(begun.path)).enqueue({"text.embedding": 8, "train.learning_rate": 0.004})
 
 
 def test_python_door_tells_the_configuration_that_is_wrong(begun: RunFolder) -> None:

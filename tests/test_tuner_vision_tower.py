@@ -10,7 +10,7 @@ import pytest
 from builders import rest_in_soak, trained
 from clip_towers import VISION, vision_tensors, write_clip
 from conftest import Captune
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from captune.data_prep.store import PreparedData
 from captune.model.config import ImageConfig, TrialConfig
@@ -206,11 +206,19 @@ def test_search_without_its_folder_is_refused_before_it_starts(folder: Path, own
         searched(copy, own)
     with pytest.raises(ConfigError, match=r"needs image\.weights"):
         searched(Path("none"), own)
+    content, values = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    content["vision_config"] |= {"patch_size": 40, "image_size": 40}
+    (copy / "config.json").write_text(json.dumps(content))
+    save_file(values, copy / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"patch_embedding\.weight is \(8, 3, 6, 6\), and \(8, 3, 40, 40\) by"):
+        searched(copy, own)
+    before = "vision_model.embeddings"
+    values |= {
+        f"{before}.patch_embedding.weight": np.zeros((8, 3, 40, 40), np.float32),
+        f"{before}.position_embedding.weight": np.zeros((2, 8), np.float32),
+    }
+    save_file(values, copy / "model.safetensors")
     with pytest.raises(ConfigError, match="a side of at least 40 pixels, got 32"):
-        content = json.loads((folder / "config.json").read_text())
-        content["vision_config"]["patch_size"] = 40
-        (copy / "config.json").write_text(json.dumps(content))
-        shutil.copy(folder / "model.safetensors", copy)
         searched(copy, own)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from captune.data_prep.demo import draw
 from captune.data_prep.store import PreparedData, prepare
-from captune.model.config import TrialConfig, restrict
+from captune.model.config import AugmentConfig, TrialConfig, restrict
 from captune.model.flat import replace
 from captune.model.presets import PAPER, PRESETS
 from captune.tuner.space.space import bind
@@ -72,8 +72,11 @@ def main(pictures: int) -> None:
         draw(folder / "drawn", count=pictures, unlabelled=1, seed=0)
         data = prepare(folder / "drawn" / "train.csv", folder / "drawn" / "images", folder / "data", side=48)
         count = len(data.rows("train"))
-        plain = bind(replace(PRESETS["compact"], {"train.augment.flip": False}), data.manifest)
-        augmented = plain.model_copy(update={"train": plain.train.model_copy(update={"augment": PAPER.train.augment})})
+        preset = bind(PRESETS["compact"], data.manifest)
+        plain, augmented = (
+            preset.model_copy(update={"train": preset.train.model_copy(update={"augment": augment})})
+            for augment in (AugmentConfig(), PAPER.train.augment)
+        )
         rates = {
             "Keras's fit on arrays in memory": count / keras_alone(plain, data),
             "a trial's step": count / ours(plain, data),

@@ -254,7 +254,7 @@ class Run:
 
         Raises:
             ConfigError, ArgumentError: a value that the space does not have, a configuration over the budget, or one
-                that was tried; file, line and name are in the message.
+                that was tried or waits; file, line and name are in the message.
             RunError, StorageError: no run, or it cannot be written to.
 
         Example:
@@ -411,7 +411,7 @@ class Run:
         Returns:
             A row for the whole network (without "nothing") and for each part: its score, in a column that is named
             after the metric of the search (`mean_f1`), `difference` from the whole with its 95 % interval `low` to
-            `high`, over the examples in pairs, `weights_bytes`, `seconds`.
+            `high`, over the examples in pairs (of `map` over twenty blocks of them), `weights_bytes`, `seconds`.
 
         Raises:
             ArgumentError: the network has no such part.

@@ -7,12 +7,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from captune.errors import ArgumentError
 from captune.model.effects import key_of
-from captune.model.flat import unflatten
+from captune.model.flat import Flat, unflatten
 from captune.reading import UnreadableError
 from captune.results.attributes import COUNTED
-from captune.results.records import Record, load_records
+from captune.results.journal import study_reader
+from captune.results.optuna_private import enqueued_parameters
+from captune.results.records import Record, load_records, record_of
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import open_data, reading
 from captune.tuner.run.requests import Request, Requests
@@ -32,15 +36,11 @@ def enqueue(location: str, configurations: str | Path | Mapping[str, Any] | Sequ
         chosen = [dict(each) for each in ([configurations] if isinstance(configurations, Mapping) else configurations)]
     with reading(location) as run:
         settings = RunSettings.of(run)
-        tried = {
-            key_of(unflatten(record.config)): f"trial {record.number}"
-            for record in load_records(run)
-            if record.seed is not None
-        }
         feasible = check(settings.search, open_data(settings.data, verify=False), settings.speed)
+        known = _known(run, feasible)
         try:
             chosen = chosen_as_declared(chosen)
-            feasible.chosen(chosen, _waiting(run, feasible) | tried)
+            feasible.chosen(chosen, known)
         except SpaceError as error:
             if file is not None:
                 raise file.error(str(error), *error.location) from None
@@ -49,17 +49,25 @@ def enqueue(location: str, configurations: str | Path | Mapping[str, Any] | Sequ
     return len(chosen)
 
 
-def _waiting(run: RunFolder, feasible: FeasibleSpace) -> dict[bytes, str]:
-    """Keys of the networks that were asked for and are not in the study yet, with what they are in words."""
-    waiting = dict[bytes, str]()
+def _known(run: RunFolder, feasible: FeasibleSpace) -> dict[bytes, str]:
+    """What is tried or waits to be, by `key_of`, in words."""
+    waiting: list[Flat] = []
     requests = Requests(run)
-    for name in requests.names():
-        with suppress(UnreadableError, RunError, SpaceError):  # the driver leaves it, or has taken it up by now
-            for parameters in feasible.chosen(requests.read(name).configurations, {}):
-                with suppress(KeyError):  # the sampler draws what is not named
-                    config = feasible.bind(feasible.space.at(parameters))
-                    waiting[key_of(config)] = "one that was enqueued and waits"
-    return waiting
+    for name in requests.names():  # before the study, into which the driver takes them
+        with suppress(UnreadableError, RunError, SpaceError):  # it leaves one, or has taken it by now
+            waiting += feasible.chosen(requests.read(name).configurations, {})
+    tried = dict[bytes, str]()
+    for trial in study_reader(run)():
+        record = record_of(trial)
+        if record is not None and record.seed is not None:
+            tried[key_of(unflatten(record.config))] = f"trial {record.number}"
+        elif record is not None and (parameters := enqueued_parameters(trial)):
+            waiting.append(parameters)
+    waits = dict[bytes, str]()
+    for parameters in waiting:
+        with suppress(KeyError, ValidationError):  # the sampler draws what is not named
+            waits[key_of(feasible.bind(feasible.space.at(parameters)))] = "one that waits to be tried"
+    return waits | tried
 
 
 def trials_needed(location: str) -> int | None:

@@ -48,7 +48,7 @@ def ablate(
         location: path or address of the run.
         number: of the trial to take apart instead of the best.
         parts: to be left out, one at a time; none for all that the network has.
-        seeds: trainings of each variant, whose scores are averaged example by example.
+        seeds: trainings of each variant, whose scores are averaged.
         threads: of one operation on the CPU.
 
     Raises:

@@ -184,15 +184,16 @@ def _scores(facts: CardFacts) -> Iterator[str]:
     rows += [(plain(each.name), *(f"{getattr(each, name):.4f}" for name in names)) for each in facts.baselines]
     yield from _table(("", "mean F1", "micro F1", "macro F1"), rows)
     yield ""
+    searched = f"{TITLES[proof.metric]} {proof.search.mean_f1 if proof.metric == 'mean_f1' else proof.search.score:.4f}"
     yield (
         f"95 % interval of mean F1, by the bootstrap over rows: {test.low:.4f} to {test.high:.4f}. Mean average "
-        f"precision {test.map:.4f}. In the search it had mean F1 {proof.search.mean_f1:.4f} on "
-        f"{proof.search.examples} validation rows, by which it was chosen."
+        f"precision {test.map:.4f}. In the search it had {searched} on {proof.search.examples} validation rows, by "
+        "which it was chosen."
     )
     if proof.confirmation is not None:
         yield f"{proof.confirmation}: {proof.confirmed}."
     if proof.metric != "mean_f1":
-        yield f"The search maximised {TITLES[proof.metric]}, for which the decision rule was fitted."
+        yield f"The decision rule was fitted for {TITLES[proof.metric]}."
     if len(proof.seeds) > 1:
         yield f"Trained with other seeds it had {', '.join(f'{score:.4f}' for score in proof.seeds[1:])}."
 

@@ -78,7 +78,7 @@ def _test_scores(proof: Proof) -> TestScores:
         macro_f1=test.macro_f1, ece=test.ece, examples=test.examples, validation_examples=search.examples,
         per_label=test.per_label, seeds=proof.seeds, weights_bytes=proof.weights_bytes, bundle_bytes=proof.bundle_bytes,
         members=tuple(member.trial for member in proof.members),
-        validation=search.mean_f1 if search.score is None else search.score,
+        validation=search.mean_f1 if proof.metric == "mean_f1" else search.score,
         confirmed=confirmed, map=test.map,
         latency=fast,
     )  # fmt: skip
