@@ -79,7 +79,7 @@ def test_trial_cut_off_after_any_epoch_takes_the_same_course_from_its_checkpoint
         before = scored(next(epochs) for _ in range(cut))
         epochs.close()  # dies while the next epoch trains: the report of the last has no checkpoint yet
         assert before == whole[:cut]
-        for reported in (cut - 1, 0):  # what the record has: all that the checkpoint has, or nothing
+        for reported in {cut - 1, 0}:  # what the record has: all that the checkpoint has, or nothing
             rest = scored(train_trial(dataclasses.replace(job, reported=reported), data, keeper()))
             assert rest == whole[reported:], cut
         (tmp_path / "3" / LAST).unlink()
