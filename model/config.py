@@ -42,7 +42,8 @@ TITLES: dict[Metric, str] = {
     "macro_f1": "macro F1",
     "map": "mean average precision",
 }
-_LEAST_PIECES = 3
+LEAST_PIECES = 3
+"""That a transformer reads of a caption: its start, a piece, its end."""
 Share = Annotated[float, Field(ge=0, le=0.9)]
 
 
@@ -201,8 +202,8 @@ class TextConfig(Settings):
     def _vocabulary_holds_more_than_marks(self) -> Self:
         if self.vocabulary_size <= self.marks:
             raise ValueError(f"a transformer needs a vocabulary_size of at least {self.marks + 1}")
-        if self.encoder == "transformer" and self.max_tokens < _LEAST_PIECES:
-            raise ValueError(f"a transformer needs max_tokens of at least {_LEAST_PIECES}: a start, a piece, an end")
+        if self.encoder == "transformer" and self.max_tokens < LEAST_PIECES:
+            raise ValueError(f"a transformer needs max_tokens of at least {LEAST_PIECES}: a start, a piece, an end")
         return self
 
     @model_validator(mode="after")

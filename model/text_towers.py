@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from captune.model.config import TextConfig, most_of
+from captune.model.config import LEAST_PIECES, TextConfig, most_of
 from captune.model.transformers import Family, Shape, layer_variables, norm_variables, read_config, weights_folder
 
 _NUMBERS = {
-    "layers": ("num_hidden_layers", most_of(TextConfig, "layers")),
-    "width": ("hidden_size", most_of(TextConfig, "embedding")),
-    "heads": ("num_attention_heads", most_of(TextConfig, "heads")),
-    "hidden": ("intermediate_size", most_of(TextConfig, "units")),
-    "positions": ("max_position_embeddings", 2**16),
+    "layers": ("num_hidden_layers", 1, most_of(TextConfig, "layers")),
+    "width": ("hidden_size", 1, most_of(TextConfig, "embedding")),
+    "heads": ("num_attention_heads", 1, most_of(TextConfig, "heads")),
+    "hidden": ("intermediate_size", 1, most_of(TextConfig, "units")),
+    "positions": ("max_position_embeddings", LEAST_PIECES, 2**16),
 }
 _LEFT_OUT: dict[Family, dict[str, int]] = {
     "bert": {},

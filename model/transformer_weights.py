@@ -64,6 +64,7 @@ _OUTSIDE: dict[Family, dict[str, str]] = {
 }
 _KINDS = {"kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
 _TYPES = "embeddings.token_type_embeddings.weight"
+_FLOATS = ("F64", "F32", "F16")  # those that NumPy has
 _PIECES = "text_embedding/embeddings"
 
 
@@ -187,7 +188,11 @@ class _Source:
                 )
 
     def shape(self, name: str) -> Shape:
-        return tuple(self._file.get_slice(f"{self._prefix}{name}").get_shape())  # type: ignore[no-untyped-call]
+        """Of a tensor that is there. Raises WeightsError where it holds no floats: those of int8 would need scales."""
+        part = self._file.get_slice(f"{self._prefix}{name}")  # type: ignore[no-untyped-call]
+        if (kind := part.get_dtype()) not in _FLOATS:
+            raise WeightsError(f"{self.path}: {name} holds {kind}; save it as float32")
+        return tuple(part.get_shape())
 
     def value(self, name: str, family: Family) -> Array:
         """Of a variable of captune's, its axes in captune's order."""
@@ -203,13 +208,9 @@ class _Source:
 
     def tensor(self, name: str) -> Array:
         self.require([name])
-        try:
-            value: NDArray[Any] = self._file.get_tensor(f"{self._prefix}{name}")  # type: ignore[no-untyped-call]
-            return value.astype(np.float32)
-        except (SafetensorError, TypeError, AttributeError, ValueError) as error:  # a type that NumPy has not
-            raise WeightsError(
-                f"{self.path}: {name} cannot be read ({one_line(error, 100)}); save it as float32"
-            ) from None
+        self.shape(name)
+        value: NDArray[Any] = self._file.get_tensor(f"{self._prefix}{name}")  # type: ignore[no-untyped-call]
+        return value.astype(np.float32)
 
 
 def _as_theirs(variables: Mapping[str, Shape], family: Family) -> dict[str, Shape]:

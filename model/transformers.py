@@ -56,12 +56,13 @@ def weights_folder(name: str, part: Part) -> Path:
 
 
 def read_config(
-    folder: Path, part: Part, names: Mapping[str, tuple[str, int]], left_out: Mapping[Family, Mapping[str, int]]
+    folder: Path, part: Part, names: Mapping[str, tuple[str, int, int]], left_out: Mapping[Family, Mapping[str, int]]
 ) -> tuple[Family, dict[str, int]]:
-    """What the config.json of a folder says of one of its towers: numbers from 1.
+    """What the config.json of a folder says of one of its towers.
 
     Args:
-        names: of the numbers, by captune's own, their keys and the largest that are read; `heads` must divide `width`.
+        names: of the numbers, by captune's own, their keys, the least and the most that are read; `heads` must divide
+            `width`.
         left_out: by family, the numbers that the transformers library does not write.
 
     Raises:
@@ -83,10 +84,12 @@ def read_config(
         if content.get(key, expected) != expected:
             raise _other(folder, part, key, content[key], f"{family.upper()} has {expected!r}")
     numbers = dict[str, int]()
-    for name, (key, most) in names.items():
+    for name, (key, least, most) in names.items():
         value = content.get(key, left_out[family].get(name))
-        if type(value) is not int or not 1 <= value <= most:
-            raise WeightsError(f"{folder / CONFIG} has {key} {_shown(value)}, a number from 1 to {most} is needed")
+        if type(value) is not int or not least <= value <= most:
+            raise WeightsError(
+                f"{folder / CONFIG} has {key} {_shown(value)}, a number from {least} to {most} is needed"
+            )
         numbers[name] = value
     if numbers["width"] % numbers["heads"]:
         heads, width = numbers["heads"], numbers["width"]

@@ -12,12 +12,12 @@ from captune.model.config import ImageConfig, most_of
 from captune.model.transformers import Shape, layer_variables, norm_variables, read_config, weights_folder
 
 _NUMBERS = {
-    "layers": ("num_hidden_layers", most_of(ImageConfig, "layers")),
-    "width": ("hidden_size", most_of(ImageConfig, "channels")),
-    "heads": ("num_attention_heads", most_of(ImageConfig, "heads")),
-    "hidden": ("intermediate_size", most_of(ImageConfig, "hidden")),
-    "patch": ("patch_size", most_of(ImageConfig, "patch")),
-    "side": ("image_size", 2**16),
+    "layers": ("num_hidden_layers", 1, most_of(ImageConfig, "layers")),
+    "width": ("hidden_size", 1, most_of(ImageConfig, "channels")),
+    "heads": ("num_attention_heads", 1, most_of(ImageConfig, "heads")),
+    "hidden": ("intermediate_size", 1, most_of(ImageConfig, "hidden")),
+    "patch": ("patch_size", 1, most_of(ImageConfig, "patch")),
+    "side": ("image_size", 1, 2**16),
 }
 _LEFT_OUT = {"layers": 12, "width": 768, "heads": 12, "hidden": 3072, "patch": 32, "side": 224}
 

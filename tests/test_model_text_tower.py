@@ -252,6 +252,8 @@ def faulty(folder: Path, tmp_path: Path, fault: str) -> Path:
             content["num_attention_heads"] = 3
         case "width":
             content["hidden_size"] = "wide"
+        case "short":
+            content["max_position_embeddings"] = 2
         case "pickle alone":
             (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
         case "pickle":
@@ -262,9 +264,11 @@ def faulty(folder: Path, tmp_path: Path, fault: str) -> Path:
             values["encoder.layer.1.output.dense.bias"] = np.zeros(3, np.float32)
         case "number":
             values["encoder.layer.1.output.dense.bias"][0] = np.nan
+        case "int8":
+            values["encoder.layer.1.output.dense.bias"] = np.zeros(8, np.int8)
     if fault not in ("nothing",):
         (copy / "config.json").write_text(json.dumps(content))
-    if fault in ("missing", "shape", "number"):
+    if fault in ("missing", "shape", "number", "int8"):
         save_file(values, copy / "model.safetensors")
     return copy
 
@@ -282,6 +286,8 @@ def faulty(folder: Path, tmp_path: Path, fault: str) -> Path:
         ("missing", r"lacks encoder\.layer\.1\.output\.dense\.bias"),
         ("shape", r"encoder\.layer\.1\.output\.dense\.bias is \(3,\), and \(8,\) by the files"),
         ("number", "holds what is no number"),
+        ("int8", r"encoder\.layer\.1\.output\.dense\.bias holds I8; save it as float32"),
+        ("short", "max_position_embeddings 2, a number from 3 to 65536 is needed"),
     ],
 )
 def test_faulty_folder_is_refused_in_one_line(folder: Path, tmp_path: Path, fault: str, reason: str) -> None:
