@@ -53,6 +53,7 @@ def frozen(weights: Path, data: PreparedData, **changes: Any) -> TrialConfig:
         "image.frozen": True,
         "image.side": 32,
         "train.augment.flip": False,
+        "train.augment.shift": 0.0,
         # Scores of summed logits are stacked crosswise, those of what is shipped are not.
         "image.head": "pooled",
         "image.pooling": "average",

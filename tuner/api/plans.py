@@ -88,7 +88,6 @@ def plan(
     """
     warnings.simplefilter("ignore")  # in a notebook without widgets, of the progress bars that Optuna imports
     from captune.tuner.decisions.preflight import inspect, lines
-    from captune.tuner.decisions.warm_start import take_over
 
     if space is not None and config is not None:
         raise ArgumentError("space", "a search.yaml holds its own; give one of the two")
@@ -114,12 +113,14 @@ def plan(
         speed = speed_of_this_machine(timed_format(asked), say)
         feasible = replace(feasible, latency=Latency(asked.latency, speed))
     older = warm_start.where if isinstance(warm_start, Run) else None if warm_start is None else str(warm_start)
-    found = None if older is None else _of_older(older, asked, prepared, feasible)
-    learn = (lambda _: None) if found is None else partial(take_over, found=found)
-    preflight = inspect(asked, feasible, prepared.prepared.num_pictures, len(prepared.prepared), learn)
-    report = lines(preflight, feasible.space, str(run))
-    if found is not None:
-        report.append(f"warm start {found}")
+    of_older, learn = [], {}
+    if older is not None:
+        from captune.tuner.decisions.warm_start import take_over
+
+        found = _of_older(older, asked, prepared, feasible)
+        of_older, learn = [f"warm start {found}"], {"learn": partial(take_over, found=found)}
+    preflight = inspect(asked, feasible, prepared.prepared.num_pictures, len(prepared.prepared), **learn)
+    report = [*lines(preflight, feasible.space, str(run)), *of_older]
     return Plan(prepared, str(run), asked, older, tuple(report), speed)
 
 
