@@ -184,7 +184,7 @@ def _scores(facts: CardFacts) -> Iterator[str]:
     rows += [(plain(each.name), *(f"{getattr(each, name):.4f}" for name in names)) for each in facts.baselines]
     yield from _table(("", "mean F1", "micro F1", "macro F1"), rows)
     yield ""
-    searched = f"{TITLES[proof.metric]} {proof.search.mean_f1 if proof.metric == 'mean_f1' else proof.search.score:.4f}"
+    searched = f"{TITLES[proof.metric]} {proof.searched:.4f}"
     yield (
         f"95 % interval of mean F1, by the bootstrap over rows: {test.low:.4f} to {test.high:.4f}. Mean average "
         f"precision {test.map:.4f}. In the search it had {searched} on {proof.search.examples} validation rows, by "

@@ -197,6 +197,11 @@ class Proof(Document):
     """Where the winner was chosen by further seeds. Of an average it is of the first member."""
 
     @property
+    def searched(self) -> float | None:
+        """The score in the search, by the metric; None of an earlier captune, which kept mean F1 alone."""
+        return self.search.mean_f1 if self.metric == "mean_f1" else self.search.score
+
+    @property
     def confirmed(self) -> str | None:
         """What was expected of the winner held against test, in a line; None where nothing was."""
         if self.confirmation is None:

@@ -68,17 +68,17 @@ def _facts(run: RunFolder, running: bool, progress: Callable[[int, int], None] |
 
 
 def _test_scores(proof: Proof) -> TestScores:
-    test, search = proof.test, proof.search
+    test = proof.test
     confirmed = "" if proof.confirmation is None else f"{proof.confirmation}: {proof.confirmed}."
     latency, fast = proof.latency, None
     if latency is not None:
         fast = f"{latency.milliseconds:.3g} ms of {latency.limit:g} allowed ({latency.prediction}; {latency.machine})"
     return TestScores(
         trial=proof.trial, mean_f1=test.mean_f1, low=test.low, high=test.high, micro_f1=test.micro_f1,
-        macro_f1=test.macro_f1, ece=test.ece, examples=test.examples, validation_examples=search.examples,
+        macro_f1=test.macro_f1, ece=test.ece, examples=test.examples, validation_examples=proof.search.examples,
         per_label=test.per_label, seeds=proof.seeds, weights_bytes=proof.weights_bytes, bundle_bytes=proof.bundle_bytes,
         members=tuple(member.trial for member in proof.members),
-        validation=search.mean_f1 if proof.metric == "mean_f1" else search.score,
+        validation=proof.searched,
         confirmed=confirmed, map=test.map,
         latency=fast,
     )  # fmt: skip
