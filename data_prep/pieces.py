@@ -37,6 +37,7 @@ VOCABULARY_FILES = (TOKENIZER, WORDS, _SETTINGS, byte_pairs.VOCABULARY, byte_pai
 """All that may say how captions are cut."""
 LONGEST_WORD = 100
 """Characters; a longer one is unknown, as to BERT."""
+_PARTS = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
 _SAME = {"unk_token": MARKS[UNKNOWN], "continuing_subword_prefix": "##", "max_input_chars_per_word": LONGEST_WORD}
 
 
@@ -197,7 +198,7 @@ def read_vocabulary(folder: Path) -> tuple[dict[str, int], Pieces]:
     try:
         if (folder / TOKENIZER).is_file():
             content = json_object(folder / TOKENIZER)
-            if content["model"]["type"] == "BPE":
+            if _kind(content, "model") == "BPE":
                 places, settings = _with_marks(byte_pairs.of_tokenizer(content)), BytePairSettings()
             else:
                 places, settings = _of_tokenizer(content)
@@ -224,10 +225,10 @@ def _with_marks(places: dict[str, int]) -> dict[str, int]:
 
 
 def _of_tokenizer(content: Mapping[str, Any]) -> tuple[dict[str, int], PieceSettings]:
-    model, normalizer, splitter = (content[name] for name in ("model", "normalizer", "pre_tokenizer"))
-    for part, expected in ((model, "WordPiece"), (normalizer, "BertNormalizer"), (splitter, "BertPreTokenizer")):
-        if part["type"] != expected:
-            raise ValueError(f"{part['type']} in {TOKENIZER}, not {expected}")
+    for name, expected in _PARTS.items():
+        if (kind := _kind(content, name)) != expected:
+            raise ValueError(f"{name} in {TOKENIZER} is {kind}, not {expected}")
+    model, normalizer = content["model"], content["normalizer"]
     if other := [name for name, value in _SAME.items() if model.get(name, value) != value]:
         raise ValueError(f"{other[0]} in {TOKENIZER} is {model[other[0]]!r}, not {_SAME[other[0]]!r}")
     places = model["vocab"]
@@ -236,9 +237,19 @@ def _of_tokenizer(content: Mapping[str, Any]) -> tuple[dict[str, int], PieceSett
     return dict(places), PieceSettings(**settings)
 
 
+def _kind(content: Mapping[str, Any], name: str) -> str:
+    """What a part of a tokenizer.json is; its own value where that says nothing of it."""
+    part = content.get(name)
+    return str(part["type"] if isinstance(part, dict) and "type" in part else part)
+
+
 def _of_words(folder: Path) -> tuple[dict[str, int], PieceSettings]:
     """A piece a line; whether it knows capitals stands in tokenizer_config.json, where there is one."""
     pieces = text_lines(folder / WORDS)
     beside = folder / _SETTINGS
     lowercase = json_object(beside).get("do_lower_case", True) if beside.is_file() else True
-    return {piece: place for place, piece in enumerate(pieces)}, PieceSettings(lowercase=lowercase)
+    places = dict[str, int]()
+    for place, piece in enumerate(pieces):
+        if places.setdefault(piece, place) != place:
+            raise ValueError(f"{piece!r} stands in lines {places[piece] + 1} and {place + 1} of {WORDS}")
+    return places, PieceSettings(lowercase=lowercase)

@@ -23,6 +23,7 @@ from captune.model.vision_towers import variables as vision_variables
 Array = NDArray[np.float32]
 _HEADED = "bert."  # before all names where the tower was saved with a head
 _MOST = 3  # names in a message
+_SHARDS = f"{WEIGHTS}.index.json"
 _PICKLES = ("pytorch_model.bin", "*.pt", "*.pth", "*.ckpt")
 _BERT = {
     "query": "attention.self.query",
@@ -151,7 +152,9 @@ class _Source:
         if not self.path.is_file():
             pickles = [path.name for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
             why = f"; {pickles[0]} is a pickle, which is never read" if pickles else ""
-            raise WeightsError(f"{folder} has no {WEIGHTS}{why}; save the model as safetensors there")
+            if (folder / _SHARDS).is_file():
+                why = f"; its weights stand in several files, as {_SHARDS} has it, and one is read"
+            raise WeightsError(f"{folder} has no {WEIGHTS}{why}; save the model as one safetensors file there")
         try:
             self._file = safe_open(self.path, framework="numpy")
             self._names = frozenset(self._file.keys())  # type: ignore[no-untyped-call]

@@ -105,8 +105,8 @@ def test_words_in_lines_are_read_as_those_in_a_tokenizer_file(tmp_path: Path) ->
 
 def test_lines_end_as_files_have_them_and_no_other_of_unicodes_ends(tmp_path: Path) -> None:
     words = [*MARKS, "\u2028", "\x85x", "dog"]
-    for end in ("\n", "\r\n"):
-        (tmp_path / "vocab.txt").write_bytes("".join(word + end for word in words).encode())
+    for end, encoding in (("\n", "utf-8"), ("\r\n", "utf-8-sig")):
+        (tmp_path / "vocab.txt").write_bytes("".join(word + end for word in words).encode(encoding))
         assert list(read_vocabulary(tmp_path)[0]) == words
 
 
@@ -126,7 +126,9 @@ def test_two_pieces_of_one_place_are_refused(tmp_path: Path) -> None:
     [
         ("other.txt", "", "neither tokenizer.json nor vocab.txt"),
         ("tokenizer.json", "{", "no JSON object"),
-        ("tokenizer.json", "{}", "model"),
+        ("tokenizer.json", "{}", "model in tokenizer.json is None, not WordPiece"),
+        ("tokenizer.json", '{"model": {"type": "WordPiece"}, "normalizer": null}', "normalizer .* is None, not Bert"),
+        ("vocab.txt", "\n".join([*MARKS, "man", "dog", "man"]), "'man' stands in lines 7 and 9 of vocab.txt"),
         (
             "tokenizer.json",
             '{"model": {"type": "BPE"}, "normalizer": null, "pre_tokenizer": null}',

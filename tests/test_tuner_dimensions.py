@@ -301,10 +301,36 @@ def test_number_off_the_steps_outside_the_range_or_not_a_number_cannot_be_drawn(
     assert not Number(1, 9).holds(1.5)
 
 
-def test_value_of_the_preset_that_the_space_cannot_draw_is_left_to_the_sampler() -> None:
-    space = around({"head_units": [0, 64], "text.units": {"low": 8, "high": 64}})  # the preset: 256 and 384
-    assert space.parameters(space.base) == {}
-    assert space.suggest(trial_of(3, space.parameters(space.base))).model.head_units in (0, 64)
+def test_of_a_value_that_the_space_cannot_draw_a_trial_has_the_nearest() -> None:
+    space = around({
+        "head_units": [0, 64],  # the preset has 256
+        "text.units": {"low": 8, "high": 64},  # and 384
+        "text.encoder": ["gru", "average"],  # and a convolution
+        "text.dense": {"choices": [0, 8], "when": {"text.encoder": "gru"}},
+        "text.kernel": {"choices": [1], "when": {"text.encoder": "average"}},
+        "train.learning_rate": {"low": 1e-5, "high": 1e-4},
+    })  # fmt: skip
+    parameters = space.parameters(space.base)
+    assert list(parameters.values()) == [64, 64, "gru", 0, 1e-4], "a dimension is open beside what the trial has"
+    assert space.parameters(space.suggest(trial_of(3, parameters))) == parameters
+
+
+@given(value=st.floats(-20, 20), low=st.integers(-9, 9), count=st.integers(0, 9), step=st.sampled_from([0.1, 0.5, 3]))
+def test_nearest_value_can_be_drawn_and_none_is_nearer(value: float, low: int, count: int, step: float) -> None:
+    whole = isinstance(step, int)
+    number = Number(low, low + count * step, step=step)
+    for dimension in (number, Choice(tuple(number.values()))):
+        nearest = dimension.nearest(value)
+        assert dimension.holds(nearest) and isinstance(nearest, int) == whole
+        assert dimension.nearest(nearest) == nearest
+        assert all(abs(float(nearest) - value) <= abs(float(other) - value) + 1e-9 for other in dimension.values())
+    assert Number(low, low + count + 0.5).nearest(value) == min(max(value, low), low + count + 0.5)
+
+
+def test_where_nothing_is_near_it_is_the_first() -> None:
+    assert Choice(("gru", "lstm")).nearest("bilstm") == "gru"
+    assert Choice((True, 4, 2)).nearest(3.4) == 4 and Choice((False, 4)).nearest(True) is False
+    assert Number(2, 5).nearest("none") == 2 and Number(2, 5).nearest(True) == 2
 
 
 @pytest.mark.parametrize("modality", ["both", "image", "caption"])

@@ -36,6 +36,7 @@ def test_shipped_space_gives_no_occasion(preset: str) -> None:
     ("space", "fixed", "preset", "words"),
     [
         ({"text.units": [8, 16]}, {"text.units": 16}, "compact", ("text.units", "fixed and searched", "16")),
+        ({"text.units": [8, 16]}, {}, "compact", ("text.units", "one of 8, 16", "without 384: trial 0 has 16")),
         ({"text.kernel": [1, 2]}, {"text.encoder": "gru"}, "compact", ("text.kernel", "changes nothing")),
         ({"text.units": [8, 16]}, {"text.encoder": "average"}, "compact", ("text.units", "changes nothing")),
         ({"train.gamma": {"low": 1.0, "high": 5.0}}, {}, "compact", ("train.gamma", "changes nothing", "focal")),
@@ -67,18 +68,18 @@ def test_what_is_of_no_use_is_told(space: Any, fixed: Any, preset: str, words: t
     ],
 )
 def test_fixed_value_that_changes_nothing_is_told(fixed: dict[str, Any], words: str) -> None:
-    (note,) = told({"train.learning_rate": [0.01, 0.02]}, fixed=fixed)
+    (note,) = told({"train.learning_rate": [0.003, 0.02]}, fixed=fixed)
     assert note.startswith(words)
 
 
 def test_fixed_value_of_an_encoder_that_is_left_out_is_told() -> None:
-    (note,) = told({"train.learning_rate": [0.01, 0.02]}, fixed={"text.units": 64}, modality="image")
+    (note,) = told({"train.learning_rate": [0.003, 0.02]}, fixed={"text.units": 64}, modality="image")
     assert note.startswith("text.units is fixed and changes nothing")
 
 
 def test_fixed_value_that_some_draw_has_a_use_for_is_no_occasion() -> None:
     assert told({"train.loss": ["focal", "binary_crossentropy"]}, fixed={"train.gamma": 3.0}) == []
-    assert told({"train.learning_rate": [0.01, 0.02]}, fixed={"train.gamma": 2.0}) == []  # as it is anyway
+    assert told({"train.learning_rate": [0.003, 0.02]}, fixed={"train.gamma": 2.0}) == []  # as it is anyway
 
 
 def test_condition_under_which_it_has_an_effect_is_no_occasion() -> None:

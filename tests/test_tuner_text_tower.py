@@ -1,5 +1,6 @@
 """Text towers in trials: features computed once, training, what is shipped."""
 
+import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import rest_in_soak, trained
+from builders import refused, rest_in_soak, trained
 from clip_towers import write_clip
 from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
@@ -21,7 +22,8 @@ from captune.model.flat import flatten, replace
 from captune.model.frozen_features import CaptionFeatures, needed
 from captune.model.presets import PRESETS
 from captune.model.size import parse_bytes, size
-from captune.tuner.run.settings import check, contents_of
+from captune.results.run_folder import RunError, RunFolder
+from captune.tuner.run.settings import RunSettings, check, contents_of, create, refuse_other_files
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.dimensions import SpaceError
 from captune.tuner.space.feasibility import FeasibleSpace
@@ -48,12 +50,16 @@ def own(captions_data: PreparedData, tmp_path: Path) -> PreparedData:
 
 def searched(folder: Path, data: PreparedData, space: dict[str, Any] | None = None, **fixed: Any) -> FeasibleSpace:
     """A space around a tower in small."""
+    return check(search_of(folder, space, **fixed), data)
+
+
+def search_of(folder: Path, space: dict[str, Any] | None = None, **fixed: Any) -> SearchConfig:
     settings = {
         "text.encoder": "transformer", "text.weights": str(folder), "text.dense": 8, "train.epochs": 2,
         "train.batch_size": 32, "text.max_tokens": 40, **fixed,
     }  # fmt: skip
     asked = {"preset": "captions", "modality": "caption", "trials": 3, "fixed": settings, "space": space or {}}
-    return check(SearchConfig.model_validate(asked), data)
+    return SearchConfig.model_validate(asked)
 
 
 def configured(folder: Path, data: PreparedData, **fixed: Any) -> TrialConfig:
@@ -71,6 +77,26 @@ def test_trial_on_features_computed_once_learns_what_it_learns_without(
     losses = [(one.loss, other.loss) for one, other in zip(cached, trained(plain, own), strict=True)]
     assert np.allclose(*zip(*losses, strict=True), rtol=1e-3)
     assert list((own.path / "features").glob("transformer-*/*.npy"))
+
+
+def test_run_notices_each_file_that_changes_how_captions_are_cut(
+    folder: Path, own: PreparedData, tmp_path: Path
+) -> None:
+    """Also one that was not there: word pieces are read from a tokenizer.json before those of a vocab.txt."""
+    tower, run = tmp_path / "tower", RunFolder(tmp_path / "run")
+    shutil.copytree(folder, tower)
+    whole = (tower / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    places = json.loads(whole.read_text())["model"]["vocab"]
+    (tower / "vocab.txt").write_text("\n".join(sorted(places, key=places.__getitem__)))
+    create(run, search_of(tower), own)
+    refuse_other_files(settings := RunSettings.of(run))
+    for name, content in (("tokenizer.json", whole.read_text()), ("tokenizer_config.json", '{"do_lower_case": false}')):
+        (tower / name).write_text(content)
+        told = f"text.weights {tower}/{name} was not there when the search began"
+        refused(lambda: refuse_other_files(settings), told, error=RunError)
+        (tower / name).unlink()
+    (tower / "vocab.txt").rename(tmp_path / "vocab.txt")
+    refused(lambda: refuse_other_files(settings), f"{tower}/vocab.txt is not the file it was", error=RunError)
 
 
 @pytest.mark.slow

@@ -212,6 +212,14 @@ def test_best_configurations_of_a_run_whose_scores_mean_something_else_run_again
     assert str(found) == told + "its 3 best configurations run again first"
 
 
+def test_best_configuration_is_tried_as_near_as_another_space_comes_to_it(
+    old: RunFolder, captions_data: PreparedData
+) -> None:
+    found = findings(old, reach(captions_data, fixed={"text.dense": 16}, space={"text.embedding": [8]}))
+    assert found.first == ({"text.embedding": 8},)
+    assert str(found).endswith("; its best configuration runs first, as near as this space comes to it")
+
+
 def test_scores_mean_the_same_where_data_metric_and_objectives_do() -> None:
     others: list[tuple[dict[str, Any], bool, tuple[str, ...]]] = [
         ({"seed": 7, "budget": 10**6, "trials": 50, "fixed": {"text.dense": 16}}, True, ()),

@@ -77,10 +77,11 @@ def sha256(path: Path) -> str:
 def text_lines(path: Path) -> list[str]:
     """The lines of a regular file of UTF-8, at \\n, \\r\\n or \\r: Unicode's other ends of lines are text here.
 
+    A mark of the order of bytes before the first is left out.
     Raises what `regular` does, and UnicodeDecodeError.
     """
     with regular(path) as file:
-        text = file.read().decode()
+        text = file.read().decode("utf-8-sig")
     return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 
 

@@ -25,10 +25,15 @@ def notes(
     Args:
         draws: configurations as they were drawn, and the same on the data.
     """
+    base = flatten(feasible.bind(feasible.space.base))
+    trial_0 = feasible.bind(feasible.space.base) if feasible.trial_0 is None else feasible.trial_0
+    begins, without = flatten(trial_0), idle(trial_0)
     for name, dimension in feasible.space.dimensions.items():
         if name in config.fixed:
             closed = ", and wherever it is not drawn" if dimension.when else ""
             yield f"{name} is fixed and searched: {config.fixed[name]} is what trial 0 has{closed}"
+        elif begins[name] != base[name] and name not in without:
+            yield f"{name} is searched as {dimension.words}, without {base[name]}: trial 0 has {begins[name]}"
     draws = draws[:LOOKED_AT]
     bounds = [feasible.bind(feasible.space.base), *(bound for _, bound in draws)]
     of_use = [flatten(bound).keys() - idle(bound) for bound in bounds]  # none of an encoder that is not there

@@ -110,7 +110,7 @@ def inspect(
         features=features,
         notes=tuple(notes(config, feasible, draws)),
         first=first,
-        preset_refusal=feasible.refusal(feasible.bind(feasible.space.base)),
+        preset_refusal=None if feasible.trial_0 is None else feasible.refusal(feasible.trial_0),
         checkpoint=network + max(map(_checkpoint_bytes, fitting)),
         network=network,
         keep=config.keep,
@@ -134,7 +134,7 @@ def _first(
             study.enqueue_trial(parameters)
         learn(study)
         gate = Gate(study, feasible, seed=config.seed, sampler=SAMPLERS[config.sampler])
-        while len(first) < FIRST:
+        while len(first) < min(FIRST, config.trials or FIRST):
             admitted = gate.admit()
             first.append((admitted.config, admitted.size))
     return first

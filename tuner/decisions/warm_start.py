@@ -48,6 +48,7 @@ class Findings:
         old: the earlier run.
         evidence: its trials as the new space has them, each named in `void`.
         first: parameters to be run first, best ones first.
+        as_they_were: whether the new space has all settings of these.
         finished: trials that came to a score.
         known: those of them that are in `evidence`.
         differing: why scores mean something else.
@@ -56,6 +57,7 @@ class Findings:
     old: RunFolder
     evidence: tuple[FrozenTrial, ...]
     first: tuple[Flat, ...]
+    as_they_were: bool
     finished: int
     known: int
     differing: tuple[str, ...]
@@ -71,7 +73,8 @@ class Findings:
         best = (
             f"its {len(self.first)} best configurations run" if len(self.first) > 1 else "its best configuration runs"
         )
-        return f"{told}{why and f', {why}'}" + (f"; {best} again first" if self.first else "")
+        how = "again first" if self.as_they_were else "first, as near as this space comes to it"
+        return f"{told}{why and f', {why}'}" + (f"; {best} {how}" if self.first else "")
 
 
 def findings(old: RunFolder, feasible: FeasibleSpace, differing: Sequence[str] = ()) -> Findings:
@@ -105,10 +108,18 @@ def findings(old: RunFolder, feasible: FeasibleSpace, differing: Sequence[str] =
         known += attributes.fate in SCORED
         evidence.append(_copy(trial, drawn, feasible, config, f"trial {trial.number} of {old}"))
     complete.sort(key=lambda found: (-found[0], found[1]))
-    best = [feasible.space.parameters(config) for _, _, config in complete]
-    first = [values for place, values in enumerate(best) if values and values not in best[:place]]
+    best = [(feasible.space.parameters(config), config) for _, _, config in complete]
+    several = [values for values, _ in best]
+    first = [found for place, found in enumerate(best) if found[0] and found[0] not in several[:place]]
+    first = first[: _TRIED_AGAIN if differing else 1]
     return Findings(
-        old, tuple(evidence), tuple(first[: _TRIED_AGAIN if differing else 1]), finished, known, tuple(differing)
+        old,
+        tuple(evidence),
+        tuple(values for values, _ in first),
+        all(_same_network(feasible, values, config) for values, config in first),
+        finished,
+        known,
+        tuple(differing),
     )
 
 
@@ -129,6 +140,14 @@ def _drawn(feasible: FeasibleSpace, config: TrialConfig) -> optuna.trial.FixedTr
     except ValueError:  # a value is missing, or they are impossible together
         return None
     return asked if key_of(drawn) == key_of(config) else None
+
+
+def _same_network(feasible: FeasibleSpace, values: Flat, config: TrialConfig) -> bool:
+    """Whether these values of the dimensions are a configuration as it was, on the new data."""
+    try:
+        return key_of(feasible.bind(feasible.space.at(values))) == key_of(feasible.bind(config))
+    except ValueError:  # impossible together, or it read what the new data does not have
+        return False
 
 
 def _copy(

@@ -16,7 +16,7 @@ from captune.model.text_towers import TowerOnData, TransformerShape
 from captune.model.transformer_weights import check_text_tower, check_vision_tower
 from captune.model.transformers import CONFIG, WEIGHTS, Part, weights_folder
 from captune.model.vision_towers import VisionShape
-from captune.reading import UnreadableError, sha256
+from captune.reading import MissingError, UnreadableError, sha256
 from captune.tuner.space.space import NEEDS_WEIGHTS, Space
 from captune.tuner.space.yaml_file import ConfigError
 from captune.tuner.training.teacher import check_teacher
@@ -41,8 +41,14 @@ def check_files(space: Space, data: PreparedData) -> None:
         raise ConfigError(str(error)) from None
 
 
+ABSENT = "absent"
+
+
 def digests(space: Space) -> dict[str, str]:
-    """SHA-256 by setting and name of each file that a trial may ask for and that is here."""
+    """SHA-256 by setting and name of each file that a trial may ask for and that is here.
+
+    Of a folder that is here ABSENT, too, for each file that would change how captions are cut if it came.
+    """
     found = {}
     for name in _backbone_weights(space):
         with suppress(WeightsError, UnreadableError):
@@ -58,12 +64,19 @@ def digests(space: Space) -> dict[str, str]:
 
 
 def _digests_of_folder(part: Part, name: str, others: Sequence[str]) -> dict[str, str]:
-    """Of the weights in it, under its name, and of the others that it has, each under its own beside."""
+    """Of the weights in it, under its name, and of the others, each under its own beside."""
     setting, found = f"{'text' if part == 'text' else 'image'}.weights {name}", dict[str, str]()
-    for file in (WEIGHTS, *others):
-        with suppress(WeightsError, UnreadableError):
-            digest = sha256(weights_folder(name, part) / file)
-            found[setting if file == WEIGHTS else f"{setting}/{file}"] = digest
+    with suppress(WeightsError):
+        folder = weights_folder(name, part)
+        for file in (WEIGHTS, *others):
+            called = setting if file == WEIGHTS else f"{setting}/{file}"
+            try:
+                found[called] = sha256(folder / file)
+            except MissingError:
+                if file != WEIGHTS:
+                    found[called] = ABSENT
+            except UnreadableError:
+                continue
     return found
 
 

@@ -25,7 +25,7 @@ from captune.results.documents import Document
 from captune.results.run_facts import RunFacts
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import absolute, open_data
-from captune.tuner.run.named_files import check_files, digests, text_weights, tower_on, vision_shape
+from captune.tuner.run.named_files import ABSENT, check_files, digests, text_weights, tower_on, vision_shape
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.declarations import declared
 from captune.tuner.space.dimensions import SpaceError
@@ -53,7 +53,7 @@ class RunSettings(Document):
     speed: Speed | None = None
     """Of the machine that the search was begun on, by which its latencies are predicted; None without a limit."""
     files: dict[str, str] = Field(default_factory=dict)
-    """SHA-256 of the weights and teachers that trials may ask for, by setting and name."""
+    """SHA-256 of the weights and teachers that trials may ask for, by setting and name; see `digests`."""
 
     @classmethod
     def of(cls, run: RunFolder) -> RunSettings:
@@ -63,7 +63,11 @@ class RunSettings(Document):
     def changed_files(self) -> list[str]:
         """What weights or teacher is another file now, a line each; one that is gone is missed by who needs it."""
         now = digests(self.search.build_space())
-        return [f"{name} is not the file it was" for name, was in self.files.items() if now.get(name, was) != was]
+        return [
+            f"{name} was not there when the search began" if was == ABSENT else f"{name} is not the file it was"
+            for name, was in self.files.items()
+            if now.get(name, was) != was
+        ]
 
     def facts(self, run: RunFolder) -> RunFacts:
         """What whoever reads the run elsewhere is told."""
@@ -216,7 +220,7 @@ def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
 def refuse_other_files(settings: RunSettings) -> None:
     """Raises RunError where a run's weights or teacher are other files than its trials had."""
     if changed := settings.changed_files():
-        raise RunError(f"{changed[0]}; put it back, or begin another run")
+        raise RunError(f"{changed[0]}; put the files back as they were, or begin another run")
 
 
 def remember(run: RunFolder, config: SearchConfig) -> RunSettings:

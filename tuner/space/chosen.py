@@ -17,9 +17,8 @@ from captune.tuner.space.units import shortened
 
 
 def parameters_of(space: Space, values: Mapping[str, Any], bound: TrialConfig | None = None) -> Flat:
-    """The values a trial must be given to draw a configuration; what it does not name is as in the base of the space.
-
-    Where the space cannot draw what the base has, the sampler is left to fill it in.
+    """The values a trial must be given to draw a configuration; what it does not name is as in the base of the space,
+    or what the space has nearest to it.
 
     Args:
         values: by dotted name. A setting that is not searched may be named with the value that every trial has.
@@ -31,7 +30,8 @@ def parameters_of(space: Space, values: Mapping[str, Any], bound: TrialConfig | 
     """
     base = flatten(space.base)
     every = [base] if bound is None else [base, flatten(bound)]
-    configuration = {**base, **values}
+    # Of what decides which dimensions are open, too, the trial has what the space has.
+    configuration = {**base, **space.nearest({**base, **values}), **values}
     for name, value in values.items():
         encoder, _, inner = name.partition(".")
         if inner and encoder in base and name in configuration_settings():
@@ -43,7 +43,7 @@ def parameters_of(space: Space, values: Mapping[str, Any], bound: TrialConfig | 
         if dimension is None and not is_of_base:
             raise SpaceError(
                 f"it is not searched and {shortened(every[-1][name])} in every trial, got {shortened(value)}; "
-                "leave it out",
+                "leave it out, or give it choices under space",
                 name,
             )
         if dimension is None or (is_of_base and not is_open(dimension, configuration)):
@@ -57,8 +57,4 @@ def parameters_of(space: Space, values: Mapping[str, Any], bound: TrialConfig | 
         unflatten(configuration)
     except ValidationError as error:
         raise SpaceError(complaint(error)) from None
-    return {
-        name: configuration[name]
-        for name, dimension in space.dimensions.items()
-        if is_open(dimension, configuration) and dimension.holds(configuration[name])
-    }
+    return space.nearest(configuration)

@@ -75,6 +75,15 @@ class Choice:
         """Whether `value` can be drawn."""
         return value in self.options
 
+    def nearest(self, value: Any) -> Scalar:
+        """The value itself where it can be drawn; of numbers the one least far from it, of anything else the first."""
+        if self.holds(value):
+            return cast(Scalar, value)
+        numbers = [option for option in self.options if _is_number(option)]
+        if not _is_number(value) or not numbers:
+            return self.options[0]
+        return min(numbers, key=lambda option: abs(cast(float, option) - value))
+
 
 @dataclass(frozen=True)
 class Number:
@@ -147,12 +156,25 @@ class Number:
 
     def holds(self, value: Any) -> bool:
         """Whether `value` can be drawn."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+        if not _is_number(value) or not self.low <= value <= self.high:
             return False
         if self.step is None:
             return not self.whole or value == int(value)
         steps = (value - self.low) / self.step
         return abs(steps - round(steps)) < 1e-9
+
+    def nearest(self, value: Any) -> Scalar:
+        """The value itself where it can be drawn, else the one least far from it; `low` for what is no number."""
+        if self.holds(value):
+            return cast(Scalar, value)
+        if not _is_number(value):
+            return self.low
+        inside = min(max(value, self.low), self.high)
+        if not self.whole and self.step is None:
+            return cast(Scalar, inside)
+        step = self.step or 1
+        near = self.low + step * round((inside - self.low) / step)
+        return round(near) if self.whole else min(near, self.high)
 
 
 Dimension = Choice | Number
@@ -204,6 +226,10 @@ def parse_dimension(name: str, value: Any) -> Dimension:
 def is_open(dimension: Dimension, values: Mapping[str, Any]) -> bool:
     """Whether all conditions of a dimension hold with these values of a configuration."""
     return all(values[condition.name] in condition.values for condition in dimension.when)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> Any:

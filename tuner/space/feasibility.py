@@ -55,8 +55,13 @@ class FeasibleSpace:
         return self.latency.refusal(config.model) if over is None and self.latency is not None else over
 
     def preset(self) -> Flat:
-        """Parameters of trial 0: the base of the space on this data."""
-        return self.space.parameters(self.bind(self.space.base))
+        """Parameters of trial 0: the base of the space, or what is nearest to it."""
+        return self.space.parameters(self.space.base)
+
+    @cached_property
+    def trial_0(self) -> TrialConfig | None:
+        """That on the data; None where its values are impossible together."""
+        return next(self._configs([self.preset()]), None)
 
     def chosen(self, configurations: Sequence[Mapping[str, Any]], known: Mapping[bytes, str]) -> list[Flat]:
         """Parameters of configurations that people chose, see `parameters_of`.
@@ -69,7 +74,9 @@ class FeasibleSpace:
                 of the configuration, from 1.
         """
         base = self.bind(self.space.base)
-        known = {**known, key_of(base): "the preset, which is trial 0"}
+        known = dict(known)
+        if self.trial_0 is not None:
+            known[key_of(self.trial_0)] = "the preset, which is trial 0"
         chosen = []
         for place, values in enumerate(configurations, 1):
             try:
@@ -79,8 +86,6 @@ class FeasibleSpace:
                 raise SpaceError(str(error), str(place), *error.location) from None
             except ValidationError as error:  # on this data
                 raise SpaceError(complaint(error), str(place)) from None
-            except KeyError:  # the preset is outside of the space, and so the sampler draws what is not named
-                continue
             if (why := self.refusal(config)) is not None:
                 raise SpaceError(why, str(place))
             if (key := key_of(config)) in known:

@@ -108,16 +108,16 @@ class Space:
         return ways(list(self.dimensions), self._values, {})
 
     def parameters(self, config: TrialConfig) -> Flat:
-        """The inverse of `suggest`: the values a trial must be given to draw `config`.
+        """The inverse of `suggest`: the values a trial must be given to draw `config`, or what is nearest to it."""
+        return self.nearest(flatten(config))
 
-        Values of `config` that the space cannot draw are left out, for the sampler to fill in.
-        """
-        values = flatten(config)
-        return {
-            name: values[name]
-            for name, dimension in self.dimensions.items()
-            if is_open(dimension, values) and dimension.holds(values[name])
-        }
+    def nearest(self, settings: Mapping[str, Any]) -> Flat:
+        """The same of settings by dotted name; one that is not among them is as in the base."""
+        values, parameters = {**self._values, **settings}, dict[str, Any]()
+        for name, dimension in self.dimensions.items():
+            if is_open(dimension, values):
+                values[name] = parameters[name] = dimension.nearest(values[name])
+        return parameters
 
     @cached_property
     def _values(self) -> Flat:
