@@ -106,7 +106,10 @@ def labels_in(
         elif by_name:
             return (), f"label {shown(word)} is neither a number nor a name; {among(word, by_name)}"
         else:
-            return (), f"label {shown(word)} is not a whole number below 10**9; give labels with blanks between them"
+            return (
+                (),
+                f"label {shown(word)} is no whole number from 0 and below 10**9; give labels with blanks between them",
+            )
         if known is not None and label not in known:
             return (), f"label {label} is unknown, known are {ranges(known)}"
         labels.add(label)

@@ -95,6 +95,8 @@ def of_tower(tensors: Mapping[str, Array], source: Path) -> tuple[str, dict[str,
     weights = {name for name in tensors if not name.startswith(_TOPS) and not name.endswith("num_batches_tracked")}
     nearest = (len(weights) + 1, "")
     for tower, names in _namings():
+        if weights == set(names):
+            raise ConversionError(f"{source} holds {tower} as captune has it; give image.weights its path as it is")
         missing = sorted(set(names.values()) - weights)
         left_over = sorted(weights - set(names.values()))
         if not missing and not left_over:

@@ -23,6 +23,8 @@ class Variant(Settings):
     """Of the score on validation, which is their mean, see captune.model.metrics.shares; averaged over the seeds."""
     weights_bytes: int
     seconds: float
+    note: str = ""
+    """What else is not as in the whole network, where a reader should know."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Row:
     high: float
     weights_bytes: int
     seconds: float
+    note: str
 
 
 class Ablation(Document):
@@ -57,8 +60,16 @@ class Ablation(Document):
         for variant in self.variants:
             pairs = np.array(variant.shares) - np.array(self.variants[0].shares)
             low, high = bootstrap_interval(pairs, seed=self.trial)
-            score, difference = float(np.mean(variant.shares)), float(pairs.mean())
-            yield Row(variant.without, score, difference, low, high, variant.weights_bytes, variant.seconds)
+            yield Row(
+                variant.without,
+                score=float(np.mean(variant.shares)),
+                difference=float(pairs.mean()),
+                low=low,
+                high=high,
+                weights_bytes=variant.weights_bytes,
+                seconds=variant.seconds,
+                note=variant.note,
+            )
 
     def without(self, part: str) -> Variant | None:
         """The variant without a part; None where it is not trained."""

@@ -90,13 +90,14 @@ def test_wheel_and_folder_with_one_file_of_pytorch_are_sources(tmp_path: Path) -
 
 
 def test_what_is_no_tower_as_a_whole_is_refused_with_what_is_wrong(tmp_path: Path) -> None:
-    _, theirs = published(LITE0)
+    ours, theirs = published(LITE0)
     missing = {name: values for name, values in theirs.items() if name != "blocks.3.1.bn2.bias"}
     for tensors, words in (
         (missing, (LITE0, "blocks.3.1.bn2.bias is missing")),
         (theirs | {"blocks.9.0.bn1.bias": np.zeros(3, np.float32)}, (LITE0, "blocks.9.0.bn1.bias is left over")),
         (theirs | {"conv_head.weight": np.zeros((8, 320, 3, 3))}, (LITE0, "conv_head.weight is (8, 320, 3, 3)")),
         ({"encoder.weight": np.zeros(3, np.float32)}, ("none of", "AlexNet")),
+        (ours, (f"{LITE0} as captune has it", "image.weights")),
     ):  # fmt: skip
         save_file(tensors, tmp_path / "x.safetensors")
         refused(lambda: convert(tmp_path / "x.safetensors", tmp_path / "y.safetensors"), *words, error=ConversionError)

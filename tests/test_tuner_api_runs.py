@@ -122,9 +122,7 @@ def test_features_of_frozen_backbones_are_told_before_they_are_made_and_refused_
         return captune.plan(data.path, tmp_path / "run", space, trials=3, cache_limit=f"{limit}B")
 
     (line,) = (line for line in planned(count).report if line.startswith("features"))
-    assert f"({count / 1e6:.2f} MB) of frozen backbones" in line
-    refused(
-        lambda: planned(count - 1), "features of frozen backbones", "cache_limit", "--cache-limit", "cached_features"
-    )
+    assert f"({count / 1e6:.2f} MB) of frozen towers" in line
+    refused(lambda: planned(count - 1), "features of frozen towers", "cache_limit", "--cache-limit", "cached_features")
     plain = captune.plan(data.path, tmp_path / "run", "compact", trials=3, cache_limit="1B")
     assert not [line for line in plain.report if line.startswith("features")]

@@ -1,6 +1,7 @@
 """The winner and the frontier: the best scores that fit, decided the same way every time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from math import nan
 from typing import Any
@@ -131,7 +132,12 @@ def test_none_that_qualifies_says_so_with_the_number_of_trials(records: list[Rec
 
 def test_none_with_a_score_says_why_the_first_has_none() -> None:
     failed = record(3, None, fate="failed", reason="out of memory")
-    for records, why in ([record(0, None), failed], "trial 3 is failed: out of memory"), ([], "search longer"):
+    late = replace(failed, fate="lost", reason="time limit before its first epoch")
+    for records, why in (
+        ([record(0, None), failed], "trial 3 is failed: out of memory$"),
+        ([late], "time limit before its first epoch; give `captune resume` a longer --time-limit"),
+        ([], "search longer"),
+    ):
         with pytest.raises(RunError, match=why):
             choose(records, BUDGET)
 

@@ -361,6 +361,7 @@ def test_trial_config_changes_its_preset_by_dotted_names(tmp_path: Path) -> None
         ("text.units: 16\ntext.units: 17\n", 2, "text.units"),
         ("preset: papers\n", 1, "papers"),
         ("preset: [paper]\n", 1, "paper"),
+        ("preset: captions\ntrials: 9\nspace: {text.units: [8]}\n", 2, "that is of a search.yaml"),
         ("- preset\n", 1, "keys"),
     ],
 )

@@ -122,11 +122,13 @@ def test_race_is_by_the_metric_of_the_search(monkeypatch: pytest.MonkeyPatch, me
 
 def test_score_that_was_expected_is_held_against_test() -> None:
     expected = Confirmation(
-        finalists=(FinalistScores(trial=3, seeds=(0.86, 0.87)),),
+        finalists=(FinalistScores(trial=3, seeds=(0.86, 0.87)), FinalistScores(trial=1, seeds=(0.85,))),
         how="best", probability=0.95, expected=0.865, standard_error=0.003,
     )  # fmt: skip
     scores = dict.fromkeys(("mean_f1", "micro_f1", "macro_f1", "map", "ece"), 0.87)
     test = HeldOutScores(**scores, per_label={}, examples=100, low=0.87 - 1.96 * 0.004, high=0.87 + 1.96 * 0.004)
     assert expected.distance(test) == pytest.approx(1.0)
     assert "mean F1 0.8650 was expected before test was read; test is +1.0 standard errors" in expected.check(test)
-    assert "trials 3 it is the best with probability 0.95" in str(expected)
+    assert "trials 3, 1 it is the best with probability 0.95" in str(expected)
+    alone = expected.model_copy(update={"finalists": expected.finalists[:1]})
+    assert str(alone) == "Trial 3, the only finalist, was trained again with other seeds"

@@ -411,7 +411,8 @@ class Run:
         Returns:
             A row for the whole network (without "nothing") and for each part: its score, in a column that is named
             after the metric of the search (`mean_f1`), `difference` from the whole with its 95 % interval `low` to
-            `high`, over the examples in pairs (of `map` over twenty blocks of them), `weights_bytes`, `seconds`.
+            `high`, over the examples in pairs (of `map` over twenty blocks of them), `weights_bytes`, `seconds`, and a
+            `note` where more than the part is otherwise.
 
         Raises:
             ArgumentError: the network has no such part.

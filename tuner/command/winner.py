@@ -170,6 +170,9 @@ def ablate(
         difference = f"{row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})" if row.without != "nothing" else ""
         mib = row.weights_bytes / 2**20
         tell(f"{row.without:18}  {row[2]:{wide}.4f}  {difference:28} {mib:6.2f}  {row.seconds:7.0f}")
+    for row in frame.itertuples():
+        if row.note:
+            say(f"note: without {row.without} {row.note}")
 
 
 def export(

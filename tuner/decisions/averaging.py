@@ -55,6 +55,11 @@ class Choice:
     declined: Addition | None = None
     full: bool = False
 
+    @property
+    def gain(self) -> float:
+        """Of the score over that of the first alone."""
+        return sum(added.gain for added in self.additions)
+
 
 def choose_members(
     truth: Bits,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from captune.model.metrics import Epoch
-from captune.results.attributes import BY_HAND, HALVED, Fate
+from captune.results.attributes import BY_HAND, HALVED, NO_EPOCH, Fate
 from captune.tuner.decisions.trial_events import (
     CodeMissing,
     Completed,
@@ -123,9 +123,7 @@ def cut_off(course: Course, reason: str, *, resumable: bool) -> Verdict:
         return Verdict("stopped", BY_HAND)
     if resumable:
         return Verdict("lost", reason)
-    return (
-        Verdict("stopped", reason) if course.best is not None else Verdict("lost", f"{reason} before its first epoch")
-    )
+    return Verdict("stopped", reason) if course.best is not None else Verdict("lost", f"{reason} {NO_EPOCH}")
 
 
 def halving_reason(epoch: int) -> str:

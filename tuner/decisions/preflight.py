@@ -37,7 +37,7 @@ class Preflight:
 
     latency: the limit, where there is one. share: of drawn configurations that fit. sizes: of all drawn, rising. least:
     the smallest configuration that the space reaches. constant: bytes of the parts that no dimension changes. never:
-    options of choices that fit in nothing. features: bytes of all features of frozen backbones that may be computed
+    options of choices that fit in nothing. features: bytes of all features of frozen towers that may be computed
     once. notes: what of the space is of no use, a line each. first: the configurations that would run first, with what
     is refused between them left out. checkpoint: bytes of the largest checkpoint seen among what fits, with the best
     network that a running trial keeps beside it. network: of the largest such network. keep: of how many trials one is
@@ -76,7 +76,7 @@ def inspect(
 
     Raises:
         BudgetError: nothing in the space fits.
-        ConfigError: features of frozen backbones would take more than `cache_limit`.
+        ConfigError: features of frozen towers would take more than `cache_limit`.
     """
     first = tuple(_first(config, feasible, learn))
     random = Random(config.seed)
@@ -147,7 +147,7 @@ def _features_bytes(configs: list[TrialConfig], pictures: int, rows: int, limit:
     if total > limit:
         what = f"{pictures} pictures" if pictures else f"{rows} captions"
         raise ConfigError(
-            f"features of frozen backbones would take {show_bytes(total)} beside the data, {len(several)} of "
+            f"features of frozen towers would take {show_bytes(total)} beside the data, {len(several)} of "
             f"{what} each, and cache_limit is {show_bytes(limit)}; raise --cache-limit, search fewer "
             "backbones, sides and cuts, or set train.cached_features: false"
         )
@@ -174,10 +174,10 @@ def lines(preflight: Preflight, space: Space, run: str) -> list[str]:
         + (f"; {DRAWS - preflight.possible} of them are impossible together" if preflight.possible < DRAWS else ""),
         f"sizes      smallest {show_bytes(preflight.budget.bytes_of(preflight.least))}, "
         f"median {show_bytes(int(statistics.median(preflight.sizes)))}, largest {show_bytes(preflight.sizes[-1])}",
-        f"constant   {constant or 'no part: each has other sizes in other draws'}",
+        f"constant   {constant or 'nothing, as the space changes the bytes of each part'}",
     ]
     if preflight.features:
-        report.append(f"features   {show_bytes(preflight.features)} of frozen backbones beside the data, computed once")
+        report.append(f"features   {show_bytes(preflight.features)} of frozen towers beside the data, computed once")
     report += [f"never fits {name}: {', '.join(map(str, options))}" for name, options in preflight.never.items()]
     report += [f"note       {note}" for note in preflight.notes]
     if preflight.preset_refusal is not None:

@@ -76,8 +76,10 @@ class RunSettings(Document):
         for name, setting in declared(SearchConfig).items():
             if setting.unit and settings.get(name) is not None:
                 settings[name] = setting.show(settings[name])
-        grouped = {f"halving.{name}": value for name, value in halving.items()} | {
-            f"space.{name}": value for name, value in (fixed | space).items()
+        grouped = {
+            f"{group}.{name}": value
+            for group, values in (("halving", halving), ("fixed", fixed), ("space", space))
+            for name, value in values.items()
         }
         return RunFacts(
             name=absolute(str(run)).rstrip("/").rpartition("/")[2] or "run",

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from captune.errors import among, in_words
 from captune.model.config import Metric, Modality, ModelConfig, Settings, TrialConfig
+from captune.model.flat import flatten
 from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, Measure
 from captune.tuner.space.chosen import parameters_of
@@ -132,7 +133,7 @@ class SearchConfig(_WithoutTruths):
         3, ge=0, le=1000, description="best trials whose network is kept as a bundle"
     )
     cache_limit: Annotated[Bytes, Group("Safety")] = Field(
-        8 * 2**30, description="room beside the data for features of frozen backbones (train.cached_features)"
+        8 * 2**30, description="room beside the data for features of frozen towers (train.cached_features)"
     )
     min_free: Annotated[Bytes, Group("Safety")] = Field(2**30, description="room that stays free on the run's disk")
     trial_timeout: Annotated[Duration | None, Group("Safety")] = Field(
@@ -311,6 +312,13 @@ def read_trial_config(path: Path) -> TrialConfig:
         check_preset(preset)
     except ConfigError as error:
         raise file.error(str(error), "preset") from None
+    of_a_search = SearchConfig.model_fields.keys() - flatten(PRESETS[preset])
+    if misplaced := [name for name in changes if name in of_a_search]:
+        raise file.error(
+            "that is of a search.yaml, whose sizes `captune search --dry-run` tells; here stands one configuration: "
+            "preset, and dotted names that change it",
+            misplaced[0],
+        )
     try:
         changes, _ = as_declared(changes, {})
         return _build_space(preset, changes, {}, PRESETS[preset].model.modality).base

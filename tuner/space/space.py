@@ -177,7 +177,8 @@ def bind(
             raise SpaceError("the data has no captions; search it with --modality image")
         words, tokens = manifest.vocabulary_size, manifest.max_tokens
         if words == FIRST_WORD:
-            raise SpaceError("no caption of the data has a word that was kept; search it with --modality image")
+            way_out = "prepare it again, with captions" if manifest.side is None else "search it with --modality image"
+            raise SpaceError(f"no caption of the data has a word that was kept; {way_out}")
         if text.encoder == "transformer":
             if tower is None or text.weights == "none":
                 raise SpaceError(NEEDS_WEIGHTS["text"])

@@ -25,7 +25,7 @@ from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.run.locations import reading
 from captune.tuner.run.settings import RunSettings, read, refuse_other_files
 from captune.tuner.training import runtime
-from captune.tuner.winner.ablations import ablations
+from captune.tuner.winner.ablations import ablations, note_on
 from captune.tuner.winner.choose import choose, epoch_to_keep, epochs_of_refit
 from captune.tuner.winner.step import Message, Step
 
@@ -145,4 +145,5 @@ def _trained(
         shares=tuple(np.mean(of_seeds, axis=0).tolist()),
         weights_bytes=bytes_,
         seconds=round(time.monotonic() - started, 1),
+        note=note_on(config, unflatten(record.config)),
     )

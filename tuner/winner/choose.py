@@ -9,6 +9,7 @@ from typing import Literal
 from captune.model.config import TITLES
 from captune.model.metrics import Epoch
 from captune.model.size import Budget, show_bytes
+from captune.results.attributes import NO_EPOCH
 from captune.results.frontier import qualifies
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
@@ -55,7 +56,10 @@ def ranked(records: Sequence[Record], budget: Budget, *, number: int | None = No
 def why_no_score(records: Sequence[Record]) -> str:
     """What is known of why none of some trials has a score, and otherwise what to do."""
     first = next((record for record in records if record.score is None and record.reason), None)
-    return "search longer" if first is None else f"trial {first.number} is {first.fate}: {first.reason}"
+    if first is None:
+        return "search longer"
+    way_out = "; give `captune resume` a longer --time-limit" if (first.reason or "").endswith(NO_EPOCH) else ""
+    return f"trial {first.number} is {first.fate}: {first.reason}{way_out}"
 
 
 _KIND = ("image.backbone", "image.cut", "image.head", "fusion", "text.encoder", "text.wide", "train.loss")

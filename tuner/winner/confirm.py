@@ -48,7 +48,7 @@ def confirm(
         return None
     metric = next(iter(by_trial.values())).metric
     scores: dict[int, list[np.ndarray]] = {trial: [] for trial in by_trial}
-    say(f"finalists: trials {', '.join(map(str, by_trial))}")
+    say(f"finalists: trial{'s' * (len(by_trial) > 1)} {', '.join(map(str, by_trial))}")
 
     def entered() -> list[Finalist]:
         return [

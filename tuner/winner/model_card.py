@@ -19,9 +19,8 @@ from captune.data_prep.store import PreparedData
 from captune.errors import one_line, visible
 from captune.files import written_aside
 from captune.model.average import Average, Network
-from captune.model.config import TITLES
+from captune.model.config import TITLES, Metric
 from captune.model.flat import unflatten
-from captune.model.metrics import METRICS
 from captune.model.rule import RuleKind
 from captune.model.size import show_bytes, size
 from captune.results.baselines import Baseline, Baselines
@@ -31,6 +30,7 @@ from captune.tuner.run.settings import RunSettings
 from captune.tuner.winner.proof import Proof
 
 FILL_IN = "FILL IN"
+_OF_SETS: tuple[Metric, ...] = ("mean_f1", "micro_f1", "macro_f1")  # of labels, which baselines have, too
 FEW_ROWS = 30  # of test with a label, below which its F1 says little
 _ESCAPED = str.maketrans({mark: f"\\{mark}" for mark in string.punctuation if mark not in ".,;'"})
 _TASKS = {"text": "text-classification", "image": "image-classification"}
@@ -92,7 +92,10 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
     config, test = facts.config, facts.proof.test
     both = config.image is not None and config.text is not None
     task = None if both else _TASKS["text" if config.image is None else "image"]
-    metrics = [{"type": "f1", "name": f"{name} on test", "value": getattr(test, name)} for name in METRICS[:3]]
+    metrics = [
+        {"type": "f1" if name.endswith("f1") else name, "name": f"{name} on test", "value": getattr(test, name)}
+        for name in (*_OF_SETS, "map")
+    ]
     dataset = {"name": FILL_IN, "type": FILL_IN, "split": "test", "revision": facts.proof.data}
     result = {"task": {"type": task or "other"}, "dataset": dataset, "metrics": metrics}
     return {
@@ -179,10 +182,9 @@ def _data(facts: CardFacts) -> Iterator[str]:
 def _scores(facts: CardFacts) -> Iterator[str]:
     proof, test = facts.proof, facts.proof.test
     yield from ("## Scores on test", "")
-    names = ("mean_f1", "micro_f1", "macro_f1")
-    rows = [("this classifier", *(f"{getattr(test, name):.4f}" for name in names))]
-    rows += [(plain(each.name), *(f"{getattr(each, name):.4f}" for name in names)) for each in facts.baselines]
-    yield from _table(("", "mean F1", "micro F1", "macro F1"), rows)
+    rows = [("this classifier", *(f"{getattr(test, name):.4f}" for name in _OF_SETS))]
+    rows += [(plain(each.name), *(f"{getattr(each, name):.4f}" for name in _OF_SETS)) for each in facts.baselines]
+    yield from _table(("", *(TITLES[name] for name in _OF_SETS)), rows)
     yield ""
     searched = f"{TITLES[proof.metric]} {proof.searched:.4f}"
     yield (
@@ -192,7 +194,7 @@ def _scores(facts: CardFacts) -> Iterator[str]:
     )
     if proof.confirmation is not None:
         yield f"{proof.confirmation}: {proof.confirmed}."
-    if proof.metric != "mean_f1":
+    if proof.metric not in ("mean_f1", "map"):  # of which the one is what is expected, the other has no use for a rule
         yield f"The decision rule was fitted for {TITLES[proof.metric]}."
     if len(proof.seeds) > 1:
         yield f"Trained with other seeds it had {', '.join(f'{score:.4f}' for score in proof.seeds[1:])}."

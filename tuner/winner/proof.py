@@ -131,6 +131,8 @@ class Confirmation(Settings):
     standard_error: float
 
     def __str__(self) -> str:
+        if len(self.finalists) == 1:
+            return f"Trial {self.finalists[0].trial}, the only finalist, was trained again with other seeds"
         trials = ", ".join(str(finalist.trial) for finalist in self.finalists)
         why = (
             f"the best with probability {self.probability:.2f}"
@@ -207,7 +209,8 @@ class Proof(Document):
         if self.confirmation is None:
             return None
         if self.members:
-            return f"what was expected of trial {self.trial} is of it alone, and not of the average"
+            expected = f"{TITLES[self.metric]} {self.confirmation.expected:.4f}"
+            return f"the average was not tried with others; {expected} was expected of trial {self.trial} alone"
         return self.confirmation.check(self.test)
 
     @property
