@@ -90,7 +90,15 @@ PHOTOS = TrialConfig(
         fusion="summed",
         head_dropout=0.3,
     ),
-    train=CAPTIONS.train.model_copy(update={"learning_rate": 1e-3, "own_losses": 0.3, "cached_features": True}),
+    train=CAPTIONS.train.model_copy(
+        update={
+            "epochs": 12,
+            "learning_rate": 1e-3,
+            "own_losses": 0.3,
+            "augment": AugmentConfig(flip=True),
+            "cached_features": True,
+        }
+    ),
 )
 
 FULL = TrialConfig(
