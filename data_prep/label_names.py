@@ -108,7 +108,7 @@ def labels_in(
         else:
             return (
                 (),
-                f"label {shown(word)} is no whole number from 0 and below 10**9; give labels with blanks between them",
+                f"label {shown(word)} must be a whole number from 0 to 999999999; give labels with blanks between them",
             )
         if known is not None and label not in known:
             return (), f"label {label} is unknown, known are {ranges(known)}"

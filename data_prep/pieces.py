@@ -33,8 +33,6 @@ MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 """Of the ids 0 to 3, as BERT's vocabularies have them."""
 TOKENIZER, WORDS = "tokenizer.json", "vocab.txt"
 _SETTINGS = "tokenizer_config.json"
-VOCABULARY_FILES = (TOKENIZER, WORDS, _SETTINGS, byte_pairs.VOCABULARY, byte_pairs.MERGES)
-"""All that may say how captions are cut."""
 LONGEST_WORD = 100
 """Characters; a longer one is unknown, as to BERT."""
 _PARTS = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
@@ -218,6 +216,15 @@ def read_vocabulary(folder: Path) -> tuple[dict[str, int], Pieces]:
         ) from None
 
 
+def vocabulary_files(folder: Path) -> tuple[str, ...]:
+    """Names of the files in a folder that say how captions are cut, and of those that would if they came."""
+    if (folder / TOKENIZER).is_file():
+        return (TOKENIZER,)
+    if (folder / WORDS).is_file():
+        return TOKENIZER, WORDS, _SETTINGS
+    return TOKENIZER, WORDS, byte_pairs.VOCABULARY, byte_pairs.MERGES
+
+
 def _with_marks(places: dict[str, int]) -> dict[str, int]:
     """CLIP pads with the end of a caption, which also stands for what is unknown."""
     start, end = places.pop(byte_pairs.START), places.pop(byte_pairs.END)
@@ -238,9 +245,9 @@ def _of_tokenizer(content: Mapping[str, Any]) -> tuple[dict[str, int], PieceSett
 
 
 def _kind(content: Mapping[str, Any], name: str) -> str:
-    """What a part of a tokenizer.json is; its own value where that says nothing of it."""
+    """What a part of a tokenizer.json is; its own value where that does not say."""
     part = content.get(name)
-    return str(part["type"] if isinstance(part, dict) and "type" in part else part)
+    return str(part["type"] if isinstance(part, dict) and "type" in part else part or "missing")
 
 
 def _of_words(folder: Path) -> tuple[dict[str, int], PieceSettings]:

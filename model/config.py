@@ -396,7 +396,7 @@ def restrict(config: ModelConfig, modality: Modality) -> ModelConfig:
     image = config.image if modality != "caption" else None
     text = config.text if modality != "image" else None
     if (modality != "caption" and image is None) or (modality != "image" and text is None):
-        raise ValueError(f"{modality} was asked for, but this model reads {config.modality}")
+        raise ValueError(f"modality {modality} was asked for, but this model reads {config.modality}")
     return config.model_copy(update={"image": image, "text": text})
 
 

@@ -168,7 +168,7 @@ def test_test_file_without_labels_and_images_without_captions(tmp_path: Path) ->
         ("2.jpg,-1,x", "label '-1'"),
         ("2.jpg,1.0,x", "label '1.0'"),
         ("2.jpg,\u0661,x", "label '\u0661'"),
-        (f"2.jpg,{'9' * 5000},x", "below 10"),
+        (f"2.jpg,{'9' * 5000},x", "from 0 to 999999999"),
         ("2.jpg,12,x", "label 12 is unknown, known are 1-2"),
         ("2.jpg,,x", "no label"),
         ("2.jpg, ,x", "no label"),

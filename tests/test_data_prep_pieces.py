@@ -126,8 +126,12 @@ def test_two_pieces_of_one_place_are_refused(tmp_path: Path) -> None:
     [
         ("other.txt", "", "neither tokenizer.json nor vocab.txt"),
         ("tokenizer.json", "{", "no JSON object"),
-        ("tokenizer.json", "{}", "model in tokenizer.json is None, not WordPiece"),
-        ("tokenizer.json", '{"model": {"type": "WordPiece"}, "normalizer": null}', "normalizer .* is None, not Bert"),
+        ("tokenizer.json", "{}", "model in tokenizer.json is missing, not WordPiece"),
+        (
+            "tokenizer.json",
+            '{"model": {"type": "WordPiece"}, "normalizer": null}',
+            "normalizer .* is missing, not Bert",
+        ),
         ("vocab.txt", "\n".join([*MARKS, "man", "dog", "man"]), "'man' stands in lines 7 and 9 of vocab.txt"),
         (
             "tokenizer.json",

@@ -302,8 +302,8 @@ def test_search_runs_first_what_was_foretold(
     source_data = data if source == "searched" else captions_data
     foretold = inspect(settings, check(settings, source_data), source_data.num_pictures, len(source_data)).first
     launched = [row for row in trials(captune, search.run) if row["fate"] != "over_budget"]
-    assert [flatten(config) for config, _ in foretold] == [row["config"] for row in launched[:3]]
-    assert [size.weights_bytes for _, size in foretold] == [row["weights_bytes"] for row in launched[:3]]
+    assert [flatten(one.config) for one in foretold] == [row["config"] for row in launched[:3]]
+    assert [one.size.weights_bytes for one in foretold] == [row["weights_bytes"] for row in launched[:3]]
 
 
 def test_what_is_over_the_budget_never_reaches_ray(tight_search: Search, captune: Captune) -> None:

@@ -72,7 +72,7 @@ def test_each_part_is_left_out_by_itself() -> None:
     tower = replace(PRESETS["captions"], {"text.encoder": "transformer", "text.weights": "x", "text.frozen": True})
     without = ablations(replace(tower, {"train.cached_features": True}))["text.weights"]
     assert without == replace(tower, {"text.pretrained": False, "text.frozen": False})
-    assert "the tower was frozen" in note_on(without, tower) and note_on(without, without) == ""
+    assert "the tower, else frozen, is trained" in note_on(without, tower) and note_on(without, without) == ""
     aligned = ablations(replace(config, {"train.alignment": 0.1}))
     assert aligned["alignment"] == config and {part: aligned[part].train.alignment for part in aligned} == {
         **dict.fromkeys(aligned, 0.1),

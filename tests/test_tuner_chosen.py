@@ -90,7 +90,7 @@ def test_configuration_over_the_budget_or_tried_already_is_refused_by_its_place(
     for configurations, words in (
         (embedded, "weights"),
         ([{"text.embedding": 16}, {"text.embedding": 16}], "the same as configuration 1"),
-        ([{"text.embedding": 16}, {}], "the same as the preset"),
+        ([{"text.embedding": 16}, {}], "the same as trial 0"),
     ):
         with pytest.raises(SpaceError, match=words) as caught:
             tight.chosen(configurations, {})

@@ -321,10 +321,16 @@ def test_nearest_value_can_be_drawn_and_none_is_nearer(value: float, low: int, c
     number = Number(low, low + count * step, step=step)
     for dimension in (number, Choice(tuple(number.values()))):
         nearest = dimension.nearest(value)
-        assert dimension.holds(nearest) and isinstance(nearest, int) == whole
+        assert dimension.holds(nearest) and (isinstance(nearest, int) == whole or nearest == value)
         assert dimension.nearest(nearest) == nearest
         assert all(abs(float(nearest) - value) <= abs(float(other) - value) + 1e-9 for other in dimension.values())
     assert Number(low, low + count + 0.5).nearest(value) == min(max(value, low), low + count + 0.5)
+
+
+def test_nearest_to_no_limit_is_the_largest() -> None:
+    space = around({"image.max_side": [24, 32, 40], "train.clip_norm": {"low": 0.5, "high": 2.0}})
+    assert list(space.parameters(space.base).values()) == [40, 2.0], "the preset has 0 of both"
+    assert around({"image.max_side": [0, 24]}).parameters(space.base) == {"image.max_side": 0}
 
 
 def test_where_nothing_is_near_it_is_the_first() -> None:
@@ -360,7 +366,7 @@ def test_dimension_whose_condition_needs_an_absent_encoder_is_refused_or_left_ou
 
 
 def test_modality_that_the_preset_cannot_read_is_refused() -> None:
-    with pytest.raises(SpaceError, match="modality both"):
+    with pytest.raises(SpaceError, match=r"^both was asked for"):
         around({}, preset="captions", modality="both")
 
 

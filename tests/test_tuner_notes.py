@@ -1,10 +1,12 @@
 """What of a space is of no use is told before anything starts, and nothing else is."""
 
+from contextlib import suppress
 from functools import partial
 from random import Random
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from test_tuner_dimensions import manifest
 
 from captune.model.size import Budget, Contents
@@ -23,7 +25,10 @@ def told(
         config.build_space(), partial(bind, manifest=manifest(side=48)), Budget(limit), Contents.typical(3)
     )
     random = Random(0)
-    draws = [feasible.space.draw(random) for _ in range(60)]
+    draws = []
+    for _ in range(60):
+        with suppress(ValidationError):  # impossible together
+            draws.append(feasible.space.draw(random))
     return list(notes(config, feasible, [(draw, feasible.bind(draw)) for draw in draws]))
 
 
@@ -70,6 +75,11 @@ def test_what_is_of_no_use_is_told(space: Any, fixed: Any, preset: str, words: t
 def test_fixed_value_that_changes_nothing_is_told(fixed: dict[str, Any], words: str) -> None:
     (note,) = told({"train.learning_rate": [0.003, 0.02]}, fixed=fixed)
     assert note.startswith(words)
+
+
+def test_preset_that_is_impossible_in_the_space_is_told() -> None:
+    (note,) = told({"fusion": ["concatenation", "gated"], "image.head": ["positions", "pooled"]})
+    assert "impossible together, so trial 0 is drawn" in note
 
 
 def test_fixed_value_of_an_encoder_that_is_left_out_is_told() -> None:

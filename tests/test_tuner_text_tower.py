@@ -96,7 +96,7 @@ def test_run_notices_each_file_that_changes_how_captions_are_cut(
         refused(lambda: refuse_other_files(settings), told, error=RunError)
         (tower / name).unlink()
     (tower / "vocab.txt").rename(tmp_path / "vocab.txt")
-    refused(lambda: refuse_other_files(settings), f"{tower}/vocab.txt is not the file it was", error=RunError)
+    refused(lambda: refuse_other_files(settings), f"{tower}/vocab.txt is gone", error=RunError)
 
 
 @pytest.mark.slow

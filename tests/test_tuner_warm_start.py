@@ -115,8 +115,8 @@ def test_search_runs_first_what_was_foretold(
     study.enqueue_trial(feasible.preset())
     learn(study)
     gate = Gate(study, feasible, seed=CONFIG.seed)
-    assert [flatten(config) for config, _ in foretold] == [flatten(gate.admit().config) for _ in foretold]
-    assert len({config.model_dump_json() for config, _ in foretold}) == 3
+    assert [flatten(one.config) for one in foretold] == [flatten(gate.admit().config) for _ in foretold]
+    assert len({one.config.model_dump_json() for one in foretold}) == 3
 
 
 def test_sampler_that_was_told_draws_no_even_start(tmp_path: Path, old: RunFolder, captions_data: PreparedData) -> None:

@@ -120,7 +120,7 @@ def plan(
         found = _of_older(older, asked, prepared, feasible)
         of_older, learn = [f"warm start {found}"], {"learn": partial(take_over, found=found)}
     preflight = inspect(asked, feasible, prepared.prepared.num_pictures, len(prepared.prepared), **learn)
-    report = [*lines(preflight, feasible.space, str(run)), *of_older]
+    report = [*lines(preflight, str(run)), *of_older]
     return Plan(prepared, str(run), asked, older, tuple(report), speed)
 
 

@@ -65,7 +65,7 @@ def _known(run: RunFolder, feasible: FeasibleSpace) -> dict[bytes, str]:
             waiting.append(parameters)
     waits = dict[bytes, str]()
     for parameters in waiting:
-        with suppress(KeyError, ValidationError):  # the sampler draws what is not named
+        with suppress(KeyError, ValidationError):  # of an earlier captune, whose sampler drew what was not named
             waits[key_of(feasible.bind(feasible.space.at(parameters)))] = "one that waits to be tried"
     return waits | tried
 

@@ -172,7 +172,7 @@ def ablate(
         tell(f"{row.without:18}  {row[2]:{wide}.4f}  {difference:28} {mib:6.2f}  {row.seconds:7.0f}")
     for row in frame.itertuples():
         if row.note:
-            say(f"note: without {row.without} {row.note}")
+            say(f"note: without {row.without}: {row.note}")
 
 
 def export(

@@ -25,15 +25,17 @@ def notes(
     Args:
         draws: configurations as they were drawn, and the same on the data.
     """
-    base = flatten(feasible.bind(feasible.space.base))
-    trial_0 = feasible.bind(feasible.space.base) if feasible.trial_0 is None else feasible.trial_0
-    begins, without = flatten(trial_0), idle(trial_0)
+    of_preset, on_data = flatten(feasible.space.base), feasible.bind(feasible.space.base)
+    begins = feasible.trial_0
+    if begins is None:
+        yield "what the space has nearest to the preset is impossible together, so trial 0 is drawn"
+        begins = on_data
     for name, dimension in feasible.space.dimensions.items():
         if name in config.fixed:
             closed = ", and wherever it is not drawn" if dimension.when else ""
             yield f"{name} is fixed and searched: {config.fixed[name]} is what trial 0 has{closed}"
-        elif begins[name] != base[name] and name not in without:
-            yield f"{name} is searched as {dimension.words}, without {base[name]}: trial 0 has {begins[name]}"
+        elif (value := flatten(begins)[name]) != flatten(on_data)[name] and name not in idle(begins):
+            yield f"{name} is searched as {dimension.words}, without {of_preset[name]}: trial 0 has {value}"
     draws = draws[:LOOKED_AT]
     bounds = [feasible.bind(feasible.space.base), *(bound for _, bound in draws)]
     of_use = [flatten(bound).keys() - idle(bound) for bound in bounds]  # none of an encoder that is not there

@@ -29,7 +29,8 @@ def open_search(
     gpus: float,
     room: Room,
 ) -> Director:
-    """The director of a study: new with the preset as trial 0, or as an earlier search left it, put right.
+    """The director of a study: new with the preset, or what is nearest to it, as trial 0, or as an earlier search left
+    it, put right.
 
     Args:
         learn: adds what is known from an earlier run.
@@ -41,7 +42,8 @@ def open_search(
     learn(study)
     records = records_of(study)
     gate = Gate(study, feasible, seed=config.seed, sampler=SAMPLERS[config.sampler])
-    rungs = Rungs.of(config.halving, records, schedule=feasible.space.base.train.epochs)
+    begins = feasible.space.base if feasible.trial_0 is None else feasible.trial_0
+    rungs = Rungs.of(config.halving, records, schedule=begins.train.epochs)
     recover(study, gate, rungs, records)
     return Director(
         study,

@@ -15,13 +15,13 @@ from pydantic import ValidationError
 
 from captune.cluster.object_storage.addresses import is_url
 from captune.model.config import TrialConfig
+from captune.model.flat import Flat
 from captune.model.frozen_features import FrozenFeatures, needed
 from captune.model.latency import Latency
 from captune.model.size import Budget, Size, show_bytes
 from captune.tuner.decisions.notes import notes
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.feasibility import FeasibleSpace
-from captune.tuner.space.space import Space
 from captune.tuner.space.yaml_file import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 
 DRAWS = 2000
 FIRST = 3
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """A configuration that would run. parameters: what it draws; `config` is what that is on the data."""
+
+    parameters: Flat
+    config: TrialConfig
+    size: Size
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,8 @@ class Preflight:
     never: dict[str, list[Any]]
     features: int
     notes: tuple[str, ...]
-    first: tuple[tuple[TrialConfig, Size], ...]
-    preset_refusal: str | None
+    first: tuple[Foretold, ...]
+    refusal_of_trial_0: str | None
     checkpoint: int
     network: int
     keep: int
@@ -89,10 +98,10 @@ def inspect(
     least = feasible.smallest
     assert least is not None  # checked before
     smallest = feasible.size_of(least)
-    everywhere = [*drawn, smallest, *(size for _, size in first)]
+    everywhere = [*drawn, smallest, *(one.size for one in first)]
     fitting = [size for size in everywhere if feasible.budget.holds(size)]
     network = max(size.bundle_bytes for size in fitting)
-    configs = [*(bound for _, bound in draws), least, *(trial for trial, _ in first)]
+    configs = [*(bound for _, bound in draws), least, *(one.config for one in first)]
     features = _features_bytes(configs, pictures, rows, config.cache_limit)
     return Preflight(
         budget=feasible.budget,
@@ -110,16 +119,14 @@ def inspect(
         features=features,
         notes=tuple(notes(config, feasible, draws)),
         first=first,
-        preset_refusal=None if feasible.trial_0 is None else feasible.refusal(feasible.trial_0),
+        refusal_of_trial_0=None if feasible.trial_0 is None else feasible.refusal(feasible.trial_0),
         checkpoint=network + max(map(_checkpoint_bytes, fitting)),
         network=network,
         keep=config.keep,
     )
 
 
-def _first(
-    config: SearchConfig, feasible: FeasibleSpace, learn: Callable[[optuna.Study], None]
-) -> list[tuple[TrialConfig, Size]]:
+def _first(config: SearchConfig, feasible: FeasibleSpace, learn: Callable[[optuna.Study], None]) -> list[Foretold]:
     import optuna
 
     from captune.results.journal import DIRECTIONS
@@ -127,7 +134,7 @@ def _first(
     from captune.tuner.decisions.gate import Gate, UsedUp
     from captune.tuner.decisions.sampler import SAMPLERS
 
-    first: list[tuple[TrialConfig, Size]] = []
+    first: list[Foretold] = []
     with quiet_optuna(), suppress(UsedUp):
         study = optuna.create_study(directions=[DIRECTIONS[objective] for objective in config.objectives])
         for parameters in (feasible.preset(), *feasible.chosen(config.first, {})):
@@ -136,7 +143,7 @@ def _first(
         gate = Gate(study, feasible, seed=config.seed, sampler=SAMPLERS[config.sampler])
         while len(first) < min(FIRST, config.trials or FIRST):
             admitted = gate.admit()
-            first.append((admitted.config, admitted.size))
+            first.append(Foretold(admitted.trial.params, admitted.config, admitted.size))
     return first
 
 
@@ -159,13 +166,8 @@ def _checkpoint_bytes(size: Size) -> int:
     return 4 * (size.parameters + (4 if size.storage == "int4" else 3) * size.trainable)
 
 
-def lines(preflight: Preflight, space: Space, run: str) -> list[str]:
-    """The same for people.
-
-    Args:
-        space: what was drawn from, for the names of its dimensions.
-        run: path or address where the run would be written.
-    """
+def lines(preflight: Preflight, run: str) -> list[str]:
+    """The same for people. run: path or address where it would be written."""
     constant = ", ".join(f"{part} {show_bytes(count)}" for part, count in preflight.constant.items())
     report = [
         f"budget     {preflight.budget}",
@@ -180,16 +182,18 @@ def lines(preflight: Preflight, space: Space, run: str) -> list[str]:
         report.append(f"features   {show_bytes(preflight.features)} of frozen towers beside the data, computed once")
     report += [f"never fits {name}: {', '.join(map(str, options))}" for name, options in preflight.never.items()]
     report += [f"note       {note}" for note in preflight.notes]
-    if preflight.preset_refusal is not None:
-        report.append(f"preset     is refused: {preflight.preset_refusal}")
+    if preflight.refusal_of_trial_0 is not None:
+        report.append(f"trial 0    is refused: {preflight.refusal_of_trial_0}")
     room = "" if is_url(run) else f"; {show_bytes(shutil.disk_usage(_existing(Path(run))).free)} free"
     report.append(
         f"disk       at most {show_bytes(preflight.checkpoint)} for each trial that runs "
         f"and {show_bytes(preflight.network)} for each of the {preflight.keep} best{room}"
     )
-    for place, (config, size) in enumerate(preflight.first, 1):
-        values = ", ".join(f"{name} {_short(value)}" for name, value in space.parameters(config).items())
-        report.append(f"{f'runs {place}.':10} {show_bytes(preflight.budget.bytes_of(size))}: {values or 'the preset'}")
+    for place, one in enumerate(preflight.first, 1):
+        values = ", ".join(f"{name} {_short(value)}" for name, value in one.parameters.items())
+        report.append(
+            f"{f'runs {place}.':10} {show_bytes(preflight.budget.bytes_of(one.size))}: {values or 'the preset'}"
+        )
     return report
 
 

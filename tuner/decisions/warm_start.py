@@ -1,7 +1,7 @@
 """What an earlier run has found out, told to the sampler of a new one.
 
 A score says something of a new search where data, metric and objectives are the same and its space draws the very same
-configuration. Of any run the best configurations are worth a trial, as far as the space has their settings.
+configuration. Of any run the best configurations are worth a trial, as near as the space comes to them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import ValidationError
 
 from captune.model.config import TrialConfig
-from captune.model.effects import key_of
-from captune.model.flat import Flat, unflatten
+from captune.model.effects import idle, key_of
+from captune.model.flat import Flat, flatten, unflatten
 from captune.results.attributes import SCORED, Fate, TrialAttributes
 from captune.results.journal import STUDY_NAME, open_storage
 from captune.results.run_folder import RunFolder
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.feasibility import FeasibleSpace
+from captune.tuner.space.space import FITTED
 
 _REFUSED: tuple[Fate, ...] = ("over_budget", "diverged")
 _MEANING = {"metric": "another metric", "objectives": "other objectives"}
@@ -109,14 +110,14 @@ def findings(old: RunFolder, feasible: FeasibleSpace, differing: Sequence[str] =
         evidence.append(_copy(trial, drawn, feasible, config, f"trial {trial.number} of {old}"))
     complete.sort(key=lambda found: (-found[0], found[1]))
     best = [(feasible.space.parameters(config), config) for _, _, config in complete]
-    several = [values for values, _ in best]
-    first = [found for place, found in enumerate(best) if found[0] and found[0] not in several[:place]]
+    parameters = [values for values, _ in best]
+    first = [found for place, found in enumerate(best) if found[0] and found[0] not in parameters[:place]]
     first = first[: _TRIED_AGAIN if differing else 1]
     return Findings(
         old,
         tuple(evidence),
         tuple(values for values, _ in first),
-        all(_same_network(feasible, values, config) for values, config in first),
+        all(_as_it_was(feasible, values, config) for values, config in first),
         finished,
         known,
         tuple(differing),
@@ -137,17 +138,19 @@ def _drawn(feasible: FeasibleSpace, config: TrialConfig) -> optuna.trial.FixedTr
     asked = optuna.trial.FixedTrial(feasible.space.parameters(config))
     try:
         drawn = feasible.bind(feasible.space.suggest(cast(optuna.Trial, asked)))
-    except ValueError:  # a value is missing, or they are impossible together
+    except ValueError:  # its values are impossible together
         return None
     return asked if key_of(drawn) == key_of(config) else None
 
 
-def _same_network(feasible: FeasibleSpace, values: Flat, config: TrialConfig) -> bool:
-    """Whether these values of the dimensions are a configuration as it was, on the new data."""
+def _as_it_was(feasible: FeasibleSpace, values: Flat, config: TrialConfig) -> bool:
+    """Whether these values of the dimensions give a configuration as it was, but for what data and towers set."""
     try:
-        return key_of(feasible.bind(feasible.space.at(values))) == key_of(feasible.bind(config))
-    except ValueError:  # impossible together, or it read what the new data does not have
+        here = flatten(feasible.space.at(values))
+    except ValidationError:  # impossible together
         return False
+    left_out = idle(config).union(FITTED)
+    return all(here.get(name) == value for name, value in flatten(config).items() if name not in left_out)
 
 
 def _copy(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from captune.data_prep.pieces import VOCABULARY_FILES, cut_pieces
+from captune.data_prep.pieces import cut_pieces, vocabulary_files
 from captune.data_prep.records import DataError
 from captune.data_prep.store import PreparedData
 from captune.model.backbones import WeightsError, weights_path
@@ -16,7 +15,7 @@ from captune.model.text_towers import TowerOnData, TransformerShape
 from captune.model.transformer_weights import check_text_tower, check_vision_tower
 from captune.model.transformers import CONFIG, WEIGHTS, Part, weights_folder
 from captune.model.vision_towers import VisionShape
-from captune.reading import MissingError, UnreadableError, sha256
+from captune.reading import UnreadableError, sha256
 from captune.tuner.space.space import NEEDS_WEIGHTS, Space
 from captune.tuner.space.yaml_file import ConfigError
 from captune.tuner.training.teacher import check_teacher
@@ -47,36 +46,31 @@ ABSENT = "absent"
 def digests(space: Space) -> dict[str, str]:
     """SHA-256 by setting and name of each file that a trial may ask for and that is here.
 
-    Of a folder that is here ABSENT, too, for each file that would change how captions are cut if it came.
+    Of a transformer's folder ABSENT for a file that is not in it, also for one that would have captions cut otherwise.
     """
     found = {}
     for name in _backbone_weights(space):
         with suppress(WeightsError, UnreadableError):
             found[f"image.weights {name}"] = sha256(weights_path(name))
     for name in _vision_weights(space):
-        found |= _digests_of_folder("vision", name, (CONFIG,))
+        found |= _digests_of_folder("vision", name)
     for name in text_weights(space):
-        found |= _digests_of_folder("text", name, (CONFIG, *VOCABULARY_FILES))
+        found |= _digests_of_folder("text", name)
     for name in _teachers(space):
         with suppress(UnreadableError):
             found[f"train.teacher {name}"] = sha256(Path(name) / MANIFEST)  # which has the sums of the others
     return found
 
 
-def _digests_of_folder(part: Part, name: str, others: Sequence[str]) -> dict[str, str]:
-    """Of the weights in it, under its name, and of the others, each under its own beside."""
+def _digests_of_folder(part: Part, name: str) -> dict[str, str]:
+    """Of the weights in it, under its name, and of the others that count, each under its own beside."""
     setting, found = f"{'text' if part == 'text' else 'image'}.weights {name}", dict[str, str]()
     with suppress(WeightsError):
         folder = weights_folder(name, part)
-        for file in (WEIGHTS, *others):
-            called = setting if file == WEIGHTS else f"{setting}/{file}"
-            try:
-                found[called] = sha256(folder / file)
-            except MissingError:
-                if file != WEIGHTS:
-                    found[called] = ABSENT
-            except UnreadableError:
-                continue
+        for file in (WEIGHTS, CONFIG, *(vocabulary_files(folder) if part == "text" else ())):
+            with suppress(UnreadableError):
+                there = (folder / file).exists()
+                found[setting if file == WEIGHTS else f"{setting}/{file}"] = sha256(folder / file) if there else ABSENT
     return found
 
 

@@ -61,13 +61,10 @@ class RunSettings(Document):
         return cls.parse(run.read_settings(), f"{run}/{run.settings.name}")
 
     def changed_files(self) -> list[str]:
-        """What weights or teacher is another file now, a line each; one that is gone is missed by who needs it."""
+        """What weights or teacher is another file now, a line each; a whole folder that is gone, or a single file of
+        weights, is missed by who needs it."""
         now = digests(self.search.build_space())
-        return [
-            f"{name} was not there when the search began" if was == ABSENT else f"{name} is not the file it was"
-            for name, was in self.files.items()
-            if now.get(name, was) != was
-        ]
+        return [f"{name} {_change(was, now[name])}" for name, was in self.files.items() if now.get(name, was) != was]
 
     def facts(self, run: RunFolder) -> RunFacts:
         """What whoever reads the run elsewhere is told."""
@@ -219,10 +216,16 @@ def read(run: RunFolder) -> tuple[SearchConfig, PreparedData]:
     return settings.search, data
 
 
+def _change(was: str, is_now: str) -> str:
+    if was == ABSENT:
+        return "was not there when the search began"
+    return "is gone" if is_now == ABSENT else "is not the file it was"
+
+
 def refuse_other_files(settings: RunSettings) -> None:
     """Raises RunError where a run's weights or teacher are other files than its trials had."""
     if changed := settings.changed_files():
-        raise RunError(f"{changed[0]}; put the files back as they were, or begin another run")
+        raise RunError(f"{changed[0]}; have the files as they were, or begin another run")
 
 
 def remember(run: RunFolder, config: SearchConfig) -> RunSettings:

@@ -30,8 +30,9 @@ def parameters_of(space: Space, values: Mapping[str, Any], bound: TrialConfig | 
     """
     base = flatten(space.base)
     every = [base] if bound is None else [base, flatten(bound)]
-    # Of what decides which dimensions are open, too, the trial has what the space has.
-    configuration = {**base, **space.nearest({**base, **values}), **values}
+    drawn = {name: value for name, value in values.items() if _can_be_drawn(space, name, value)}
+    parameters = space.nearest({**base, **drawn})
+    configuration = {**base, **parameters, **values}
     for name, value in values.items():
         encoder, _, inner = name.partition(".")
         if inner and encoder in base and name in configuration_settings():
@@ -57,4 +58,9 @@ def parameters_of(space: Space, values: Mapping[str, Any], bound: TrialConfig | 
         unflatten(configuration)
     except ValidationError as error:
         raise SpaceError(complaint(error)) from None
-    return space.nearest(configuration)
+    return parameters
+
+
+def _can_be_drawn(space: Space, name: str, value: Any) -> bool:
+    dimension = space.dimensions.get(name)
+    return dimension is not None and dimension.holds(value)

@@ -76,7 +76,7 @@ class FeasibleSpace:
         base = self.bind(self.space.base)
         known = dict(known)
         if self.trial_0 is not None:
-            known[key_of(self.trial_0)] = "the preset, which is trial 0"
+            known[key_of(self.trial_0)] = "trial 0"
         chosen = []
         for place, values in enumerate(configurations, 1):
             try:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from captune.model.vision_towers import VisionShape
 
 OF_THE_DATA = ("image.side", "num_labels")
+FITTED = (*OF_THE_DATA, "image.max_side", "image.layers", "text.vocabulary_size", "text.max_tokens", "text.layers")
+"""What `bind` takes from the data, or makes no more than the data or a tower has."""
+_NO_LIMIT = 2**20
+_UNLIMITED_AT_0 = ("image.max_side", "train.clip_norm")
 NEEDS_WEIGHTS = {
     "text": "text.encoder transformer needs text.weights: a folder of a pretrained tower",
     "vision": "image.backbone transformer needs image.weights: the folder of a CLIP model",
@@ -62,7 +66,7 @@ class Space:
         try:
             restricted = restrict(preset.model, modality)
         except ValueError as error:
-            raise SpaceError(str(error), "modality") from None
+            raise SpaceError(str(error).removeprefix("modality "), "modality") from None
         base = TrialConfig(model=restricted, train=preset.train)
         present = flatten(base)
         base = _replaced(base, {k: v for k, v in fixed.items() if k in present}, "fixed")
@@ -116,7 +120,10 @@ class Space:
         values, parameters = {**self._values, **settings}, dict[str, Any]()
         for name, dimension in self.dimensions.items():
             if is_open(dimension, values):
-                values[name] = parameters[name] = dimension.nearest(values[name])
+                value = values[name]
+                if name in _UNLIMITED_AT_0 and value == 0 and not dimension.holds(value):
+                    value = _NO_LIMIT
+                values[name] = parameters[name] = dimension.nearest(value)
         return parameters
 
     @cached_property

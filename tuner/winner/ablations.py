@@ -19,8 +19,8 @@ def ablations(config: TrialConfig) -> dict[str, TrialConfig]:
 def note_on(variant: TrialConfig, whole: TrialConfig) -> str:
     """What of a variant is not as in the whole network beside the part that it lacks; "" for nothing."""
     towers = ((whole.model.image, variant.model.image), (whole.model.text, variant.model.text))
-    thawed = any(was is not None and is_ is not None and was.frozen and not is_.frozen for was, is_ in towers)
-    return "the tower was frozen; from random weights all of it is trained, at the rate of the rest" if thawed else ""
+    thawed = any(one is not None and other is not None and one.frozen and not other.frozen for one, other in towers)
+    return "the tower, else frozen, is trained from random weights at the rate of the rest" if thawed else ""
 
 
 def _ablations(config: TrialConfig) -> Iterator[tuple[str, TrialConfig]]:

@@ -81,7 +81,7 @@ def members_for(
     if most is not None and len(choice.trials) < most:
         say(f"note: {len(choice.trials)} networks are averaged, not {most}")
     say(f"average of trials {_listed(choice.trials)}: {TITLES[metric]} {choice.score:.4f} on validation")
-    if choice.gain < 0:
+    if round(choice.gain, 4) < 0:
         say(
             f"note: trial {first.number} alone has {-choice.gain:.4f} more; --average auto adds none that does not gain"
         )

@@ -5,6 +5,7 @@ All of it comes from what the run, its proof and its data say; what only a perso
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
     metrics = [
         {"type": "f1" if name.endswith("f1") else name, "name": f"{name} on test", "value": getattr(test, name)}
         for name in (*_OF_SETS, "map")
+        if not math.isnan(getattr(test, name))  # proofs of before it was a metric
     ]
     dataset = {"name": FILL_IN, "type": FILL_IN, "split": "test", "revision": facts.proof.data}
     result = {"task": {"type": task or "other"}, "dataset": dataset, "metrics": metrics}
@@ -194,7 +196,7 @@ def _scores(facts: CardFacts) -> Iterator[str]:
     )
     if proof.confirmation is not None:
         yield f"{proof.confirmation}: {proof.confirmed}."
-    if proof.metric not in ("mean_f1", "map"):  # of which the one is what is expected, the other has no use for a rule
+    if proof.metric not in ("mean_f1", "map"):  # for both the rule is fitted for mean F1, as a reader expects
         yield f"The decision rule was fitted for {TITLES[proof.metric]}."
     if len(proof.seeds) > 1:
         yield f"Trained with other seeds it had {', '.join(f'{score:.4f}' for score in proof.seeds[1:])}."

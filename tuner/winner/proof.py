@@ -210,7 +210,7 @@ class Proof(Document):
             return None
         if self.members:
             expected = f"{TITLES[self.metric]} {self.confirmation.expected:.4f}"
-            return f"the average was not tried with others; {expected} was expected of trial {self.trial} alone"
+            return f"the average was not trained with other seeds; {expected} was expected of trial {self.trial} alone"
         return self.confirmation.check(self.test)
 
     @property
