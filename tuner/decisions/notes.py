@@ -25,17 +25,7 @@ def notes(
     Args:
         draws: configurations as they were drawn, and the same on the data.
     """
-    of_preset, on_data = flatten(feasible.space.base), feasible.bind(feasible.space.base)
-    begins = feasible.trial_0
-    if begins is None:
-        yield "what the space has nearest to the preset is impossible together, so trial 0 is drawn"
-        begins = on_data
-    for name, dimension in feasible.space.dimensions.items():
-        if name in config.fixed:
-            closed = ", and wherever it is not drawn" if dimension.when else ""
-            yield f"{name} is fixed and searched: {config.fixed[name]} is what trial 0 has{closed}"
-        elif (value := flatten(begins)[name]) != flatten(on_data)[name] and name not in idle(begins):
-            yield f"{name} is searched as {dimension.words}, without {of_preset[name]}: trial 0 has {value}"
+    yield from _of_trial_0(config, feasible)
     draws = draws[:LOOKED_AT]
     bounds = [feasible.bind(feasible.space.base), *(bound for _, bound in draws)]
     of_use = [flatten(bound).keys() - idle(bound) for bound in bounds]  # none of an encoder that is not there
@@ -54,6 +44,20 @@ def notes(
         networks = {key_of(bound) for _, bound in fitting}
         if len(networks) < config.trials:
             yield f"only {len(networks)} of {config.trials} trials can run: the space holds no other network that fits"
+
+
+def _of_trial_0(config: SearchConfig, feasible: FeasibleSpace) -> Iterator[str]:
+    preset, trial_0 = feasible.bind(feasible.space.base), feasible.trial_0
+    if trial_0 is None:
+        yield "what the space has nearest to the preset is impossible together, so trial 0 is drawn"
+        trial_0 = preset
+    usual, on_data, begins, useless = flatten(feasible.space.base), flatten(preset), flatten(trial_0), idle(trial_0)
+    for name, dimension in feasible.space.dimensions.items():
+        if name in config.fixed:
+            closed = ", and wherever it is not drawn" if dimension.when else ""
+            yield f"{name} is fixed and searched: {config.fixed[name]} is what trial 0 has{closed}"
+        elif begins[name] != on_data[name] and name not in useless:
+            yield f"{name} is searched as {dimension.words}, without {usual[name]}: trial 0 has {begins[name]}"
 
 
 def _without_effect(feasible: FeasibleSpace, draws: Sequence[tuple[TrialConfig, TrialConfig]]) -> Iterator[str]:
