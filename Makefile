@@ -25,7 +25,7 @@ $(NODE_MODULES): tests/javascript/package.json
 	  || echo 'npm cannot install it: tests that need it are skipped'; fi
 	if test -d $@; then touch $@; fi
 
-test: $(READY) $(NODE_MODULES)  ## All tests, three files at a time: many of them wait for processes
+test: $(READY) $(NODE_MODULES)  ## The tests but for the longest, three files at a time: many of them wait for processes
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY)  ## Tests of what needs neither Keras nor Ray, in less than a minute

@@ -173,7 +173,8 @@ class Classifier:
                 column Probabilities, of the labels in their order.
             top: how many of the likeliest labels each row gets, likeliest first, instead of those that the rule gives.
             names: names of labels instead of their ids; in a CSV semicolons are between them.
-            batch: rows that go through the network together, 1 to 1024; None for 256, and 32 with pictures.
+            batch: rows that go through the network together, 1 to 1024; None for 256, fewer of larger
+                pictures: 32 of 224 pixels.
             on_bad: at a row that cannot be used "error" stops; "skip" leaves it out and says so on stderr.
             progress: whether it is shown.
 

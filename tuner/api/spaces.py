@@ -103,7 +103,7 @@ def space(
     *,
     fixed: Mapping[str, Any] | None = None,
 ) -> SearchSpace:
-    """Settings that a search draws, around a preset, which is its trial 0.
+    """Settings that a search draws, around a preset, which is its trial 0, or what is nearest to it.
 
     Args:
         preset: paper, captions, compact, photos or full.

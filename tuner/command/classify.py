@@ -69,7 +69,9 @@ def predict(
     names: Annotated[bool, typer.Option("--names", help="names of labels instead of numbers")] = False,
     batch: Annotated[
         int | None,
-        typer.Option(help="rows that go through the network together, 1 to 1024; by itself 256, and 32 with pictures"),
+        typer.Option(
+            help="rows that go through the network together, 1 to 1024; by itself 256, fewer with larger pictures, 32 of 224"
+        ),
     ] = None,
     on_bad: OnBad = "error",
     image: Annotated[Path | None, typer.Option(help="a picture to answer on the terminal, without a CSV")] = None,

@@ -59,7 +59,7 @@ class SearchConfig(_WithoutTruths):
     """What one search is asked to do. Values are bytes, seconds, plain numbers; texts as people write them are read."""
 
     preset: Annotated[PresetName, Group("Search")] = Field(
-        description="network and training to start from, and trial 0 of a search"
+        description="network and training to start from, and trial 0 of a search, or what is nearest to it"
     )
     trials: Annotated[int | None, Group("Search")] = Field(
         None, ge=1, le=1_000_000, description="configurations inside the budget to try; none: until the time limit"
