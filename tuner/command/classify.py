@@ -70,7 +70,7 @@ def predict(
     batch: Annotated[
         int | None,
         typer.Option(
-            help="rows that go through the network together, 1 to 1024; by itself 256, fewer with larger pictures, 32 of 224"
+            help="rows that go through the network together, 1 to 1024; by itself 256, and fewer of large pictures"
         ),
     ] = None,
     on_bad: OnBad = "error",
