@@ -176,7 +176,9 @@ def cut_pieces(data: PreparedData, folder: Path) -> CutPieces:
         longest = max(longest, len(texts))
     pieces = whole.settings.occurring(counts, whole.pieces)
     if not pieces:
-        raise DataError(f"no caption of {data.path} has a word piece of {folder}: choose another text.encoder")
+        raise DataError(
+            f"no caption of {data.path} has a word piece of {folder}; choose another text.encoder, or prepare it again"
+        )
     return CutPieces(Pieces(pieces, whole.settings), tuple(places[text] for text in (*MARKS, *pieces)), longest + 2)
 
 
@@ -238,7 +240,7 @@ def _of_tokenizer(content: Mapping[str, Any]) -> tuple[dict[str, int], PieceSett
     model, normalizer = content["model"], content["normalizer"]
     if other := [name for name, value in _SAME.items() if model.get(name, value) != value]:
         raise ValueError(f"{other[0]} in {TOKENIZER} is {model[other[0]]!r}, not {_SAME[other[0]]!r}")
-    places = model["vocab"]
+    places = model.get("vocab")
     byte_pairs.check_places(places)
     settings = {field.name: normalizer[field.name] for field in fields(PieceSettings) if field.name in normalizer}
     return dict(places), PieceSettings(**settings)
@@ -247,7 +249,7 @@ def _of_tokenizer(content: Mapping[str, Any]) -> tuple[dict[str, int], PieceSett
 def _kind(content: Mapping[str, Any], name: str) -> str:
     """What a part of a tokenizer.json is; its own value where that does not say."""
     part = content.get(name)
-    return str(part["type"] if isinstance(part, dict) and "type" in part else part or "missing")
+    return str(part.get("type", "of no type") if isinstance(part, dict) else part or "missing")
 
 
 def _of_words(folder: Path) -> tuple[dict[str, int], PieceSettings]:

@@ -32,7 +32,8 @@ class WeightsError(WorkError):
 
 def weights_places(name: str) -> list[Path]:
     """Where weights of that name are looked for: at its path, then in the folder that CAPTUNE_WEIGHTS names."""
-    return [Path(name), *(Path(folder) / name for folder in [os.environ.get(WEIGHTS_FOLDER)] if folder)]
+    folder = os.environ.get(WEIGHTS_FOLDER)
+    return [Path(name)] if not folder or Path(name).is_absolute() else [Path(name), Path(folder) / name]
 
 
 def weights_path(name: str) -> Path:

@@ -88,7 +88,10 @@ class ImageConfig(Settings):
         0, ge=0, le=4096, description="positions, queries only: dense layer at each position before; 0: none"
     )
     dropout: Share = Field(0.0, description="share of the backbone's features dropped in training")
-    width: int = Field(16, ge=4, le=256, description="compact only: channels of the first convolution")
+    stem: int = Field(
+        0, ge=0, le=256, description="compact only: channels of a convolution before the first, of all pixels; 0: none"
+    )
+    width: int = Field(16, ge=4, le=256, description="compact only: channels of the first convolution of stride 2")
     stages: int = Field(3, ge=1, le=6, description="compact only: stages, each half the side, twice the channels")
     blocks: int = Field(1, ge=1, le=4, description="compact only: convolutions in a stage")
     last_halving: bool = Field(

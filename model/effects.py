@@ -7,7 +7,7 @@ import hashlib
 from captune.model.config import AugmentConfig, TrialConfig
 from captune.model.flat import flatten
 
-_COMPACT_ONLY = {"image.width", "image.stages", "image.blocks", "image.last_halving"}
+_COMPACT_ONLY = {"image.stem", "image.width", "image.stages", "image.blocks", "image.last_halving"}
 _TRANSFORMER_ONLY = {f"image.{name}" for name in ("layers", "heads", "patch", "channels", "hidden")}
 _OF_TWO = {"fusion", "modality_dropout"}
 _OF_THE_WHOLE = {"image.pooling", "image.units", "head_units"}

@@ -122,7 +122,12 @@ def _reduced(pixels: keras.KerasTensor, config: ImageConfig) -> keras.KerasTenso
 
 
 def _compact(x: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
-    """A small network for CPUs: a convolution of stride 2, then stages of convolutions, each halved by maxima."""
+    """A small network for CPUs: a convolution of stride 2, then stages of convolutions, each halved by maxima.
+
+    What is small in a picture is lost to the stride, unless a convolution of a few channels comes before.
+    """
+    if config.stem:
+        x = _convolution(x, config.stem, "compact_pixels")
     x = _convolution(x, config.width, "compact_stem", strides=2)
     for stage in range(1, config.stages + 1):
         for block in range(config.blocks):

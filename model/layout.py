@@ -244,7 +244,8 @@ def _compact(config: ImageConfig) -> Iterator[Tensors]:
         for stage in range(1, config.stages + 1)
         for block in range(config.blocks)
     ]
-    for (_, inputs), (name, channels) in pairwise([("", 3), ("compact_stem", config.width), *blocks]):
+    before = [("compact_pixels", config.stem)] if config.stem else []
+    for (_, inputs), (name, channels) in pairwise([("", 3), *before, ("compact_stem", config.width), *blocks]):
         yield _tensor(f"{name}_convolution/kernel", 3, 3, inputs, channels)
         for vector in ("gamma", "beta", "moving_mean", "moving_variance"):
             yield _tensor(f"{name}_norm/{vector}", channels, frozen=vector.startswith("moving"))

@@ -106,7 +106,9 @@ def _image(config: ImageConfig, positions: int) -> Iterator[Operations]:
 
 def _compact(config: ImageConfig) -> Iterator[Operations]:
     side, channels = -(-config.seen_side // 2), config.width
-    yield _convolution(side * side, 3, _PIXEL, channels)
+    if config.stem:
+        yield _convolution(config.seen_side**2, 3, _PIXEL, config.stem)
+    yield _convolution(side * side, 3, config.stem or _PIXEL, channels)
     for stage in range(1, config.stages + 1):
         for _ in range(config.blocks):
             yield _convolution(side * side, 3, channels, config.width * 2**stage)

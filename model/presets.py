@@ -54,6 +54,7 @@ COMPACT = TrialConfig(
             units=0,
             head="positions",
             dropout=0.2,
+            stem=16,
             width=32,
             stages=3,
             blocks=1,

@@ -29,6 +29,7 @@ def random_config(draw: random.Random, backbone: Any, storage: Any) -> ModelConf
         stages=draw.randint(1, 4),
         blocks=draw.randint(1, 3),
         last_halving=draw.choice([True, False]),
+        stem=draw.choice([0, 4]),
         layers=draw.randint(1, 3),
         heads=heads,
         patch=draw.choice([7, 16, 32, 64]),

@@ -120,7 +120,7 @@ def test_ablation_scores_as_the_search_did_and_goes_on_where_it_was(
     assert [line.split()[0] for line in ran.out.splitlines()[1:]] == ["nothing", "text.wide"]
     for arguments, told in (
         (("--seeds", 2), "ablation.json is of trial 0 with 1 seeds"),
-        (("--without", "captions"), "--without: trial 0 has no captions, but text.wide"),
+        (("--without", "captions"), "--without: trial 0 can be tried without text.wide, got captions"),
         (("--seeds", 0), "--seeds"),
     ):
         ran = captune("ablate", run.path, *arguments)

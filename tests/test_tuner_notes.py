@@ -79,7 +79,7 @@ def test_fixed_value_that_changes_nothing_is_told(fixed: dict[str, Any], words: 
 
 def test_preset_that_is_impossible_in_the_space_is_told() -> None:
     (note,) = told({"fusion": ["concatenation", "gated"], "image.head": ["positions", "pooled"]})
-    assert "impossible together, so trial 0 is drawn" in note
+    assert "impossible together: there is no trial 0" in note
 
 
 def test_fixed_value_of_an_encoder_that_is_left_out_is_told() -> None:

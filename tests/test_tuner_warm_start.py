@@ -212,11 +212,22 @@ def test_best_configurations_of_a_run_whose_scores_mean_something_else_run_again
     assert str(found) == told + "its 3 best configurations run again first"
 
 
+def test_what_runs_anyway_is_not_foretold_as_tried_again(old: RunFolder, captions_data: PreparedData) -> None:
+    """Trial 0, and what draws the network of a better one: the space has one value for what told them apart."""
+    same = findings(old, reach(captions_data, space={"text.embedding": [128]}), ["other data"])
+    assert same.first == () and "again" not in str(same), "the preset's own embedding"
+    two = findings(old, reach(captions_data, space={"text.embedding": [16, 128]}), ["other data"])
+    assert two.first == ({"text.embedding": 16},)
+
+
 def test_best_configuration_is_tried_as_near_as_another_space_comes_to_it(
     old: RunFolder, captions_data: PreparedData
 ) -> None:
-    found = findings(old, reach(captions_data, fixed={"text.dense": 16}, space={"text.embedding": [8]}))
-    assert found.first == ({"text.embedding": 8},)
+    rate = CONFIG.space["train.learning_rate"]
+    space = {"text.embedding": [8], "train.learning_rate": rate}
+    found = findings(old, reach(captions_data, fixed={"text.dense": 16}, space=space))
+    (first,) = found.first
+    assert first["text.embedding"] == 8
     assert str(found).endswith("; its best configuration runs first, as near as this space comes to it")
 
 

@@ -49,7 +49,7 @@ def notes(
 def _of_trial_0(config: SearchConfig, feasible: FeasibleSpace) -> Iterator[str]:
     preset, trial_0 = feasible.bind(feasible.space.base), feasible.trial_0
     if trial_0 is None:
-        yield "what the space has nearest to the preset is impossible together, so trial 0 is drawn"
+        yield "what the space has nearest to the preset is impossible together: there is no trial 0"
         trial_0 = preset
     usual, on_data, begins, useless = flatten(feasible.space.base), flatten(preset), flatten(trial_0), idle(trial_0)
     for name, dimension in feasible.space.dimensions.items():

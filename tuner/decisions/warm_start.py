@@ -109,9 +109,14 @@ def findings(old: RunFolder, feasible: FeasibleSpace, differing: Sequence[str] =
         known += attributes.fate in SCORED
         evidence.append(_copy(trial, drawn, feasible, config, f"trial {trial.number} of {old}"))
     complete.sort(key=lambda found: (-found[0], found[1]))
-    best = [(feasible.space.parameters(config), config) for _, _, config in complete]
-    parameters = [values for values, _ in best]
-    first = [found for place, found in enumerate(best) if found[0] and found[0] not in parameters[:place]]
+    seen = {None if feasible.trial_0 is None else key_of(feasible.trial_0)}  # which runs anyway
+    first = []
+    for _, _, config in complete:
+        values = feasible.space.parameters(config)
+        drawn_anew = feasible.configuration(values)
+        if drawn_anew is not None and (key := key_of(drawn_anew)) not in seen:
+            seen.add(key)
+            first.append((values, config))
     first = first[: _TRIED_AGAIN if differing else 1]
     return Findings(
         old,

@@ -60,8 +60,12 @@ class FeasibleSpace:
 
     @cached_property
     def trial_0(self) -> TrialConfig | None:
-        """That on the data; None where its values are impossible together."""
-        return next(self._configs([self.preset()]), None)
+        """What these draw."""
+        return self.configuration(self.preset())
+
+    def configuration(self, parameters: Flat) -> TrialConfig | None:
+        """What parameters draw, on the data; None where they are impossible together."""
+        return next(self._configs([parameters]), None)
 
     def chosen(self, configurations: Sequence[Mapping[str, Any]], known: Mapping[bytes, str]) -> list[Flat]:
         """Parameters of configurations that people chose, see `parameters_of`.

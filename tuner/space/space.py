@@ -65,8 +65,11 @@ class Space:
                     raise SpaceError("it comes from the prepared data; leave it out", group, name)
         try:
             restricted = restrict(preset.model, modality)
-        except ValueError as error:
-            raise SpaceError(str(error).removeprefix("modality "), "modality") from None
+        except ValueError:
+            reads = preset.model.modality
+            raise SpaceError(
+                f"{modality} was asked for, but the preset reads {reads}; name another", "modality"
+            ) from None
         base = TrialConfig(model=restricted, train=preset.train)
         present = flatten(base)
         base = _replaced(base, {k: v for k, v in fixed.items() if k in present}, "fixed")
@@ -184,7 +187,11 @@ def bind(
             raise SpaceError("the data has no captions; search it with --modality image")
         words, tokens = manifest.vocabulary_size, manifest.max_tokens
         if words == FIRST_WORD:
-            way_out = "prepare it again, with captions" if manifest.side is None else "search it with --modality image"
+            way_out = (
+                "prepare it again, with captions"
+                if manifest.side is None
+                else "search its pictures with --modality image"
+            )
             raise SpaceError(f"no caption of the data has a word that was kept; {way_out}")
         if text.encoder == "transformer":
             if tower is None or text.weights == "none":

@@ -66,7 +66,9 @@ def ablate(
             raise RunError(f"trial {record.number} has no part to leave out; choose another with --trial")
         for part in parts:
             if part not in variants:
-                raise ArgumentError("without", f"trial {record.number} has no {part}, but {', '.join(variants)}")
+                raise ArgumentError(
+                    "without", f"trial {record.number} can be tried without {', '.join(variants)}, got {part}"
+                )
         ablation = _begun(run, record, data, seeds, settings.metric)
         runtime.settle(threads, settings.backend)
         wanted: dict[str, TrialConfig] = {WHOLE: config} | {part: variants[part] for part in parts or variants}
