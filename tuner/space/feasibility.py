@@ -60,7 +60,7 @@ class FeasibleSpace:
 
     @cached_property
     def trial_0(self) -> TrialConfig | None:
-        """What these draw."""
+        """What they draw on the data."""
         return self.configuration(self.preset())
 
     def configuration(self, parameters: Flat) -> TrialConfig | None:
