@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Dotted names that leave little of a preset: thousands of weights, pictures of 32 pixels and a handful of words.
 SMALL: Mapping[str, Any] = {
     "image.stages": 2,
+    "image.stem": 0,
     "image.width": 4,
     "text.vocabulary_size": 100,
     "text.embedding": 8,

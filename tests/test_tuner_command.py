@@ -473,14 +473,14 @@ def test_option_never_to_fit_is_named_and_the_preset_that_is_refused(
     captune: Captune, data: PreparedData, tmp_path: Path
 ) -> None:
     ran = captune(
-        *("search", data.path, "--run", tmp_path / "run", "--preset", "full", "--trials", 1),
+        *("search", data.path, "--run", tmp_path / "run", "--preset", "full", "--trials", 3),
         *("--budget", "20MiB", "--dry-run"),
     )
     assert ran.code == 0, ran
     never = next(line for line in ran.out.splitlines() if line.startswith("never fits"))
     assert "VGG16" in never and "ConvNeXtTiny" in never
     assert "MobileNetV3Large" not in never
-    refusal = next(line for line in ran.out.splitlines() if line.startswith("preset"))
+    refusal = next(line for line in ran.out.splitlines() if line.startswith("trial 0"))
     assert "needs" in refusal and "20.00 MiB (20.97 MB)" in refusal
     sizes = [float(line.split()[2]) for line in ran.out.splitlines() if line.startswith("runs")]
     assert len(sizes) == 3 and max(sizes) <= 20, "what is refused does not run"

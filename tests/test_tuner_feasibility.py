@@ -32,6 +32,7 @@ WAYS: dict[str, list[Any]] = {
     "image.weights": [["none", "imagenet"]],
     "image.units": [[0, 16, 128], {"low": 0, "high": 64, "step": 32}, {"low": 8, "high": 16, "step": 8}],
     "image.pooling": [["both", "average"]],
+    "image.stem": [[4, 0], {"low": 0, "high": 8, "step": 4}],
     "image.width": [[8, 4], {"low": 4, "high": 16, "step": 4}],
     "image.max_side": [[8, 0, 16], {"low": 8, "high": 40, "step": 8}],
     "image.stages": [[1, 2, 3], {"low": 2, "high": 3}],
@@ -51,6 +52,7 @@ WAYS: dict[str, list[Any]] = {
 # Under what another makes sense.
 SENSE: dict[str, dict[str, list[str]]] = {
     "image.weights": {"image.backbone": ["MobileNetV3Small", "ResNet50", "VGG16"]},
+    "image.stem": {"image.backbone": ["compact"]},
     "image.width": {"image.backbone": ["compact"]},
     "image.stages": {"image.backbone": ["compact"]},
     "text.units": {"text.encoder": ["convolution", "gru", "bilstm", "lstm"]},
@@ -63,7 +65,7 @@ MOST = 1500  # configurations of a space that is gone through
 
 def space_of(dimensions: dict[str, Any], **fixed: Any) -> Space:
     parsed = {name: parse_dimension(name, value) for name, value in dimensions.items()}
-    pooled = {"image.head": "pooled", "fusion": "gated", **fixed}  # as every fusion suits it
+    pooled = {"image.head": "pooled", "fusion": "gated", "image.stem": 0, **fixed}  # as every fusion suits it
     return Space.around(PRESETS["compact"], fixed=pooled, dimensions=parsed, modality="both")
 
 
