@@ -177,7 +177,7 @@ def cut_pieces(data: PreparedData, folder: Path) -> CutPieces:
     pieces = whole.settings.occurring(counts, whole.pieces)
     if not pieces:
         raise DataError(
-            f"no caption of {data.path} has a word piece of {folder}; choose another text.encoder, or prepare it again"
+            f"no caption of {data.path} has a word piece of {folder}; choose another text.encoder or other captions"
         )
     return CutPieces(Pieces(pieces, whole.settings), tuple(places[text] for text in (*MARKS, *pieces)), longest + 2)
 

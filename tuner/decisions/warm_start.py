@@ -6,8 +6,9 @@ configuration. Of any run the best configurations are worth a trial, as near as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import cast
 
 import optuna
@@ -109,15 +110,8 @@ def findings(old: RunFolder, feasible: FeasibleSpace, differing: Sequence[str] =
         known += attributes.fate in SCORED
         evidence.append(_copy(trial, drawn, feasible, config, f"trial {trial.number} of {old}"))
     complete.sort(key=lambda found: (-found[0], found[1]))
-    seen = {None if feasible.trial_0 is None else key_of(feasible.trial_0)}  # which runs anyway
-    first = []
-    for _, _, config in complete:
-        values = feasible.space.parameters(config)
-        drawn_anew = feasible.configuration(values)
-        if drawn_anew is not None and (key := key_of(drawn_anew)) not in seen:
-            seen.add(key)
-            first.append((values, config))
-    first = first[: _TRIED_AGAIN if differing else 1]
+    tried_again = _worth_a_trial(feasible, (config for _, _, config in complete))
+    first = list(islice(tried_again, _TRIED_AGAIN if differing else 1))
     return Findings(
         old,
         tuple(evidence),
@@ -127,6 +121,19 @@ def findings(old: RunFolder, feasible: FeasibleSpace, differing: Sequence[str] =
         known,
         tuple(differing),
     )
+
+
+def _worth_a_trial(
+    feasible: FeasibleSpace, configurations: Iterable[TrialConfig]
+) -> Iterator[tuple[Flat, TrialConfig]]:
+    """Those that the new space draws as networks of their own, with their parameters; trial 0 runs anyway."""
+    seen = {None if feasible.trial_0 is None else key_of(feasible.trial_0)}
+    for config in configurations:
+        values = feasible.space.parameters(config)
+        drawn = feasible.configuration(values)
+        if drawn is not None and (key := key_of(drawn)) not in seen:
+            seen.add(key)
+            yield values, config
 
 
 def take_over(study: optuna.Study, found: Findings) -> None:
