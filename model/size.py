@@ -215,10 +215,12 @@ def refusal(size: Size, budget: Budget) -> str | None:
         return None
     count = budget.bytes_of(size)
     parts = ", ".join(f"{part} {share / MiB:.2f}" for part, share in size.parts.items())
+    over = count - budget.limit
+    by = show_bytes(over) if over >= MiB / 100 else f"{over:,} byte{'s' * (over > 1)}"
     what = f"{size.storage} weights" if budget.measure == "weights" else f"bundle with {size.storage} weights"
     return (
         f"needs {show_bytes(count)} of {what}, the budget is {show_bytes(budget.limit)}, "
-        f"over by {show_bytes(count - budget.limit)} (MiB by part: {parts})"
+        f"over by {by} (MiB by part: {parts})"
     )
 
 

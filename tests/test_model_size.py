@@ -133,6 +133,8 @@ def test_over_budget_refusal_names_both_units_the_parts_and_what_is_over() -> No
     for part in ("image encoder 90.98", "text encoder 8.83", "head 0.02"):
         assert part in why
     assert "\n" not in why
+    for over, words in ((1, "over by 1 byte "), (9999, "over by 9,999 bytes "), (MiB // 100 + 1, "over by 0.01 MiB ")):
+        assert words in str(refusal(size(PAPER.model), Budget(size(PAPER.model).weights_bytes - over)))
 
 
 def test_refusal_of_a_bundle_counts_the_bundle_and_names_the_storage() -> None:

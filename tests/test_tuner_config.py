@@ -100,6 +100,12 @@ BAD = {
         "step",
     ),
     "unknown name in space": ("trials: 3\nspace:\n  text.unit: [8]\n", 3, "text.unit", "text.units"),
+    "name of what the preset does not read": (
+        "preset: captions\ntrials: 3\nfixed:\n  image.stem: 4\n",
+        4,
+        "image.stem",
+        "the preset reads captions alone",
+    ),
     "unknown name in fixed": ("trials: 3\nfixed:\n  epochs: 3\n", 3, "epochs", "train.epochs"),
     "fixed value the field refuses": ("trials: 3\nfixed:\n  train.epochs: 0\n", 3, "train.epochs", "0"),
     "fixed word for a number": ("trials: 3\nfixed:\n  train.epochs: many\n", 3, "train.epochs", "many"),

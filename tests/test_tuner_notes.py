@@ -41,6 +41,10 @@ def test_shipped_space_gives_no_occasion(preset: str) -> None:
     ("space", "fixed", "preset", "words"),
     [
         ({"text.units": [8, 16]}, {"text.units": 16}, "compact", ("text.units", "fixed and searched", "16")),
+        (
+            {"text.units": {"choices": [8, 16], "when": {"fusion": "summed"}}}, {"text.units": 32}, "compact",
+            ("text.units", "one of 8, 16", "without 32: trial 0 has 16"),
+        ),
         ({"text.units": [8, 16]}, {}, "compact", ("text.units", "one of 8, 16", "without 384: trial 0 has 16")),
         ({"text.kernel": [1, 2]}, {"text.encoder": "gru"}, "compact", ("text.kernel", "changes nothing")),
         ({"text.units": [8, 16]}, {"text.encoder": "average"}, "compact", ("text.units", "changes nothing")),

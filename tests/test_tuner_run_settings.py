@@ -31,6 +31,24 @@ def test_run_is_read_as_it_was_created(data: PreparedData, tmp_path: Path) -> No
     assert content["created"].endswith("+00:00")
 
 
+def test_run_keeps_the_preset_that_it_was_begun_with(data: PreparedData, tmp_path: Path) -> None:
+    """As where another version of captune has other values, and a setting more."""
+    run, config = (
+        RunFolder(tmp_path / "run"),
+        settings(space={"text.kernel": [1, 2]}).model_copy(update={"fixed": {"image.width": 4}}),
+    )
+    create(run, config, data)
+    content = json.loads(run.settings.read_text())
+    content["preset"] |= {"image.width": 7, "train.epochs": 3, "text.kernel": 1, "no.more": 5}
+    assert content["preset"].pop("image.stem") == 8
+    run.settings.write_text(json.dumps(content))
+    for _ in range(2):
+        again = read(run)[0]
+        assert again.fixed == {"image.width": 4, "train.epochs": 3, "text.kernel": 1, "image.stem": 0}
+        assert again.build_space().base.model.image.stem == 0
+        remember(run, again)  # as a resume does
+
+
 def test_facts_of_a_run_have_its_settings_as_they_are_written(data: PreparedData, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     create(run, settings(budget="1536KiB", time_limit="90s"), data)

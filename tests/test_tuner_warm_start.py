@@ -209,13 +209,13 @@ def test_best_configurations_of_a_run_whose_scores_mean_something_else_run_again
     again = [trial.system_attrs["fixed_params"]["text.embedding"] for trial in study.get_trials()]
     assert again == sorted(complete, reverse=True)[:3]
     told = f"0 of 9 finished trials of {old} inform the sampler, as it had {' and '.join(why)}; "
-    assert str(found) == told + "its 3 best configurations run again first"
+    assert str(found) == told + "its 3 best that fit come before what the sampler proposes"
 
 
 def test_what_runs_anyway_is_not_foretold_as_tried_again(old: RunFolder, captions_data: PreparedData) -> None:
     """Trial 0, and what draws the network of a better one: the space has one value for what told them apart."""
     same = findings(old, reach(captions_data, space={"text.embedding": [128]}), ["other data"])
-    assert same.first == () and "again" not in str(same), "the preset's own embedding"
+    assert same.first == () and "best" not in str(same), "the preset's own embedding"
     two = findings(old, reach(captions_data, space={"text.embedding": [16, 128]}), ["other data"])
     assert two.first == ({"text.embedding": 16},)
 
@@ -228,7 +228,17 @@ def test_best_configuration_is_tried_as_near_as_another_space_comes_to_it(
     found = findings(old, reach(captions_data, fixed={"text.dense": 16}, space=space))
     (first,) = found.first
     assert first["text.embedding"] == 8
-    assert str(found).endswith("; its best configuration runs first, as near as this space comes to it")
+    assert str(found).endswith(
+        "its best that fits comes before what the sampler proposes, as near as this space comes to it"
+    )
+
+
+def test_best_configurations_are_those_that_fit_now(old: RunFolder, captions_data: PreparedData) -> None:
+    feasible = reach(captions_data, budget=250_000)
+    found = findings(old, feasible, ["other data"])
+    assert found.first and all(feasible.refusal(feasible.bind(feasible.space.at(one))) is None for one in found.first)
+    complete = [record.config["text.embedding"] for record in load_records(old) if record.fate == "complete"]
+    assert found.first[0]["text.embedding"] < max(complete)
 
 
 def test_scores_mean_the_same_where_data_metric_and_objectives_do() -> None:

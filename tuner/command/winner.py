@@ -109,8 +109,8 @@ def refit(
     ).proof
     test = proof.test
     trials = [member.trial for member in proof.members]
-    what = f"average of trials {', '.join(map(str, trials))}" if trials else f"trial {proof.trial}"
-    tell(f"{what}, {proof.epochs} epochs on train + validation")
+    what = f"average of trials {' and '.join(map(str, trials))}" if trials else f"trial {proof.trial}"
+    tell(f"{what}, {proof.epochs} epochs{' in all' if trials else ''} on train + validation")
     chosen = (
         "" if proof.metric == "mean_f1" else f", {TITLES[proof.metric]} {proof.search.score:.4f}, which was maximised,"
     )

@@ -53,7 +53,7 @@ def _of_trial_0(config: SearchConfig, feasible: FeasibleSpace) -> Iterator[str]:
         trial_0 = preset
     usual, on_data, begins, useless = flatten(feasible.space.base), flatten(preset), flatten(trial_0), idle(trial_0)
     for name, dimension in feasible.space.dimensions.items():
-        if name in config.fixed:
+        if name in config.fixed and (begins[name] == on_data[name] or name in useless):
             closed = ", and wherever it is not drawn" if dimension.when else ""
             yield f"{name} is fixed and searched: {config.fixed[name]} is what trial 0 has{closed}"
         elif begins[name] != on_data[name] and name not in useless:

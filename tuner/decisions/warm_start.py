@@ -72,11 +72,10 @@ class Findings:
         else:
             why = ""
         told = f"{self.known} of {self.finished} finished trials of {self.old} inform the sampler"
-        best = (
-            f"its {len(self.first)} best configurations run" if len(self.first) > 1 else "its best configuration runs"
-        )
-        how = "again first" if self.as_they_were else "first, as near as this space comes to it"
-        return f"{told}{why and f', {why}'}" + (f"; {best} {how}" if self.first else "")
+        several = len(self.first) > 1
+        best = f"its {len(self.first)} best that fit come" if several else "its best that fits comes"
+        how = "" if self.as_they_were else f", as near as this space comes to {'them' if several else 'it'}"
+        return f"{told}{why and f', {why}'}" + (f"; {best} before what the sampler proposes{how}" if self.first else "")
 
 
 def findings(old: RunFolder, feasible: FeasibleSpace, differing: Sequence[str] = ()) -> Findings:
@@ -126,13 +125,15 @@ def findings(old: RunFolder, feasible: FeasibleSpace, differing: Sequence[str] =
 def _worth_a_trial(
     feasible: FeasibleSpace, configurations: Iterable[TrialConfig]
 ) -> Iterator[tuple[Flat, TrialConfig]]:
-    """Those that the new space draws as networks of their own, with their parameters; trial 0 runs anyway."""
+    """Those that the new space draws as networks of their own that fit, with their parameters; trial 0 runs anyway."""
     seen = {None if feasible.trial_0 is None else key_of(feasible.trial_0)}
     for config in configurations:
         values = feasible.space.parameters(config)
         drawn = feasible.configuration(values)
-        if drawn is not None and (key := key_of(drawn)) not in seen:
-            seen.add(key)
+        if drawn is None or (key := key_of(drawn)) in seen:
+            continue
+        seen.add(key)
+        if feasible.refusal(drawn) is None:
             yield values, config
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -18,7 +19,9 @@ from captune.data_prep.pieces import cut_pieces
 from captune.data_prep.store import PreparedData
 from captune.errors import shell_word
 from captune.model.config import complaint
+from captune.model.flat import flatten
 from captune.model.latency import Latency, Speed
+from captune.model.presets import PRESETS
 from captune.model.size import Contents
 from captune.model.transformers import weights_folder
 from captune.results.documents import Document
@@ -52,13 +55,16 @@ class RunSettings(Document):
     """ISO 8601."""
     speed: Speed | None = None
     """Of the machine that the search was begun on, by which its latencies are predicted; None without a limit."""
+    preset: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the preset as it was when the search began; another version of captune may have others."""
     files: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of the weights and teachers that trials may ask for, by setting and name; see `digests`."""
 
     @classmethod
     def of(cls, run: RunFolder) -> RunSettings:
         """Those of a run. Raises RunError where there is none, or its run.json is not as search wrote it."""
-        return cls.parse(run.read_settings(), f"{run}/{run.settings.name}")
+        settings = cls.parse(run.read_settings(), f"{run}/{run.settings.name}")
+        return settings.model_copy(update={"search": settings.search.on_preset(settings.preset)})
 
     def changed_files(self) -> list[str]:
         """What weights or teacher is another file now, a line each; a whole folder that is gone, or a single file of
@@ -177,6 +183,7 @@ def create(
         warm_start=None if warm_start is None else absolute(warm_start),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         speed=speed,
+        preset=flatten(PRESETS[config.preset]),
         files=digests(config.build_space()),
     ).write(run.settings)
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from captune.errors import among, in_words
 from captune.model.config import Metric, Modality, ModelConfig, Settings, TrialConfig
-from captune.model.flat import flatten
+from captune.model.flat import flatten, unflatten
 from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, Measure
 from captune.tuner.space.chosen import parameters_of
@@ -163,6 +163,17 @@ class SearchConfig(_WithoutTruths):
     def limit(self) -> Budget:
         """The budget with its measure."""
         return Budget(self.budget, self.measure)
+
+    def on_preset(self, was: Mapping[str, Any]) -> SearchConfig:
+        """The same search where the preset was another one: what has changed since is fixed to what it was.
+
+        Args:
+            was: its settings. One that was not there then has its default; those that are no more are left out.
+        """
+        now = flatten(PRESETS[self.preset])
+        before = flatten(unflatten({name: was[name] for name in now.keys() & was.keys()})) if was else now
+        changed = {name: before[name] for name in now if before[name] != now[name]}
+        return self.model_copy(update={"fixed": {**changed, **self.fixed}}) if changed else self
 
     def build_space(self) -> Space:
         """The space around the preset, limited to the modality."""

@@ -14,6 +14,7 @@ from captune.data_prep.captions import FIRST_WORD
 from captune.errors import among, in_words
 from captune.model.config import ImageConfig, Modality, ModelConfig, TextConfig, TrialConfig, complaint, restrict
 from captune.model.flat import Flat, flatten, replace, unflatten
+from captune.tuner.space.declarations import configuration_settings
 from captune.tuner.space.dimensions import Choice, Dimension, Scalar, SpaceError, is_open
 from captune.tuner.space.units import shortened
 
@@ -59,6 +60,9 @@ class Space:
         settings = flatten(preset)
         for group, names in (("fixed", fixed), ("space", dimensions)):
             for name in names:
+                if name not in settings and name in configuration_settings():
+                    reads = "captions" if preset.model.image is None else "pictures"
+                    raise SpaceError(f"the preset reads {reads} alone; leave it out, or name another", group, name)
                 if name not in settings:
                     raise SpaceError(f"unknown name; {among(name, settings)}", group, name)
                 if name in OF_THE_DATA:

@@ -83,7 +83,7 @@ def confirm(
         say("note: no finalist came to a score with another seed, so nothing is confirmed")
         return None
     end = verdict(racing)
-    say(_told(end, metric))
+    say(_told(end, metric, alone=len(racing) == 1))
     told = tuple(
         FinalistScores(trial=finalist.trial, seeds=tuple(map(float, finalist.shares.mean(axis=1))))
         for finalist in racing
@@ -121,13 +121,14 @@ def finalists(records: Sequence[Record], budget: Budget) -> list[Record]:
     return [record for record in able if (record.score or 0.0) >= near][:_FINALISTS]
 
 
-def _told(end: Verdict, metric: Metric) -> str:
+def _told(end: Verdict, metric: Metric, *, alone: bool) -> str:
     equal = ", ".join(map(str, end.left))
-    why = (
-        f"the best with probability {end.probability:.2f}"
-        if end.how == "best"
-        else f"the smallest of trials {equal}, which other seeds do not tell apart"
-    )
+    if alone:
+        why = "the only finalist"
+    elif end.how == "best":
+        why = f"the best with probability {end.probability:.2f}"
+    else:
+        why = f"the smallest of trials {equal}, which other seeds do not tell apart"
     return (
         f"trial {end.trial} is {why}; expected on rows that it was not chosen by: {TITLES[metric]} {end.expected:.4f} "
         f"(standard error {end.standard_error:.4f})"

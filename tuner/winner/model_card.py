@@ -195,7 +195,7 @@ def _scores(facts: CardFacts) -> Iterator[str]:
         "which it was chosen."
     )
     if proof.confirmation is not None:
-        yield f"{proof.confirmation}: {proof.confirmed}."
+        yield f"{proof.confirmation}; {proof.confirmed}."
     if proof.metric not in ("mean_f1", "map"):  # for both the rule is fitted for mean F1, as a reader expects
         yield f"The decision rule was fitted for {TITLES[proof.metric]}."
     if len(proof.seeds) > 1:

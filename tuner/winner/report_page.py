@@ -69,7 +69,7 @@ def _facts(run: RunFolder, running: bool, progress: Callable[[int, int], None] |
 
 def _test_scores(proof: Proof) -> TestScores:
     test = proof.test
-    confirmed = "" if proof.confirmation is None else f"{proof.confirmation}: {proof.confirmed}."
+    confirmed = "" if proof.confirmation is None else f"{proof.confirmation}; {proof.confirmed}."
     latency, fast = proof.latency, None
     if latency is not None:
         fast = f"{latency.milliseconds:.3g} ms of {latency.limit:g} allowed ({latency.prediction}; {latency.machine})"
