@@ -75,6 +75,12 @@ class ImageConfig(Settings):
     max_side: int = Field(
         0, ge=0, le=1024, description="larger pictures are reduced on the device to so many pixels a side; 0: none are"
     )
+    min_side: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="smaller ones are enlarged to so many, or to a lower max_side; 0: none are",
+    )
     pooling: Literal["average", "max", "both", "class_token"] = Field(
         "average", description="over the positions; class_token: a transformer's own features of the whole picture"
     )
@@ -154,7 +160,8 @@ class ImageConfig(Settings):
     @property
     def seen_side(self) -> int:
         """Pixels a side that the backbone sees."""
-        return min(self.side, self.max_side or self.side)
+        side = max(self.side, self.min_side)
+        return min(side, self.max_side or side)
 
     @property
     def patches(self) -> int:

@@ -96,7 +96,7 @@ def maps(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) 
         side = config.patches
         by_place = _transformed(pixels, config, load_weights=load_weights)[:, 1:]
         return layers.Reshape((side, side, config.channels), name="image_map")(by_place)
-    pixels = _reduced(pixels, config)
+    pixels = _resized(pixels, config)
     if config.backbone == "compact":
         if load_weights and config.weights != "none":
             raise WeightsError(f"compact has no pretrained weights, got {config.weights}; use weights: none")
@@ -109,15 +109,15 @@ def maps(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) 
 
 def _transformed(pixels: keras.KerasTensor, config: ImageConfig, *, load_weights: bool) -> keras.KerasTensor:
     """(batch, 1 + patches, channels) of a transformer, the class token first."""
-    return vision_tower.encode(_scaled(_reduced(pixels, config), config), config, load_weights=load_weights)
+    return vision_tower.encode(_scaled(_resized(pixels, config), config), config, load_weights=load_weights)
 
 
-def _reduced(pixels: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
+def _resized(pixels: keras.KerasTensor, config: ImageConfig) -> keras.KerasTensor:
     """Pictures of the side that the backbone sees."""
-    if config.seen_side == config.side:
-        return pixels
     side = config.seen_side
-    resizing = layers.Resizing(side, side, antialias=True, name="image_resizing", dtype="float32")
+    if side == config.side:
+        return pixels
+    resizing = layers.Resizing(side, side, antialias=side < config.side, name="image_resizing", dtype="float32")
     return resizing(ops.cast(pixels, "float32"))
 
 

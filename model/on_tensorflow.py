@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from captune.model.keras_private import moments
 
@@ -42,6 +45,22 @@ def adam_in_one_kernel(optimizer: keras.optimizers.Adam, gradient: tf.Tensor, va
         epsilon=optimizer.epsilon,
         grad=gradient,
     )
+
+
+def with_constants(network: keras.Model) -> Callable[[Any], NDArray[np.float32]]:
+    """A network as a function whose weights are constants, of which TensorFlow joins convolutions, normalisation and
+    what follows on CPUs: EfficientNetLite2 takes 0.7 of the time."""
+    variables = (network.trainable_variables, network.non_trainable_variables)
+    weights = [[keras.ops.convert_to_numpy(variable.value) for variable in group] for group in variables]
+
+    def answer(inputs: Any) -> tf.Tensor:
+        constants = ([tf.constant(values) for values in group] for group in weights)
+        values, _ = network.stateless_call(*constants, inputs, training=False)
+        return values
+
+    inputs = tf.nest.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), network.input)
+    function = tf.function(answer, input_signature=[inputs])
+    return lambda values: np.asarray(function(tf.nest.map_structure(tf.constant, values)))
 
 
 def of_all_devices(values: tf.Tensor) -> tf.Tensor:

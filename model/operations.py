@@ -92,6 +92,8 @@ def _image(config: ImageConfig, positions: int) -> Iterator[Operations]:
     if seen < side:  # by a matrix for each axis, after each of which the axes change places
         yield Operations(layers=2, pointwise=seen * side * (side + seen) * _PIXEL)
         yield _values(2 * side * (side + seen) * _PIXEL, layers=4)
+    if seen > side:  # each from four
+        yield _values(6 * seen * seen * _PIXEL, layers=3)
     if config.backbone == "compact":
         yield from _compact(config)
     elif config.backbone == "transformer":

@@ -69,7 +69,7 @@ COMPACT = TrialConfig(
         update={
             "epochs": 10,
             "batch_size": 64,
-            "learning_rate": 3e-3,
+            "learning_rate": 6e-3,
             "own_losses": 0.3,
             "augment": AugmentConfig(shift=0.04, flip=True),
         }
@@ -83,6 +83,7 @@ PHOTOS = TrialConfig(
             weights="EfficientNetLite2.safetensors",
             cut="last_map",
             frozen=True,
+            min_side=288,
             head="positions",
             position_units=512,
             dropout=0.2,

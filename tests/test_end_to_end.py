@@ -400,7 +400,7 @@ def test_every_trial_has_a_score_a_size_and_a_fate(searched: Search, captune: Ca
 def test_trial_0_is_the_preset_with_what_was_fixed(searched: Search, captune: Captune) -> None:
     config = trials(captune, searched.run)[0]["config"]
     assert (config["image.width"], config["text.units"], config["head_units"]) == (4, 16, 16)
-    assert config["train.learning_rate"] == 3e-3
+    assert config["train.learning_rate"] == 6e-3
     assert (config["num_labels"], config["image.side"]) == (6, 32)
 
 

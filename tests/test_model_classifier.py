@@ -336,6 +336,22 @@ def test_reduced_pictures_are_averaged_not_sampled() -> None:
     assert np.asarray(layer(stripes.astype("float32")))[:, 2:-2] == pytest.approx(100, abs=1)
 
 
+@pytest.mark.parametrize(("sides", "seen"), [({"min_side": 48}, 48), ({"min_side": 48, "max_side": 40}, 40)])
+def test_smaller_pictures_are_enlarged_for_the_backbone(sides: dict[str, int], seen: int) -> None:
+    import keras
+
+    from captune.model.image_encoder import features
+
+    config = IMAGE.model_copy(update=sides)
+    assert config.seen_side == seen and IMAGE.model_copy(update={"min_side": 32}).seen_side == 32
+    pixels = keras.Input((32, 32, 3), dtype="uint8")
+    layer = keras.Model(pixels, features(pixels, config, load_weights=False)).get_layer("image_resizing")
+    slope = np.broadcast_to(np.arange(32, dtype="float32")[:, None, None] * 8, (1, 32, 32, 3))
+    between = (np.arange(seen) + 0.5) / seen * 32 - 0.5  # places of its rows among those of the picture
+    expected = np.broadcast_to(between.clip(0, 31)[:, None, None] * 8, (1, seen, seen, 3))
+    assert np.asarray(layer(slope)) == pytest.approx(expected, abs=1e-3)
+
+
 # Files
 
 

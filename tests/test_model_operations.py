@@ -81,6 +81,12 @@ def test_pictures_that_are_reduced_cost_the_reducing_and_less_behind_it() -> Non
     assert reduced.pointwise > large.pointwise
 
 
+def test_pictures_that_are_enlarged_cost_more_behind_it() -> None:
+    plain, enlarged = (operations(image("compact", 64, min_side=side)) for side in (0, 128))
+    assert plain.convolution * 3.9 < enlarged.convolution < plain.convolution * 4.1
+    assert enlarged.values > plain.values * 4 and enlarged.pointwise == plain.pointwise
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_no_preset_computes_less_than_nothing(name: str) -> None:
     counted = operations(PRESETS[name].model)

@@ -159,7 +159,7 @@ def test_scores_sort_best_first_and_others_rising_with_absent_ones_last() -> Non
         ("mean_f1 > 0.6", [2, 4]),
         ("mean_f1 > 0.6 and fate == 'complete'", [4]),
         ("not (fate == 'complete')", [1, 2, 3]),
-        ("`train.learning_rate` > 0.005", [4]),
+        ("`train.learning_rate` > 0.007", [4]),
         ("fate in ['failed', 'stopped']", [1, 2]),
         ("node == 'machine-1'", [0, 2, 4]),
         ("mean_f1 != mean_f1", [1, 3]),

@@ -398,7 +398,7 @@ def test_dry_run_tells_what_a_search_would_do_and_makes_nothing(
     assert [line.split()[1] for line in first] == ["1.", "2.", "3."]
     for line in first:
         assert all(name in line for name in ("image.width", "text.embedding", "train.learning_rate")), line
-    assert "image.width 4," in first[0] and first[0].endswith("train.learning_rate 0.003")
+    assert "image.width 4," in first[0] and first[0].endswith("train.learning_rate 0.006")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -388,6 +388,23 @@ def test_bind_cuts_to_the_data_but_never_enlarges() -> None:
     assert (flat["text.vocabulary_size"], flat["text.max_tokens"]) == (100, 4)
 
 
+@pytest.mark.parametrize(
+    ("asked", "bound"),
+    [
+        ({"image.max_side": 48, "image.min_side": 48}, (0, 0)),
+        ({"image.min_side": 64}, (0, 64)),
+        ({"image.min_side": 64, "image.max_side": 64}, (0, 64)),
+        ({"image.min_side": 64, "image.max_side": 56}, (56, 64)),
+        ({"image.min_side": 40, "image.max_side": 32}, (32, 0)),
+    ],
+)
+def test_sides_that_change_nothing_on_the_data_are_no_other_network(
+    asked: dict[str, int], bound: tuple[int, int]
+) -> None:
+    flat = flatten(bind(around({}, **asked).base, manifest(side=48)))
+    assert (flat["image.max_side"], flat["image.min_side"]) == bound
+
+
 @few
 @given(seed=SEEDS)
 def test_binding_twice_changes_nothing(seed: int) -> None:

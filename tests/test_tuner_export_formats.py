@@ -22,7 +22,7 @@ TEXT = TextConfig(
 IMAGE = ImageConfig(max_side=24, head="queries", position_units=6, width=4)
 SUMMED = ModelConfig(image=IMAGE, text=TEXT, fusion="summed", head_units=8)
 # EfficientNetV2B0 scales pictures by layers of its own, whose constants have to come along; it has a side of its own.
-PICTURES = ModelConfig(image=ImageConfig(backbone="EfficientNetV2B0", cut="last_map", units=0))
+PICTURES = ModelConfig(image=ImageConfig(backbone="EfficientNetV2B0", cut="last_map", units=0, min_side=48))
 WORDS = ModelConfig(text=TEXT.model_copy(update={"encoder": "gru", "wide": False}))
 # Members that read captions of other lengths, and words of other vocabularies.
 AVERAGE = (WORDS, WORDS.model_copy(update={"text": TEXT.model_copy(update={"max_tokens": 5, "vocabulary_size": 20})}))

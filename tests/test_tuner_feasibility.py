@@ -35,6 +35,7 @@ WAYS: dict[str, list[Any]] = {
     "image.stem": [[4, 0], {"low": 0, "high": 8, "step": 4}],
     "image.width": [[8, 4], {"low": 4, "high": 16, "step": 4}],
     "image.max_side": [[8, 0, 16], {"low": 8, "high": 40, "step": 8}],
+    "image.min_side": [[0, 64, 100]],
     "image.stages": [[1, 2, 3], {"low": 2, "high": 3}],
     "text.encoder": [["convolution", "average"], ["gru", "average"], ["bilstm", "convolution", "lstm"]],
     "text.embedding": [{"low": 8, "high": 64, "step": 28}, [200, 16]],

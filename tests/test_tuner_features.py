@@ -185,11 +185,9 @@ def test_features_are_those_of_the_backbone_to_half_precision(
     assert features[order] == pytest.approx(expected[order], rel=1e-3, abs=1e-3)
 
 
-class LeftHalf:
+def left_half(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
     """A backbone that gives how bright the left half of a picture is."""
-
-    def predict_on_batch(self, pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return np.repeat(pictures[:, :, : pictures.shape[2] // 2].mean(axis=(1, 2, 3))[:, None], 576, axis=1)
+    return np.repeat(pictures[:, :, : pictures.shape[2] // 2].mean(axis=(1, 2, 3))[:, None], 576, axis=1)
 
 
 def test_where_training_flips_features_of_mirrored_pictures_are_kept_too(
@@ -198,7 +196,7 @@ def test_where_training_flips_features_of_mirrored_pictures_are_kept_too(
     from captune.tuner.training.features import FeatureFiles
     from captune.tuner.training.trial import features_for
 
-    monkeypatch.setattr(FeatureFiles, "_network", LeftHalf())
+    monkeypatch.setattr(FeatureFiles, "_answer", staticmethod(left_half))
     config = frozen(weights, own, **{"train.cached_features": True, "train.augment.flip": True})
     plain, mirrored = FrozenFeatures.needed(config)
     assert (plain.mirrored, mirrored.mirrored) == (False, True)
@@ -302,7 +300,7 @@ def test_values_beyond_half_precision_become_its_largest(
     weights: Path, own: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = files_of(frozen(weights, own, **{"train.cached_features": True}), own)
-    monkeypatch.setattr(type(files._network), "predict_on_batch", lambda _, x: np.full((len(x), 576), -1e6, np.float32))
+    monkeypatch.setattr(type(files), "_answer", staticmethod(lambda x: np.full((len(x), 576), -1e6, np.float32)))
     assert (files.computed()[np.arange(3)] == np.finfo(np.float16).min).all()
 
 

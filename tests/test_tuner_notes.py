@@ -77,7 +77,7 @@ def test_what_is_of_no_use_is_told(space: Any, fixed: Any, preset: str, words: t
     ],
 )
 def test_fixed_value_that_changes_nothing_is_told(fixed: dict[str, Any], words: str) -> None:
-    (note,) = told({"train.learning_rate": [0.003, 0.02]}, fixed=fixed)
+    (note,) = told({"train.learning_rate": [0.006, 0.02]}, fixed=fixed)
     assert note.startswith(words)
 
 
@@ -87,13 +87,13 @@ def test_preset_that_is_impossible_in_the_space_is_told() -> None:
 
 
 def test_fixed_value_of_an_encoder_that_is_left_out_is_told() -> None:
-    (note,) = told({"train.learning_rate": [0.003, 0.02]}, fixed={"text.units": 64}, modality="image")
+    (note,) = told({"train.learning_rate": [0.006, 0.02]}, fixed={"text.units": 64}, modality="image")
     assert note.startswith("text.units is fixed and changes nothing")
 
 
 def test_fixed_value_that_some_draw_has_a_use_for_is_no_occasion() -> None:
     assert told({"train.loss": ["focal", "binary_crossentropy"]}, fixed={"train.gamma": 3.0}) == []
-    assert told({"train.learning_rate": [0.003, 0.02]}, fixed={"train.gamma": 2.0}) == []  # as it is anyway
+    assert told({"train.learning_rate": [0.006, 0.02]}, fixed={"train.gamma": 2.0}) == []  # as it is anyway
 
 
 def test_condition_under_which_it_has_an_effect_is_no_occasion() -> None:

@@ -116,7 +116,7 @@ def test_every_setting_is_explained_with_its_meaning_and_values(name: str) -> No
 
 
 def test_explanation_tells_the_default_of_each_preset_that_has_another() -> None:
-    assert "presets  paper 0.0001, captions 0.004, compact 0.003, full 0.0003" in explanation("train.learning_rate")
+    assert "presets  paper 0.0001, captions 0.004, compact 0.006, full 0.0003" in explanation("train.learning_rate")
     assert "1 to 1000" in explanation("halving.grace")
     assert "neither fixed nor searched" in explanation("image.side")
 

@@ -133,7 +133,7 @@ def test_history_is_every_event_in_its_order(tmp_path: Path) -> None:
     events, records = history_of(logs(run)), load_records(run)
     assert events[:4] == [
         Began(),
-        Enqueued("first:1", {"text.embedding": 40, "train.learning_rate": 0.003}),
+        Enqueued("first:1", {"text.embedding": 40, "train.learning_rate": 0.006}),
         Admitted(0),
         Admitted(1),
     ]

@@ -176,6 +176,9 @@ def test_smallest_network_has_the_smallest_side_that_holds_a_patch(folder: Path,
     feasible = searched(folder, own, {"image.max_side": [12, 18, 30]})
     assert feasible.smallest is not None and feasible.smallest.model.image is not None
     assert feasible.smallest.model.image.max_side == 12
+    feasible = searched(folder, own, {"image.min_side": [0, 100, 36, 48]})
+    assert feasible.smallest is not None and feasible.smallest.model.image is not None
+    assert feasible.smallest.model.image.min_side == 0
 
 
 def test_what_the_weights_set_changes_nothing_and_is_told(folder: Path, own: PreparedData) -> None:

@@ -154,7 +154,7 @@ def explain(name: str | None = None) -> str:
         train.learning_rate: highest rate of the schedule
           values   number, from 1e-07 to 1
           default  0.001
-          presets  paper 0.0001, captions 0.004, compact 0.003, full 0.0003
+          presets  paper 0.0001, captions 0.004, compact 0.006, full 0.0003
           set by   `fixed` in search.yaml for every trial, or `space` to search it
     """
     from captune.tuner.space.explain import explanation, listing

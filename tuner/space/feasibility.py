@@ -25,6 +25,7 @@ from captune.tuner.space.space import Space
 
 MOST = 20_000  # configurations that are gone through, in about a second
 MOST_VALUES = 20_000  # of one dimension that are looked at
+_SIDES = ("image.max_side", "image.min_side")
 
 
 class BudgetError(UsageError):
@@ -161,7 +162,7 @@ class FeasibleSpace:
         candidates = {}
         for name, dimension in self.space.dimensions.items():
             values = dict.fromkeys(value for c in conditions if c.name == name for value in c.values)
-            if name == "image.max_side" and self._may_have_a_transformer:
+            if name in _SIDES and self._may_have_a_transformer:
                 # Its places have bytes: the least that is possible beside its patches is the smallest.
                 candidates[name] = list(islice(dimension.values(), MOST_VALUES))
                 continue
@@ -201,8 +202,8 @@ def _least(name: str, values: Iterator[Scalar]) -> list[Scalar]:
     does not hold, what is off or zero, as nothing is impossible beside that. Pictures as large as can be suit every
     backbone.
     """
-    if name == "image.max_side":
-        sides = sorted(values, key=lambda value: (value == 0, value))
+    if name in _SIDES:
+        sides = sorted(values, key=lambda value: (name == "image.max_side" and value == 0, value))
         return list({len(str(side)): side for side in sides}.values())  # the largest of each number of digits
     if name.startswith("train.") or name.endswith("dropout"):
         shortest = min(values, key=lambda v: (name.startswith("train.") and bool(v), len(str(v))), default=None)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from captune.model.vision_towers import VisionShape
 
 OF_THE_DATA = ("image.side", "num_labels")
-FITTED = (*OF_THE_DATA, "image.max_side", "image.layers", "text.vocabulary_size", "text.max_tokens", "text.layers")
+_OF_IMAGE = ("image.max_side", "image.min_side", "image.layers")
+FITTED = (*OF_THE_DATA, *_OF_IMAGE, "text.vocabulary_size", "text.max_tokens", "text.layers")
 """What `bind` takes from the data, or makes no more than the data or a tower has."""
 _NO_LIMIT = 2**20
 _UNLIMITED_AT_0 = ("image.max_side", "train.clip_norm")
@@ -179,9 +180,11 @@ def bind(
     if image is not None:
         if manifest.side is None:
             raise SpaceError("the data has no pictures; search it with --modality caption or --preset captions")
-        # With pictures no larger than that it is the same network as without.
-        max_side = image.max_side if image.max_side < manifest.side else 0
-        image = ImageConfig(**{**dict(image), "side": manifest.side, "max_side": max_side})
+        # With pictures no larger, or no smaller, than that it is the same network as without.
+        min_side = image.min_side if image.min_side > manifest.side else 0
+        max_side = image.max_side if image.max_side < max(manifest.side, min_side) else 0
+        sides = {"side": manifest.side, "max_side": max_side, "min_side": min_side}
+        image = ImageConfig(**{**dict(image), **sides})
         if image.backbone == "transformer":
             if vision is None or image.weights == "none":
                 raise SpaceError(NEEDS_WEIGHTS["vision"])

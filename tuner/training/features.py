@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,7 @@ class FeatureFiles(KeptRows):
                 pictures = ahead.result()
                 if following is not None:
                     ahead = reader.submit(self._pictures, following)
-                yield np.asarray(self._network.predict_on_batch(pictures))
+                yield self._answer(pictures)
 
     def _pictures(self, start: int) -> NDArray[np.uint8]:
         last = (start // ROWS + 1) * ROWS
@@ -73,8 +73,22 @@ class FeatureFiles(KeptRows):
         values = np.empty((count, *self.features.shape), np.float32)
         for start in range(0, count, _BATCH):
             rows = order[start : start + _BATCH]
-            values[rows] = np.asarray(self._network.predict_on_batch({"caption": ids[rows]}))
+            values[rows] = self._answer({"caption": ids[rows]})
         yield values
+
+    @cached_property
+    def _answer(self) -> Callable[[Any], NDArray[np.floating]]:
+        """Features of a batch of inputs."""
+        import keras
+
+        from captune.model.training import jit
+
+        if keras.backend.backend() == "tensorflow" and not jit():
+            from captune.model.on_tensorflow import with_constants
+
+            return with_constants(self._network)
+        self._network.jit_compile = jit()
+        return lambda inputs: np.asarray(self._network.predict_on_batch(inputs))
 
     @cached_property
     def _network(self) -> keras.Model:
@@ -94,9 +108,7 @@ class FeatureFiles(KeptRows):
         values = text_tower.features(tokens, self.encoder, load_weights=True, pieces=rows)
         network = keras.Model({"caption": tokens}, values)
         put_through(network, self.features.storage)
-        network = network if jit() else with_captions_cut(network)
-        network.jit_compile = jit()
-        return network
+        return network if jit() else with_captions_cut(network)
 
 
 def text_tower_ids(data: PreparedData, text: TextConfig) -> NDArray[np.int32]:
