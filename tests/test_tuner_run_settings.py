@@ -101,6 +101,7 @@ def test_space_in_which_nothing_fits_is_refused_before_anything_starts(data: Pre
         ({"fingerprint": None}, "fingerprint"),
         ({"version": 2}, "newer"),
         ({"unheard_of": 1}, "unheard_of"),
+        ({"preset": {"image.width": "many"}}, "preset"),
     ],
 )
 def test_damaged_run_json_is_refused_by_field_in_one_line(

@@ -63,8 +63,12 @@ class RunSettings(Document):
     @classmethod
     def of(cls, run: RunFolder) -> RunSettings:
         """Those of a run. Raises RunError where there is none, or its run.json is not as search wrote it."""
-        settings = cls.parse(run.read_settings(), f"{run}/{run.settings.name}")
-        return settings.model_copy(update={"search": settings.search.on_preset(settings.preset)})
+        where = f"{run}/{run.settings.name}"
+        settings = cls.parse(run.read_settings(), where)
+        try:
+            return settings.model_copy(update={"search": settings.search.on_preset(settings.preset)})
+        except ValidationError as error:
+            raise RunError(f"{where}: preset: {complaint(error)}") from None
 
     def changed_files(self) -> list[str]:
         """What weights or teacher is another file now, a line each; a whole folder that is gone, or a single file of
