@@ -25,8 +25,8 @@ $(NODE_MODULES): tests/javascript/package.json
 	  || echo 'npm cannot install it: tests that need it are skipped'; fi
 	if test -d $@; then touch $@; fi
 
-test: $(READY) $(NODE_MODULES)  ## The tests but for the longest, four files at a time: many of them wait for processes
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+test: $(READY) $(NODE_MODULES)  ## The tests but for the longest, three files at a time: many of them wait for processes
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY)  ## Tests of what needs neither Keras nor Ray, in less than a minute
 	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile fast -m 'not slow and not cluster'
