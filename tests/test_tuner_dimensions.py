@@ -394,7 +394,8 @@ def test_bind_cuts_to_the_data_but_never_enlarges() -> None:
         ({"image.max_side": 48, "image.min_side": 48}, (0, 0)),
         ({"image.min_side": 64}, (0, 64)),
         ({"image.min_side": 64, "image.max_side": 64}, (0, 64)),
-        ({"image.min_side": 64, "image.max_side": 56}, (56, 64)),
+        ({"image.min_side": 64, "image.max_side": 56}, (0, 56)),
+        ({"image.min_side": 64, "image.max_side": 48}, (0, 0)),
         ({"image.min_side": 40, "image.max_side": 32}, (32, 0)),
     ],
 )

@@ -159,18 +159,31 @@ class FeasibleSpace:
     def _candidates(self) -> dict[str, list[Scalar]]:
         """Values of each dimension among which the smallest configuration has one, whatever the others are."""
         conditions = [condition for dimension in self.space.dimensions.values() for condition in dimension.when]
-        candidates = {}
+        candidates: dict[str, list[Scalar]] = {}
         for name, dimension in self.space.dimensions.items():
             values = dict.fromkeys(value for c in conditions if c.name == name for value in c.values)
-            if name in _SIDES and self._may_have_a_transformer:
-                # Its places have bytes: the least that is possible beside its patches is the smallest.
-                candidates[name] = list(islice(dimension.values(), MOST_VALUES))
+            if name in _SIDES:
+                sides = list(map(int, islice(dimension.values(), MOST_VALUES)))
+                # A transformer's places have bytes: the least that is possible beside its patches is the smallest.
+                candidates[name] = [*(sides if self._may_have_a_transformer else self._least_sides(sides))]
                 continue
             opening = [value for value in values if dimension.holds(value)]
             candidates[name] = opening + _least(
                 name, (v for v in islice(dimension.values(), MOST_VALUES) if v not in opening)
             )
         return candidates
+
+    def _least_sides(self, sides: Sequence[int]) -> list[int]:
+        """Those with which a configuration can be told in the fewest letters.
+
+        They are 0 and the nearest to that of the data, as nothing is resized by them, and the largest of each number of
+        digits, as pictures as large as can be suit every backbone.
+        """
+        image = self.bind(self.space.base).model.image
+        stored = 0 if image is None else image.side
+        nearest = [*[s for s in sides if s <= stored][-1:], *[s for s in sides if s >= stored][:1]]
+        of_digits = {len(str(side)): side for side in sides}.values()
+        return list(dict.fromkeys([*({0} & {*sides}), *nearest, *of_digits]))
 
     @property
     def _may_have_a_transformer(self) -> bool:
@@ -199,12 +212,8 @@ def _least(name: str, values: Iterator[Scalar]) -> list[Scalar]:
 
     It grows with each of its widths, once every matrix has the four values a channel from which on float16 and int8
     reduce it. Of what has no bytes the shortest text counts, as a bundle holds the configuration; of training, which it
-    does not hold, what is off or zero, as nothing is impossible beside that. Pictures as large as can be suit every
-    backbone.
+    does not hold, what is off or zero, as nothing is impossible beside that.
     """
-    if name in _SIDES:
-        sides = sorted(values, key=lambda value: (name == "image.max_side" and value == 0, value))
-        return list({len(str(side)): side for side in sides}.values())  # the largest of each number of digits
     if name.startswith("train.") or name.endswith("dropout"):
         shortest = min(values, key=lambda v: (name.startswith("train.") and bool(v), len(str(v))), default=None)
         return [] if shortest is None else [shortest]

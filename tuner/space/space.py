@@ -180,11 +180,11 @@ def bind(
     if image is not None:
         if manifest.side is None:
             raise SpaceError("the data has no pictures; search it with --modality caption or --preset captions")
-        # With pictures no larger, or no smaller, than that it is the same network as without.
-        min_side = image.min_side if image.min_side > manifest.side else 0
-        max_side = image.max_side if image.max_side < max(manifest.side, min_side) else 0
-        sides = {"side": manifest.side, "max_side": max_side, "min_side": min_side}
-        image = ImageConfig(**{**dict(image), **sides})
+        side = manifest.side
+        # One network, however both sides come to what it sees: one of them says it, and none where nothing is resized.
+        seen = image.model_copy(update={"side": side}).seen_side
+        sides = {"max_side": seen if seen < side else 0, "min_side": seen if seen > side else 0}
+        image = ImageConfig(**{**dict(image), "side": side, **sides})
         if image.backbone == "transformer":
             if vision is None or image.weights == "none":
                 raise SpaceError(NEEDS_WEIGHTS["vision"])
