@@ -60,7 +60,8 @@ def test_shipped_space_gives_no_occasion(preset: str) -> None:
             ("text.kernel", "% of its draws", "`when`"),
         ),
         ({"text.vocabulary_size": [400, 5000, 9000]}, {}, "compact", ("text.vocabulary_size is 500", "5000, 9000")),
-        ({"image.max_side": [0, 32, 48, 64]}, {}, "compact", ("image.max_side is 0", "0, 48, 64")),
+        ({"image.max_side": [0, 32, 48, 64]}, {}, "compact", ("image.max_side shows pictures at 48", "0, 48, 64")),
+        ({"image.min_side": [0, 40]}, {}, "compact", ("image.min_side shows pictures at 48", "0, 40")),
     ],
 )  # fmt: skip
 def test_what_is_of_no_use_is_told(space: Any, fixed: Any, preset: str, words: tuple[str, ...]) -> None:
@@ -113,6 +114,38 @@ def test_space_with_fewer_networks_than_trials_is_told(trials: int | None, fewer
     space = {"text.embedding": [8, 16, 32, 1024], "train.gamma": [1.0, 2.0]}
     few = [note for note in told(space, limit=5_000_000, trials=trials, time_limit="1h") if "trials can run" in note]
     assert few == (["only 3 of 4 trials can run: the space holds no other network that fits"] if fewer else [])
+
+
+def test_side_that_counts_beside_the_other_is_no_occasion() -> None:
+    assert told({"image.min_side": [0, 56, 80], "image.max_side": [0, 64]}) == []
+    assert told({"image.max_side": [0, 48, 64]}, fixed={"image.min_side": 80}) == []
+
+
+def test_value_nearest_to_the_preset_is_named_as_it_is_drawn() -> None:
+    of_trial_0, of_all = told({"image.min_side": [0, 40]}, preset="photos")
+    assert of_trial_0 == "image.min_side is searched as one of 0, 40, without 288: trial 0 has 40"
+    assert of_all.startswith("image.min_side shows pictures at 48 pixels")
+
+
+@pytest.mark.parametrize(("side", "said"), [(0, False), (95, False), (96, True)])
+def test_pictures_that_are_enlarged_far_beyond_what_they_hold_are_told(side: int, said: bool) -> None:
+    notes = told({"train.learning_rate": [0.006, 0.02]}, fixed={"image.min_side": side})
+    assert [note.partition(",")[0] for note in notes] == ["pictures of 48 pixels a side are enlarged to 96"] * said
+
+
+@pytest.mark.parametrize(("trials", "said"), [(2, True), (3, False), (None, False)])
+def test_configurations_of_ones_own_that_no_trial_is_left_for_are_told(trials: int | None, said: bool) -> None:
+    first = [{"train.learning_rate": rate} for rate in (0.01, 0.02)]
+    space = {"train.learning_rate": {"low": 0.001, "high": 0.1}}
+    notes = told(space, first=first, trials=trials, time_limit=60.0)
+    assert (
+        notes
+        == [
+            "trial 0 and first are 3 configurations for 2 trials: the last ones wait for "
+            "`captune resume RUN --trials 3`"
+        ]
+        * said
+    )
 
 
 @pytest.mark.parametrize(("trials", "said"), [(1, False), (2, True), (None, True)])

@@ -15,6 +15,7 @@ from captune.tuner.space.declarations import configuration_settings
 from captune.tuner.space.feasibility import FeasibleSpace
 
 LOOKED_AT = 500  # draws
+SIDES = {"image.max_side", "image.min_side"}  # of which one says what both come to
 
 
 def notes(
@@ -26,6 +27,7 @@ def notes(
         draws: configurations as they were drawn, and the same on the data.
     """
     yield from _of_trial_0(config, feasible)
+    yield from _of_first(config)
     draws = draws[:LOOKED_AT]
     bounds = [feasible.bind(feasible.space.base), *(bound for _, bound in draws)]
     of_use = [flatten(bound).keys() - idle(bound) for bound in bounds]  # none of an encoder that is not there
@@ -52,12 +54,29 @@ def _of_trial_0(config: SearchConfig, feasible: FeasibleSpace) -> Iterator[str]:
         yield "what the space has nearest to the preset is impossible together: there is no trial 0"
         trial_0 = preset
     usual, on_data, begins, useless = flatten(feasible.space.base), flatten(preset), flatten(trial_0), idle(trial_0)
+    drawn = feasible.preset()
     for name, dimension in feasible.space.dimensions.items():
         if name in config.fixed and (begins[name] == on_data[name] or name in useless):
             closed = ", and wherever it is not drawn" if dimension.when else ""
             yield f"{name} is fixed and searched: {config.fixed[name]} is what trial 0 has{closed}"
         elif begins[name] != on_data[name] and name not in useless:
-            yield f"{name} is searched as {dimension.words}, without {usual[name]}: trial 0 has {begins[name]}"
+            has = drawn.get(name, begins[name])
+            yield f"{name} is searched as {dimension.words}, without {usual[name]}: trial 0 has {has}"
+    image = trial_0.model.image
+    if image is not None and image.seen_side >= 2 * image.side:
+        yield (
+            f"pictures of {image.side} pixels a side are enlarged to {image.seen_side}, and have no more to see by it: "
+            "prepare them again with a larger --side, or set image.min_side: 0"
+        )
+
+
+def _of_first(config: SearchConfig) -> Iterator[str]:
+    own = 1 + len(config.first)
+    if config.trials is not None and len(config.first) and own > config.trials:
+        yield (
+            f"trial 0 and first are {own} configurations for {config.trials} trials: the last ones wait for "
+            f"`captune resume RUN --trials {own}`"
+        )
 
 
 def _without_effect(feasible: FeasibleSpace, draws: Sequence[tuple[TrialConfig, TrialConfig]]) -> Iterator[str]:
@@ -68,7 +87,10 @@ def _without_effect(feasible: FeasibleSpace, draws: Sequence[tuple[TrialConfig, 
         for name, value in feasible.space.parameters(drawn).items():
             opened[name] += 1
             useless[name] += name in without
-            drawn_as[name, values[name]].add(value)
+            if name not in SIDES:
+                drawn_as[name, values[name]].add(value)
+            elif bound.model.image is not None and not SIDES - {name} & feasible.space.dimensions.keys():
+                drawn_as[name, bound.model.image.seen_side].add(value)
     for name, count in useless.items():
         meaning = configuration_settings()[name].meaning
         if count == opened[name]:
@@ -78,4 +100,5 @@ def _without_effect(feasible: FeasibleSpace, draws: Sequence[tuple[TrialConfig, 
     for (name, value), several in drawn_as.items():
         if len(several) > 1:
             some = ", ".join(map(str, sorted(several)[:5])) + (", ..." if len(several) > 5 else "")
-            yield f"{name} is {value} on this data, whichever of these is drawn: {some}"
+            what = f"{name} shows pictures at {value} pixels" if name in SIDES else f"{name} is {value}"
+            yield f"{what} on this data, whichever of these is drawn: {some}"
