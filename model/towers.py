@@ -82,6 +82,12 @@ class Tower:
             side = block.map_side(side)
         return side
 
+    def variables(self, cut: Cut) -> Iterator[tuple[str, Shape]]:
+        """Of the tower that ends there."""
+        for block in self.before(cut):
+            for convolution in block.convolutions:
+                yield from convolution.variables()
+
     def behind(self, cut: Cut) -> Iterator[tuple[str, Shape]]:
         """Variables that a tower which ends there has not."""
         for block in self.blocks[len(self.before(cut)) :]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
-import keras
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -21,7 +22,10 @@ from safetensors.numpy import load_file
 
 from captune.errors import one_line
 from captune.model.backbones import WeightsError
-from captune.model.keras_private import layers_within
+from captune.model.towers import Cut, Tower
+
+if TYPE_CHECKING:
+    import keras
 
 Array = NDArray[Any]
 Layers = Mapping[str, Mapping[str, Array]]
@@ -33,8 +37,36 @@ _MOST = 3  # names in a message
 _AUTOMATIC = re.compile(r"((?:layer_)?normalization)_\d+")
 
 
+@dataclass(frozen=True)
+class Weight:
+    """One that a network has. place: among those of its layer."""
+
+    layer: str
+    name: str
+    place: int
+    shape: tuple[int, ...]
+
+
 def load_weights(network: keras.Model, path: Path) -> None:
-    """Fills all weights of a network; what the file holds beyond them is left aside.
+    """Fills all weights of a network; what the file holds beyond them is left aside. Raises WeightsError."""
+    variables = list(_variables(network))
+    weights = [Weight(layer, variable.name, place, tuple(variable.shape)) for layer, place, variable in variables]
+    for (_, _, variable), value in zip(variables, _values(path, weights, network.name), strict=True):
+        variable.assign(value.astype(variable.dtype))
+
+
+def check_weights(tower: Tower, cut: Cut, path: Path, name: str) -> None:
+    """Raises WeightsError where the file does not hold what such a tower needs; no network is built for it."""
+    weights, places = list[Weight](), Counter[str]()
+    for variable, shape in tower.variables(cut):
+        layer, _, name_within = variable.rpartition("/")
+        weights.append(Weight(layer, name_within, places[layer], shape))
+        places[layer] += 1
+    _values(path, weights, name)
+
+
+def _values(path: Path, weights: Iterable[Weight], network: str) -> list[Array]:
+    """What a file holds of these.
 
     Raises:
         WeightsError: it cannot be read, a weight is missing, or one is of another shape or no number.
@@ -48,26 +80,24 @@ def load_weights(network: keras.Model, path: Path) -> None:
             "`captune weights convert`"
         ) from error
     missing, wrong, values = [], [], []
-    for layer, name, place, variable in _variables(network):
-        within = stored.get(layer, {})
-        value = within.get(name, within.get(str(place)))
-        shape = tuple(variable.shape)
+    for weight in weights:
+        within, called = stored.get(weight.layer, {}), f"{weight.layer}/{weight.name}"
+        value = within.get(weight.name, within.get(str(weight.place)))
         if value is None:
-            missing.append(f"{layer}/{name}")
-        elif value.shape != shape:
-            wrong.append(f"{layer}/{name} is {value.shape}, not {shape}")
+            missing.append(called)
+        elif value.shape != weight.shape:
+            wrong.append(f"{called} is {value.shape}, not {weight.shape}")
         elif not np.isfinite(value).all():
-            wrong.append(f"{layer}/{name} holds what is no number")
+            wrong.append(f"{called} holds what is no number")
         else:
-            values.append((variable, value))
+            values.append(value)
     if missing or wrong:
         reasons = [f"missing: {_some(missing)}"] * bool(missing) + [_some(wrong, "; ")] * bool(wrong)
         raise WeightsError(
-            f"weights {path} cannot be loaded into {network.name}: {'; '.join(reasons)}; name a file of this backbone, "
+            f"weights {path} cannot be loaded into {network}: {'; '.join(reasons)}; name a file of this backbone, "
             "saved by Keras 3 without its top or made by `captune weights convert`"
         )
-    for variable, value in values:
-        variable.assign(value.astype(variable.dtype))
+    return values
 
 
 def read_layers(path: Path) -> Layers:
@@ -116,12 +146,16 @@ def _array(group: Any, place: str) -> Array:
     raise ValueError("it points out of itself")
 
 
-def _variables(network: keras.Model) -> Iterator[tuple[str, str, int, keras.Variable]]:
-    """Layer, name, place in the layer, and the variable itself."""
+def _variables(network: keras.Model) -> Iterator[tuple[str, int, keras.Variable]]:
+    """Layer, place in the layer, and the variable itself."""
+    import keras
+
+    from captune.model.keras_private import layers_within
+
     for layer in layers_within(network):
         if not isinstance(layer, keras.Model):
             for place, variable in enumerate(layer.weights):
-                yield _plain(layer.name), variable.name, place, variable
+                yield _plain(layer.name), place, variable
 
 
 def _plain(layer: str) -> str:

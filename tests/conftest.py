@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from object_storage import (  # noqa: F401 - fixtures
@@ -33,6 +34,7 @@ from captune.data_prep.store import PreparedData, prepare
 from captune.model.config import TrialConfig
 from captune.model.flat import replace
 from captune.model.presets import PRESETS
+from captune.model.towers import TOWERS
 from captune.tuner.space.space import bind
 
 SIDE = 32
@@ -97,9 +99,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the weights of preset photos are, as far as anything asks that does not read them."""
+    """Where the weights of preset photos are, as far as anything asks that does not compute with them: zeros."""
+    from safetensors.numpy import save_file
+
     folder = tmp_path_factory.mktemp("pretrained")
-    (folder / "EfficientNetLite2.safetensors").touch()
+    zeros = {name: np.zeros(shape, np.float16) for name, shape in TOWERS["EfficientNetLite2"].variables("last_map")}
+    save_file(zeros, folder / "EfficientNetLite2.safetensors")
     before = os.environ.get("CAPTUNE_WEIGHTS")
     os.environ["CAPTUNE_WEIGHTS"] = before or str(folder)
     yield folder

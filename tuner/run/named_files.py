@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from captune.data_prep.pieces import cut_pieces, vocabulary_files
 from captune.data_prep.records import DataError
@@ -12,6 +13,7 @@ from captune.model.backbones import WeightsError, weights_path
 from captune.model.bundle_manifest import BundleError
 from captune.model.layout import MANIFEST
 from captune.model.text_towers import TowerOnData, TransformerShape
+from captune.model.towers import TOWERS, Cut
 from captune.model.transformer_weights import check_text_tower, check_vision_tower
 from captune.model.transformers import CONFIG, WEIGHTS, Part, weights_folder
 from captune.model.vision_towers import VisionShape
@@ -26,6 +28,7 @@ def check_files(space: Space, data: PreparedData) -> None:
     try:
         for name in _backbone_weights(space):
             weights_path(name)
+        _check_towers(space)
         for name in _vision_weights(space):
             check_vision_tower(weights_folder(name, "vision"), vision_shape(name))
         for part, drawn in (("vision", _image_weights(space, of_transformer=True)), ("text", _text_weights(space))):
@@ -38,6 +41,19 @@ def check_files(space: Space, data: PreparedData) -> None:
             check_teacher(name, data)
     except (WeightsError, BundleError, DataError) as error:
         raise ConfigError(str(error)) from None
+
+
+def _check_towers(space: Space) -> None:
+    """Raises WeightsError for a file that lacks what one of captune's own towers needs; of others Keras alone knows."""
+    image = space.base.model.image
+    if image is None:
+        return
+    for backbone in _names(space, "image.backbone", image.backbone) & TOWERS.keys():
+        for name in _weights_of(space, backbone) - {"none", "imagenet"}:
+            from captune.model.weights_file import check_weights  # with what reads files
+
+            for cut in _names(space, "image.cut", image.cut):
+                check_weights(TOWERS[backbone], cast("Cut", cut), weights_path(name), backbone)
 
 
 ABSENT = "absent"
@@ -112,8 +128,15 @@ def _image_weights(space: Space, *, of_transformer: bool) -> set[str]:
     found = set[str]()
     for backbone in _names(space, "image.backbone", image.backbone):
         if (backbone == "transformer") == of_transformer:
-            found |= _names(space, "image.weights", image.weights, beside=("image.backbone", backbone))
+            found |= _weights_of(space, backbone)
     return found
+
+
+def _weights_of(space: Space, backbone: str) -> set[str]:
+    """Names of all weights that a backbone may ask for."""
+    image = space.base.model.image
+    assert image is not None
+    return _names(space, "image.weights", image.weights, beside=("image.backbone", backbone))
 
 
 def _text_weights(space: Space) -> set[str]:
