@@ -99,8 +99,8 @@ def terminal(
 
 
 def _best(records: Sequence[Record]) -> Record | None:
-    """The trial that a refit would choose: the highest score inside the budget, the smallest of equal ones."""
-    able = [r for r in records if r.fate in SCORED and r.score is not None and r.margin_bytes >= 0]
+    """The highest score so far inside the budget, the smallest of equal ones: what a refit would choose at the end."""
+    able = [r for r in records if r.fate in (*SCORED, "running") and r.score is not None and r.margin_bytes >= 0]
     return max(able, key=lambda r: (r.score or 0.0, r.margin_bytes, -r.number), default=None)
 
 

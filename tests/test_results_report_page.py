@@ -241,6 +241,12 @@ def test_winner_that_was_chosen_by_number_is_the_one_shown() -> None:
     assert "The winner is trial 0" in " ".join(sentences(shown))
 
 
+def test_best_so_far_is_that_of_all_that_have_a_score_while_it_runs() -> None:
+    going = facts(trial(0, 0.6), trial(1, 0.8, fate="running", seconds=None), running=True)
+    assert going.best is not None and going.best.number == 1
+    assert "The best so far is trial 1: mean F1 0.8000" in " ".join(sentences(going))
+
+
 def test_thinning_keeps_the_best_and_the_order() -> None:
     values = list(range(5000))
     thin = plots.thinned(values, lambda value: value, 100)

@@ -106,8 +106,9 @@ def test_best_trial_inside_the_budget_is_marked_without_colour_and_named_below()
         record(3, 0.95, "running", margin_bytes=9),
     ]
     shown = lines(records, 80)
-    assert [line.split()[0] for line in shown[2:6]] == ["0", "1", "*2", "3"]
-    assert "* best: trial 2, mean_f1 0.8000, 0.50 MiB" in shown
+    assert [line.split()[0] for line in shown[2:6]] == ["0", "1", "2", "*3"], "also one that still runs"
+    assert lines(records[:3], 80)[4].startswith("    *2")
+    assert "* best: trial 2, mean_f1 0.8000, 0.50 MiB" in lines(records[:3], 80)
     assert "4 trials: 2 complete, 1 stopped, 1 running" in shown
 
 

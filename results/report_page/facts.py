@@ -90,11 +90,11 @@ class Facts:
 
     @cached_property
     def best(self) -> Record | None:
-        """The trial that was refitted, or else would be; before any has ended, the best that runs."""
+        """The trial that was refitted, or else the best so far, of those that still run, too."""
         if self.test is not None:
             return next((record for record in self.records if record.number == self.test.trial), None)
         running = [r for r in self.records if r.score is not None and r.fate == "running"]
-        return self.scored[0] if self.scored else max(running, key=lambda r: r.score or 0.0, default=None)
+        return max([*self.scored, *running], key=lambda r: r.score or 0.0, default=None)
 
     @cached_property
     def frontier(self) -> tuple[Record, ...]:

@@ -56,7 +56,7 @@ def progress(facts: Facts) -> str:
         axes.set(
             xlabel="minutes of search", ylabel=TITLES[facts.search.metric], ylim=(low - _margin(low, best[-1][1]), None)
         )
-        axes.legend(fontsize=8, loc="lower right", ncols=2)
+        _legend_above(axes)
 
     first, last = best[0][1], best[-1][1]
     return drawn(
@@ -119,7 +119,7 @@ def sizes(facts: Facts) -> str:
             xlabel=f"MiB of {'weights' if budget.measure == 'weights' else 'the bundle'}",
             ylabel=TITLES[facts.search.metric],
         )
-        axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
+        _legend_above(axes)
 
     return drawn(
         "sizes",
@@ -212,6 +212,11 @@ def _logarithmic(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter("{x:g}" if len(axes.get_xticks()) < 4 else "")
 
 
+def _legend_above(axes: Axes) -> None:
+    """Where no point lies."""
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
+
+
 def _margin(low: float, best: Record) -> float:
     return max(0.005, 0.05 * ((best.score or 0.0) - low))
 
@@ -227,4 +232,6 @@ def _baselines(axes: Axes, facts: Facts) -> None:
         if baseline.rows == "validation" and score is not None:
             axes.axhline(score, color=WARNING, linestyle=":", linewidth=1)
             name, place = one_line(visible(baseline.name), 40), (0.01, score)
-            axes.annotate(name, place, xycoords=("axes fraction", "data"), fontsize=8, va="bottom")
+            # Clipped with its line, where that lies below all scores.
+            where: Any = ("axes fraction", "data")
+            axes.annotate(name, place, xycoords=where, fontsize=8, va="bottom", annotation_clip=True)
