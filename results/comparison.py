@@ -23,7 +23,7 @@ class RunResult:
     """What one run is compared by.
 
     where: as a person named it. baselines: of validation, none where the run has no such file. test: mean F1 of the
-    refitted winner, None before refit.
+    refitted winner, None before refit. shipped: trials whose networks it is made of. shipped_bytes: of its weights.
     """
 
     where: str
@@ -31,6 +31,8 @@ class RunResult:
     records: tuple[Record, ...]
     baselines: tuple[Baseline, ...] = ()
     test: float | None = None
+    shipped: tuple[int, ...] = ()
+    shipped_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,9 @@ class RunRow:
 
     best: number of the best trial inside the budget, None without any, as the next three. mean_f1: on validation.
     metric: that the search maximised. score: of the best by it.
-    weights_bytes, bundle_bytes: of the best. baseline: the best mean F1 on validation that is had for nothing.
-    trials: by fate. slot_hours: for which trials held a slot. data: fingerprint. course: (seconds of search, score)
-    each time that a trial ended as the best so far.
+    weights_bytes, bundle_bytes: of the best. test, shipped, shipped_bytes: as RunResult has them. baseline: the best
+    mean F1 on validation that is had for nothing. trials: by fate. slot_hours: for which trials held a slot. data:
+    fingerprint. course: (seconds of search, score) each time that a trial ended as the best so far.
     """
 
     run: str
@@ -57,6 +59,8 @@ class RunRow:
     course: tuple[tuple[float, float], ...] = ()
     metric: Metric = "mean_f1"
     score: float | None = None
+    shipped: tuple[int, ...] = ()
+    shipped_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ def _row(result: RunResult, name: str, best: Record | None) -> RunRow:
         course=_course(result),
         metric=result.facts.metric,
         score=None if best is None else best.score,
+        shipped=result.shipped,
+        shipped_bytes=result.shipped_bytes,
     )
 
 
@@ -148,10 +154,11 @@ FIGURES: Mapping[str, Callable[[RunRow], str]] = {
     "best trial": lambda row: _shown(row.best),
     "chosen by": lambda row: "" if row.metric == "mean_f1" else f"{TITLES[row.metric]} {_score(row.score)}".strip(),
     "mean F1": lambda row: _score(row.mean_f1),
+    "shipped": lambda row: "" if row.shipped in ((), (row.best,)) else _shipped(row),
     "mean F1 on test": lambda row: _score(row.test),
     "mean F1 for nothing": lambda row: _score(row.baseline),
     "MiB": lambda row: "" if row.weights_bytes is None else f"{row.weights_bytes / 2**20:.2f}",
-    "trials": lambda row: str(sum(row.trials.values()) - row.trials.get("over_budget", 0)),
+    "trials": lambda row: str(sum(n for fate, n in row.trials.items() if fate not in ("over_budget", "waiting"))),
     "refused": lambda row: str(row.trials.get("over_budget", 0)),
     "slot hours": lambda row: f"{row.slot_hours:.2f}",
 }
@@ -183,6 +190,11 @@ def cells_of(values: Sequence[Any]) -> list[str]:
     return [_shown(value) or "-" for value in values]
 
 
+def _shipped(row: RunRow) -> str:
+    what = f"trial {row.shipped[0]}" if len(row.shipped) == 1 else f"average of {', '.join(map(str, row.shipped))}"
+    return what if row.shipped_bytes is None else f"{what}, {row.shipped_bytes / 2**20:.2f} MiB"
+
+
 def _score(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
@@ -196,6 +208,8 @@ def _shown(value: Any) -> str:
         case {"low": low, "high": high, **others}:
             step = f", step {_shown(others['step'])}" if others.get("step") is not None else ""
             return f"{_shown(low)} to {_shown(high)}{step}{', log' if others.get('log') else ''}"
+        case dict():
+            return ", ".join(f"{name} {_shown(each)}" for name, each in value.items())
         case list() | tuple():
-            return ", ".join(map(_shown, value))
+            return ("; " if any(isinstance(each, dict) for each in value) else ", ").join(map(_shown, value))
     return str(value)

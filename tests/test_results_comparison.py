@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from captune.model.flat import flatten
 from captune.model.presets import PRESETS
 from captune.model.size import Budget
 from captune.results.baselines import Baseline
-from captune.results.comparison import RunResult, cells_of, compare
+from captune.results.comparison import RunResult, cells_of, compare, tables_of
 from captune.results.records import Record
 from captune.results.run_facts import RunFacts
 
@@ -37,6 +38,23 @@ def test_best_size_and_cost_stand_beside_each_other() -> None:
     assert (one.best, one.mean_f1, one.weights_bytes, one.slot_hours) == (0, 0.8, 1_000_000, 0.5)
     assert one.trials == {"complete": 1, "over_budget": 1, "stopped": 1}
     assert (other.best, other.mean_f1, other.slot_hours, other.trials) == (None, None, 0.0, {})
+
+
+def test_score_on_test_is_beside_what_it_is_of() -> None:
+    """As is neither the best trial's alone nor of its size."""
+    records = [record(0, 0.8), record(1, 0.7)]
+    results = [
+        replace(result(f"r{place}", records), test=0.75, shipped=shipped, shipped_bytes=3 * 2**20)
+        for place, shipped in enumerate(((0,), (1,), (0, 1)))
+    ]
+    figures, *_ = tables_of(compare(results))
+    assert ("shipped", "", "trial 1, 3.00 MiB", "average of 0, 1, 3.00 MiB") in figures.rows
+    assert not any(row[0] == "shipped" for row in tables_of(compare(results[:1] * 2))[0].rows)
+
+
+def test_trial_that_waits_is_none_yet() -> None:
+    figures, *_ = tables_of(compare([result("a", [record(0, 0.8), record(1, None, fate="waiting")])] * 2))
+    assert ("trials", "1", "1") in figures.rows
 
 
 def test_only_settings_that_differ_are_told() -> None:
@@ -96,6 +114,8 @@ def test_range_of_a_dimension_is_written_as_people_say_it() -> None:
     assert cells_of([dimension, {"low": 0, "high": 4, "step": 2}, [1, 2], None, ""]) == [
         "0.0001 to 0.01, log", "0 to 4, step 2", "1, 2", "-", "-",
     ]  # fmt: skip
+    first = [{"text.units": 8, "train.learning_rate": 0.01}, {"text.units": 16}]
+    assert cells_of([first]) == ["text.units 8, train.learning_rate 0.01; text.units 16"]
 
 
 def test_command_compares_in_every_format(tmp_path: Path, captune: Captune) -> None:

@@ -66,4 +66,6 @@ def _result(run: Run) -> RunResult:
         records=tuple(records if is_written else map(left_behind, records)),
         baselines=simple,
         test=None if proof is None else proof.test.mean_f1,
+        shipped=() if proof is None else tuple(member.trial for member in proof.members) or (proof.trial,),
+        shipped_bytes=None if proof is None else proof.weights_bytes,
     )
