@@ -104,6 +104,7 @@ def test_size_is_that_of_the_paper() -> None:
         (lambda data: captune.space("compact", {"train.lr": [1]}), ("train.lr", "train.learning_rate")),
         (lambda data: captune.space("compact", {"head_units": captune.Int(64, 8)}), ("head_units", "64", "8")),
         (lambda data: captune.space("compact", fixed={"train.epochs": 0}), ("train.epochs", "0")),
+        (lambda data: captune.space("compact", {"head_units": (8, 64)}), ("head_units", "(8, 64)", "Float or Int")),
     ],
 )
 def test_mistake_is_told_in_one_line(call: Callable[[str], Any], words: tuple[str, ...], data: PreparedData) -> None:
@@ -165,6 +166,17 @@ def test_worker_that_cannot_import_captune_ends_the_search_in_one_line(
     assert done.returncode == 1, done
     *report, last = done.stderr.strip().splitlines()
     assert last.startswith("error: workers cannot load captune: ImportError: cannot import name 'x' from 'y'"), last
-    ours = ("budget ", "fits ", "sizes ", "constant ", "disk ", "runs ", "never ", "preset ", "no trial done of 3")
+    ours = (
+        "budget ",
+        "fits ",
+        "space ",
+        "sizes ",
+        "constant ",
+        "disk ",
+        "runs ",
+        "never ",
+        "preset ",
+        "no trial done of 3",
+    )
     assert [line for line in report if not line.startswith(ours)] == []
     assert done.stdout == ""

@@ -102,6 +102,7 @@ def test_space_in_which_nothing_fits_is_refused_before_anything_starts(data: Pre
         ({"version": 2}, "newer"),
         ({"unheard_of": 1}, "unheard_of"),
         ({"preset": {"image.width": "many"}}, "preset"),
+        ({"preset": {"image.width": 7}}, "preset: it has no text."),
     ],
 )
 def test_damaged_run_json_is_refused_by_field_in_one_line(

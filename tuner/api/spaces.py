@@ -9,7 +9,7 @@ from typing import Any
 
 from captune.tuner.api.caller import left_as_it_was
 from captune.tuner.space.config import read_search, shipped_space
-from captune.tuner.space.yaml_file import YamlFile
+from captune.tuner.space.yaml_file import ConfigError, YamlFile
 
 When = Mapping[str, Any]
 """Names to values, or lists of values, of other settings under which alone a dimension is drawn."""
@@ -107,8 +107,8 @@ def space(
 
     Args:
         preset: paper, captions, compact, photos or full.
-        dimensions: dotted names, as `captune.explain()` lists them, to Float, Int, Choice or a list of choices. What is
-            not named is as in the preset. None for the space that ships with the preset.
+        dimensions: dotted names, as `captune.explain()` lists them, to Float, Int, Choice or a list of choices, and
+            nothing else is searched: what is not named is as in the preset. None for the space that ships with it.
         fixed: dotted names to values that differ from the preset and are not searched; those that ship with the preset
             where neither is given.
 
@@ -122,6 +122,9 @@ def space(
     if dimensions is None and fixed is None:
         shipped = YamlFile(shipped_space(preset), f"the space of preset {preset}").content
         return SearchSpace(preset, shipped.get("space", {}), shipped.get("fixed", {}))
+    for name, value in (dimensions or {}).items():
+        if isinstance(value, tuple):
+            raise ConfigError(f"space: {name}: a list is a choice, and Float or Int a range; got the tuple {value!r}")
     settings = {
         name: value.setting() if isinstance(value, Dimension) else _as_list(value)
         for name, value in (dimensions or {}).items()
@@ -150,11 +153,12 @@ def explain(name: str | None = None) -> str:
         ConfigError: no such setting; the message names the closest ones.
 
     Example:
-        >>> print(captune.explain("train.learning_rate"))
-        train.learning_rate: highest rate of the schedule
-          values   number, from 1e-07 to 1
-          default  0.001
-          presets  paper 0.0001, captions 0.004, compact 0.006, full 0.0003
+        >>> print(captune.explain("train.schedule"))
+        train.schedule: cosine falls to zero at the last epoch
+          values   constant, cosine
+          default  constant
+          presets  captions cosine, compact cosine, photos cosine, full cosine
+          searched paper one of constant, cosine
           set by   `fixed` in search.yaml for every trial, or `space` to search it
     """
     from captune.tuner.space.explain import explanation, listing

@@ -69,6 +69,8 @@ class RunSettings(Document):
             return settings.model_copy(update={"search": settings.search.on_preset(settings.preset)})
         except ValidationError as error:
             raise RunError(f"{where}: preset: {complaint(error)}") from None
+        except ConfigError as error:
+            raise RunError(f"{where}: preset: {error}") from None
 
     def changed_files(self) -> list[str]:
         """What weights or teacher is another file now, a line each; a whole folder that is gone, or a single file of

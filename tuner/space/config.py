@@ -169,9 +169,15 @@ class SearchConfig(_WithoutTruths):
 
         Args:
             was: its settings. One that was not there then has its default; those that are no more are left out.
+
+        Raises:
+            ValidationError: a value is none that its setting has.
+            ConfigError: they are of a preset that reads something else.
         """
         now = flatten(PRESETS[self.preset])
         before = flatten(unflatten({name: was[name] for name in now.keys() & was.keys()})) if was else now
+        if missing := sorted(now.keys() - before.keys()):
+            raise ConfigError(f"it has no {missing[0]}, which preset {self.preset} has")
         changed = {name: before[name] for name in now if before[name] != now[name]}
         return self.model_copy(update={"fixed": {**changed, **self.fixed}}) if changed else self
 
@@ -202,6 +208,11 @@ def shipped_space(preset: str) -> str:
     """
     check_preset(preset)
     return resources.files("captune.tuner.space").joinpath(f"{preset}.yaml").read_text()
+
+
+def shipped_search(preset: str) -> SearchConfig:
+    """The same as a search has it. Raises ConfigError: unknown preset."""
+    return read_search(None, preset=preset, default_preset=preset, overrides={"trials": 1})
 
 
 def check_preset(preset: str) -> None:

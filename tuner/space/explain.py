@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from captune.errors import among
 from captune.model.flat import flatten
 from captune.model.presets import PRESETS
-from captune.tuner.space.config import SearchConfig, search_settings
+from captune.tuner.space.config import SearchConfig, search_settings, shipped_search
 from captune.tuner.space.declarations import Declaration, configuration_settings, declared
+from captune.tuner.space.dimensions import parse_dimension
 from captune.tuner.space.space import OF_THE_DATA
 from captune.tuner.space.yaml_file import ConfigError
 
 README = Path(__file__).with_name("README.md")
 _BEGIN, _END = "<!-- generated: make reference -->", "<!-- end of what is generated -->"
+_OF_PRESETS = {"preset", "modality", "space", "fixed", "storage", "trials"}
+"""What the space of a preset says itself."""
 _PARTS = {"image": "Image encoder", "text": "Text encoder", "train.augment": "Augmentation", "train": "Training"}
 
 
@@ -34,9 +38,9 @@ def explanation(name: str) -> str:
         raise ConfigError(f"no setting {name!r}; {among(name, [*configuration, *search])}; `captune explain` lists all")
     rows = [("values", values_of(setting)), ("default", setting.default)]
     if name in configuration:
-        rows += [("presets", _presets(setting)), ("set by", _place(name))]
+        rows += [("presets", _presets(setting)), ("searched", _searched(name)), ("set by", _place(name))]
     if name in search:
-        rows.append(("set by", _doors(setting)))
+        rows += [("presets", _search_presets(setting)), ("set by", _doors(setting))]
     return "\n".join([f"{name}: {setting.meaning}", *(f"  {head:8} {text}" for head, text in rows if text)])
 
 
@@ -89,6 +93,21 @@ def _presets(setting: Declaration) -> str:
     presets = {name: flatten(preset) for name, preset in PRESETS.items()}
     values = {name: setting.show(flat[setting.name]) for name, flat in presets.items() if setting.name in flat}
     return ", ".join(f"{name} {value}" for name, value in values.items() if value != setting.default)
+
+
+def _searched(name: str) -> str:
+    """In which ranges the spaces of presets have it."""
+    spaces = {preset: shipped_search(preset).space for preset in PRESETS}
+    ranges = ((preset, parse_dimension(name, space[name]).words) for preset, space in spaces.items() if name in space)
+    return "; ".join(f"{preset} {words}" for preset, words in ranges)
+
+
+def _search_presets(setting: Declaration) -> str:
+    if setting.name in _OF_PRESETS:
+        return ""
+    shipped = ((preset, shipped_search(preset)) for preset in PRESETS)
+    values = ((preset, setting.show(attrgetter(setting.name)(search))) for preset, search in shipped)
+    return ", ".join(f"{preset} {value}" for preset, value in values if value != setting.default)
 
 
 def _place(name: str) -> str:
