@@ -204,9 +204,15 @@ def parse_bytes(text: str) -> int:
 
 
 def show_bytes(count: int) -> str:
-    """Bytes in both units, for messages: '99.83 MiB (104.68 MB)', '68.22 GiB (73.25 GB)'."""
+    """Bytes in both units, for messages: '99.83 MiB (104.68 MB)', '68.22 GiB (73.25 GB)'; '100 bytes' of very few."""
+    if 0 < abs(count) < MiB / 200:  # which is 0.00
+        return _in_bytes(count)
     step = (abs(count) >= 2**30) + (abs(count) >= 2**40)
     return f"{count / 1024 ** (2 + step):.2f} {'MGT'[step]}iB ({count / 1000 ** (2 + step):.2f} {'MGT'[step]}B)"
+
+
+def _in_bytes(count: int) -> str:
+    return f"{count:,} byte{'s' * (abs(count) != 1)}"
 
 
 def refusal(size: Size, budget: Budget) -> str | None:
@@ -216,7 +222,7 @@ def refusal(size: Size, budget: Budget) -> str | None:
     count = budget.bytes_of(size)
     parts = ", ".join(f"{part} {share / MiB:.2f}" for part, share in size.parts.items())
     over = count - budget.limit
-    by = show_bytes(over) if over >= MiB / 100 else f"{over:,} byte{'s' * (over > 1)}"
+    by = show_bytes(over) if over >= MiB / 100 else _in_bytes(over)
     what = f"{size.storage} weights" if budget.measure == "weights" else f"bundle with {size.storage} weights"
     return (
         f"needs {show_bytes(count)} of {what}, the budget is {show_bytes(budget.limit)}, "

@@ -60,6 +60,7 @@ PREFLIGHT = (
     "fits ",
     "sizes ",
     "constant ",
+    "space ",
     "note  ",
     "disk ",
     "runs ",
@@ -285,7 +286,7 @@ def test_search_ends_well_and_says_what_comes_next(searched: Search) -> None:
 
 def test_search_says_what_it_is_up_against_before_it_starts_and_not_among_its_results(searched: Search) -> None:
     told = [line.split()[0] for line in searched.ran.err.splitlines()]
-    assert told[:4] == ["budget", "fits", "sizes", "constant"]
+    assert told[:4] == ["budget", "space", "fits", "sizes"]
     assert told.count("runs") == 3
     assert "runs 1." not in searched.ran.out
 

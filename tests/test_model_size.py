@@ -120,6 +120,7 @@ def test_bytes_are_shown_in_both_units() -> None:
     assert show_bytes(104_677_128) == "99.83 MiB (104.68 MB)"
     assert show_bytes(0) == "0.00 MiB (0.00 MB)"
     assert show_bytes(10_486) == "0.01 MiB (0.01 MB)"
+    assert [show_bytes(count) for count in (1, 100, 5_242)] == ["1 byte", "100 bytes", "5,242 bytes"]
     assert show_bytes(2**30 - 1) == "1024.00 MiB (1073.74 MB)"
     assert show_bytes(73_251_873_260) == "68.22 GiB (73.25 GB)"
     assert show_bytes(-3 * 2**40) == "-3.00 TiB (-3.30 TB)"

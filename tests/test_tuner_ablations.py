@@ -16,6 +16,7 @@ from captune.model.size import size
 from captune.results.ablation import Ablation, Variant
 from captune.results.records import load_records
 from captune.results.run_folder import RunFolder
+from captune.tuner.command import winner
 from captune.tuner.winner.ablations import ablations, note_on
 
 CHANGES = st.fixed_dictionaries(
@@ -94,7 +95,7 @@ def test_differences_are_of_the_same_examples_and_their_interval_holds_them() ->
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_ablation_scores_as_the_search_did_and_goes_on_where_it_was(
-    captune: Captune, captions_data: PreparedData, tmp_path: Path
+    captune: Captune, captions_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunFolder(tmp_path / "run")
     (tmp_path / "search.yaml").write_text(
@@ -118,6 +119,10 @@ def test_ablation_scores_as_the_search_did_and_goes_on_where_it_was(
     assert again.variants[0] == kept.variants[0], "it was not trained again"
     assert again.variants[1].shares == kept.variants[1].shares
     assert [line.split()[0] for line in ran.out.splitlines()[1:]] == ["nothing", "text.wide"]
+    for width, last in ((120, "seconds"), (60, "MiB"), (50, "pairs)")):
+        monkeypatch.setattr(winner, "terminal_width", lambda width=width: width)
+        lines = captune("ablate", run.path).out.splitlines()
+        assert lines[0].endswith(last) and max(map(len, lines)) <= width, "whole columns are left out"
     for arguments, told in (
         (("--seeds", 2), "ablation.json is of trial 0 with 1 seeds"),
         (("--without", "captions"), "--without: trial 0 can be tried without text.wide, got captions"),

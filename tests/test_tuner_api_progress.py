@@ -54,6 +54,33 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return later
 
 
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        ("one two three", None, ["one two three"]),
+        ("one two three", 7, ["one two", "three"]),
+        ("sizes      smallest one, largest two", 24, ["sizes      smallest one,", "           largest two"]),
+        ("runs 1.    a, b\nnext       c", 13, ["runs 1.    a,", "           b", "next       c"]),
+        ("a/path/that/is/longer than", 9, ["a/path/that/is/longer", "than"]),
+        ("  indented text", 10, ["  indented", "text"]),
+        ("", 10, [""]),
+        ("a\n\nb", 10, ["a", "", "b"]),
+    ],
+)
+def test_lines_break_between_words_below_what_follows_a_heading(text: str, width: int | None, lines: list[str]) -> None:
+    assert progress.in_lines(text, width).split("\n") == lines
+
+
+def test_sentences_are_broken_for_a_terminal_alone() -> None:
+    said = "note       " + "word " * 30
+    imported = "from captune.tuner.api.progress import say; from captune.tuner.command.console import tell_lines"
+    saying = f"{imported}; say({said!r}); tell_lines({said!r})"
+    screen, out = in_terminal("-c", saying, width=40)
+    assert [len(line) <= 40 for line in screen.splitlines()] == [True] * len(screen.splitlines())
+    assert screen.split() == said.split() and len(screen.splitlines()) > 4
+    assert out == f"{said}\n"
+
+
 def in_terminal(*arguments: object, width: int = 80, **variables: str) -> tuple[str, str]:
     """What a command of Python's left on a terminal of that width by its errors, and on stdout, which is a pipe."""
     ours, theirs = pty.openpty()

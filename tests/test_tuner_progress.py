@@ -21,6 +21,7 @@ def test_what_an_earlier_search_did_does_not_make_this_one_faster() -> None:
     progress = Progress(10.0, counted=12, counted_before=10, wanted=14, seconds_at_work=10.0)
     assert progress.estimate == pytest.approx(10.0)
     assert Progress(10.0, counted=10, counted_before=10, wanted=14, seconds_at_work=10.0).estimate is None
+    assert Progress(10.0, running=(trial(4, 10, 5),), wanted=8).estimate is None, "all of it is of before"
 
 
 def test_share_is_that_of_trials_or_time_whichever_is_further() -> None:
@@ -32,7 +33,7 @@ def test_share_is_that_of_trials_or_time_whichever_is_further() -> None:
 def test_time_goes_on_while_nothing_is_heard() -> None:
     later = Progress(10.0, seconds_left=2.0, seconds_at_work=5.0).later(3.0)
     assert (later.seconds, later.seconds_left, later.seconds_at_work) == (13.0, 0.0, 8.0)
-    assert Progress(10.0).later(3.0).seconds_at_work == 0.0, "no worker was ready"
+    assert Progress(10.0).later(3.0).seconds_at_work == 0.0, "nothing is trained yet"
 
 
 def test_best_of_equal_scores_is_the_first() -> None:

@@ -118,7 +118,8 @@ class Classifier:
     def evaluate(
         self, csv: str | Path, images: str | Path | None = None, *, on_bad: OnBad = "error", progress: bool = True
     ) -> dict[str, Any]:
-        """Scores on the labelled rows of a CSV: mean_f1, micro_f1, macro_f1, map, ece, per_label (F1 by id), examples.
+        """Scores on the labelled rows of a CSV: mean_f1, micro_f1, macro_f1, map, ece, per_label (F1 by id),
+        rows_per_label, examples.
 
         ece is the expected calibration error of the probabilities, less is better; commonest_label the mean F1 of the
         label that the rows have most often, always given alone.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Timer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from captune.errors import visible
 
@@ -27,7 +29,28 @@ _WITH_NOTES = 80  # characters of a terminal whose bars leave room for one
 
 def say(message: str) -> None:
     """What a person should know, on stderr: results alone go to stdout."""
-    print(visible(message), file=sys.stderr, flush=True)  # noqa: T201
+    print(in_lines(visible(message), columns(sys.stderr)), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def columns(stream: TextIO) -> int | None:
+    """Characters of a line of a terminal; None in a file or a pipe."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
+def in_lines(text: str, width: int | None) -> str:
+    """A text whose lines break between words, below what follows a heading and two blanks; as it is without a width."""
+    if width is None:
+        return text
+    wrap = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    lines = []
+    for line in text.split("\n"):
+        heading = re.match(r"\S+( \S+)? {2,}", line)
+        wrap.subsequent_indent = " " * len(heading.group()) if heading else ""
+        lines += wrap.wrap(line) or [""]
+    return "\n".join(lines)
 
 
 def silent(message: object) -> None:
@@ -70,9 +93,9 @@ def bar(what: str, unit: str, *, shown: bool = True, at_once: bool = False) -> I
 
 
 @contextmanager
-def steps(what: str, *, shown: bool = True) -> Iterator[Callable[[Message], None]]:
+def steps(what: str, *, unit: str = "epochs", shown: bool = True) -> Iterator[Callable[[Message], None]]:
     """The same for work on a winner, whose sentences are said as they come. what: is done before its first step."""
-    with _bar(what, "epochs", shown=shown) as update:
+    with _bar(what, unit, shown=shown) as update:
 
         def tell(message: Message) -> None:
             if not isinstance(message, str):

@@ -13,6 +13,7 @@ from captune.errors import ArgumentError, shell_word
 from captune.model.config import Storage
 from captune.results.run_folder import RunError
 from captune.tuner.api.caller import left_as_it_was
+from captune.tuner.api.progress import steps
 from captune.tuner.run.locations import ALL_BUT_RECORDS, reading
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Winner:
         *,
         format: Kind = "bundle",  # noqa: A002 - the word of the command
         storage: Storage | None = None,
+        progress: bool = True,
     ) -> Export:
         """Copies the winner, loads the copy in a fresh process, and compares what it answers on test.
 
@@ -74,6 +76,7 @@ class Winner:
                 without Keras, reads `image` and `caption`, and gives `probabilities`.
             storage: of the copy; if None that of the winner, or float32 where the format cannot hold that: Keras and
                 SavedModel hold float32, LiteRT and ONNX float16 and int8, too.
+            progress: whether it is shown.
 
         Raises:
             RunError: no winner yet, or `to` exists.
@@ -96,12 +99,13 @@ class Winner:
         from captune.tuner.run.settings import read
         from captune.tuner.training.runtime import import_keras
 
-        with reading(self.where, leave=frozenset()) as folder:
+        opening = steps("opening the run", unit="steps", shown=progress)
+        with reading(self.where, leave=frozenset()) as folder, opening as say:
             config, data = read(folder)
             import_keras(config.backend)
             from captune.tuner.winner.export import export
 
-            return export(folder, data, config.limit, Path(to), format, storage)
+            return export(folder, data, config.limit, Path(to), format, storage, say=say)
 
     def __repr__(self) -> str:
         return f"<captune winner of {self.where}>"

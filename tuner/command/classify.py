@@ -41,8 +41,10 @@ def evaluate(
         return
     for name in METRICS:
         tell(f"{name:9} {scores[name]:.4f}")
+    tell("label          F1   rows")
     for label, name in classifier.labels.items():
-        tell(f"label {label:>3} {scores['per_label'][str(label)]:.4f}  {name}")
+        f1, rows = (scores[of][str(label)] for of in ("per_label", "rows_per_label"))
+        tell(f"{label:<9} {f1:.4f} {rows:6}" + f"  {name}" * (name != str(label)))
     tell(f"examples  {scores['examples']}")
     constant = scores["commonest_label"]
     tell(f"for nothing: commonest label of these rows {constant:.4f}")

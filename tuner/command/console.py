@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from captune.errors import WorkError, in_words, visible
-from captune.tuner.api.progress import say
+from captune.tuner.api.progress import columns, in_lines, say
 
 if TYPE_CHECKING:
     from typer.exceptions import TyperException
@@ -62,6 +62,11 @@ def tell(text: object = "", *, end: str = "\n") -> None:
     print(visible(str(text)), end=end, flush=True)  # noqa: T201
 
 
+def tell_lines(text: str) -> None:
+    """A result in sentences, broken between words where a terminal is narrower."""
+    print(in_lines(visible(text), columns(sys.stdout)), flush=True)  # noqa: T201
+
+
 def print_table(content: Any) -> None:
     from rich.console import Console
 
@@ -101,7 +106,7 @@ def tell_baselines(
     scores = {each.name: getattr(each, metric) for each in baselines if each.rows == rows and metric != "map"}
     if scores:
         of_it = "" if metric == "mean_f1" else f", {TITLES[metric]}"
-        tell(f"for nothing{of_it}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        tell_lines(f"for nothing{of_it}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     better = [name for name, value in scores.items() if score <= value]
     if judge and better:
         say(f"note: the network is no better than what is had for nothing ({', '.join(better)}): {NO_BETTER}")

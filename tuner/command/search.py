@@ -14,7 +14,7 @@ from captune.interrupt import exit_status
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Address, Location, LogOption, RunPath
 from captune.tuner.command.cluster import follow_job, is_server, send
-from captune.tuner.command.console import fail, tell, tell_baselines
+from captune.tuner.command.console import fail, tell, tell_baselines, tell_lines
 
 if TYPE_CHECKING:
     from captune.tuner.api.runs import Run
@@ -66,7 +66,7 @@ def search(
     elif dry_run and resume_if_there and is_run(run):
         tell(f"{run} is there: its search would go on as it was begun")
     elif dry_run:
-        tell("\n".join(plans.plan(data, run, config=config, warm_start=warm_start, **settings).report))
+        tell_lines("\n".join(plans.plan(data, run, config=config, warm_start=warm_start, **settings).report))
     else:
         begun = plans.search(
             data,
@@ -106,23 +106,23 @@ def _tell(run: Run) -> None:
     epochs = f"{summary.epochs} epochs"
     if summary.session_epochs not in (None, summary.epochs):
         epochs += f", {summary.session_epochs} of them"
-    tell(f"{run.where}: {fates}; {epochs} in {summary.wall_seconds:.0f} s")
+    tell_lines(f"{run.where}: {fates}; {epochs} in {summary.wall_seconds:.0f} s")
     if summary.trained_share.all is not None:
         others = [kind for kind in summary.busy_seconds if kind not in ("train", "evaluate")]
-        tell(
+        tell_lines(
             f"slots: {summary.trained_share.all:.0%} of their time in training and evaluation; "
             + ", ".join(f"{kind} {summary.busy_seconds[kind]:.0f} s" for kind in others)
         )
     if (saved := summary.halving_saved).epochs:
-        tell(f"halving saved {saved.epochs} epochs, about {saved.seconds:.0f} s of a slot")
+        tell_lines(f"halving saved {saved.epochs} epochs, about {saved.seconds:.0f} s of a slot")
     if summary.cost is not None:
-        tell(f"cost: {summary.cost:.2f} for {summary.slot_hours:.2f} slot hours")
+        tell_lines(f"cost: {summary.cost:.2f} for {summary.slot_hours:.2f} slot hours")
     if summary.best is not None:
         size = next((trial.weights_bytes for trial in summary.frontier[::-1]), None)
         weights = "" if size is None else f", {show_bytes(size)} of weights"
         best = summary.best
         score = best.mean_f1 if best.score is None else best.score
-        tell(f"best: trial {best.number}, {TITLES[summary.metric]} {score:.4f} on validation{weights}")
+        tell_lines(f"best: trial {best.number}, {TITLES[summary.metric]} {score:.4f} on validation{weights}")
         tell_baselines(run.baselines, "validation", score, summary.metric, judge=not summary.interrupted)
     if summary.interrupted:
         say(f"interrupted; go on with: captune resume {shell_word(run.where)}")

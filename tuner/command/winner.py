@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from captune.interrupt import exit_status
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Address, AsJson, RunPath, StorageOption
 from captune.tuner.command.cluster import follow_job, is_server, send
-from captune.tuner.command.console import fail, print_json, tell, tell_baselines
+from captune.tuner.command.console import fail, print_json, tell, tell_baselines, tell_lines, terminal_width
 from captune.tuner.winner.formats.declarations import Kind
 
 if TYPE_CHECKING:
@@ -110,29 +112,29 @@ def refit(
     test = proof.test
     trials = [member.trial for member in proof.members]
     what = f"average of trials {' and '.join(map(str, trials))}" if trials else f"trial {proof.trial}"
-    tell(f"{what}, {proof.epochs} epochs{' in all' if trials else ''} on train + validation")
+    tell_lines(f"{what}, {proof.epochs} epochs{' in all' if trials else ''} on train + validation")
     chosen = (
         "" if proof.metric == "mean_f1" else f", {TITLES[proof.metric]} {proof.search.score:.4f}, which was maximised,"
     )
-    tell(f"search    mean F1 {proof.search.mean_f1:.4f}{chosen} on {proof.search.examples} validation examples")
+    tell_lines(f"search    mean F1 {proof.search.mean_f1:.4f}{chosen} on {proof.search.examples} validation examples")
     interval = f"95 % {test.low:.4f} to {test.high:.4f}"
-    tell(f"test      mean F1 {test.mean_f1:.4f} ({interval}), {test.examples} examples")
+    tell_lines(f"test      mean F1 {test.mean_f1:.4f} ({interval}), {test.examples} examples")
     if proof.confirmed is not None:
-        tell(f"          {proof.confirmed}")
-    tell(
+        tell_lines(f"          {proof.confirmed}")
+    tell_lines(
         f"          micro F1 {test.micro_f1:.4f}, macro F1 {test.macro_f1:.4f}, mAP {test.map:.4f}, ECE {test.ece:.4f}"
     )
     if len(proof.seeds) > 1:
-        tell(f"seeds     mean F1 {', '.join(f'{score:.4f}' for score in proof.seeds)}")
-    tell(
+        tell_lines(f"seeds     mean F1 {', '.join(f'{score:.4f}' for score in proof.seeds)}")
+    tell_lines(
         f"reloaded  mean F1 {proof.reloaded.mean_f1:.4f}, "
         f"largest difference of a probability {proof.reloaded.max_difference:.1e}"
     )
     if proof.storage != "float32":
-        tell(f"float32   mean F1 {proof.float32.mean_f1:.4f}, before the weights became {proof.storage}")
-    tell(f"bundle    {proof.bundle_bytes / 2**20:.2f} MiB in {run}/winner/bundle")
+        tell_lines(f"float32   mean F1 {proof.float32.mean_f1:.4f}, before the weights became {proof.storage}")
+    tell_lines(f"bundle    {proof.bundle_bytes / 2**20:.2f} MiB in {run}/winner/bundle")
     if (latency := proof.latency) is not None:
-        tell(
+        tell_lines(
             f"latency   {latency.milliseconds:.3g} ms a row of {latency.limit:g} allowed, as {latency.format} on one "
             f"thread; {latency.prediction}"
         )
@@ -158,18 +160,25 @@ def ablate(
     from captune.model.config import TITLES
     from captune.tuner.api.runs import Run
 
-    frame = Run(run).ablate(without=without or (), trial=trial, seeds=seeds)
+    try:
+        frame = Run(run).ablate(without=without or (), trial=trial, seeds=seeds)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on with what is not trained yet", exit_status(signal.SIGINT))
     if as_json:
         print_json(frame.to_dict("records"))
         return
-    metric = cast("Metric", frame.columns[1])
-    wide = max(7, len(TITLES[metric]))
-    tell(f"{'without':18}  {TITLES[metric]:{wide}}  difference (95 % in pairs)       MiB  seconds")
+    title = TITLES[cast("Metric", frame.columns[1])]
+    longest, wide = max(map(len, frame["without"])), max(7, len(title))
+    lines = [(f"{'without':{longest}}  {title:{wide}}  {'difference (95 % in pairs)':28}", "    MiB", "  seconds")]
     row: Any
     for row in frame.itertuples():
         difference = f"{row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})" if row.without != "nothing" else ""
-        mib = row.weights_bytes / 2**20
-        tell(f"{row.without:18}  {row[2]:{wide}.4f}  {difference:28} {mib:6.2f}  {row.seconds:7.0f}")
+        score = f"{row.without:{longest}}  {row[2]:{wide}.4f}  {difference:28}"
+        lines.append((score, f" {row.weights_bytes / 2**20:6.2f}", f"  {row.seconds:7.0f}"))
+    width = terminal_width() or 1000
+    shown = sum(sum(map(len, lines[0][:place])) <= width for place in (1, 2, 3))  # what is cheap to know goes first
+    for line in lines:
+        tell("".join(line[:shown]).rstrip())
     for row in frame.itertuples():
         if row.note:
             say(f"note: without {row.without}: {row.note}")

@@ -44,6 +44,7 @@ class Foretold:
 class Preflight:
     """A search before it starts. Sizes are the bytes that count for the budget.
 
+    preset: its name. searched: how many settings.
     latency: the limit, where there is one. share: of drawn configurations that fit. sizes: of all drawn, rising. least:
     the smallest configuration that the space reaches. constant: bytes of the parts that no dimension changes. never:
     options of choices that fit in nothing. features: bytes of all features of frozen towers that may be computed
@@ -53,6 +54,8 @@ class Preflight:
     kept.
     """
 
+    preset: str
+    searched: int
     budget: Budget
     latency: Latency | None
     possible: int
@@ -104,6 +107,8 @@ def inspect(
     configs = [*(bound for _, bound in draws), least, *(one.config for one in first)]
     features = _features_bytes(configs, pictures, rows, config.cache_limit)
     return Preflight(
+        preset=config.preset,
+        searched=len(feasible.space.dimensions),
         budget=feasible.budget,
         latency=feasible.latency,
         possible=len(drawn),
@@ -171,13 +176,15 @@ def lines(preflight: Preflight, run: str) -> list[str]:
     constant = ", ".join(f"{part} {show_bytes(count)}" for part, count in preflight.constant.items())
     report = [
         f"budget     {preflight.budget}",
+        f"space      preset {preflight.preset}, {preflight.searched} of its settings searched",
         *_latency_lines(preflight.latency),
         f"fits       {preflight.share:.1%} of {DRAWS} draws"
         + (f"; {DRAWS - preflight.possible} of them are impossible together" if preflight.possible < DRAWS else ""),
         f"sizes      smallest {show_bytes(preflight.budget.bytes_of(preflight.least))}, "
         f"median {show_bytes(int(statistics.median(preflight.sizes)))}, largest {show_bytes(preflight.sizes[-1])}",
-        f"constant   {constant or 'nothing, as the space changes the bytes of each part'}",
     ]
+    if constant:
+        report.append(f"constant   {constant}")
     if preflight.features:
         report.append(f"features   {show_bytes(preflight.features)} of frozen towers beside the data, computed once")
     report += [f"never fits {name}: {', '.join(map(str, options))}" for name, options in preflight.never.items()]

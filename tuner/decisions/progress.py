@@ -25,11 +25,6 @@ class RunningTrial:
     node: str | None
     phase: Phase
 
-    @property
-    def has_worker(self) -> bool:
-        """Whether a worker is at it."""
-        return self.phase not in ("waiting for room", "starting a worker")
-
 
 @dataclass(frozen=True)
 class Best:
@@ -58,7 +53,7 @@ class Progress:
         wanted: trials, None for no limit.
         seconds_left: of the time limit, None without one.
         running: trials in slots, in the order in which they took them.
-        seconds_at_work: since the first worker was ready, in this search.
+        seconds_at_work: since the training of the first epoch that was reported, in this search.
         epochs: that were reported in this search.
         slots, nodes: that there are.
         metric: of which all scores are.
@@ -93,7 +88,7 @@ class Progress:
     def estimate(self) -> float | None:
         """Seconds until the trials are done if they go on as in this search; None before anything can be said."""
         done = self.trials_done - self.counted_before
-        if self.wanted is None or done <= 0:
+        if self.wanted is None or done <= 0 or self.seconds_at_work <= 0:
             return None
         return max(0.0, self.wanted - self.trials_done) * self.seconds_at_work / done
 

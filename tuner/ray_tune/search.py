@@ -298,8 +298,9 @@ class _Search:
     def _progress(self) -> Progress:
         director, now = self.director, time.monotonic()
         running = self.adapter.running()
-        if self.at_work is None and any(trial.has_worker for trial in running):
-            self.at_work = now
+        if self.at_work is None and director.epochs:  # features and compiling come once, and tell nothing of the rest
+            last = (attempt.last.seconds() for attempt in director.running.values() if attempt.last is not None)
+            self.at_work = now - max((seconds["train"] + seconds["evaluate"] for seconds in last), default=0.0)
         waits = (director.waiting, director.complaint, None if self.mirror is None else self.mirror.complaint)
         return Progress(
             seconds=now - self.started,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from captune.tuner.winner.proof import (
     largest_difference,
     probabilities_in_fresh_process,
 )
+from captune.tuner.winner.step import Step
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,18 @@ class Export:
     milliseconds: dict[int, float]
 
 
+_STEPS = ("the winner's answers", "writing", "the copy's answers", "loading it in a fresh process")
+
+
 def export(
-    run: RunFolder, data: PreparedData, budget: Budget, target: Path, kind: Kind, storage: Storage | None
+    run: RunFolder,
+    data: PreparedData,
+    budget: Budget,
+    target: Path,
+    kind: Kind,
+    storage: Storage | None,
+    *,
+    say: Callable[[Step], None] = lambda _: None,
 ) -> Export:
     """Writes the proved winner to `target`, a file or a folder, and proves the copy.
 
@@ -77,12 +89,15 @@ def export(
     beside, form = portable_path(target), FORMATS.get(kind)
     if form is not None:
         form.check_installed()
+    step = iter([Step(what, done, len(_STEPS)) for done, what in enumerate(_STEPS)])
+    say(next(step))
     bundle = Bundle.load(run.bundle)
     winner = probabilities_of_split(bundle, data, "test")
     stored = storage_of(kind, storage, bundle.config.storage)
     copy = replace(bundle, config=bundle.config.stored_as(stored))
     put_through(copy.network, stored)
     milliseconds: dict[int, float] = {}
+    say(next(step))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(beside, replace=False) as documents, written_aside(target, replace=False) as aside:
@@ -93,7 +108,9 @@ def export(
             else:
                 copy.save(aside)
             measured = check_bytes(aside, kind, size(copy.config, _contents(copy, data)), budget)
+            say(next(step))
             expected = probabilities_of_split(copy, data, "test")
+            say(next(step))
             if form is not None:
                 shipped, milliseconds = answers_of(aside, form, copy, data, "test")
             else:

@@ -288,7 +288,10 @@ def _limits(facts: CardFacts) -> Iterator[str]:
             "others are one unknown word to it."
         )
     if config.image is not None:
-        yield (f"- Pictures are stretched to {config.image.seen_side} pixels a side: proportions and details are lost.")
+        stored, seen = config.image.side, config.image.seen_side
+        enlarged = f", and enlarged to {seen}, which adds no detail" if seen > stored else ""
+        least = min(stored, seen)
+        yield f"- Pictures are stretched to {least} pixels a side{enlarged}: proportions and details are lost."
     if config.image is not None and config.text is not None:
         yield (
             "- Either the picture or the caption may be missing in Python; an exported file answers to an empty "
