@@ -48,7 +48,11 @@ def write_pictures(
     def on_fault(place: int, reason: str) -> None:
         image_id = image_ids[place]
         if on_bad == "error":
-            raise DataError(f"{source}, {records.unit} {first_line[image_id]}: {reason}; mend it or use --on-bad skip")
+            first_is_missing = place == 0 and not paths[0].exists()  # and so perhaps is every other one
+            way_out = f"name the folder of the pictures, if it is not {images}; else " * first_is_missing
+            raise DataError(
+                f"{source}, {records.unit} {first_line[image_id]}: {reason}; {way_out}mend it or use --on-bad skip"
+            )
         faults[image_id] = reason
 
     paths = [image_path(images, image_id) for image_id in image_ids]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -553,6 +554,15 @@ def test_wrong_settings_are_refused_before_anything_is_written(
         make(raw, **wrong)
     assert message in str(caught.value)
     assert leftovers(raw) == []
+
+
+def test_folder_without_the_first_picture_may_be_another_one(raw: Path, tmp_path: Path) -> None:
+    refused(lambda: prepare(raw / "train.csv", raw, tmp_path / "out", side=8), f"if it is not {raw}; else mend it")
+    elsewhere = shutil.copytree(raw / "images", tmp_path / "images")
+    lines = (raw / "train.csv").read_text().splitlines()
+    (elsewhere / lines[2].partition(",")[0]).unlink()
+    with pytest.raises(DataError, match="does not exist; mend it"):
+        prepare(raw / "train.csv", elsewhere, tmp_path / "out", side=8)
 
 
 def test_image_folder_that_is_missing_is_told(raw: Path) -> None:
