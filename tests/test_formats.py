@@ -56,7 +56,7 @@ def test_documents_are_read(old: Path) -> None:
 def test_bundle_answers_as_then(captune: Captune, old: Path) -> None:
     scores = json.loads(captune("evaluate", old / "run" / "winner" / "bundle", old / "train.csv", "--json").out)
     then = json.loads((old / "scores.json").read_text())
-    assert scores.keys() == {*then, "ece", "commonest_label", "rows_per_label"}
+    assert scores.keys() == {*then, "ece", "low", "high", "commonest_label", "rows_per_label"}
     for name in ("mean_f1", "micro_f1", "macro_f1", "map", "per_label", "examples"):
         assert scores[name] == pytest.approx(then[name], abs=1e-6)
     ran = captune(

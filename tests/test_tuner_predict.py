@@ -364,7 +364,8 @@ def test_evaluate_agrees_with_a_plain_computation(captions_bundle: Any, drawn: P
     assert scores["commonest_label"] == pytest.approx(np.mean(constant))
     assert scores["ece"] == pytest.approx(expected_calibration_error(truth, captions_bundle.rule.calibrated(answers)))
     assert scores["examples"] == 120
-    assert list(scores) == [*METRICS, "per_label", "examples", "rows_per_label", "commonest_label"]
+    assert list(scores) == [*METRICS, "per_label", "examples", "low", "high", "rows_per_label", "commonest_label"]
+    assert scores["low"] < scores["mean_f1"] < scores["high"] < scores["low"] + 0.2
     assert list(scores["rows_per_label"].values()) == counts.tolist()
     assert list(scores["per_label"]) == ["1", "2", "3", "5", "6", "8"]
 

@@ -121,8 +121,9 @@ class Classifier:
         """Scores on the labelled rows of a CSV: mean_f1, micro_f1, macro_f1, map, ece, per_label (F1 by id),
         rows_per_label, examples.
 
-        ece is the expected calibration error of the probabilities, less is better; commonest_label the mean F1 of the
-        label that the rows have most often, always given alone.
+        low and high are a 95 % interval of mean_f1 by the bootstrap; ece is the expected calibration error of the
+        probabilities, less is better; commonest_label the mean F1 of the label that the rows have most often, always
+        given alone.
 
         Args:
             on_bad: at a row that cannot be used, also for a label that the classifier does not know, "error" stops;

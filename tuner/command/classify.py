@@ -40,7 +40,8 @@ def evaluate(
         print_json(scores)
         return
     for name in METRICS:
-        tell(f"{name:9} {scores[name]:.4f}")
+        interval = f" (95 % {scores['low']:.4f} to {scores['high']:.4f})" if name == "mean_f1" else ""
+        tell(f"{name:9} {scores[name]:.4f}{interval}")
     tell("label          F1   rows")
     for label, name in classifier.labels.items():
         f1, rows = (scores[of][str(label)] for of in ("per_label", "rows_per_label"))

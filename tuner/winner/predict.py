@@ -159,13 +159,17 @@ def multi_hot(bundle: Bundle, rows: Rows) -> NDArray[np.uint8]:
 def evaluate(bundle: Bundle, truth: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> dict[str, Any]:
     """Scores of what the bundle's rule makes of (n, num_labels) probabilities: keys of `captune evaluate --json`.
 
-    rows_per_label: that have it. commonest_label: mean F1 of the label that these rows have most often, always given
-    alone.
+    low, high: 95 % bootstrap interval of mean F1. rows_per_label: that have it. commonest_label: mean F1 of the label
+    that these rows have most often, always given alone.
     """
     constant = commonest_label(truth, len(truth)) > 0
     rows = truth.astype(bool).sum(axis=0).tolist()
+    answers = bundle.rule.answers(probabilities)
+    low, high = metrics.bootstrap_interval(f1_per_example(truth, answers.labels), seed=0)
     return {
-        **by_label(metrics.score(truth, bundle.rule.answers(probabilities)), bundle.label_ids),
+        **by_label(metrics.score(truth, answers), bundle.label_ids),
+        "low": low,
+        "high": high,
         "rows_per_label": {str(label): count for label, count in zip(bundle.label_ids, rows, strict=True)},
         "commonest_label": float(f1_per_example(truth, constant).mean()),
     }
