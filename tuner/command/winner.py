@@ -176,7 +176,7 @@ def ablate(
         score = f"{row.without:{longest}}  {row[2]:{wide}.4f}  {difference:28}"
         lines.append((score, f" {row.weights_bytes / 2**20:6.2f}", f"  {row.seconds:7.0f}"))
     width = terminal_width() or 1000
-    shown = sum(sum(map(len, lines[0][:place])) <= width for place in (1, 2, 3))  # what is cheap to know goes first
+    shown = sum(sum(map(len, lines[0][:place])) <= width for place in (1, 2, 3))  # else the last columns stay out
     for line in lines:
         tell("".join(line[:shown]).rstrip())
     for row in frame.itertuples():

@@ -72,7 +72,7 @@ def _of_trial_0(config: SearchConfig, feasible: FeasibleSpace) -> Iterator[str]:
 
 def _of_first(config: SearchConfig) -> Iterator[str]:
     own = 1 + len(config.first)
-    if config.trials is not None and len(config.first) and own > config.trials:
+    if config.first and config.trials is not None and own > config.trials:
         yield (
             f"trial 0 and first are {own} configurations for {config.trials} trials: the last ones wait for "
             f"`captune resume RUN --trials {own}`"
