@@ -69,7 +69,9 @@ COMPACT = TrialConfig(
         update={
             "epochs": 10,
             "batch_size": 64,
+            "optimizer": "adamw",
             "learning_rate": 6e-3,
+            "weight_decay": 0.05,
             "own_losses": 0.3,
             "augment": AugmentConfig(shift=0.04, flip=True),
         }
@@ -85,18 +87,19 @@ PHOTOS = TrialConfig(
             frozen=True,
             min_side=288,
             head="positions",
-            position_units=512,
+            position_units=768,
             dropout=0.2,
         ),
-        text=_TEXT,
+        text=_TEXT.model_copy(update={"embedding": 64, "kernel": 3, "dropout": 0.3}),
         fusion="summed",
-        head_dropout=0.3,
+        head_dropout=0.2,
     ),
     train=CAPTIONS.train.model_copy(
         update={
             "epochs": 12,
-            "learning_rate": 1e-3,
-            "own_losses": 0.3,
+            "batch_size": 64,
+            "learning_rate": 1.2e-3,
+            "own_losses": 0.25,
             "augment": AugmentConfig(flip=True),
             "cached_features": True,
         }

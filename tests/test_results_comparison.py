@@ -60,7 +60,7 @@ def test_trial_that_waits_is_none_yet() -> None:
 def test_only_settings_that_differ_are_told() -> None:
     """And have a use: Adam has none for a weight decay."""
     base = flatten(PRESETS["compact"])
-    first = [record(0, 0.5, config={**base, "text.units": 8, "train.weight_decay": 0.5})]
+    first = [record(0, 0.5, config={**base, "text.units": 8, "train.optimizer": "adam", "train.weight_decay": 0.5})]
     other = {"text.units": 16, "train.optimizer": "adamw", "train.weight_decay": 0.1}
     second = [record(0, 0.5, config={**base, **other})]
     comparison = compare([result("a", first, trials=3, seed=0), result("b", second, trials=4, seed=0)])

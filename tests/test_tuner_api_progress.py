@@ -62,7 +62,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         ("sizes      smallest one, largest two", 24, ["sizes      smallest one,", "           largest two"]),
         ("runs 1.    a, b\nnext       c", 13, ["runs 1.    a,", "           b", "next       c"]),
         ("a/path/that/is/longer than", 9, ["a/path/that/is/longer", "than"]),
-        ("  indented text", 10, ["  indented", "text"]),
+        ("  indented text", 10, ["  indented", "  text"]),
         ("", 10, [""]),
         ("a\n\nb", 10, ["a", "", "b"]),
     ],

@@ -84,7 +84,8 @@ def test_value_that_no_draw_can_have_is_refused_by_its_name(values: dict[str, An
 def test_configuration_over_the_budget_or_tried_already_is_refused_by_its_place() -> None:
     roomy = feasible({"text.embedding": {"low": 8, "high": 64, "step": 8}})
     embedded = [{"text.embedding": 16}, {"text.embedding": 64}]
-    assert [each["text.embedding"] for each in roomy.chosen(embedded, {})] == [16, 64]
+    assert [each["text.embedding"] for each in roomy.new(embedded, {})] == [16, 64]
+    assert len(roomy.chosen([*embedded, *embedded])) == 4, "of a search that was begun so"
     limit = roomy.size_of(replace(roomy.space.base, embedded[0])).weights_bytes
     tight = feasible({"text.embedding": {"low": 8, "high": 64, "step": 8}}, limit)
     for configurations, words in (
@@ -93,7 +94,7 @@ def test_configuration_over_the_budget_or_tried_already_is_refused_by_its_place(
         ([{"text.embedding": 16}, {}], "the same as trial 0"),
     ):
         with pytest.raises(SpaceError, match=words) as caught:
-            tight.chosen(configurations, {})
+            tight.new(configurations, {})
         assert caught.value.location == ("2",)
 
 

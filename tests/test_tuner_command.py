@@ -773,6 +773,21 @@ def test_verb_refuses_a_run_whose_data_is_gone_or_another(
     refused(captune("resume", run), "not what the run was searched on")
 
 
+def test_resume_that_is_refused_leaves_the_run_as_it_was(
+    captune: Captune, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from captune.tuner.ray_tune import search
+    from captune.tuner.space.yaml_file import ConfigError
+
+    def check(*_: object) -> None:
+        raise ConfigError("the space is not what it was")
+
+    monkeypatch.setattr(search, "check", check)
+    before = (run / "run.json").read_bytes()
+    refused(captune("resume", run, "--trials", 77), "not what it was")
+    assert (run / "run.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", '{"search": 3}', '{"search": {}}', "\xff"])
 def test_damaged_run_json_is_told_in_one_line(captune: Captune, run: Path, content: str) -> None:
     (run / "run.json").write_bytes(content.encode("latin-1"))

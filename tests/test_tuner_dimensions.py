@@ -350,6 +350,12 @@ def test_modality_restricts_network_and_dimensions(modality: Modality) -> None:
     assert "train" in groups
 
 
+def test_features_of_an_absent_encoder_are_not_asked_for() -> None:
+    space = shipped("photos", "caption")
+    assert space.base.train.cached_features is False and space.base.model.image is None
+    assert shipped("photos", "image").base.train.cached_features is True
+
+
 def test_fixed_values_of_an_absent_encoder_are_left_out_but_checked_by_name() -> None:
     space = around({}, modality="caption", **{"image.width": 4, "text.units": 8})
     assert space.base.model.image is None

@@ -13,10 +13,10 @@ from captune.tuner.space.config import read_search
 from captune.tuner.space.yaml_file import ConfigError
 
 
-def weights_of(name: str, folder: Path, cut: Cut = "final", **changed: Any) -> str:
-    values = {variable: np.zeros(shape, np.float16) for variable, shape in TOWERS[name].variables(cut)}
-    np.savez(folder / f"{name}.npz", **(values | changed))
-    return str(folder / f"{name}.npz")
+def weights_of(backbone: str, folder: Path, cut: Cut = "final", *, name: str = "") -> str:
+    path = folder / f"{name or backbone}.npz"
+    np.savez(path, **{variable: np.zeros(shape, np.float16) for variable, shape in TOWERS[backbone].variables(cut)})
+    return str(path)
 
 
 def check(data: PreparedData, fixed: dict[str, Any], space: dict[str, Any] | None = None) -> None:
@@ -36,6 +36,16 @@ def test_file_of_the_backbone_that_is_searched_is_taken_whatever_is_behind_the_c
         "missing: last_",
         error=ConfigError,
     )
+
+
+def test_file_is_asked_for_what_it_is_drawn_with_alone(data: PreparedData, tmp_path: Path) -> None:
+    short = weights_of("EfficientNetLite0", tmp_path, "stride_16")
+    fixed = {"image.backbone": "EfficientNetLite0", "image.weights": weights_of("AlexNet", tmp_path)}
+    cuts: dict[str, Any] = {"image.cut": ["last_map", "stride_16"]}
+    refused(lambda: check(data, fixed, cuts), "AlexNet.npz", error=ConfigError)
+    both = weights_of("EfficientNetLite0", tmp_path, "final", name="whole")
+    drawn = {"choices": [short], "when": {"image.cut": "stride_16"}}
+    check(data, {**fixed, "image.weights": both}, {**cuts, "image.weights": drawn})
 
 
 def test_file_of_another_backbone_is_refused_before_the_search(data: PreparedData, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_setting_is_the_same_by_every_door(
 ) -> None:
     configs: list[SearchConfig] = []
 
-    def check(settings: SearchConfig, _data: PreparedData) -> None:
+    def check(settings: SearchConfig, _data: PreparedData, *, new: bool) -> None:
         configs.append(settings)
         raise SystemExit
 
@@ -116,7 +116,9 @@ def test_every_setting_is_explained_with_its_meaning_and_values(name: str) -> No
 
 
 def test_explanation_tells_the_default_of_each_preset_that_has_another() -> None:
-    assert "presets  paper 0.0001, captions 0.004, compact 0.006, full 0.0003" in explanation("train.learning_rate")
+    assert "presets  paper 0.0001, captions 0.004, compact 0.006, photos 0.0012, full 0.0003" in explanation(
+        "train.learning_rate"
+    )
     assert "captions from 0.002 to 0.008; compact from" in explanation("train.learning_rate")
     assert "presets  captions 2, compact 2, photos 3" in explanation("halving.grace")
     assert "presets" not in explanation("trials") + explanation("budget")

@@ -105,7 +105,7 @@ def plan(
         default_preset="compact" if prepared.prepared.has_images else "captions",
         overrides=overrides,
     )
-    feasible, speed = check(asked, prepared.prepared), None
+    feasible, speed = check(asked, prepared.prepared, new=True), None
     if asked.latency is not None:
         from captune.tuner.winner.latency import timed_format
         from captune.tuner.winner.speed import speed_of_this_machine

@@ -47,7 +47,7 @@ def in_lines(text: str, width: int | None) -> str:
     wrap = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
     lines = []
     for line in text.split("\n"):
-        heading = re.match(r"\S+( \S+)? {2,}", line)
+        heading = re.match(r"(\S+( \S+)?)? {2,}", line)
         wrap.subsequent_indent = " " * len(heading.group()) if heading else ""
         lines += wrap.wrap(line) or [""]
     return "\n".join(lines)

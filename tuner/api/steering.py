@@ -40,7 +40,7 @@ def enqueue(location: str, configurations: str | Path | Mapping[str, Any] | Sequ
         known = _known(run, feasible)
         try:
             chosen = chosen_as_declared(chosen)
-            feasible.chosen(chosen, known)
+            feasible.new(chosen, known)
         except SpaceError as error:
             if file is not None:
                 raise file.error(str(error), *error.location) from None
@@ -55,7 +55,7 @@ def _known(run: RunFolder, feasible: FeasibleSpace) -> dict[bytes, str]:
     requests = Requests(run)
     for name in requests.names():  # before the study, into which the driver takes them
         with suppress(UnreadableError, RunError, SpaceError):  # it leaves one, or has taken it by now
-            waiting += feasible.chosen(requests.read(name).configurations, {})
+            waiting += feasible.chosen(requests.read(name).configurations)
     tried = dict[bytes, str]()
     for trial in study_reader(run)():
         record = record_of(trial)

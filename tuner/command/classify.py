@@ -40,12 +40,14 @@ def evaluate(
         print_json(scores)
         return
     for name in METRICS:
-        interval = f" (95 % {scores['low']:.4f} to {scores['high']:.4f})" if name == "mean_f1" else ""
+        low, high = scores["low"], scores["high"]
+        interval = f" (95 % {low:.4f} to {high:.4f})" if name == "mean_f1" and low < high else ""
         tell(f"{name:9} {scores[name]:.4f}{interval}")
     tell("label          F1   rows")
     for label, name in classifier.labels.items():
         f1, rows = (scores[of][str(label)] for of in ("per_label", "rows_per_label"))
-        tell(f"{label:<9} {f1:.4f} {rows:6}" + f"  {name}" * (name != str(label)))
+        said = f"{f1:.4f}" if rows else "     -"
+        tell(f"{label:<9} {said} {rows:6}" + f"  {name}" * (name != str(label)))
     tell(f"examples  {scores['examples']}")
     constant = scores["commonest_label"]
     tell(f"for nothing: commonest label of these rows {constant:.4f}")

@@ -9,7 +9,7 @@ import typer
 
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import AsJson
-from captune.tuner.command.console import fail, print_json, tell
+from captune.tuner.command.console import fail, print_json, tell, tell_lines
 
 
 def size(
@@ -52,4 +52,4 @@ def explain(
     """Says what a setting is: its unit, its range or choices, its default in each preset."""
     from captune.tuner.api.spaces import explain as explanation_of
 
-    tell(explanation_of(name))
+    tell_lines(explanation_of(name))

@@ -38,7 +38,7 @@ def open_search(
     """
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(feasible.preset())
-    enqueue(study, feasible.chosen(config.first, {}), FIRST)
+    enqueue(study, feasible.chosen(config.first), FIRST)
     learn(study)
     records = records_of(study)
     gate = Gate(study, feasible, seed=config.seed, sampler=SAMPLERS[config.sampler])

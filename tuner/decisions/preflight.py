@@ -142,7 +142,7 @@ def _first(config: SearchConfig, feasible: FeasibleSpace, learn: Callable[[optun
     first: list[Foretold] = []
     with quiet_optuna(), suppress(UsedUp):
         study = optuna.create_study(directions=[DIRECTIONS[objective] for objective in config.objectives])
-        for parameters in (feasible.preset(), *feasible.chosen(config.first, {})):
+        for parameters in (feasible.preset(), *feasible.chosen(config.first)):
             study.enqueue_trial(parameters)
         learn(study)
         gate = Gate(study, feasible, seed=config.seed, sampler=SAMPLERS[config.sampler])

@@ -111,7 +111,7 @@ class Rounds:
                     continue
                 try:
                     request = requests.read(name)
-                    parameters = self.feasible.chosen(request.configurations, {})
+                    parameters = self.feasible.chosen(request.configurations)
                 except (SpaceError, UnreadableError, RunError) as error:
                     self._refused.add(name)
                     why = ": ".join((*error.location, str(error))) if isinstance(error, SpaceError) else str(error)

@@ -79,13 +79,13 @@ def run_search(
 
     # From here on: a signal in the middle of an import or of Ray's start would come out as any kind of error.
     with Interrupt() as interrupt, run.writing(), quiet_optuna():
-        settings = remember(run, config)
         if run.journal.exists():  # else they have just been looked at
-            refuse_other_files(settings)
+            refuse_other_files(RunSettings.of(run))
+        feasible = check(config, data, RunSettings.of(run).speed)
+        settings = remember(run, config)
         ensure(run, data, say, captions=config.modality != "image")
         if mirror is not None:
             mirror.flush()  # from here on there is something to resume
-        feasible = check(config, data, settings.speed)
         wait_for("starting Ray on this machine" if address is None else f"joining Ray at {address}")
         requirements = NodeRequirements(
             settings.data,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 from captune.data_prep.pieces import cut_pieces, vocabulary_files
@@ -49,10 +51,12 @@ def _check_towers(space: Space) -> None:
     if image is None:
         return
     for backbone in _names(space, "image.backbone", image.backbone) & TOWERS.keys():
-        for name in _weights_of(space, backbone) - {"none", "imagenet"}:
-            from captune.model.weights_file import check_weights  # with what reads files
+        beside = {"image.backbone": backbone}
+        for cut in _names(space, "image.cut", image.cut, beside):
+            named = _names(space, "image.weights", image.weights, {**beside, "image.cut": cut})
+            for name in named - {"none", "imagenet"}:
+                from captune.model.weights_file import check_weights  # with what reads files
 
-            for cut in _names(space, "image.cut", image.cut):
                 check_weights(TOWERS[backbone], cast("Cut", cut), weights_path(name), backbone)
 
 
@@ -128,15 +132,8 @@ def _image_weights(space: Space, *, of_transformer: bool) -> set[str]:
     found = set[str]()
     for backbone in _names(space, "image.backbone", image.backbone):
         if (backbone == "transformer") == of_transformer:
-            found |= _weights_of(space, backbone)
+            found |= _names(space, "image.weights", image.weights, {"image.backbone": backbone})
     return found
-
-
-def _weights_of(space: Space, backbone: str) -> set[str]:
-    """Names of all weights that a backbone may ask for."""
-    image = space.base.model.image
-    assert image is not None
-    return _names(space, "image.weights", image.weights, beside=("image.backbone", backbone))
 
 
 def _text_weights(space: Space) -> set[str]:
@@ -144,20 +141,20 @@ def _text_weights(space: Space) -> set[str]:
     text = space.base.model.text
     if text is None or "transformer" not in _names(space, "text.encoder", text.encoder):
         return set()
-    return _names(space, "text.weights", text.weights, beside=("text.encoder", "transformer"))
+    return _names(space, "text.weights", text.weights, {"text.encoder": "transformer"})
 
 
 def _teachers(space: Space) -> set[str]:
     return _names(space, "train.teacher", space.base.train.teacher) - {"none"}
 
 
-def _names(space: Space, setting: str, base: str, beside: tuple[str, str] | None = None) -> set[str]:
-    """All values that a setting may have. beside: another one, by name, and its value."""
+def _names(space: Space, setting: str, base: str, beside: Mapping[str, str] = MappingProxyType({})) -> set[str]:
+    """All values that a setting may have. beside: others by name, with their values."""
     dimension = space.dimensions.get(setting)
     if dimension is None:
         return {base}
-    of_other = [condition for condition in dimension.when if beside is not None and condition.name == beside[0]]
-    if not all(beside is not None and beside[1] in condition.values for condition in of_other):
+    of_other = [condition for condition in dimension.when if condition.name in beside]
+    if not all(beside[condition.name] in condition.values for condition in of_other):
         return {base}  # it is closed there
     may_be_closed = len(of_other) < len(dimension.when)
     return {*([base] if may_be_closed else []), *map(str, dimension.values())}

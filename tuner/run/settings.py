@@ -106,11 +106,12 @@ _PACKAGES = ("captune", "keras", "ray", "optuna", "numpy")  # and the backend
 _SAMPLER_PACKAGES = {"gp": "torch", "cmaes": "cmaes"}  # that Optuna's samplers import
 
 
-def check(config: SearchConfig, data: PreparedData, speed: Speed | None = None) -> FeasibleSpace:
+def check(config: SearchConfig, data: PreparedData, speed: Speed | None = None, *, new: bool = False) -> FeasibleSpace:
     """The space of a search, held against its data and budget.
 
     Args:
         speed: by which latencies are predicted, where the search has a limit for them.
+        new: whether it is not begun yet: of another captune `first` may hold what is one network in this one.
 
     Raises:
         ConfigError: the data lacks what the search reads.
@@ -141,7 +142,7 @@ def check(config: SearchConfig, data: PreparedData, speed: Speed | None = None) 
     if nothing_fits is not None:
         raise BudgetError(nothing_fits)
     try:
-        feasible.chosen(config.first, {})
+        feasible.new(config.first, {}) if new else feasible.chosen(config.first)
     except SpaceError as error:
         raise ConfigError(": ".join(("first", *error.location, str(error)))) from None
     return feasible

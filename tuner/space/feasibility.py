@@ -68,20 +68,14 @@ class FeasibleSpace:
         """What parameters draw, on the data; None where they are impossible together."""
         return next(self._configs([parameters]), None)
 
-    def chosen(self, configurations: Sequence[Mapping[str, Any]], known: Mapping[bytes, str]) -> list[Flat]:
+    def chosen(self, configurations: Sequence[Mapping[str, Any]]) -> list[Flat]:
         """Parameters of configurations that people chose, see `parameters_of`.
 
-        Args:
-            known: by `key_of`, in words, what needs no trial of its own beside the preset.
-
         Raises:
-            SpaceError: the first that is wrong, refused, or there twice. Its location begins with the place
-                of the configuration, from 1.
+            SpaceError: the first that is wrong or refused. Its location begins with the place of the configuration,
+                from 1.
         """
         base = self.bind(self.space.base)
-        known = dict(known)
-        if self.trial_0 is not None:
-            known[key_of(self.trial_0)] = "trial 0"
         chosen = []
         for place, values in enumerate(configurations, 1):
             try:
@@ -93,7 +87,22 @@ class FeasibleSpace:
                 raise SpaceError(complaint(error), str(place)) from None
             if (why := self.refusal(config)) is not None:
                 raise SpaceError(why, str(place))
-            if (key := key_of(config)) in known:
+        return chosen
+
+    def new(self, configurations: Sequence[Mapping[str, Any]], known: Mapping[bytes, str]) -> list[Flat]:
+        """The same of configurations of which each is to be a network of its own.
+
+        Args:
+            known: by `key_of`, in words, what needs no trial of its own beside the preset.
+
+        Raises:
+            SpaceError: as `chosen`, and for one that is there twice.
+        """
+        chosen, known = self.chosen(configurations), dict(known)
+        if self.trial_0 is not None:
+            known[key_of(self.trial_0)] = "trial 0"
+        for place, values in enumerate(chosen, 1):
+            if (key := key_of(self.bind(self.space.at(values)))) in known:
                 raise SpaceError(f"it is the same as {known[key]}; leave it out", str(place))
             known[key] = f"configuration {place}"
         return chosen

@@ -75,7 +75,10 @@ class Space:
             raise SpaceError(
                 f"{modality} was asked for, but the preset reads {reads}; name another", "modality"
             ) from None
-        base = TrialConfig(model=restricted, train=preset.train)
+        train = preset.train
+        if restricted.image is None and preset.model.image is not None:  # whose features they were
+            train = train.model_copy(update={"cached_features": False})
+        base = TrialConfig(model=restricted, train=train)
         present = flatten(base)
         base = _replaced(base, {k: v for k, v in fixed.items() if k in present}, "fixed")
         space = cls(base, {name: d for name, d in dimensions.items() if name in present})
