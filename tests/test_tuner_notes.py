@@ -127,6 +127,10 @@ def test_value_nearest_to_the_preset_is_named_as_it_is_drawn() -> None:
     assert of_all.startswith("image.min_side shows pictures at 48 pixels")
 
 
+def test_side_that_is_drawn_alone_is_told_too() -> None:
+    assert "enlarged to 128" in " ".join(told({"image.min_side": [0, 64, 128]}))
+
+
 @pytest.mark.parametrize(("side", "said"), [(0, False), (95, False), (96, True)])
 def test_pictures_that_are_enlarged_far_beyond_what_they_hold_are_told(side: int, said: bool) -> None:
     notes = told({"train.learning_rate": [0.006, 0.02]}, fixed={"image.min_side": side})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from captune.model.config import TrialConfig
@@ -29,6 +29,7 @@ def notes(
     yield from _of_trial_0(config, feasible)
     yield from _of_first(config)
     draws = draws[:LOOKED_AT]
+    yield from _enlarged([*([] if feasible.trial_0 is None else [feasible.trial_0]), *(bound for _, bound in draws)])
     bounds = [feasible.bind(feasible.space.base), *(bound for _, bound in draws)]
     of_use = [flatten(bound).keys() - idle(bound) for bound in bounds]  # none of an encoder that is not there
     usual = flatten(PRESETS[config.preset])
@@ -62,11 +63,15 @@ def _of_trial_0(config: SearchConfig, feasible: FeasibleSpace) -> Iterator[str]:
         elif begins[name] != on_data[name] and name not in useless:
             has = drawn.get(name, begins[name])
             yield f"{name} is searched as {dimension.words}, without {usual[name]}: trial 0 has {has}"
-    image = trial_0.model.image
-    if image is not None and image.seen_side >= 2 * image.side:
+
+
+def _enlarged(configs: Iterable[TrialConfig]) -> Iterator[str]:
+    images = (config.model.image for config in configs)
+    stored, seen = max(((image.side, image.seen_side) for image in images if image is not None), default=(0, 0))
+    if stored and seen >= 2 * stored:
         yield (
-            f"pictures of {image.side} pixels a side are enlarged to {image.seen_side}, and have no more to see by it: "
-            "prepare them again with a larger --side, or set image.min_side: 0"
+            f"pictures of {stored} pixels a side are enlarged to {seen}, and have no more to see by it: prepare them "
+            "again with a larger --side, or set image.min_side: 0"
         )
 
 
