@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from captune.model.frozen_features import FrozenFeatures
 from captune.model.metrics import Epoch
 from captune.model.presets import PRESETS
 from captune.tuner.space.space import bind
+from captune.tuner.training.kept_rows import under_way
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -261,6 +263,8 @@ def test_process_that_is_killed_leaves_whole_files_and_the_next_one_goes_on(
     reader.join()
     before = {path: path.stat().st_mtime_ns for path in files.folder.glob("*.npy")}
     assert len(before) >= 2
+    assert under_way(own.path, 0.0) == (in_many_files * len(before), own.num_pictures)
+    assert under_way(own.path, time.time() + 60) is None, "it was begun by another search"
     computed = files.computed()[np.arange(own.num_pictures)]
     assert not {path.name for path in before} & {path.name for path in written}
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -295,7 +299,9 @@ def test_computation_that_ends_half_way_leaves_nothing_to_be_read(
         with pytest.raises(DataError, match=r"cannot be kept in .*features.*cached_features: false"):
             files.computed()
     assert not list(files.folder.glob("*.npy"))
+    assert under_way(own.path, 0.0) == (0, own.num_pictures)
     assert np.isfinite(files.computed()[np.arange(own.num_pictures)]).all()
+    assert under_way(own.path, 0.0) is None, "all are there"
 
 
 def test_values_beyond_half_precision_become_its_largest(

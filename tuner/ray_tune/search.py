@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from captune.results.optuna_private import quiet_optuna
 from captune.results.records import Record, load_records, records_of
 from captune.results.run_folder import RunError, RunFolder
 from captune.results.summary import Session, Summary, slot_hours, summarise
-from captune.tuner.decisions.progress import Progress
+from captune.tuner.decisions.progress import Progress, RunningTrial
 from captune.tuner.ray_tune.memory import measured_share
 from captune.tuner.ray_tune.rounds import Rounds
 from captune.tuner.run.locations import reading
@@ -33,6 +34,7 @@ from captune.tuner.run.settings import RunSettings, check, refuse_other_files, r
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.feasibility import FeasibleSpace
 from captune.tuner.space.units import parse_interval
+from captune.tuner.training.kept_rows import under_way
 
 if TYPE_CHECKING:
     import optuna
@@ -149,6 +151,7 @@ class _Search:
     records: Sequence[Record] = ()  # as they were then
     shown: float = 0.0  # second of the clock, as the next
     at_work: float | None = None  # since when
+    began: float = field(default_factory=time.time)
     spent: float = 0.0  # seconds for which trials of earlier searches held a slot
 
     def open(self) -> None:
@@ -301,7 +304,8 @@ class _Search:
         if self.at_work is None and director.epochs:  # features and compiling come once, and tell nothing of the rest
             last = (attempt.last.seconds() for attempt in director.running.values() if attempt.last is not None)
             self.at_work = now - max((seconds["train"] + seconds["evaluate"] for seconds in last), default=0.0)
-        waits = (director.waiting, director.complaint, None if self.mirror is None else self.mirror.complaint)
+        mirrored = None if self.mirror is None else self.mirror.complaint
+        waits = (director.waiting, director.complaint, mirrored, self._features(running))
         return Progress(
             seconds=now - self.started,
             waits=tuple(str(what) for what in waits if what),
@@ -321,6 +325,12 @@ class _Search:
             slot_hours=(self.spent + director.seconds(now)) / 3600,
             price=self.config.price,
         )
+
+    def _features(self, running: Sequence[RunningTrial]) -> str | None:
+        """How far what trials wait for is computed, where that can be seen from here."""
+        waiting = any(trial.phase == "features, first epoch" for trial in running)
+        counts = under_way(Path(self.requirements.data), self.began) if waiting else None
+        return None if counts is None else f"features: {counts[0]:,} of {counts[1]:,} rows are computed"
 
     @property
     def is_over(self) -> bool:

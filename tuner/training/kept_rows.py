@@ -3,6 +3,7 @@
 DATA/features/KEY/00000.npy   of the first 1,024 rows, (1024, ..) float16, memory-mapped by its readers, and behind them
                               the SHA-256 of all before it; 00001.npy of the next, and so on
 DATA/features/KEY/00000.lock  held by the process that computes them
+DATA/features/KEY/rows        how many rows there are to be, for who watches
 
 KEY tells all that they follow from. Each file appears when it is whole: what is killed goes on with the next one, and
 all processes that wait for values compute them together, one file each at a time. A damaged one is computed again.
@@ -14,6 +15,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +31,7 @@ from captune.errors import one_line
 from captune.files import LockedError, locked, written_aside
 
 ROWS = 1024  # in a file: what a killed process has computed of one is lost
+_COUNT = "rows"
 _SUM_BYTES = 32
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -75,6 +78,7 @@ class KeptRows(ABC):
         numbers = range(-(-self.count // ROWS))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / _COUNT).write_text(str(self.count))
             missing = [number for number in numbers if not _is_whole(self._path(number))]
             while missing:
                 held = [number for number in missing if not self._compute_unless_held(number)]
@@ -119,6 +123,21 @@ class KeptRows(ABC):
             for values in self.values(first, count):
                 write(np.clip(values, -_LARGEST, _LARGEST).astype("<f2").tobytes())
             file.write(digest.digest())
+
+
+def under_way(data: Path, since: float) -> tuple[int, int] | None:
+    """Of the values beside a data set that were begun last: how many rows are there, and how many there are to be.
+
+    Args:
+        since: seconds of the clock; None is what follows from all that was begun before.
+    """
+    began = [(lock.stat().st_mtime, lock.parent) for lock in (data / "features").glob("*/*.lock")]
+    last, folder = max(began, default=(0.0, data))
+    with suppress(OSError, ValueError):  # it is being written, or taken away
+        count = int((folder / _COUNT).read_text()) if last >= since else 0
+        there = min(count, ROWS * sum(1 for _ in folder.glob("*.npy")))
+        return (there, count) if there < count else None
+    return None
 
 
 def folder_of(data: PreparedData, name: str, inputs: dict[str, Any]) -> Path:
