@@ -305,8 +305,14 @@ class AugmentConfig(Settings):
 class TrainConfig(Settings):
     """How a network is trained."""
 
-    epochs: int = Field(10, ge=1, le=1000, description="passes over the training examples")
+    epochs: int = Field(10, ge=1, le=1000, description="passes over the training examples, or see epoch_examples")
     batch_size: int = Field(32, ge=1, le=8192, description="examples a step")
+    epoch_examples: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="an epoch passes over the training examples as often as comes nearest to so many; 0: once",
+    )
     group_by_length: bool = Field(
         False, description="captions of like length share a batch: less padding where that is cut, TensorFlow on CPUs"
     )

@@ -89,6 +89,7 @@ class Training:
         keras.utils.clear_session()  # frees the graphs of the trial before, where a worker lives on
         keras.utils.set_random_seed(seed)
         self._train = train
+        self._passes = max(1, round(config.train.epoch_examples / _examples(train)))
         self._scope: Callable[[], AbstractContextManager[Any]] = nullcontext if spread is None else spread.scope
         self._multiple = 1 if spread is None else spread.devices
         self._storage = config.model.storage
@@ -123,7 +124,7 @@ class Training:
             )
             optimizer = make_optimizer(
                 config.train,
-                steps=config.train.epochs * len(train),
+                steps=config.train.epochs * self._passes * len(train),
                 in_one_kernel=spread is None and not jit(),
                 tower=pretrained_weights(self._learner, config.model),
                 storage=self._storage,
@@ -168,7 +169,7 @@ class Training:
         return [*self._trained.variables, *self._trained.optimizer.variables, *labels]
 
     def epoch(self, number: int) -> float:
-        """Trains on every batch of epoch `number` (from 1); returns the mean loss, NaN as soon as one batch has it."""
+        """Trains on all batches of epoch `number` (from 1); returns the mean loss, NaN as soon as one batch has it."""
         started, called = time.monotonic(), list[float]()
         optimizer = self._trained.optimizer
         averages = optimizer.use_ema
@@ -192,12 +193,12 @@ class Training:
             self._class_weights.take_up()
         if not self._traced:
             self._traced = True
-            self.compile_seconds += _first_call(started, called, steps=len(self._train))
+            self.compile_seconds += _first_call(started, called, steps=self._passes * len(self._train))
         return float(history.history["loss"][-1])
 
     def _read(self, number: int) -> Any:
         """The batches of epoch `number` as Keras's fit takes them."""
-        sequence = _Sequence(self._train, number, self._multiple)
+        sequence = _Sequence(self._train, number, self._passes, self._multiple)
         if keras.backend.backend() != "tensorflow":
             return sequence
         from captune.model.on_tensorflow import read_ahead
@@ -313,24 +314,26 @@ def predict(network: keras.Model, batches: Batches) -> NDArray[np.float32]:
 
 
 class _Sequence(keras.utils.PyDataset):
-    """One epoch of batches, as Keras reads them.
+    """One epoch of batches, as Keras reads them: `passes` over the examples, each in an order of its own.
 
     Several devices take as many examples each: with `multiple` above 1 the first ones of a batch fill it up to a
     multiple, and count nothing. Its loss is the mean over the others, whatever weighs nothing. They have no caption, so
     that no other is compared with them (captune.model.alignment).
     """
 
-    def __init__(self, batches: Batches, number: int, multiple: int) -> None:
+    def __init__(self, batches: Batches, number: int, passes: int, multiple: int) -> None:
         super().__init__()
         self._batches = batches
-        self._number = number
+        self._first = (number - 1) * passes + 1
+        self._passes = passes
         self._multiple = multiple
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return self._passes * len(self._batches)
 
     def __getitem__(self, index: int) -> Arrays | tuple[dict[str, NDArray[Any]], NDArray[np.float32], NDArray[Any]]:
-        inputs, labels = self._batches.batch(self._number, index)
+        later, place = divmod(index, len(self._batches))
+        inputs, labels = self._batches.batch(self._first + later, place)
         if self._multiple == 1:
             return inputs, labels
         count = len(labels)

@@ -124,6 +124,16 @@ DROPPING = BOTH.model_copy(
 )
 
 
+@pytest.mark.parametrize(("examples", "passes"), [(0, 1), (90, 1), (170, 3)])
+def test_epoch_of_few_examples_passes_over_them_again(examples: int, passes: int) -> None:
+    """As so many shorter epochs would: batches, rates and dropout are the same."""
+    asked = fitted(DROPPING, epochs=2, epoch_examples=examples, schedule="cosine")
+    short = fitted(DROPPING, epochs=2 * passes, schedule="cosine")[passes - 1 :: passes]
+    assert [(epoch.mean_f1, epoch.map, epoch.ece) for epoch in asked] == [
+        (epoch.mean_f1, epoch.map, epoch.ece) for epoch in short
+    ]
+
+
 def test_same_seed_gives_the_same_epochs_twice_in_one_process_and_another_seed_others() -> None:
     first, again, other = (without_seconds(fitted(DROPPING, seed=seed, **SETTINGS)) for seed in (5, 5, 6))
     assert first == again
@@ -630,7 +640,7 @@ def test_batches_are_read_ahead_in_order_and_untuned() -> None:
     from captune.model.training import _Sequence
 
     arrays = of(task(40, 1), BOTH)
-    read = read_ahead(_Sequence(arrays, 1, 1))
+    read = read_ahead(_Sequence(arrays, 1, 1, 1))
     assert read.options().autotune.enabled is False
     assert int(read.cardinality()) == len(arrays) == 3
     for index, (inputs, labels) in enumerate(read):
