@@ -302,6 +302,9 @@ def test_computation_that_ends_half_way_leaves_nothing_to_be_read(
     assert under_way(own.path, 0.0) == (0, own.num_pictures)
     assert np.isfinite(files.computed()[np.arange(own.num_pictures)]).all()
     assert under_way(own.path, 0.0) is None, "all are there"
+    (files.folder / "rows").unlink()
+    files.computed()
+    assert not (files.folder / "rows").exists(), "nothing is written where all are there"
 
 
 def test_values_beyond_half_precision_become_its_largest(

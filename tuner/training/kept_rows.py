@@ -78,8 +78,9 @@ class KeptRows(ABC):
         numbers = range(-(-self.count // ROWS))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / _COUNT).write_text(str(self.count))
             missing = [number for number in numbers if not _is_whole(self._path(number))]
+            if missing:  # else nothing is written, as the folder may be for reading alone
+                (self.folder / _COUNT).write_text(str(self.count))
             while missing:
                 held = [number for number in missing if not self._compute_unless_held(number)]
                 if held:  # others are at them; one that dies gives back its lock
@@ -126,10 +127,11 @@ class KeptRows(ABC):
 
 
 def under_way(data: Path, since: float) -> tuple[int, int] | None:
-    """Of the values beside a data set that were begun last: how many rows are there, and how many there are to be.
+    """Of the values beside a data set that were begun last: how many rows are there, and how many there are to be; None
+    where nothing is computed.
 
     Args:
-        since: seconds of the clock; None is what follows from all that was begun before.
+        since: seconds of the clock; what was begun before is not looked at.
     """
     began = [(lock.stat().st_mtime, lock.parent) for lock in (data / "features").glob("*/*.lock")]
     last, folder = max(began, default=(0.0, data))
