@@ -8,7 +8,7 @@ no local response normalisation), all without what classifies.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -84,15 +84,17 @@ class Tower:
 
     def variables(self, cut: Cut) -> Iterator[tuple[str, Shape]]:
         """Of the tower that ends there."""
-        for block in self.before(cut):
-            for convolution in block.convolutions:
-                yield from convolution.variables()
+        yield from _variables(self.before(cut))
 
     def behind(self, cut: Cut) -> Iterator[tuple[str, Shape]]:
         """Variables that a tower which ends there has not."""
-        for block in self.blocks[len(self.before(cut)) :]:
-            for convolution in block.convolutions:
-                yield from convolution.variables()
+        yield from _variables(self.blocks[len(self.before(cut)) :])
+
+
+def _variables(blocks: Iterable[Block]) -> Iterator[tuple[str, Shape]]:
+    for block in blocks:
+        for convolution in block.convolutions:
+            yield from convolution.variables()
 
 
 def _lite(width: float, depth: float) -> Tower:

@@ -12,10 +12,9 @@ from captune.model.flat import flatten
 from captune.model.presets import PRESETS
 from captune.tuner.space.config import SearchConfig
 from captune.tuner.space.declarations import configuration_settings
-from captune.tuner.space.feasibility import FeasibleSpace
+from captune.tuner.space.feasibility import SIDES, FeasibleSpace
 
 LOOKED_AT = 500  # draws
-SIDES = {"image.max_side", "image.min_side"}  # of which one says what both come to
 
 
 def notes(

@@ -81,9 +81,10 @@ def run_search(
 
     # From here on: a signal in the middle of an import or of Ray's start would come out as any kind of error.
     with Interrupt() as interrupt, run.writing(), quiet_optuna():
+        begun = RunSettings.of(run)
         if run.journal.exists():  # else they have just been looked at
-            refuse_other_files(RunSettings.of(run))
-        feasible = check(config, data, RunSettings.of(run).speed)
+            refuse_other_files(begun)
+        feasible = check(config, data, begun.speed)
         settings = remember(run, config)
         ensure(run, data, say, captions=config.modality != "image")
         if mirror is not None:

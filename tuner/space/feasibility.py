@@ -25,7 +25,8 @@ from captune.tuner.space.space import Space
 
 MOST = 20_000  # configurations that are gone through, in about a second
 MOST_VALUES = 20_000  # of one dimension that are looked at
-_SIDES = ("image.max_side", "image.min_side")
+SIDES = frozenset({"image.max_side", "image.min_side"})
+"""Of which `bind` leaves one to say what both come to."""
 
 
 class BudgetError(UsageError):
@@ -171,7 +172,7 @@ class FeasibleSpace:
         candidates: dict[str, list[Scalar]] = {}
         for name, dimension in self.space.dimensions.items():
             values = dict.fromkeys(value for c in conditions if c.name == name for value in c.values)
-            if name in _SIDES:
+            if name in SIDES:
                 sides = list(map(int, islice(dimension.values(), MOST_VALUES)))
                 # A transformer's places have bytes: the least that is possible beside its patches is the smallest.
                 candidates[name] = [*(sides if self._may_have_a_transformer else self._least_sides(sides))]
