@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 
 from captune.data_prep.records import DataError
 from captune.errors import one_line
+from captune.imports import passing_over
 from captune.reading import parsed_object
 
 if TYPE_CHECKING:
+    from nltk.tokenize.destructive import NLTKWordTokenizer
     from regex import Pattern
 
 PADDING = 0
@@ -168,12 +171,21 @@ def _pattern(expression: str) -> Pattern[str]:
     return regex.compile(expression)
 
 
+def word_tokenizer() -> type[NLTKWordTokenizer]:
+    """NLTK's, which needs no downloaded data."""
+    with _without_statistics():
+        from nltk.tokenize.destructive import NLTKWordTokenizer
+    return NLTKWordTokenizer
+
+
+def _without_statistics() -> AbstractContextManager[None]:
+    """NLTK takes a fifth of its two seconds without what it loads for classifiers and tests of its own."""
+    return passing_over("scipy.stats", "sklearn")
+
+
 @cache
 def _splitter() -> Callable[[str], list[str]]:
-    # Imported here: NLTK costs more than a second, and needs no downloaded data for this tokenizer.
-    from nltk.tokenize.destructive import NLTKWordTokenizer
-
-    tokenizer = NLTKWordTokenizer()
+    tokenizer = word_tokenizer()()
 
     def split(text: str) -> list[str]:
         return list(tokenizer.tokenize(text))
@@ -183,7 +195,8 @@ def _splitter() -> Callable[[str], list[str]]:
 
 @cache
 def _stemmer() -> Callable[[str], str]:
-    from nltk.stem.porter import PorterStemmer
+    with _without_statistics():
+        from nltk.stem.porter import PorterStemmer
 
     stemmer = PorterStemmer()
 

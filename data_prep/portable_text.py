@@ -23,6 +23,7 @@ from captune.data_prep.captions import (
     Vocabulary,
     stem,
     tokenize,
+    word_tokenizer,
 )
 from captune.data_prep.pieces import END, FIRST_PIECE, LONGEST_WORD, START, Pieces
 
@@ -45,14 +46,13 @@ class Step:
 
 def tokenizer_steps() -> tuple[Step, ...]:
     """What is done to a caption in lower case, in this order, until its tokens are what stands between blanks."""
-    from nltk.tokenize.destructive import NLTKWordTokenizer as Tokenizer  # costs more than a second
-
-    parts = (*Tokenizer.STARTING_QUOTES, *Tokenizer.PUNCTUATION, Tokenizer.PARENS_BRACKETS, Tokenizer.DOUBLE_DASHES)
-    contractions = (*Tokenizer.CONTRACTIONS2, *Tokenizer.CONTRACTIONS3)
+    tokenizer = word_tokenizer()
+    parts = (*tokenizer.STARTING_QUOTES, *tokenizer.PUNCTUATION, tokenizer.PARENS_BRACKETS, tokenizer.DOUBLE_DASHES)
+    contractions = (*tokenizer.CONTRACTIONS2, *tokenizer.CONTRACTIONS3)
     return (
         *(_step(expression.pattern, replacement, _OF_REGEX) for expression, replacement in parts),
         Step("^|$", " "),
-        *(_step(expression.pattern, replacement, _OF_REGEX) for expression, replacement in Tokenizer.ENDING_QUOTES),
+        *(_step(expression.pattern, replacement, _OF_REGEX) for expression, replacement in tokenizer.ENDING_QUOTES),
         *(_step(expression.pattern, r" \1 \2 ", _OF_PYTHON) for expression in contractions),
     )
 

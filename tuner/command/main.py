@@ -12,6 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from captune.errors import ArgumentError, Error, WorkError, one_line
+from captune.imports import captune_is_alone
 from captune.interrupt import as_keyboard_interrupt
 from captune.tuner.command import (
     classify,
@@ -51,6 +52,7 @@ def main() -> None:
             fail(f"{word} is not UTF-8, as names of files must be here; rename it")
     # In place: a command for a cluster is sent as it was typed, and homes differ there.
     sys.argv[1:] = map(_from_home, sys.argv[1:])
+    captune_is_alone()
     try:
         status = app(prog_name="captune", standalone_mode=False)
     except TyperException as error:

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeVar
 
 from captune.errors import Error, WorkError
+from captune.imports import captune_is_alone
 from captune.interrupt import SIGNALS, as_keyboard_interrupt, exit_status
 
 T = TypeVar("T")
@@ -92,6 +93,7 @@ def _end_with_the_other(pipe: Connection, done: threading.Event) -> None:
 
 
 if __name__ == "__main__":
+    captune_is_alone()
     # A terminal signals this process too, and the other one passes on what it hears.
     with suppress(BrokenPipeError), as_keyboard_interrupt(*SIGNALS):  # a pipe that nobody reads any more
         _serve(Connection(int(sys.argv[1])))

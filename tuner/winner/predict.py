@@ -5,10 +5,8 @@ Probabilities are the network's own here: the bundle's rule calibrates them and 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -179,19 +177,3 @@ def by_label(scores: metrics.Scores, label_ids: Sequence[int]) -> dict[str, Any]
     """Every metric by its name, F1 of each label by its id, and the number of examples."""
     per_label = {str(label): f1 for label, f1 in zip(label_ids, scores.per_label, strict=True)}
     return {**scores.metrics(), "per_label": per_label, "examples": scores.examples}
-
-
-def _main(artefact: Path, bundle: Path, data: Path, split: str, out: Path) -> None:
-    """Probabilities of a split by an exported file, in this fresh process: the other half of the proof.
-
-    A .keras file holds the network alone; labels, rule and vocabulary come from the bundle it was exported from.
-    """
-    loaded = Bundle.load(bundle)
-    if artefact != bundle:
-        loaded = replace(loaded, network=keras.models.load_model(artefact, compile=False))
-    np.save(out, probabilities_of_split(loaded, PreparedData.open(data), split))
-
-
-if __name__ == "__main__":
-    arguments = [Path(argument) for argument in sys.argv[1:]]
-    _main(arguments[0], arguments[1], arguments[2], str(arguments[3]), arguments[4])

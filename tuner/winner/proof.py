@@ -278,7 +278,7 @@ def probabilities_in_fresh_process(artefact: Path, bundle: Path, data: PreparedD
     with scratch() as folder:
         out = folder / "probabilities.npy"
         arguments = (artefact, bundle, data.path, split, out)
-        run_fresh("captune.tuner.winner.predict", arguments, artefact, KERAS_BACKEND=keras.backend.backend())
+        run_fresh("captune.tuner.winner.fresh_predict", arguments, artefact, KERAS_BACKEND=keras.backend.backend())
         probabilities: NDArray[np.float32] = np.load(out)
         return probabilities
 
