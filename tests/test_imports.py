@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 
 import pytest
+from conftest import Captune
 
 from captune import imports
 from captune.imports import passing_over
@@ -45,15 +46,20 @@ def test_beside_others_nothing_is_passed_over(monkeypatch: pytest.MonkeyPatch) -
         import_module("colorsys")
 
 
+def test_command_has_its_process_for_itself(captune: Captune, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "_alone", False)
+    assert captune("--version").code == 0
+    assert imports._alone
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "call, whole",
     [
         ("runtime.settle(1, 'tensorflow')", False),
-        ("imports.captune_is_alone(); runtime.import_keras('tensorflow')", False),
         ("runtime.import_keras('tensorflow')", True),
     ],
-    ids=["worker", "command", "notebook"],
+    ids=["worker", "notebook"],
 )
 def test_libraries_are_whole_in_notebooks_alone(call: str, whole: bool) -> None:
     """And everywhere what was passed over can be had afterwards."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from importlib import resources
 from operator import attrgetter
 from pathlib import Path
@@ -210,6 +211,7 @@ def shipped_space(preset: str) -> str:
     return resources.files("captune.tuner.space").joinpath(f"{preset}.yaml").read_text()
 
 
+@cache
 def shipped_search(preset: str) -> SearchConfig:
     """The same as a search has it. Raises ConfigError: unknown preset."""
     return read_search(None, preset=preset, default_preset=preset, overrides={"trials": 1})
