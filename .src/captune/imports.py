@@ -10,17 +10,17 @@ _alone = False
 
 
 def captune_is_alone() -> None:
-    """Says that nothing but captune runs in this process, as a notebook would: `passing_over` may do its work."""
+    """Says that nothing but captune runs in this process, no notebook and no program of somebody's."""
     global _alone
     _alone = True
 
 
 @contextmanager
 def passing_over(*modules: str) -> Iterator[None]:
-    """Imports as if these modules were not installed; where others run beside captune, all that there is.
+    """While this lasts an import finds none of these modules, where captune is alone in its process.
 
-    What is loaded already stays, and all of them can be imported afterwards. Whatever is imported within has to do
-    without them for good, so each is named by those who know that it can.
+    What is loaded already stays, and all of them can be imported afterwards. What is imported within does without them
+    from then on, so only what can is.
     """
     hidden = set(modules) - sys.modules.keys() if _alone else set()
     sys.modules |= dict.fromkeys(hidden)  # type: ignore[arg-type]  # None: by that Python knows what is not there
