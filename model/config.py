@@ -361,6 +361,10 @@ class TrainConfig(Settings):
         "flip alone, for which those of mirrored pictures are kept too",
     )
 
+    def passes(self, examples: int) -> int:
+        """Of an epoch, where the train split has so many examples; a refit, on validation too, makes as many."""
+        return max(1, round(self.epoch_examples / max(1, examples)))
+
     @property
     def has_teacher(self) -> bool:
         """Whether another network has a share of the targets."""

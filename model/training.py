@@ -72,6 +72,7 @@ class Training:
             same, so scores and what is shipped are.
         spread: the devices that train together; None for one. `network` is on one all the same.
         pieces: of a pretrained text tower, see captune.model.text_tower.
+        passes: over `train`, an epoch.
     """
 
     def __init__(
@@ -84,12 +85,13 @@ class Training:
         bfloat16: bool = False,
         spread: Spread | None = None,
         pieces: Sequence[int] | None = None,
+        passes: int = 1,
     ) -> None:
         started = time.monotonic()
         keras.utils.clear_session()  # frees the graphs of the trial before, where a worker lives on
         keras.utils.set_random_seed(seed)
         self._train = train
-        self._passes = max(1, round(config.train.epoch_examples / _examples(train)))
+        self._passes = passes
         self._scope: Callable[[], AbstractContextManager[Any]] = nullcontext if spread is None else spread.scope
         self._multiple = 1 if spread is None else spread.devices
         self._storage = config.model.storage

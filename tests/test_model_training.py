@@ -76,7 +76,8 @@ def fitted(
     validation = task(40, 2)
     counts = train.labels.sum(axis=0).astype(int).tolist()
     truth = validation.labels.astype(np.uint8)
-    learner = Training(config, of(train, model), counts, seed=seed, bfloat16=bfloat16)
+    passes = config.train.passes(len(train.labels))
+    learner = Training(config, of(train, model), counts, seed=seed, bfloat16=bfloat16, passes=passes)
     return list(fit(learner, config.train.epochs, of(validation, model), truth))
 
 

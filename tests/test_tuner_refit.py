@@ -137,6 +137,20 @@ def test_refit_learns_from_train_and_validation_and_never_from_test(
     assert not left(run.path), "what is not proved is not kept"
 
 
+def test_refit_passes_over_its_rows_as_often_an_epoch_as_the_trial_did(
+    config: TrialConfig, captions_data: PreparedData
+) -> None:
+    """Where train and validation together hold so many that fewer passes would come nearer to what is asked for."""
+    from captune.tuner.training.trial import begin
+
+    train, both = captions_data.rows("train"), captions_data.rows("train", "validation")
+    asked = int(1.5 * len(train)) + 2
+    assert asked / len(both) < 1.5
+    few = replace(config, {"train.epoch_examples": asked})
+    trainings = [begin(captions_data, rows, few, seed=0, features=None) for rows in (train, both)]
+    assert [training._passes for training in trainings] == [2, 2]
+
+
 def test_refit_a_second_time_is_refused(winner: RunFolder, config: TrialConfig, captions_data: PreparedData) -> None:
     before = winner.proof.read_bytes()
     with pytest.raises(RunError, match="move it away"):

@@ -168,7 +168,8 @@ def begin(
     counts = data.labels[rows].sum(axis=0).tolist()
     bfloat16, text = runtime.in_bfloat16(train.precision), config.model.text
     pieces = text_tower_rows(data, text) if text is not None and text.encoder == "transformer" else None
-    return Training(config, examples, counts, seed=seed, bfloat16=bfloat16, spread=spread, pieces=pieces)
+    passes = train.passes(len(data.rows("train")))
+    return Training(config, examples, counts, seed=seed, bfloat16=bfloat16, spread=spread, pieces=pieces, passes=passes)
 
 
 def features_for(config: TrialConfig, data: PreparedData) -> Features | None:
