@@ -362,8 +362,8 @@ class TrainConfig(Settings):
     )
 
     def passes(self, examples: int) -> int:
-        """Of an epoch, where the train split has so many examples; a refit, on validation too, makes as many."""
-        return max(1, round(self.epoch_examples / max(1, examples)))
+        """Of an epoch, where the train split has `examples`. A refit, which has validation too, makes as many."""
+        return max(1, round(self.epoch_examples / examples))
 
     @property
     def has_teacher(self) -> bool:

@@ -57,9 +57,10 @@ def test_command_has_its_process_for_itself(captune: Captune, monkeypatch: pytes
     "call, whole",
     [
         ("runtime.settle(1, 'tensorflow')", False),
+        ("imports.captune_is_alone(); runtime.import_keras('tensorflow')", False),
         ("runtime.import_keras('tensorflow')", True),
     ],
-    ids=["worker", "notebook"],
+    ids=["worker", "command", "notebook"],
 )
 def test_libraries_are_whole_in_notebooks_alone(call: str, whole: bool) -> None:
     """And everywhere what was passed over can be had afterwards."""

@@ -125,7 +125,7 @@ DROPPING = BOTH.model_copy(
 )
 
 
-@pytest.mark.parametrize(("examples", "passes"), [(90, 1), (170, 3)])
+@pytest.mark.parametrize(("examples", "passes"), [(0, 1), (90, 1), (170, 3)])
 def test_epoch_of_few_examples_passes_over_them_again(examples: int, passes: int) -> None:
     """As so many shorter epochs would: batches, rates and dropout are the same."""
     asked = fitted(DROPPING, epochs=2, epoch_examples=examples, schedule="cosine")
