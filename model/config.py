@@ -305,13 +305,13 @@ class AugmentConfig(Settings):
 class TrainConfig(Settings):
     """How a network is trained."""
 
-    epochs: int = Field(10, ge=1, le=1000, description="passes over the training examples, or see epoch_examples")
+    epochs: int = Field(10, ge=1, le=1000, description="passes over the training examples; see train.epoch_examples")
     batch_size: int = Field(32, ge=1, le=8192, description="examples a step")
     epoch_examples: int = Field(
         0,
         ge=0,
         le=10_000_000,
-        description="an epoch passes over the training examples as often as comes nearest to so many; 0: once",
+        description="about so many make an epoch: a train split of fewer is passed over several times; 0: once",
     )
     group_by_length: bool = Field(
         False, description="captions of like length share a batch: less padding where that is cut, TensorFlow on CPUs"

@@ -385,6 +385,16 @@ def test_budget_that_is_no_size_is_refused(captune: Captune, text: str) -> None:
     refused(captune("size", "--budget", text), "--budget", repr(text), NO_SIZES[text])
 
 
+def test_passes_of_an_epoch_over_few_rows_are_told(
+    captune: Captune, data: PreparedData, tmp_path: Path, search_yaml: Path
+) -> None:
+    """4,096 examples an epoch, as the shipped space has it, of 96; one's own space says nothing of it."""
+    search = ("search", data.path, "--run", tmp_path / "run", "--trials", 2, "--dry-run")
+    told = "epochs     43 passes each over 96 examples, by train.epoch_examples"
+    assert told in captune(*search, "--preset", "compact").out.splitlines()
+    assert "passes" not in captune(*search, "--config", search_yaml).out
+
+
 def test_dry_run_tells_what_a_search_would_do_and_makes_nothing(
     captune: Captune, data: PreparedData, search_yaml: Path, tmp_path: Path
 ) -> None:

@@ -123,6 +123,7 @@ def test_explanation_tells_the_default_of_each_preset_that_has_another() -> None
     assert "presets  captions 2, compact 2, photos 3" in explanation("halving.grace")
     assert "presets" not in explanation("trials") + explanation("budget")
     assert "1 to 1000" in explanation("halving.grace")
+    assert "fixed    captions 2048, compact 4096, photos 4096" in explanation("train.epoch_examples")
     assert "neither fixed nor searched" in explanation("image.side")
 
 

@@ -142,6 +142,24 @@ def test_picture_gets_the_same_answer_as_a_file_an_image_and_an_array(bundle: An
     assert [len(ids) > 0 and set(ids) <= set(bundle.label_ids) for ids in decided] == [True] * 4
 
 
+def test_columns_and_arrays_are_as_good_as_lists(bundle: Any, drawn: Path) -> None:
+    import pandas as pd
+
+    from captune.tuner.winner.predict import probabilities
+
+    captions, pictures = (each[:3] for each in examples(bundle, drawn))
+    expected = probabilities(bundle, captions, pictures)
+    files = [str(path) for path in pictures]
+    columns = pd.DataFrame({"caption": captions, "file": files}, index=[7, 0, 1])
+    for both in (
+        (columns.caption, columns.file),
+        (np.array(captions), np.array(files)),
+        (tuple(captions), iter(files)),
+    ):
+        np.testing.assert_array_equal(probabilities(bundle, *both), expected)
+    assert probabilities(bundle, columns.caption[:0], np.array(files[:0])).shape == (0, 6)
+
+
 def test_no_examples_have_no_probabilities(bundle: Any) -> None:
     from captune.tuner.winner.predict import labels, probabilities
 

@@ -44,14 +44,14 @@ class Foretold:
 class Preflight:
     """A search before it starts. Sizes are the bytes that count for the budget.
 
-    preset: its name. searched: how many settings.
-    latency: the limit, where there is one. share: of drawn configurations that fit. sizes: of all drawn, rising. least:
-    the smallest configuration that the space reaches. constant: bytes of the parts that no dimension changes. never:
-    options of choices that fit in nothing. features: bytes of all features of frozen towers that may be computed
-    once. notes: what of the space is of no use, a line each. first: the configurations that would run first, with what
-    is refused between them left out. checkpoint: bytes of the largest checkpoint seen among what fits, with the best
-    network that a running trial keeps beside it. network: of the largest such network. keep: of how many trials one is
-    kept.
+    preset: its name. searched: how many settings. latency: the limit, where there is one. share: of drawn
+    configurations that fit. sizes: of all drawn, rising. least: the smallest configuration that the space reaches.
+    constant: bytes of the parts that no dimension changes. never: options of choices that fit in nothing. features:
+    bytes of all features of frozen towers that may be computed once. train: examples of that split. passes: over them
+    in an epoch, at least and at most. notes: what of the space is of no use, a line each. first: the configurations
+    that would run first, with what is refused between them left out. checkpoint: bytes of the largest checkpoint seen
+    among what fits, with the best network that a running trial keeps beside it. network: of the largest such network.
+    keep: of how many trials one is kept.
     """
 
     preset: str
@@ -65,6 +65,8 @@ class Preflight:
     constant: dict[str, int]
     never: dict[str, list[Any]]
     features: int
+    train: int
+    passes: tuple[int, int]
     notes: tuple[str, ...]
     first: tuple[Foretold, ...]
     refusal_of_trial_0: str | None
@@ -78,12 +80,13 @@ def inspect(
     feasible: FeasibleSpace,
     pictures: int,
     rows: int,
+    train: int,
     learn: Callable[[optuna.Study], None] = lambda _: None,
 ) -> Preflight:
     """Draws from the space and asks the gate, in memory, for its first configurations.
 
     Args:
-        pictures, rows: of the data set.
+        pictures, rows: of the data set. train: rows of that split.
         learn: adds what is known from an earlier run.
 
     Raises:
@@ -106,6 +109,7 @@ def inspect(
     network = max(size.bundle_bytes for size in fitting)
     configs = [*(bound for _, bound in draws), least, *(one.config for one in first)]
     features = _features_bytes(configs, pictures, rows, config.cache_limit)
+    passes = {each.train.passes(train) for each in configs}
     return Preflight(
         preset=config.preset,
         searched=len(feasible.space.dimensions),
@@ -122,6 +126,8 @@ def inspect(
         },
         never=feasible.never(),
         features=features,
+        train=train,
+        passes=(min(passes), max(passes)),
         notes=tuple(notes(config, feasible, draws)),
         first=first,
         refusal_of_trial_0=None if feasible.trial_0 is None else feasible.refusal(feasible.trial_0),
@@ -187,6 +193,10 @@ def lines(preflight: Preflight, run: str) -> list[str]:
         report.append(f"constant   {constant}")
     if preflight.features:
         report.append(f"features   {show_bytes(preflight.features)} of frozen towers beside the data, computed once")
+    least, most = preflight.passes
+    if most > 1:
+        times = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        report.append(f"epochs     {times} passes each over {preflight.train:,} examples, by train.epoch_examples")
     report += [f"never fits {name}: {', '.join(map(str, options))}" for name, options in preflight.never.items()]
     report += [f"note       {note}" for note in preflight.notes]
     if preflight.refusal_of_trial_0 is not None:

@@ -38,7 +38,8 @@ def explanation(name: str) -> str:
         raise ConfigError(f"no setting {name!r}; {among(name, [*configuration, *search])}; `captune explain` lists all")
     rows = [("values", values_of(setting)), ("default", setting.default)]
     if name in configuration:
-        rows += [("presets", _presets(setting)), ("searched", _searched(name)), ("set by", _place(name))]
+        rows += [("presets", _presets(setting)), ("fixed", _fixed(setting))]
+        rows += [("searched", _searched(name)), ("set by", _place(name))]
     if name in search:
         rows += [("presets", _search_presets(setting)), ("set by", _doors(setting))]
     return "\n".join([f"{name}: {setting.meaning}", *(f"  {head:8} {text}" for head, text in rows if text)])
@@ -93,6 +94,13 @@ def _presets(setting: Declaration) -> str:
     presets = {name: flatten(preset) for name, preset in PRESETS.items()}
     values = {name: setting.show(flat[setting.name]) for name, flat in presets.items() if setting.name in flat}
     return ", ".join(f"{name} {value}" for name, value in values.items() if value != setting.default)
+
+
+def _fixed(setting: Declaration) -> str:
+    """What the spaces of presets fix it to."""
+    fixed = {preset: shipped_search(preset).fixed for preset in PRESETS}
+    values = ((preset, each[setting.name]) for preset, each in fixed.items() if setting.name in each)
+    return ", ".join(f"{preset} {setting.show(value)}" for preset, value in values)
 
 
 def _searched(name: str) -> str:

@@ -49,6 +49,9 @@ def probabilities(
     """
     if isinstance(captions, str) or isinstance(images, str | Path):
         raise DataError("captions and images are lists, one item an example; put a single one in [ ]")
+    # Columns and arrays have lengths too, but no truth, and columns places of their own.
+    captions = None if captions is None else list(captions)
+    images = None if images is None else list(images)
     answers_alone = bundle.config.has_parts and (captions is not None or images is not None)
     if bundle.config.text is not None and captions is None and not answers_alone:
         raise DataError("the bundle reads captions; give captions, one for each picture")
