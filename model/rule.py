@@ -180,9 +180,11 @@ def _fit_calibration(truth: Bits, raw: Floats) -> tuple[float, float]:
         x = scale * logits + shift
         errors = counts * expit(x) - positives
         value = counts @ np.logaddexp(0, x) - positives @ x + ((scale - 1) ** 2 + shift**2) / 2
-        return value / truth.size, np.array([errors @ logits + scale - 1, errors.sum() + shift]) / truth.size
+        return value, np.array([errors @ logits + scale - 1, errors.sum() + shift])
 
-    fitted = minimize(loss, (1.0, 0.0), jac=True, method="L-BFGS-B", bounds=[(_LEAST_SCALE, None), (None, None)])
+    # L-BFGS-B ends 1e-4 beside the optimum, and wakes threads of LAPACK for each step: ten times the CPU.
+    bounds = [(_LEAST_SCALE, None), (None, None)]
+    fitted = minimize(loss, (1.0, 0.0), jac=True, method="TNC", bounds=bounds, options={"gtol": 1e-8, "ftol": 1e-15})
     scale, shift = (float(f"{number:.6g}") for number in fitted.x)
     return scale, shift
 

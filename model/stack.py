@@ -54,7 +54,7 @@ def fit_stack(truth: Bits, parts: Floats) -> Stack:
         slopes = np.concatenate([np.einsum("npl,nl->p", parts, wrong), wrong.sum(axis=0)])
         return float((np.logaddexp(0, logits) - positive * logits).sum() + (off**2).sum()), slopes + 2 * off
 
-    values = minimize(loss, start, jac=True, method="L-BFGS-B").x
+    values = minimize(loss, start, jac=True, method="TNC").x  # for L-BFGS-B see `fit_rule`
     return Stack.of(values[:count], values[count:])
 
 

@@ -112,6 +112,21 @@ def test_fit_finds_the_calibration_that_undoes_what_a_loss_did_to_probabilities(
 
 
 @pytest.mark.parametrize("seed", range(3))
+def test_calibration_is_the_likeliest_of_all_to_the_fifth_digit(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    logits = generator.integers(-300, 300, (400, 3)) / 50  # to which a fit rounds
+    truth = (generator.random(logits.shape) < 1 / (1 + np.exp(1 - 0.7 * logits))).astype(np.uint8)
+    rule = fit_rule(truth, (1 / (1 + np.exp(-logits))).astype(np.float32))
+
+    def unlikely(scale: float, shift: float) -> float:
+        x = scale * logits + shift
+        return float((np.logaddexp(0, x) - truth * x).sum() + ((scale - 1) ** 2 + shift**2) / 2)
+
+    for scale, shift in ((2e-5, 0), (-2e-5, 0), (0, 2e-5), (0, -2e-5)):
+        assert unlikely(rule.scale + scale, rule.shift + shift) > unlikely(rule.scale, rule.shift)
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_each_half_is_calibrated_by_the_other_and_well(seed: int) -> None:
     truth, probabilities = calibrated_draw(seed)
     raw = squashed(probabilities, 0.3, 1.0)
