@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from builders import limited, refused
 from PIL import Image
@@ -143,8 +144,6 @@ def test_picture_gets_the_same_answer_as_a_file_an_image_and_an_array(bundle: An
 
 
 def test_columns_and_arrays_are_as_good_as_lists(bundle: Any, drawn: Path) -> None:
-    import pandas as pd
-
     from captune.tuner.winner.predict import probabilities
 
     captions, pictures = (each[:3] for each in examples(bundle, drawn))
@@ -172,8 +171,15 @@ def test_no_examples_have_no_probabilities(bundle: Any) -> None:
         (None, ["x.jpg"], ("reads captions",)),
         (["a box"], None, ("reads pictures",)),
         (["a box"], ["x.jpg", "y.jpg"], ("1 captions and 2 images",)),
-        ("a box", ["x.jpg"], ("lists",)),
-        (["a box"], "x.jpg", ("lists",)),
+        ("a box", ["x.jpg"], ("captions: a list", "got str", "in [ ]")),
+        (["a box"], "x.jpg", ("images: a list", "got str")),
+        (["a box"], Path("x.jpg"), ("images: a list", "Path")),
+        (pd.DataFrame({"caption": ["a box"]}), ["x.jpg"], ("captions: a list or a column", "got DataFrame")),
+        (["a box"], pd.DataFrame({"file": ["x.jpg"]}), ("images: a list or a column", "got DataFrame")),
+        ({"a box": 1}, ["x.jpg"], ("captions: a list", "got dict")),
+        ({"a box"}, ["x.jpg"], ("captions: a list", "got set")),
+        (3, ["x.jpg"], ("captions: a list", "got int")),
+        (np.array("a box"), ["x.jpg"], ("captions: a list", "got ndarray")),
         (["a box", float("nan")], ["x.jpg", "y.jpg"], ("captions[1]", "nan")),
         (["a box"], ["nowhere.jpg"], ("nowhere.jpg", "does not exist")),
         (["a box"], [np.zeros((8, 8), np.uint8)], ("(height, width, 3) uint8", "(8, 8)")),

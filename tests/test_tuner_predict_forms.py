@@ -128,7 +128,14 @@ def test_bad_row_far_behind_is_told_before_anything_is_answered(
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"top": 0}, "top: from 1 to 6"), ({"top": 7}, "got 7"), ({"batch": 0}, "batch"), ({"batch": 5000}, "1024")],
+    [
+        ({"top": 0}, "top: from 1 to 6"),
+        ({"top": 7}, "got 7"),
+        ({"top": 1.5}, "got 1.5"),
+        ({"batch": 0}, "batch"),
+        ({"batch": 1.5}, "got 1.5"),
+        ({"batch": 5000}, "1024"),
+    ],
 )
 def test_number_out_of_its_range_is_refused(
     classifier: Any, source: Path, tmp_path: Path, options: dict[str, Any], words: str

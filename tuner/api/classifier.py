@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -220,7 +221,7 @@ class Classifier:
         if on_bad not in ("error", "skip"):
             raise ArgumentError("on_bad", f"error or skip, got {on_bad!r}")
         batch = usual_batch(self.bundle) if batch is None else batch
-        if not 1 <= batch <= predict.MOST_IN_BATCH:
+        if not (isinstance(batch, Integral) and 1 <= batch <= predict.MOST_IN_BATCH):
             raise ArgumentError("batch", f"from 1 to {predict.MOST_IN_BATCH} rows, got {batch}")
         folder = None if images is None else Path(images)
         file = open_rows(self.bundle, Path(csv), folder, need_labels=need_labels, on_bad=on_bad)

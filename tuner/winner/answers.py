@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +47,9 @@ def answers(bundle: Bundle, raw: NDArray[np.float32], top: int | None = None) ->
 
 
 def check_top(bundle: Bundle, top: int | None) -> None:
-    """Raises ArgumentError unless a bundle has so many labels, and it is at least one."""
+    """Raises ArgumentError unless it is a whole number from one to the labels of the bundle."""
     count = len(bundle.label_ids)
-    if top is not None and not 1 <= top <= count:
+    if top is not None and not (isinstance(top, Integral) and 1 <= top <= count):
         raise ArgumentError("top", f"from 1 to {count}, as many as there are labels, got {top}")
 
 

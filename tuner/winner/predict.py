@@ -5,10 +5,9 @@ Probabilities are the network's own here: the bundle's rule calibrates them and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -47,11 +46,7 @@ def probabilities(
         DataError: what the bundle reads is missing, there are other numbers of captions and of pictures, or a picture
             cannot be used.
     """
-    if isinstance(captions, str) or isinstance(images, str | Path):
-        raise DataError("captions and images are lists, one item an example; put a single one in [ ]")
-    # Columns and arrays have lengths too, but no truth, and columns places of their own.
-    captions = None if captions is None else list(captions)
-    images = None if images is None else list(images)
+    captions, images = _listed("captions", captions), _listed("images", images)
     answers_alone = bundle.config.has_parts and (captions is not None or images is not None)
     if bundle.config.text is not None and captions is None and not answers_alone:
         raise DataError("the bundle reads captions; give captions, one for each picture")
@@ -67,6 +62,20 @@ def probabilities(
         raise ImageError(f"images[{place}]: {reason}")
 
     return _probabilities(bundle, captions, images, fault)
+
+
+def _listed(name: str, items: Any) -> list[Any] | None:
+    """Items of a list, a column or an array: these have lengths too, but no truth, and columns places of their own.
+
+    What is iterated over by its words, its column names or in no order is refused: the answers would be of others.
+    """
+    if items is None:
+        return None
+    of_others = isinstance(items, str | bytes | Mapping | Set) or hasattr(items, "columns")
+    if of_others or not isinstance(items, Iterable) or getattr(items, "ndim", 1) == 0:
+        kind = type(items).__name__
+        raise DataError(f"{name}: a list or a column, one item an example, got {kind}; put a single one in [ ]")
+    return list(items)
 
 
 def _probabilities(
