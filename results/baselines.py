@@ -1,4 +1,4 @@
-"""What is had for nothing: scores of answers that no search is needed for, kept with the run."""
+"""Baselines: scores of answers that no search is needed for, kept with the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from captune.data_prep.store import PreparedData
-    from captune.model.metrics import Scores
+    from captune.model.rule import Answers
 
 COMMONEST, TFIDF = "commonest label", "TF-IDF + logistic regression"
 _SLOW_PAIRS = 100_000  # of row and label, which take seconds
@@ -66,40 +66,58 @@ def ensure(run: RunFolder, data: PreparedData, say: Callable[[str], None], *, ca
     """
     if not run.baselines.exists():
         if captions and data.has_captions and data.labels.size > _SLOW_PAIRS:
-            say("scoring what is had for nothing, to hold the trials against")
+            say("scoring baselines, to hold the trials against")
         Baselines(baselines=tuple(score(data, captions=captions))).write(run.baselines)
 
 
 def score(data: PreparedData, *, captions: bool) -> list[Baseline]:
-    """All for a data set with validation rows.
+    """All for a data set with validation rows, each on validation and, where there are such rows, on test.
 
-    On validation they learn from train, and a rule is fitted on the other half of the rows, as with trials. On test
-    they learn from train + validation, with the rule fitted on validation, as a refit does.
+    On validation they learn from train, and a rule is fitted on the other half of the rows, as with trials.
     """
-    from captune.model import metrics
-    from captune.model.baselines import commonest_label, tfidf_regression
-    from captune.model.rule import DecisionRule, cross_fitted, fit_rule
+    from captune.model.baselines import tfidf_regression
+    from captune.model.rule import cross_fitted
 
-    train, validation, test = (data.rows(name) for name in ("train", "validation", "test"))
-    both, labels = data.rows("train", "validation"), data.labels
-    one = DecisionRule(1.0)  # the likeliest label alone
-
-    def constant(learned: NDArray[np.int64], rows: NDArray[np.int64]) -> Scores:
-        return metrics.score(labels[rows], one.answers(commonest_label(labels[learned], len(labels[rows]))))
-
-    baselines = [_baseline(COMMONEST, "validation", constant(train, validation))]
-    if len(test):
-        baselines.append(_baseline(COMMONEST, "test", constant(both, test)))
+    train, validation, labels = data.rows("train"), data.rows("validation"), data.labels
+    answers = {COMMONEST: _constant(labels[train], len(validation))}
     if captions and data.tokens is not None:
-        tokens, truth = data.tokens, labels[validation]
-        (raw,) = tfidf_regression(tokens[train], labels[train], tokens[validation])
-        baselines.append(_baseline(TFIDF, "validation", metrics.score(truth, cross_fitted(truth, raw))))
-        if len(test):
-            rule = fit_rule(truth, raw)
-            (raw,) = tfidf_regression(tokens[both], labels[both], tokens[test])
-            baselines.append(_baseline(TFIDF, "test", metrics.score(labels[test], rule.answers(raw))))
+        (raw,) = tfidf_regression(data.tokens[train], labels[train], data.tokens[validation])
+        answers[TFIDF] = cross_fitted(labels[validation], raw)
+    baselines = [_baseline(name, "validation", labels[validation], each) for name, each in answers.items()]
+    if len(test := data.rows("test")):
+        on_test = answers_on_test(data, captions=captions)
+        baselines += [_baseline(name, "test", labels[test], each) for name, each in on_test.items()]
     return baselines
 
 
-def _baseline(name: str, rows: Literal["validation", "test"], scores: Scores) -> Baseline:
+def answers_on_test(data: PreparedData, *, captions: bool) -> dict[str, Answers]:
+    """What each answers on test: they learn from train + validation, with the rule fitted on validation, as a refit."""
+    from captune.model.baselines import tfidf_regression
+    from captune.model.rule import fit_rule
+
+    train, validation, both, test = (
+        data.rows(*names) for names in (("train",), ("validation",), ("train", "validation"), ("test",))
+    )
+    labels = data.labels
+    answers = {COMMONEST: _constant(labels[both], len(test))}
+    if captions and data.tokens is not None:
+        tokens = data.tokens
+        (raw,) = tfidf_regression(tokens[train], labels[train], tokens[validation])
+        rule = fit_rule(labels[validation], raw)
+        (raw,) = tfidf_regression(tokens[both], labels[both], tokens[test])
+        answers[TFIDF] = rule.answers(raw)
+    return answers
+
+
+def _constant(learned: NDArray[np.uint8], rows: int) -> Answers:
+    from captune.model.baselines import commonest_label
+    from captune.model.rule import DecisionRule
+
+    return DecisionRule(1.0).answers(commonest_label(learned, rows))  # the likeliest label alone
+
+
+def _baseline(name: str, rows: Literal["validation", "test"], truth: NDArray[np.uint8], answers: Answers) -> Baseline:
+    from captune.model import metrics
+
+    scores = metrics.score(truth, answers)
     return Baseline(name, rows, scores.mean_f1, scores.micro_f1, scores.macro_f1, scores.per_label)

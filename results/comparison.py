@@ -42,7 +42,7 @@ class RunRow:
     best: number of the best trial inside the budget, None without any, as the next three. mean_f1: on validation.
     metric: that the search maximised. score: of the best by it.
     weights_bytes, bundle_bytes: of the best. test, shipped, shipped_bytes: as RunResult has them. baseline: the best
-    mean F1 on validation that is had for nothing. trials: by fate. slot_hours: for which trials held a slot. data:
+    mean F1 on validation of the best baseline. trials: by fate. slot_hours: for which trials held a slot. data:
     fingerprint. course: (seconds of search, score) each time that a trial ended as the best so far.
     """
 
@@ -156,7 +156,7 @@ FIGURES: Mapping[str, Callable[[RunRow], str]] = {
     "mean F1": lambda row: _score(row.mean_f1),
     "shipped": lambda row: "" if row.shipped in ((), (row.best,)) else _shipped(row),
     "mean F1 on test": lambda row: _score(row.test),
-    "mean F1 for nothing": lambda row: _score(row.baseline),
+    "best baseline, mean F1": lambda row: _score(row.baseline),
     "MiB": lambda row: "" if row.weights_bytes is None else f"{row.weights_bytes / 2**20:.2f}",
     "trials": lambda row: str(sum(n for fate, n in row.trials.items() if fate not in ("over_budget", "waiting"))),
     "refused": lambda row: str(row.trials.get("over_budget", 0)),

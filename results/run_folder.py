@@ -53,7 +53,7 @@ class RunFolder:
 
     @property
     def baselines(self) -> Path:
-        """What is had for nothing."""
+        """Scores that no search is needed for."""
         return self.path / "baselines.json"
 
     @property

@@ -1,4 +1,4 @@
-"""What is had for nothing: learned from train, fitted on validation, kept with the run; test is told after a refit."""
+"""Baselines: learned from train, fitted on validation, kept with the run; test is told after a refit."""
 
 import json
 from pathlib import Path

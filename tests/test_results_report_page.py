@@ -204,6 +204,9 @@ def test_score_below_what_is_had_for_nothing_is_called_so() -> None:
     said = " ".join(sentences(facts(trial(0, 0.8), test=scores_on_test(), baselines=(baseline,))))
     assert "0.0900 less: it is no better than these" in said
     assert "held against 400 test rows" in said and "0.7800 to 0.8400" in said
+    paired = dataclasses.replace(scores_on_test(), gain="mean F1 -0.0900 in pairs")
+    said = " ".join(sentences(facts(trial(0, 0.8), test=paired, baselines=(baseline,))))
+    assert "commonest label 0.9000; this has mean F1 -0.0900 in pairs." in said
 
 
 def test_winner_that_is_an_average_names_its_trials_and_has_the_size_of_all() -> None:

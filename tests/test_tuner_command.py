@@ -718,8 +718,8 @@ def test_search_names_size_and_baselines_of_its_best_and_says_when_it_is_no_bett
         search._tell(Run(str(run)))
         out, err = capsys.readouterr()
         assert "best: trial 0, mean F1 0.7000 on validation, 1,000 bytes of weights\n" in out
-        assert f"for nothing: commonest label {score:.4f}\n" in out
-        assert ("no better than what is had for nothing (commonest label)" in err) == told
+        assert f"baselines: commonest label {score:.4f}\n" in out
+        assert ("no better than a baseline (commonest label)" in err) == told
     summarise(load_records(folder), Budget(3000, "weights"), Session(2, 10.0, "SIGINT")).write(folder.summary)
     with pytest.raises(SystemExit):
         search._tell(Run(str(run)))

@@ -15,7 +15,15 @@ from captune.model.rule import DecisionRule
 from captune.results.baselines import COMMONEST, Baseline
 from captune.results.error_analysis import Bin, ErrorAnalysis, LabelScores
 from captune.tuner.winner.model_card import CardFacts, model_card, plain
-from captune.tuner.winner.proof import HeldOutScores, LatencyProof, Proof, ReloadedScore, SearchScore, UnroundedScore
+from captune.tuner.winner.proof import (
+    Gain,
+    HeldOutScores,
+    LatencyProof,
+    Proof,
+    ReloadedScore,
+    SearchScore,
+    UnroundedScore,
+)
 
 NAMES = ("dog", "<script>alert(1)</script> | *b* `c` [x](http://y) https://z www.z.com\n# h", "&lt;\x1b[31m_e_")
 TEXT = TextConfig(vocabulary_size=500, max_tokens=16, embedding=8, units=8)
@@ -112,6 +120,29 @@ def test_front_matter_is_what_a_hub_reads() -> None:
 )
 def test_card_has_the_numbers_of_the_records(line: str) -> None:
     assert line in model_card(facts(both()))
+
+
+@pytest.mark.parametrize(
+    ("difference", "low", "verdict"),
+    [(0.02, 0.01, "label."), (0.02, -0.01, "label, which may be chance."), (-0.02, -0.03, "label: it is no better.")],
+)
+def test_gain_over_a_baseline_is_told_with_what_it_is_worth(difference: float, low: float, verdict: str) -> None:
+    card = facts(both())
+    gain = Gain(baseline=COMMONEST, metric="mean_f1", difference=difference, low=low, high=0.03)
+    said = model_card(dataclasses.replace(card, proof=card.proof.model_copy(update={"gain": gain})))
+    expected = (
+        f"It has {plain(f'mean F1 {difference:+.4f} (95 % in pairs {low:+.4f} to +0.0300) over commonest {verdict}')}"
+    )
+    assert f"{expected}\n" in said
+    assert "in pairs" not in model_card(card), "of an earlier captune"
+
+
+def test_label_that_no_row_was_given_is_named() -> None:
+    card = facts(both())
+    first, *others = card.analysis.labels
+    unused = card.analysis.model_copy(update={"labels": (first.model_copy(update={"given": 0}), *others)})
+    assert "gave them to none: dog." in model_card(dataclasses.replace(card, analysis=unused))
+    assert "gave them to none" not in model_card(card)
 
 
 def test_latency_stands_beside_its_limit_and_what_was_predicted() -> None:

@@ -25,6 +25,7 @@ from captune.model.flat import flatten, replace
 from captune.model.presets import PRESETS
 from captune.model.rule import DecisionRule
 from captune.model.size import Budget, size
+from captune.results.baselines import score
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
 from captune.tuner.space.space import bind
@@ -95,6 +96,13 @@ def test_proof_has_the_keys_that_users_build_on(winner: RunFolder, captions_data
     assert proof["test"]["examples"] == captions_data.manifest.counts["test"]
     assert proof["reloaded"]["mean_f1"] == pytest.approx(proof["test"]["mean_f1"])
     assert proof["reloaded"]["max_difference"] <= 1e-6
+    baseline = max(
+        (each for each in score(captions_data, captions=True) if each.rows == "test"), key=lambda each: each.mean_f1
+    )
+    gain = proof["gain"]
+    assert (gain["baseline"], gain["metric"]) == (baseline.name, "mean_f1")
+    assert gain["difference"] == pytest.approx(proof["test"]["mean_f1"] - baseline.mean_f1)
+    assert gain["low"] < gain["difference"] < gain["high"]
     assert len(proof["seeds"]) == 2
     assert proof["seeds"][0] == proof["test"]["mean_f1"], "the bundle is that of the trial's own seed"
     assert proof["bundle_bytes"] > proof["weights_bytes"] == size_of(proof["config"])

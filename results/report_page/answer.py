@@ -14,7 +14,7 @@ _SAID = 1.96  # standard errors to each side of a mean hold 95 %
 
 
 def sentences(facts: Facts) -> list[str]:
-    """Ten at most: what, how good, beside what is had for nothing, how large, how sure, what it cost."""
+    """Ten at most: what, how good, beside the baselines, how large, how sure, what it cost."""
     lines = [_what(facts), *_how_good(facts), _beside(facts), _how_large(facts), *_how_sure(facts), _why(facts)]
     return [visible(line) for line in (*lines, _fates(facts), _cost(facts)) if line]
 
@@ -82,14 +82,16 @@ def _beside(facts: Facts) -> str:
     score = None if ours is None else getattr(ours, metric)
     baselines = [each for each in facts.baselines if each.rows == rows]
     if not baselines:
-        return "What is had for nothing on these rows is not known: this run has no baselines."
+        return "This run has no baselines on these rows."
     said = " and ".join(f"{each.name} {getattr(each, metric):.4f}" for each in baselines)
     said = said if facts.search.metric == "mean_f1" else f"{TITLES[metric]} of {said}"
     if score is None:
-        return f"For nothing one has on the {rows} rows: {said}."
+        return f"Baselines on the {rows} rows: {said}."
+    if facts.test is not None and facts.test.gain:
+        return f"Baselines on the test rows: {said}; this has {facts.test.gain}."
     difference = score - max(getattr(each, metric) for each in baselines)
     verdict = f"{difference:.4f} more" if difference > 0 else f"{-difference:.4f} less: it is no better than these"
-    return f"For nothing one has on the {rows} rows: {said}; this has {verdict}."
+    return f"Baselines on the {rows} rows: {said}; this has {verdict}."
 
 
 def _how_large(facts: Facts) -> str:

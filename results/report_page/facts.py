@@ -38,7 +38,7 @@ class TestScores:
     """What the winner's proof says. low, high: 95 % interval of mean_f1. per_label: F1 by the id of each label.
     members: trials whose networks it averages, if it does; validation: their score on the validation rows.
     confirmed: how further seeds chose it, and how what was expected came true; empty where they did not.
-    latency: milliseconds a row and their limit in words, None without a limit.
+    latency: milliseconds a row and their limit in words, None without a limit. gain: over a baseline, in words.
     """
 
     __test__ = False  # nothing for pytest
@@ -61,6 +61,7 @@ class TestScores:
     confirmed: str = ""
     map: float = math.nan
     latency: str | None = None
+    gain: str = ""  # of an earlier captune
 
 
 @dataclass(frozen=True)

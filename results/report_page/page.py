@@ -77,7 +77,7 @@ def _plots(facts: Facts) -> list[dict[str, Any]]:
     )
     captions = {
         "progress": "Each point is a trial at its end, a running one at its last report; the line is the best so far, "
-        f"dotted what is had for nothing.{edge}{thin}",
+        f"dotted baselines.{edge}{thin}",
         "curves": f"The best {min(len(scored), plots.BRIGHT_CURVES)} trials by number, others faint.",
         "sizes": f"{len(scored)} scored trials; {refused} refused ones have no score and lie at the lower edge."
         f"{edge}{thin}",

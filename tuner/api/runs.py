@@ -93,7 +93,7 @@ class Run:
 
     @property
     def baselines(self) -> tuple[Baseline, ...]:
-        """What is had for nothing on its data: on validation, and after a refit on test. None of an earlier captune."""
+        """Scores that no search is needed for: on validation, and after a refit on test. None of an earlier captune."""
         from captune.results.baselines import read
 
         with reading(self.where, leave=ALL_BUT_RECORDS) as folder:

@@ -50,7 +50,7 @@ def evaluate(
         tell(f"{label:<9} {said} {rows:6}" + f"  {name}" * (name != str(label)))
     tell(f"examples  {scores['examples']}")
     constant = scores["commonest_label"]
-    tell(f"for nothing: commonest label of these rows {constant:.4f}")
+    tell(f"baseline: commonest label of these rows {constant:.4f}")
     if scores["mean_f1"] <= constant:
         say(f"note: the bundle is no better on these rows than their commonest label: {NO_BETTER}")
 

@@ -96,7 +96,7 @@ def print_file(content: bytes) -> None:
 def tell_baselines(
     baselines: Sequence[Baseline], rows: str, score: float, metric: Metric = "mean_f1", *, judge: bool = True
 ) -> None:
-    """What is had for nothing on these rows, beside the score of a network. Nothing of `map`, which it has not.
+    """The baselines on these rows, beside the score of a network. Nothing of `map`, which they have not.
 
     Args:
         judge: whether to say so where the network is no better.
@@ -106,10 +106,10 @@ def tell_baselines(
     scores = {each.name: getattr(each, metric) for each in baselines if each.rows == rows and metric != "map"}
     if scores:
         of_it = "" if metric == "mean_f1" else f", {TITLES[metric]}"
-        tell_lines(f"for nothing{of_it}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        tell_lines(f"baselines{of_it}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     better = [name for name, value in scores.items() if score <= value]
     if judge and better:
-        say(f"note: the network is no better than what is had for nothing ({', '.join(better)}): {NO_BETTER}")
+        say(f"note: the network is no better than a baseline ({', '.join(better)}): {NO_BETTER}")
 
 
 def fail_usage(error: TyperException) -> NoReturn:

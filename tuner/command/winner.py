@@ -139,6 +139,8 @@ def refit(
             f"thread; {latency.prediction}"
         )
     tell_baselines(refitted.baselines, "test", getattr(test, proof.metric), proof.metric)
+    if proof.gain is not None:
+        tell_lines(f"gain      {proof.gain}")
     if not proof.bundle_fits:
         say(f"note: the weights keep the budget, the bundle with its vocabulary does not: {proof.bundle_bytes} bytes")
 

@@ -168,7 +168,7 @@ def _data(facts: CardFacts) -> Iterator[str]:
     yield from ("## Data", "")
     rows = [(f"rows of {split}", str(data.counts[split])) for split in SPLITS]
     rows.append(("rows left out when it was prepared", str(data.rows_skipped)))
-    if data.side is not None:
+    if facts.config.image is not None:
         rows.append(("pixels a side of its pictures", str(data.side)))
     rows.append(("fingerprint (SHA-256)", f"`{facts.proof.data}`"))
     yield from _table(("", ""), rows)
@@ -194,6 +194,8 @@ def _scores(facts: CardFacts) -> Iterator[str]:
         f"precision {test.map:.4f}. In the search it had {searched} on {proof.search.examples} validation rows, by "
         "which it was chosen."
     )
+    if proof.gain is not None:
+        yield f"It has {plain(proof.gain)}."
     if proof.confirmation is not None:
         yield f"{proof.confirmation}; {proof.confirmed}."
     if proof.metric not in ("mean_f1", "map"):  # for both the rule is fitted for mean F1, as a reader expects
@@ -269,9 +271,13 @@ def _limits(facts: CardFacts) -> Iterator[str]:
     few = [plain(each.name) for each in facts.analysis.labels if each.support < FEW_ROWS]
     if few:
         yield f"- Fewer than {FEW_ROWS} test rows have these labels, so their F1 is hardly known: {', '.join(few)}."
+    never = [plain(each.name) for each in facts.analysis.labels if each.support and not each.given]
+    if never:
+        yield f"- Test rows have these labels, and it gave them to none: {', '.join(never)}."
     for what, repeated in (("caption", data.repeated_captions), ("picture", data.repeated_pictures)):
         if repeated.get("test"):
-            yield f"- {repeated['test']} test rows have the {what} of a row of train: there it may remember."
+            rows = "1 test row has" if repeated["test"] == 1 else f"{repeated['test']} test rows have"
+            yield f"- {rows} the {what} of a row of train: there it may remember."
     if config.text is not None and config.text.encoder == "transformer":
         yield (
             f"- Of a caption it reads the first {config.text.max_tokens - 2} word pieces and knows "

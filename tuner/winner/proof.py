@@ -56,6 +56,29 @@ class HeldOutScores(Metrics):
     standard_error: float = math.nan
 
 
+class Gain(Settings):
+    """The score on test less that of the best baseline there. low, high: 95 % bootstrap interval over pairs of rows.
+
+    baseline: its name. metric: of the search, or mean F1 for `map`, which baselines lack.
+    """
+
+    baseline: str
+    metric: Metric
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is more than chance."""
+        return self.low > 0
+
+    def __str__(self) -> str:
+        interval = f"95 % in pairs {self.low:+.4f} to {self.high:+.4f}"
+        verdict = "" if self.is_clear else ", which may be chance" if self.difference > 0 else ": it is no better"
+        return f"{TITLES[self.metric]} {self.difference:+.4f} ({interval}) over {self.baseline}{verdict}"
+
+
 class SearchScore(Settings):
     """The trial's own score, on the validation examples. score: by the metric of the proof; None before it had one."""
 
@@ -179,6 +202,8 @@ class Proof(Document):
     """That the search maximised and the rule was fitted for."""
     search: SearchScore
     test: Annotated[HeldOutScores, BeforeValidator(_with_all_metrics)]
+    gain: Gain | None = None
+    """Over a baseline; None of an earlier captune."""
     reloaded: ReloadedScore
     seeds: tuple[float, ...]
     """Mean F1 on test of each seed; the bundle is that of the first."""

@@ -15,13 +15,14 @@ from captune.data_prep.store import PreparedData
 from captune.files import written_aside
 from captune.model import metrics
 from captune.model.average import Average, Network
-from captune.model.config import TrialConfig
-from captune.model.f1 import f1_per_example
+from captune.model.config import Metric, TrialConfig
+from captune.model.f1 import contributions, f1_per_example
 from captune.model.flat import flatten, unflatten
 from captune.model.metrics import Epoch
-from captune.model.rule import DecisionRule
+from captune.model.rule import Answers, DecisionRule
 from captune.model.size import Budget, Size, refusal, size
 from captune.model.training import Spread
+from captune.results.baselines import answers_on_test
 from captune.results.error_analysis import analyse
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
@@ -33,6 +34,7 @@ from captune.tuner.winner.latency import LatencyLimit
 from captune.tuner.winner.predict import by_label
 from captune.tuner.winner.proof import (
     Confirmation,
+    Gain,
     HeldOutScores,
     Proof,
     ProofError,
@@ -254,6 +256,7 @@ class _Refit:
             metric=metric,
             search=SearchScore(mean_f1=self.mean_f1, score=self.score, examples=data.manifest.counts["validation"]),
             test=HeldOutScores(**held_out, low=low, high=high),
+            gain=self._gain(metric, answers),
             reloaded=ReloadedScore(mean_f1=self._score(shipped).mean_f1, max_difference=difference),
             seeds=(first.rounded.mean_f1, *others),
             storage=self.network.storage,
@@ -265,6 +268,19 @@ class _Refit:
             data=data.manifest.fingerprint,
             float32=UnroundedScore(mean_f1=first.unrounded.mean_f1),
         )
+
+    def _gain(self, metric: Metric, answers: Answers) -> Gain:
+        """Of these answers to the rows of test."""
+        metric = "mean_f1" if metric == "map" else metric
+        captions = self.network.text is not None
+        of_baselines = {
+            name: contributions(metric, self.truth, each.labels)
+            for name, each in answers_on_test(self.data, captions=captions).items()
+        }
+        best = max(of_baselines, key=lambda name: float(of_baselines[name].mean()))
+        pairs = contributions(metric, self.truth, answers.labels) - of_baselines[best]
+        low, high = metrics.bootstrap_interval(pairs, seed=self.trials[0].seed)
+        return Gain(baseline=best, metric=metric, difference=float(pairs.mean()), low=low, high=high)
 
     def _members(self) -> tuple[ProvedMember, ...]:
         if not isinstance(self.network, Average):

@@ -80,5 +80,5 @@ def _test_scores(proof: Proof) -> TestScores:
         members=tuple(member.trial for member in proof.members),
         validation=proof.searched,
         confirmed=confirmed, map=test.map,
-        latency=fast,
+        latency=fast, gain="" if proof.gain is None else str(proof.gain),
     )  # fmt: skip
