@@ -60,6 +60,12 @@ class Record:
         """Seconds by kind, see captune.model.metrics.KINDS."""
         return {kind: sum(epoch.seconds()[kind] for epoch in self.curve) for kind in KINDS}
 
+    def is_as_good_as(self, best: Record) -> bool:
+        """Whether its score is within one standard error of the best: the rows cannot tell the two apart."""
+        if self.score is None or best.best is None:
+            return False
+        return self.score >= best.best.score - best.best.standard_error
+
     def too_slow(self, budget: Budget) -> bool:
         """Whether it was refused for its latency, not for its bytes."""
         return self.fate == "over_budget" and budget.holds(self)

@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from captune.errors import visible
-from captune.model.metrics import METRICS
 from captune.results import table
 from captune.results.attributes import SCORED
 from captune.results.baselines import Baseline, of_validation
@@ -36,7 +35,6 @@ COLOURS = {
     "lost": "magenta",
     "running": "cyan",
     "waiting": "dim",
-    "baseline": "blue",
 }
 """Of fates, as rich names them; `stopped`, the most frequent, has none."""
 _GAP = 2  # between two columns
@@ -60,7 +58,7 @@ def terminal(
 
     Args:
         width: characters of a line, 60 or more for a table that is not broken; None for as many as it takes.
-        baselines: those of validation stand below the trials.
+        baselines: those of validation are named below the trials.
         columns: those named instead, "all" for all; more than fit go on in further tables below.
 
     Raises:
@@ -71,7 +69,6 @@ def terminal(
 
     best, rows = _best(records), table.frame(records, sort=sort, where=where, limit=limit)
     rows = _without_idle(rows, records)
-    beside = of_validation(baselines)
     metric: Metric = next((record.metric for record in records if record.curve), "mean_f1")
     if columns is None:
         settings = list(dict.fromkeys(name for record in records for name in record.config))
@@ -82,7 +79,7 @@ def terminal(
         names = list(dict.fromkeys([*least, *FURTHER_COLUMNS, *varying]))
     else:
         names = several(columns, [str(name) for name in rows])
-    cells = {name: _cells(name, rows[name], beside) for name in names}
+    cells = {name: _cells(name, rows[name]) for name in names}
     if best is not None and "number" in cells:
         cells["number"] = [f"{BEST}{text}" if text == str(best.number) else text for text in cells["number"]]
     if columns is None:
@@ -92,16 +89,20 @@ def terminal(
         if list(columns) == ["all"]:
             cells = {name: texts for name, texts in cells.items() if any(texts)} or cells
         parts, hidden = list(_parts(cells, width)), 0
-    fates = [*rows["fate"], *("baseline" for _ in beside)]
-    is_best = [best is not None and number == best.number for number in rows["number"]] + [False] * len(beside)
-    views = [_view({name: cells[name] for name in part}, fates, is_best, len(rows)) for part in parts]
-    return Group(*views, *(Text(visible(line)) for line in _footer(records, best, beside, metric, hidden)))
+    is_best = [best is not None and number == best.number for number in rows["number"]]
+    views = [_view({name: cells[name] for name in part}, list(rows["fate"]), is_best) for part in parts]
+    footer = _footer(records, best, of_validation(baselines), metric, hidden)
+    return Group(*views, *(Text(visible(line)) for line in footer))
+
+
+def _able(records: Sequence[Record]) -> list[Record]:
+    """Those with a score inside the budget so far."""
+    return [r for r in records if r.fate in (*SCORED, "running") and r.score is not None and r.margin_bytes >= 0]
 
 
 def _best(records: Sequence[Record]) -> Record | None:
     """The highest score so far inside the budget, the smallest of equal ones: what a refit would choose at the end."""
-    able = [r for r in records if r.fate in (*SCORED, "running") and r.score is not None and r.margin_bytes >= 0]
-    return max(able, key=lambda r: (r.score or 0.0, r.margin_bytes, -r.number), default=None)
+    return max(_able(records), key=lambda r: (r.score or 0.0, r.margin_bytes, -r.number), default=None)
 
 
 def _without_idle(rows: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
@@ -129,16 +130,9 @@ def _by_importance(rows: pd.DataFrame, records: Sequence[Record], names: list[st
     return list(explained(columns, [records[place].score or 0.0 for place in scored]))
 
 
-def _cells(name: str, values: pd.Series[Any], baselines: Sequence[Baseline]) -> list[str]:
-    """What stands in a column, of trials and then of baselines; numbers with their points below each other."""
+def _cells(name: str, values: pd.Series[Any]) -> list[str]:
+    """What stands in a column; numbers with their points below each other."""
     texts = [visible(table.cell(name, value)) for value in values]
-    for baseline in baselines:
-        known = {
-            "fate": "baseline",
-            "reason": baseline.name,
-            **{metric: getattr(baseline, metric, None) for metric in METRICS},
-        }
-        texts.append(table.cell(name, known.get(name)))
     if name in _LEFT:
         return texts
     places = [len(text) - text.find(".") if "." in text and _is_number(text) else 0 for text in texts]
@@ -190,7 +184,7 @@ def _parts(cells: Mapping[str, Sequence[str]], width: int | None) -> Iterator[li
     yield part
 
 
-def _view(cells: Mapping[str, Sequence[str]], fates: Sequence[str], is_best: Sequence[bool], trials: int) -> Table:
+def _view(cells: Mapping[str, Sequence[str]], fates: Sequence[str], is_best: Sequence[bool]) -> Table:
     from rich import box
     from rich.cells import cell_len
     from rich.table import Table
@@ -210,7 +204,6 @@ def _view(cells: Mapping[str, Sequence[str]], fates: Sequence[str], is_best: Seq
         view.add_row(
             *(Text(texts[row], style=colour if name == "fate" else "") for name, texts in shown.items()),
             style="bold" if best else None,
-            end_section=row == trials - 1 and len(fates) > trials,
         )
     return view
 
@@ -224,9 +217,12 @@ def _footer(
     fates = ", ".join(f"{count} {fate}" for fate, count in counts.most_common())
     yield f"{len(records)} trial{'s' * (len(records) != 1)}" + (f": {fates}" if records else "")
     if best is not None:
+        ended = f", {best.reason}" if best.reason else ""
+        alike = sum(other is not best and other.is_as_good_as(best) for other in _able(records))
+        others = f"; {alike} more within one standard error" if alike else ""
         yield (
             f"{BEST} best: trial {best.number}, {best.metric} {table.cell(best.metric, best.score)}, "
-            f"{table.cell('weights_bytes', best.weights_bytes)} MiB"
+            f"{table.cell('weights_bytes', best.weights_bytes)} MiB{ended}{others}"
         )
     if baselines and metric != "map":  # which is not computed of them
         of_it = "" if metric == "mean_f1" else f", {metric}"

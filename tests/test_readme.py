@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from packaging.version import Version
 from typer.main import get_command
 
 from captune.tuner.command.main import app
@@ -178,9 +179,14 @@ def test_every_invariant_names_a_test_or_a_contract_that_exists() -> None:
         assert named <= contracts
 
 
-def test_newest_release_of_the_changelog_is_that_of_the_package_and_of_the_citation() -> None:
-    version, date = re.findall(r"^## (\d+\.\d+\.\d+) - (\S+)$", PAGES["CHANGELOG.md"], re.MULTILINE)[0]
-    assert version == PYPROJECT["project"]["version"]
+def test_newest_release_is_that_of_the_citation_and_the_package_is_it_or_on_the_way_to_the_next() -> None:
+    changes = PAGES["CHANGELOG.md"]
+    version, date = re.findall(r"^## (\d+\.\d+\.\d+) - (\S+)$", changes, re.MULTILINE)[0]
+    package = Version(PYPROJECT["project"]["version"])
+    if "\n## Unreleased\n" in changes:
+        assert package.is_devrelease and package > Version(version)
+    else:
+        assert package == Version(version)
     assert f'\nversion: {version}\ndate-released: "{date}"\n' in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 

@@ -108,7 +108,7 @@ def test_best_trial_inside_the_budget_is_marked_without_colour_and_named_below()
     shown = lines(records, 80)
     assert [line.split()[0] for line in shown[2:6]] == ["0", "1", "2", "*3"], "also one that still runs"
     assert lines(records[:3], 80)[4].startswith("    *2")
-    assert "* best: trial 2, mean_f1 0.8000, 0.50 MiB" in lines(records[:3], 80)
+    assert "* best: trial 2, mean_f1 0.8000, 0.50 MiB; 1 more within one standard error" in lines(records[:3], 80)
     assert "4 trials: 2 complete, 1 stopped, 1 running" in shown
 
 
@@ -137,11 +137,20 @@ def test_points_of_a_column_stand_below_each_other() -> None:
     assert len({line.index(".") for line in shown[2:5]}) == 1
 
 
-def test_baselines_of_validation_stand_below_the_trials_without_a_number() -> None:
+def test_end_of_the_best_trial_is_told_and_how_many_are_as_good() -> None:
+    epochs = [replace(epoch(1, score), standard_error=0.01) for score in (0.8, 0.795, 0.785, 0.791)]
+    records = [record(number, curve=(each,)) for number, each in enumerate(epochs)]
+    cut = [replace(records[0], fate="stopped", reason="time limit after epoch 1"), *records[1:]]
+    size = "* best: trial 0, mean_f1 0.8000, 0.95 MiB"
+    assert f"{size}; 2 more within one standard error" in lines(records, 120)
+    assert f"{size}, time limit after epoch 1; 2 more within one standard error" in lines(cut, 120)
+    assert size in lines(records[:1], 120)
+
+
+def test_baselines_of_validation_are_named_below_the_trials() -> None:
     of_test = Baseline(TFIDF, "test", 0.1234, 0.1, 0.1, (0.1,))
     shown = lines([record(0, 0.5)], 80, baselines=[*BASELINES, of_test])
-    assert [line.split() for line in shown[4:6]] == [["baseline", "0.6319"], ["baseline", "0.8531"]]
-    assert "commonest label 0.6319, TF-IDF + logistic regression 0.8531" in shown[-1]
+    assert shown[-1] == "baselines: commonest label 0.6319, TF-IDF + logistic regression 0.8531"
     assert "0.1234" not in "".join(shown)
 
 

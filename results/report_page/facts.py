@@ -104,11 +104,9 @@ class Facts:
 
     @cached_property
     def equal(self) -> tuple[Record, ...]:
-        """Other trials whose score is within one standard error of the best: the rows cannot tell them apart."""
-        if self.best is None or self.best.best is None or self.best.score is None:
-            return ()
-        least = self.best.score - self.best.best.standard_error
-        return tuple(r for r in self.scored if r.number != self.best.number and (r.score or 0.0) >= least)
+        """Other trials that the rows cannot tell from the best."""
+        best = self.best
+        return () if best is None else tuple(r for r in self.scored if r is not best and r.is_as_good_as(best))
 
     @property
     def seconds(self) -> float:

@@ -32,6 +32,7 @@ class SizeReport:
     budget: Budget
     refusal: str | None
     would_fit: tuple[str, ...]
+    vocabulary: int | None  # of captions, where they are read; a search has that of its data where it is smaller
 
     @property
     def fits(self) -> bool:
@@ -44,13 +45,14 @@ class SizeReport:
         return self.budget.limit - self.budget.bytes_of(self.size)
 
     def __str__(self) -> str:
-        size = self.size
+        size, words = self.size, self.vocabulary
+        vocabulary = "vocabulary" if words is None else f"a vocabulary of {words:,} (or fewer in the data)"
         return "\n".join(
             [
                 f"parameters     {size.parameters:,} ({size.trainable:,} trainable, {size.frozen:,} frozen)",
                 *(f"{part:14} {show_bytes(share)}" for part, share in size.parts.items()),
                 f"weights        {show_bytes(size.weights_bytes)} as {size.storage}",
-                f"bundle         {show_bytes(size.bundle_bytes)} at most, with vocabulary and container",
+                f"bundle         {show_bytes(size.bundle_bytes)} at most, with {vocabulary} and container",
                 f"budget         {self.budget}: {'fits' if self.fits else 'does not fit'}",
             ]
         )
@@ -88,7 +90,7 @@ def size(
         text encoder   4.42 MiB (4.63 MB)
         head           0.01 MiB (0.01 MB)
         weights        50.17 MiB (52.61 MB) as float16
-        bundle         50.31 MiB (52.76 MB) at most, with vocabulary and container
+        bundle         50.31 MiB (52.76 MB) at most, with a vocabulary of 10,000 (or fewer in the data) and container
         budget         100.00 MiB (104.86 MB) of weights: fits
     """
     given = check_overrides({"budget": budget, "measure": measure, "storage": storage})
@@ -105,4 +107,5 @@ def size(
         model = model.model_copy(update={"storage": storage})
     held, found = Budget(given["budget"], measure), count(model)
     why = refusal(found, held)
-    return SizeReport(found, held, why, tuple(would_fit(model, held)) if why is not None else ())
+    changes = tuple(would_fit(model, held)) if why is not None else ()
+    return SizeReport(found, held, why, changes, None if model.text is None else model.text.vocabulary_size)
