@@ -214,7 +214,12 @@ def _footer(
     if hidden:
         yield f"+{hidden} settings: --columns all" if hidden > 1 else "+1 setting: --columns all"
     counts = Counter(record.fate for record in records)
-    fates = ", ".join(f"{count} {fate}" for fate, count in counts.most_common())
+    last = {record.origin: record.number for record in sorted(records, key=lambda record: record.number)}
+    again = sum(record.fate == "lost" and record.number != last[record.origin] for record in records)
+    fates = ", ".join(
+        f"{count} {fate}{f' ({again} of them tried again)' if fate == 'lost' and again else ''}"
+        for fate, count in counts.most_common()
+    )
     yield f"{len(records)} trial{'s' * (len(records) != 1)}" + (f": {fates}" if records else "")
     if best is not None:
         ended = f", {best.reason}" if best.reason else ""

@@ -112,6 +112,13 @@ def test_best_trial_inside_the_budget_is_marked_without_colour_and_named_below()
     assert "4 trials: 2 complete, 1 stopped, 1 running" in shown
 
 
+def test_lost_trials_that_were_tried_again_are_told() -> None:
+    lost = [replace(record(number, None, "lost"), origin=origin) for number, origin in ((0, 0), (1, 1), (2, 0))]
+    assert "3 trials: 3 lost (1 of them tried again)" in lines(lost, 80)
+    assert "4 trials: 3 lost (2 of them tried again), 1 complete" in lines([*lost, replace(record(3), origin=0)], 80)
+    assert "2 trials: 2 lost" in lines(lost[:2], 80)
+
+
 def test_no_trial_is_best_before_a_score_and_an_empty_table_says_so() -> None:
     assert not any("*" in line for line in lines([record(0, None, "failed")], 80))
     assert lines([], 80)[-1] == "0 trials"
