@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import refused
 from conftest import Captune
 
 from captune.data_prep.store import PreparedData
 from captune.tuner.space.config import SearchConfig, check_overrides, read_search, search_settings
 from captune.tuner.space.explain import README, configuration_settings, explanation, with_reference
+from captune.tuner.space.yaml_file import ConfigError
 
 SETTINGS = {name: setting for name, setting in search_settings().items() if setting.listed}
 WRITTEN = {
@@ -125,6 +127,13 @@ def test_explanation_tells_the_default_of_each_preset_that_has_another() -> None
     assert "1 to 1000" in explanation("halving.grace")
     assert "fixed    captions 2048, compact 4096, photos 4096" in explanation("train.epoch_examples")
     assert "neither fixed nor searched" in explanation("image.side")
+
+
+def test_end_of_a_name_is_enough_where_no_other_setting_has_it() -> None:
+    assert explanation("learning_rate") == explanation("train.learning_rate")
+    assert explanation("grace") == explanation("halving.grace")
+    assert explanation("trials").startswith("trials: "), "a whole name is itself"
+    refused(lambda: explanation("dropout"), "image.dropout or text.dropout", error=ConfigError)
 
 
 def test_unknown_setting_is_refused_with_the_closest_names(captune: Captune) -> None:

@@ -27,15 +27,21 @@ def explanation(name: str) -> str:
     """One setting in a few lines.
 
     Args:
-        name: dotted, of a search (`time_limit`, `halving.grace`) or of a configuration (`train.learning_rate`).
+        name: dotted, of a search (`time_limit`, `halving.grace`) or of a configuration (`train.learning_rate`); or the
+            end of one (`learning_rate`) that no other setting has.
 
     Raises:
-        ConfigError: no such setting; it names the closest ones.
+        ConfigError: no such setting, or several; it names the closest ones.
     """
     search, configuration = search_settings(), configuration_settings()
+    known = {**configuration, **search}
+    ends = [] if name in known else [each for each in known if each.endswith(f".{name}")]
+    name = ends[0] if len(ends) == 1 else name
     setting = configuration.get(name) or search.get(name)
     if setting is None:
-        raise ConfigError(f"no setting {name!r}; {among(name, [*configuration, *search])}; `captune explain` lists all")
+        if ends:
+            raise ConfigError(f"setting {name!r} may be {' or '.join(ends)}; write it whole")
+        raise ConfigError(f"no setting {name!r}; {among(name, known)}; `captune explain` lists all")
     rows = [("values", values_of(setting)), ("default", setting.default)]
     if name in configuration:
         rows += [("presets", _presets(setting)), ("fixed", _fixed(setting))]
