@@ -301,8 +301,8 @@ def test_search_runs_first_what_was_foretold(
     search = request.getfixturevalue(source)
     settings = RunSettings.of(RunFolder(search.run)).search
     source_data = data if source == "searched" else captions_data
-    rows, train = len(source_data), len(source_data.rows("train"))
-    foretold = inspect(settings, check(settings, source_data), source_data.num_pictures, rows, train).first
+    counts = source_data.manifest.counts
+    foretold = inspect(settings, check(settings, source_data), source_data.num_pictures, counts).first
     launched = [row for row in trials(captune, search.run) if row["fate"] != "over_budget"]
     assert [flatten(one.config) for one in foretold] == [row["config"] for row in launched[:3]]
     assert [one.size.weights_bytes for one in foretold] == [row["weights_bytes"] for row in launched[:3]]

@@ -111,7 +111,7 @@ def test_search_runs_first_what_was_foretold(
     """Where scores mean something else the three best run again, else the best alone, before the sampler's."""
     feasible, study = reach(captions_data), study_of(run_of(tmp_path / "new"))
     learn = partial(take_over, found=findings(old, feasible, others))
-    foretold = inspect(CONFIG, feasible, 0, len(captions_data), len(captions_data.rows("train")), learn).first
+    foretold = inspect(CONFIG, feasible, 0, captions_data.manifest.counts, learn).first
     study.enqueue_trial(feasible.preset())
     learn(study)
     gate = Gate(study, feasible, seed=CONFIG.seed)

@@ -120,8 +120,7 @@ def plan(
         found = _of_older(older, asked, prepared, feasible)
         of_older, learn = [f"warm start {found}"], {"learn": partial(take_over, found=found)}
     of_data = prepared.prepared
-    train = len(of_data.rows("train"))
-    preflight = inspect(asked, feasible, of_data.num_pictures, len(of_data), train, **learn)
+    preflight = inspect(asked, feasible, of_data.num_pictures, of_data.manifest.counts, **learn)
     report = [*lines(preflight, str(run)), *of_older]
     return Plan(prepared, str(run), asked, older, tuple(report), speed)
 
