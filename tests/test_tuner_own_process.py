@@ -1,5 +1,6 @@
 """Work in a process of its own: what comes back of it, and how it ends when it is killed, wrong or interrupted."""
 
+import atexit
 import os
 import signal
 import subprocess
@@ -47,6 +48,11 @@ def wrong(*, say: Callable[[str], None]) -> None:
     raise ZeroDivisionError("a bug")
 
 
+def interrupted_again_at_its_end(*, say: Callable[[str], None]) -> None:
+    atexit.register(os.kill, os.getpid(), signal.SIGINT)
+    raise KeyboardInterrupt
+
+
 def forever(*, say: Callable[[str], None]) -> None:
     say("at work")
     signal.pause()
@@ -72,6 +78,11 @@ def test_bug_is_told_with_its_status_and_its_traceback_stays(capfd: pytest.Captu
     message = refused(lambda: in_own_process(wrong, say=print), "status 1", error=WorkError)
     assert "memory" not in message
     assert "ZeroDivisionError: a bug" in capfd.readouterr().err
+
+
+def test_signal_that_comes_while_a_process_ends_is_no_news(capfd: pytest.CaptureFixture[str]) -> None:
+    refused(lambda: in_own_process(interrupted_again_at_its_end, say=print), "status 130", error=WorkError)
+    assert capfd.readouterr().err == ""
 
 
 def test_interrupt_of_a_terminal_ends_both_processes_without_a_word() -> None:

@@ -94,6 +94,8 @@ def _end_with_the_other(pipe: Connection, done: threading.Event) -> None:
 
 if __name__ == "__main__":
     captune_is_alone()
-    # A terminal signals this process too, and the other one passes on what it hears.
+    # A terminal signals this process too, and the other one passes on what it hears: that comes while this one ends.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     with suppress(BrokenPipeError), as_keyboard_interrupt(*SIGNALS):  # a pipe that nobody reads any more
         _serve(Connection(int(sys.argv[1])))
