@@ -264,6 +264,7 @@ def test_threads_go_on_with_what_an_interrupted_cluster_left(
     assert counts[0] == BATCH
 
 
+@pytest.mark.slow
 def test_set_whose_pictures_are_all_decoded_is_finished_without_a_cluster(
     raw: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,6 +440,7 @@ def test_node_without_captune_is_told_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_set_that_is_there_needs_no_cluster(raw: Path, tmp_path: Path, captune: Captune) -> None:
     make(raw, tmp_path / "data")
     ran = captune(

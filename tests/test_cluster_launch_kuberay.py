@@ -172,6 +172,7 @@ def test_text_that_some_reader_of_yaml_takes_for_something_else_is_quoted(value:
     assert text.count(f"a: '{value}'\n") == 3
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(values, values)
 def test_no_variable_or_annotation_changes_the_rest_of_the_ray_job(variable: str, annotation: str) -> None:

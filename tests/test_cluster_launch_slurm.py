@@ -169,6 +169,7 @@ def test_batch_job_starts_ray_on_all_nodes_at_the_first_ones_address_and_searche
     assert "ssh -N -L 8265:127.0.0.1:8265 node7" in out
 
 
+@pytest.mark.slow
 def test_batch_job_has_a_fresh_token_that_others_cannot_read_and_leaves_nothing(desk: Desk) -> None:
     for _ in range(2):
         assert desk.run(BATCH, RAY_AUTH_TOKEN="old", RAY_ADDRESS="elsewhere:1")[0] == 0
@@ -183,6 +184,7 @@ def test_batch_job_has_a_fresh_token_that_others_cannot_read_and_leaves_nothing(
     assert not Path(first["tmp"]).exists()
 
 
+@pytest.mark.slow
 def test_name_of_the_first_node_that_is_its_loopback_is_not_its_address(desk: Desk) -> None:
     for answer in ("127.0.1.1 STREAM node7", ""):
         assert desk.run(BATCH, GETENT=answer)[0] == 0
@@ -201,6 +203,7 @@ def test_other_nodes_wait_for_a_slow_head_and_are_let_go_as_soon_as_the_search_i
     assert time.monotonic() - started < 30  # the stub of the other node's Ray sleeps for a minute
 
 
+@pytest.mark.slow
 def test_batch_job_loads_its_modules_and_takes_captune_from_its_environment(desk: Desk) -> None:
     own = desk.folder / "my env/bin"
     own.mkdir(parents=True)
@@ -213,6 +216,7 @@ def test_batch_job_loads_its_modules_and_takes_captune_from_its_environment(desk
     assert len(desk.notes("captune")) == 1
 
 
+@pytest.mark.slow
 def test_batch_job_fails_as_its_search_does_and_says_where_rays_logs_are(desk: Desk) -> None:
     status, _, error = desk.run(BATCH, STATUS="3")
     assert status == 3
@@ -234,6 +238,7 @@ def test_script_that_slurm_does_not_run_says_so(desk: Desk) -> None:
     assert not (desk.folder / "notes").exists()
 
 
+@pytest.mark.slow
 def test_notice_of_the_time_limit_interrupts_the_search_and_says_how_to_go_on(desk: Desk) -> None:
     with desk.start(BATCH, WAIT=str(desk.folder / "waiting")) as process:
         try:
@@ -249,6 +254,7 @@ def test_notice_of_the_time_limit_interrupts_the_search_and_says_how_to_go_on(de
     assert not list(desk.folder.glob(".captune-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", rest_in_soak(ODD, *ODD[::3]))
 def test_odd_names_reach_the_search_of_a_batch_job_as_they_are(desk: Desk, odd: str) -> None:
     status, _, error = desk.run(replace(BATCH, data=odd, run=f"run {odd}", venv=None if ":" in odd else odd))

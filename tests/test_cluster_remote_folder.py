@@ -310,6 +310,7 @@ def test_full_disk_is_told_as_the_disks_fault(url: str, tmp_path: Path) -> None:
 # What cannot be reached
 
 
+@pytest.mark.slow
 def test_port_where_nothing_listens_is_told_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_KEY", AZURITE_KEY)
     with socket.socket() as unused:
@@ -322,6 +323,7 @@ def test_port_where_nothing_listens_is_told_in_seconds(monkeypatch: pytest.Monke
             assert "connect" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bucket", ["s3://b", "abfss://b@account.dfs.core.windows.net"])
 def test_server_that_never_answers_is_told_in_seconds(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_KEY", AZURITE_KEY)

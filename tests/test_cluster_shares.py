@@ -135,6 +135,7 @@ def simulated(searches: list[Simulated], seconds: int) -> dict[str, float]:
     return {key: count / (seconds - everyone) for key, count in used.items()}
 
 
+@pytest.mark.slow
 @settings(max_examples=10)  # each is half an hour of several searches
 @given(
     st.integers(1, 8),

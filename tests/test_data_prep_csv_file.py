@@ -377,6 +377,7 @@ def test_missing_file_and_folder_are_told(tmp_path: Path) -> None:
         read_csv(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_stray_quotes_take_no_quadratic_time(tmp_path: Path) -> None:
     rows = "".join(f'{place}.jpg,1,"a""\n' for place in range(100_000))
     assert len(read(tmp_path, HEADER + rows).examples) == 100_000

@@ -102,6 +102,7 @@ def table(folder: Path, name: str, *rows: str) -> Path:
 ROWS = [f"{i}.jpg,{'person;dog' if i % 3 else 'traffic light'},a dog {i}" for i in range(30)]
 
 
+@pytest.mark.slow
 def test_csv_of_names_makes_the_set_that_a_csv_of_numbers_makes(tmp_path: Path) -> None:
     named = table(tmp_path, "named.csv", *ROWS)
     numbered = table(

@@ -65,6 +65,7 @@ def words_by_javascript(folder: Path, captions: list[str], vocabulary: Vocabular
     return read_by_javascript(folder, folder=folder, captions=captions)["words"]
 
 
+@pytest.mark.slow
 @pytest.mark.fuzz
 @pytest.mark.parametrize(
     "chosen",
@@ -182,6 +183,7 @@ SHOWN = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTES = [*map(chr, SHOWN), *(chr(256 + place) for place in range(256 - len(SHOWN)))]
 
 
+@pytest.mark.slow
 @pytest.mark.fuzz
 @pytest.mark.parametrize(
     "pieces",

@@ -85,6 +85,7 @@ def test_dry_run_of_every_preset_takes_seconds_starts_no_ray_and_writes_nothing(
     assert {path: path.stat().st_mtime_ns for path in data.path.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_search_of_a_space_in_which_nothing_fits_ends_before_ray_is_loaded(data: PreparedData, tmp_path: Path) -> None:
     loaded = loaded_by(
         *("search", str(data.path), "--run", "run", "--trials", "3", "--budget", "1kB"), status=2, folder=tmp_path
@@ -93,6 +94,7 @@ def test_search_of_a_space_in_which_nothing_fits_ends_before_ray_is_loaded(data:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_help_takes_hardly_more_than_its_libraries() -> None:
     """Of processor time, as machines are shared: 0.3 s on a quiet one, of which help by Typer alone is a half."""
     alone = "import typer\napp = typer.Typer()\n@app.command()\ndef verb(): ...\napp(['--help'])"

@@ -95,6 +95,7 @@ def test_plan_takes_a_file_and_what_is_named_beside_it_wins(old: Path) -> None:
     assert (planned.config.trials, planned.config.halving.grace, planned.config.preset) == (5, 2, "captions")
 
 
+@pytest.mark.slow
 def test_plan_says_what_it_takes_over_of_an_older_run(run: captune.Run, old: Path) -> None:
     then = {**run.settings.fixed, "text.dense": 0, "train.prior_start": False}  # as the preset had it
     same = captune.SearchSpace(run.settings.preset, run.settings.space, then)
@@ -107,6 +108,7 @@ def test_plan_says_what_it_takes_over_of_an_older_run(run: captune.Run, old: Pat
     assert "inform the sampler, as it had other data" in elsewhere.report[-1]
 
 
+@pytest.mark.slow
 def test_features_of_frozen_backbones_are_told_before_they_are_made_and_refused_over_their_limit(
     data: PreparedData, tmp_path: Path
 ) -> None:

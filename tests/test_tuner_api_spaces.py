@@ -44,6 +44,7 @@ DIMENSIONS = {
 }
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(sorted(PRESETS)), st.fixed_dictionaries({}, optional=DIMENSIONS), st.none() | st.integers(1, 100)
 )

@@ -336,6 +336,7 @@ def test_prepare_refuses_a_split_without_validation_rows(captune: Captune, twelv
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda run: run.mkdir(), lambda run: run.write_text("mine")], ids=["folder", "file"])
 def test_search_refuses_a_run_that_exists(
     captune: Captune, data: PreparedData, tmp_path: Path, make: Callable[[Path], object]
@@ -385,6 +386,7 @@ def test_budget_that_is_no_size_is_refused(captune: Captune, text: str) -> None:
     refused(captune("size", "--budget", text), "--budget", repr(text), NO_SIZES[text])
 
 
+@pytest.mark.slow
 def test_passes_of_an_epoch_over_few_rows_are_told(
     captune: Captune, data: PreparedData, tmp_path: Path, search_yaml: Path
 ) -> None:
@@ -427,6 +429,7 @@ def smallest(data: PreparedData) -> Size:
     return size(smallest_model(data), contents_of(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["weights", "bundle"])
 @pytest.mark.parametrize("dry", [["--dry-run"], []], ids=["dry", "for real"])
 def test_search_of_a_space_in_which_nothing_fits_is_refused_before_anything_starts(
@@ -444,6 +447,7 @@ def test_search_of_a_space_in_which_nothing_fits_is_refused_before_anything_star
     assert f"smallest {show_bytes(count)}" in ran.out
 
 
+@pytest.mark.slow
 def test_change_that_the_refusal_names_makes_something_fit(
     captune: Captune, data: PreparedData, search_yaml: Path, tmp_path: Path
 ) -> None:
@@ -464,6 +468,7 @@ def test_bundle_as_measure_refuses_what_weights_let_pass(
     refused(captune(*search, *between, "--measure", "bundle"), "of bundle")
 
 
+@pytest.mark.slow
 def test_storage_of_the_command_line_wins_over_the_space(
     captune: Captune, data: PreparedData, tmp_path: Path, search_yaml: Path
 ) -> None:
@@ -497,6 +502,7 @@ def test_option_never_to_fit_is_named_and_the_preset_that_is_refused(
     assert len(sizes) == 3 and max(sizes) <= 20, "what is refused does not run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["trials", "refit", "resume"])
 def test_verb_refuses_a_folder_that_is_no_run(captune: Captune, drawn: Path, tmp_path: Path, verb: str) -> None:
     for folder in (tmp_path, tmp_path / "nowhere", drawn / "train.csv"):
@@ -669,6 +675,7 @@ def test_trials_watches_in_a_terminal_alone(captune: Captune, run: Path) -> None
     refused(captune("trials", run, "--watch", "--format", "csv"), "--watch", "terminal")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["by itself", "by Ctrl-C"])
 def test_watching_ends_with_the_search_or_quietly_and_leaves_the_table(run: Path, ends: str) -> None:
     """In a terminal of 60 columns."""
@@ -760,6 +767,7 @@ def test_value_of_another_kind_is_refused_by_its_rule(
     refused(captune("trials", run, option, value), f"'{option}': must be {rule}")
 
 
+@pytest.mark.slow
 def test_unknown_trial_is_refused(captune: Captune, run: Path) -> None:
     refused(captune("show", run, 99), "no trial 99")
     for word in ("worst", "1.5", "9" * 500):
@@ -769,6 +777,7 @@ def test_unknown_trial_is_refused(captune: Captune, run: Path) -> None:
     assert not (run / "winner").exists()
 
 
+@pytest.mark.slow
 def test_refit_of_a_run_without_scores_is_refused(captune: Captune, run: Path) -> None:
     (run / "study.journal").unlink()
     refused(captune("refit", run), "no trial")
@@ -799,6 +808,7 @@ def test_resume_that_is_refused_leaves_the_run_as_it_was(
     assert (run / "run.json").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", '{"search": 3}', '{"search": {}}', "\xff"])
 def test_damaged_run_json_is_told_in_one_line(captune: Captune, run: Path, content: str) -> None:
     (run / "run.json").write_bytes(content.encode("latin-1"))

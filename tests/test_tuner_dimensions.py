@@ -86,6 +86,7 @@ def test_every_open_dimension_of_a_shipped_space_can_draw_its_preset(preset: str
     assert set(space.parameters(space.base)) == opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["captions", "compact", "full"])
 @few
 @given(seed=SEEDS)
@@ -421,6 +422,7 @@ def test_sides_that_change_nothing_on_the_data_are_no_other_network(
     assert (flat["image.max_side"], flat["image.min_side"]) == bound
 
 
+@pytest.mark.slow
 @few
 @given(seed=SEEDS)
 def test_binding_twice_changes_nothing(seed: int) -> None:

@@ -897,6 +897,7 @@ def test_configurations_of_a_request_come_before_the_samplers_own_and_once(searc
     assert [resumed.start(name).config for name in "abc"] == [job.config for job in jobs]
 
 
+@pytest.mark.slow
 def test_request_is_granted_once_wherever_the_driver_was_killed(
     search: Search, data: PreparedData, tmp_path: Path
 ) -> None:

@@ -148,6 +148,7 @@ FROZEN_ELSEWHERE = space_of(
 )
 
 
+@pytest.mark.slow
 @gone_through
 @given(space=spaces(), measure=st.sampled_from(MEASURES))
 @example(space=UNITS_OF_ANOTHER, measure="weights")
@@ -192,6 +193,7 @@ def reaches(draw: st.DrawFn) -> FeasibleSpace:
     return reach_of(space, draw(st.sampled_from(sizes)), measure)
 
 
+@pytest.mark.slow
 @gone_through
 @given(feasible=reaches())
 def test_every_option_of_no_configuration_inside_the_budget_is_named(feasible: FeasibleSpace) -> None:
@@ -200,6 +202,7 @@ def test_every_option_of_no_configuration_inside_the_budget_is_named(feasible: F
         assert set(others) <= set(never.get(name, [])), name
 
 
+@pytest.mark.slow
 @gone_through
 @given(feasible=reaches())
 @example(feasible=reach_of(FROZEN_ELSEWHERE))
@@ -247,6 +250,7 @@ def test_space_of_cached_features_beside_a_preset_that_augments_is_possible_with
 # In words
 
 
+@pytest.mark.slow
 @gone_through
 @given(space=spaces(), measure=st.sampled_from(MEASURES), short=st.integers(1, 10**6))
 def test_complaint_names_the_smallest_size_and_changes_that_fit(space: Space, measure: Measure, short: int) -> None:
@@ -295,6 +299,7 @@ def test_sizes_and_preset_are_those_of_the_configuration_on_its_data(data: Prepa
     assert bind(space.at(feasible.preset()), data.manifest) == bound
 
 
+@pytest.mark.slow
 def test_options_too_large_for_a_small_budget_are_found_in_the_space_of_preset_full(data: PreparedData) -> None:
     config = read_search(None, preset="full", default_preset="full", overrides={"trials": 1, "budget": 32 * MiB})
     space = config.build_space()

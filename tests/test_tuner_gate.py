@@ -98,6 +98,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> int:
 # What fits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["weights", "bundle"])
 def test_refusal_is_a_record_with_its_bytes_and_reason_and_is_never_admitted(run: Run, measure: Measure) -> None:
     limit = {"weights": 20 * KB, "bundle": 26 * KB}[measure]

@@ -162,6 +162,7 @@ def test_command_without_words_shows_its_help_and_is_wrong_usage(captune: Captun
     assert "Usage" in ran.out + ran.err
 
 
+@pytest.mark.slow
 def test_bash_completes_verbs_options_and_choices(tmp_path: Path) -> None:
     def completed(*words: str) -> set[str]:
         environment = {

@@ -14,6 +14,7 @@ from captune.results.run_folder import RunFolder
 from captune.tuner.winner.report_page import write_page
 
 
+@pytest.mark.slow
 def test_run_of_an_earlier_captune_becomes_a_page(captune: Captune, old: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     ran = captune("report", old / "run", "--out", out)

@@ -28,6 +28,7 @@ def draw(study: optuna.Study) -> Trial:
     return trial
 
 
+@pytest.mark.slow
 def test_sampler_finds_the_best_of_a_conditional_space() -> None:
     """Against even draws of as many trials, in each of five seeds."""
 

@@ -60,6 +60,7 @@ def test_requests_wait_in_their_order_until_they_are_removed(begun: RunFolder) -
     assert [requests.read(name) for name in requests.names()] == [asked[0], *asked[2:]]
 
 
+@pytest.mark.slow
 def test_what_is_enqueued_is_checked_at_once_and_left_for_the_driver(captune: Captune, begun: RunFolder) -> None:
     folder = begun.path.parent
     file = written(folder, "- text.embedding: 24\n- train.learning_rate: 2e-3\n")
