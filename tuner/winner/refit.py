@@ -217,10 +217,10 @@ class _Refit:
             done += trial.epochs
         network = assembled(self.network, weights)
         test = to_answer(self.data, self.rows, self.network)
-        unrounded = predict(network, test)
+        unrounded = rounded = predict(network, test)
         if self.network.storage != "float32":
             put_through(network, self.network.storage)
-        rounded = predict(network, test)
+            rounded = predict(network, test)
         if bundle is not None:
             make_bundle(network, self.network, self.rule, self.data).save(bundle)
         return _Scored(rounded, self._score(rounded), self._score(unrounded))
