@@ -28,7 +28,7 @@ $(NODE_MODULES): tests/javascript/package.json
 test: $(READY) $(NODE_MODULES)  ## The tests but for the longest, three files at a time: many of them wait for processes
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test-fast: $(READY)  ## Tests of what needs neither Keras nor Ray, in two to four minutes
+test-fast: $(READY)  ## Tests of what needs neither Keras nor Ray, in two minutes or so
 	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile fast -m 'not slow and not cluster'
 
 clusters: $(READY)  ## Launch files with real SLURM and real machines; root installs what that needs from Debian
