@@ -57,6 +57,7 @@ ROW_KEYS = {"number", "fate", "mean_f1", "epochs", "weights_bytes", "seconds", "
 ROW_KEYS |= {"bundle_bytes", "margin_bytes"}
 PREFLIGHT = (
     "budget ",
+    "rows ",
     "fits ",
     "sizes ",
     "constant ",

@@ -60,5 +60,14 @@ def test_answers_are_what_the_schema_promises(schema: Any, mode: str, path: str)
     check()
 
 
+def test_empty_caption_is_one_in_json_and_none_in_a_form_and_the_schema_says_so(schema: Any) -> None:
+    models = schema.raw_schema["components"]["schemas"]
+    assert models["Form"]["properties"]["caption"]["minLength"] == 1
+    assert "minLength" not in models["Example"]["properties"]["caption"]
+    form, batch = (schema[path]["POST"] for path in ("/predict/form", "/predict"))
+    assert form.Case(body={"caption": ""}, media_type="multipart/form-data").call().status_code == 422
+    assert batch.Case(body={"examples": [{"caption": ""}]}, media_type="application/json").call().status_code == 200
+
+
 def test_health_is_what_the_schema_promises(schema: Any) -> None:
     schema["/health"]["GET"].Case().call_and_validate()

@@ -99,7 +99,8 @@ def request_models(bundle: Bundle, limits: Limits) -> tuple[type[BaseModel], typ
     example = create_model("Example", __base__=base, **_read(bundle, caption, image))
     examples = Annotated[list[example], Field(min_length=1, max_length=limits.rows)]
     batch = create_model("Batch", __base__=_Typed, examples=(examples, ...), top=(top, None))
-    form = create_model("Form", __base__=base, top=(top, None), **_read(bundle, caption, UploadFile))
+    written = Annotated[str, Field(min_length=1, max_length=limits.caption)]  # an empty field of a form counts as none
+    form = create_model("Form", __base__=base, top=(top, None), **_read(bundle, written, UploadFile))
     return batch, form
 
 
