@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from captune.data_prep.captions import FIRST_WORD
 from captune.errors import among, in_words
 from captune.model.config import ImageConfig, Modality, ModelConfig, TextConfig, TrialConfig, complaint, restrict
-from captune.model.effects import idle
 from captune.model.flat import Flat, flatten, replace, unflatten
 from captune.tuner.space.declarations import configuration_settings
 from captune.tuner.space.dimensions import Choice, Dimension, Scalar, SpaceError, is_open
@@ -54,8 +53,7 @@ class Space:
         dimensions: Mapping[str, Dimension],
         modality: Modality,
     ) -> Space:
-        """A checked space. Dimensions and fixed values of an encoder that `modality` leaves out are left out too, and
-        dimensions that do nothing without it, such as the weight of its own loss.
+        """A checked space. Dimensions and fixed values of an encoder that `modality` leaves out are left out too.
 
         Raises:
             SpaceError: an unknown name, a value that its field refuses, a condition on something undrawn.
@@ -81,11 +79,9 @@ class Space:
         if restricted.image is None and preset.model.image is not None:  # whose features they were
             train = train.model_copy(update={"cached_features": False})
         base = TrialConfig(model=restricted, train=train)
-        conditions = {condition.name for dimension in dimensions.values() for condition in dimension.when}
-        of_no_use = idle(base) - idle(preset) - conditions
         present = flatten(base)
         base = _replaced(base, {k: v for k, v in fixed.items() if k in present}, "fixed")
-        space = cls(base, {name: d for name, d in dimensions.items() if name in present.keys() - of_no_use})
+        space = cls(base, {name: d for name, d in dimensions.items() if name in present})
         space._check()
         return space
 

@@ -5,7 +5,7 @@ Probabilities are the network's own here: the bundle's rule calibrates them and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, Literal
@@ -71,7 +71,7 @@ def _listed(name: str, items: Any) -> list[Any] | None:
     """
     if items is None:
         return None
-    of_others = isinstance(items, str | bytes | Mapping | Set) or hasattr(items, "columns")
+    of_others = isinstance(items, str | bytes | Mapping | set | frozenset) or hasattr(items, "columns")
     if of_others or not isinstance(items, Iterable) or getattr(items, "ndim", 1) == 0:
         kind = type(items).__name__
         raise DataError(f"{name}: a list or a column, one item an example, got {kind}; put a single one in [ ]")
