@@ -104,6 +104,14 @@ def test_what_ends_first_is_what_is_left(left: float | None, said: str) -> None:
     assert lines(search(seconds_left=left))[0].endswith(f"12 of 40 trials  {said}")
 
 
+@pytest.mark.parametrize(
+    ("counted", "wanted", "said"),
+    [(1, None, "1 trial"), (2, None, "2 trials"), (1, 2, "1 of 2 trials"), (0, 1, "0 of 1 trial")],
+)
+def test_one_trial_is_one(counted: int, wanted: int | None, said: str) -> None:
+    assert lines(search(counted=counted, wanted=wanted, seconds_left=60.0))[0].split("  ")[-2].strip() == said
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_many_trials_leave_room_for_how_many_are_not_shown(width: int) -> None:
     waits = ("no trial starts: the disk is full",)

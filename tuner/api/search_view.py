@@ -104,7 +104,8 @@ def _bar(progress: Progress, width: int) -> RenderableType:
 def _goal(progress: Progress) -> list[str]:
     """How far it is, and how long it takes until the trials are done or the time is up, whichever comes first."""
     estimate, limit = progress.estimate, progress.seconds_left
-    done = f"{progress.counted} of {progress.wanted} trials" if progress.wanted else f"{progress.counted} trials"
+    of_all = f" of {progress.wanted}" if progress.wanted else ""
+    done = f"{progress.counted}{of_all} trial{'s' * ((progress.wanted or progress.counted) != 1)}"
     if limit is not None and (estimate is None or limit <= estimate):
         return [done, f"{clock(limit)} left (time limit)"]
     if estimate is not None:
