@@ -80,7 +80,7 @@ def test_notebook_in_a_folder_of_foreign_modules_goes_the_whole_way_and_changes_
     assert results[4] == ["[]"]
     assert results[5] == ["(True, False)"]
     searched = notebook.cells[1].outputs
-    assert any("1 of 1 trials" in str(output.get("data")) for output in searched), "how the search stands"
+    assert any("1 of 1 trial" in str(output.get("data")) for output in searched), "how the search stands"
     said = "".join(output.text for cell in notebook.cells[1:] for output in cell.outputs if "text" in output)
     assert not [word for word in ("ipywidgets", "tensorflow", "TF_", "Warning", "(pid=", "ray.init") if word in said], (
         said
