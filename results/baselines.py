@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from captune.data_prep.store import PreparedData
+    from captune.model.f1 import Floats
     from captune.model.rule import Answers
 
 COMMONEST, TFIDF = "commonest label", "TF-IDF + logistic regression"
@@ -75,38 +76,44 @@ def score(data: PreparedData, *, captions: bool) -> list[Baseline]:
 
     On validation they learn from train, and a rule is fitted on the other half of the rows, as with trials.
     """
-    from captune.model.baselines import tfidf_regression
     from captune.model.rule import cross_fitted
 
     train, validation, labels = data.rows("train"), data.rows("validation"), data.labels
     answers = {COMMONEST: _constant(labels[train], len(validation))}
-    if captions and data.tokens is not None:
-        (raw,) = tfidf_regression(data.tokens[train], labels[train], data.tokens[validation])
-        answers[TFIDF] = cross_fitted(labels[validation], raw)
+    words = _words(data, "train", answer="validation") if captions and data.tokens is not None else None
+    if words is not None:
+        answers[TFIDF] = cross_fitted(labels[validation], words)
     baselines = [_baseline(name, "validation", labels[validation], each) for name, each in answers.items()]
     if len(test := data.rows("test")):
-        on_test = answers_on_test(data, captions=captions)
-        baselines += [_baseline(name, "test", labels[test], each) for name, each in on_test.items()]
+        baselines += [_baseline(name, "test", labels[test], each) for name, each in _on_test(data, words).items()]
     return baselines
 
 
 def answers_on_test(data: PreparedData, *, captions: bool) -> dict[str, Answers]:
     """What each answers on test: they learn from train + validation, with the rule fitted on validation, as a refit."""
-    from captune.model.baselines import tfidf_regression
+    has_words = captions and data.tokens is not None
+    return _on_test(data, _words(data, "train", answer="validation") if has_words else None)
+
+
+def _on_test(data: PreparedData, words: Floats | None) -> dict[str, Answers]:
+    """The same. words: what words say of validation, learned from train."""
     from captune.model.rule import fit_rule
 
-    train, validation, both, test = (
-        data.rows(*names) for names in (("train",), ("validation",), ("train", "validation"), ("test",))
-    )
-    labels = data.labels
-    answers = {COMMONEST: _constant(labels[both], len(test))}
-    if captions and data.tokens is not None:
-        tokens = data.tokens
-        (raw,) = tfidf_regression(tokens[train], labels[train], tokens[validation])
-        rule = fit_rule(labels[validation], raw)
-        (raw,) = tfidf_regression(tokens[both], labels[both], tokens[test])
-        answers[TFIDF] = rule.answers(raw)
+    answers = {COMMONEST: _constant(data.labels[data.rows("train", "validation")], len(data.rows("test")))}
+    if words is not None:
+        rule = fit_rule(data.labels[data.rows("validation")], words)
+        answers[TFIDF] = rule.answers(_words(data, "train", "validation", answer="test"))
     return answers
+
+
+def _words(data: PreparedData, *learned: str, answer: str) -> Floats:
+    """(n, labels) probabilities by TF-IDF and logistic regression, of data with captions."""
+    from captune.model.baselines import tfidf_regression
+
+    assert data.tokens is not None
+    rows = data.rows(*learned)
+    (raw,) = tfidf_regression(data.tokens[rows], data.labels[rows], data.tokens[data.rows(answer)])
+    return raw
 
 
 def _constant(learned: NDArray[np.uint8], rows: int) -> Answers:

@@ -404,7 +404,7 @@ def test_dry_run_tells_what_a_search_would_do_and_makes_nothing(
     assert ran.code == 0, ran
     assert ran.err == ""
     report = dict(line.split(maxsplit=1) for line in ran.out.splitlines() if not line.startswith("runs"))
-    assert report["rows"] == "96 to train on, 14 to score on; by chance a score is some 0.07 off"
+    assert report["rows"] == "96 to train on, 14 to score on; by chance mean F1 is some 0.07 off"
     assert report["budget"] == "100.00 MiB (104.86 MB) of weights"
     assert report["fits"].startswith("100.0% of ")
     first = [line for line in ran.out.splitlines() if line.startswith("runs")]

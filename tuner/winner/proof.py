@@ -68,14 +68,9 @@ class Gain(Settings):
     low: float
     high: float
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether it is more than chance."""
-        return self.low > 0
-
     def __str__(self) -> str:
         interval = f"95 % in pairs {self.low:+.4f} to {self.high:+.4f}"
-        verdict = "" if self.is_clear else ", which may be chance" if self.difference > 0 else ": it is no better"
+        verdict = "" if self.low > 0 else ", which may be chance" if self.difference > 0 else ": it is no better"
         return f"{TITLES[self.metric]} {self.difference:+.4f} ({interval}) over {self.baseline}{verdict}"
 
 
