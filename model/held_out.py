@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from captune.model import metrics
 from captune.model.config import Metric
 from captune.model.metrics import Epoch
+from captune.model.part_of_epoch import Heard, unheard
 from captune.model.rule import Answers, cross_fitted, fit_rule
 from captune.model.stack import Stack, cross_stacked, fit_stack
 
@@ -29,6 +30,7 @@ def fit(
     *,
     after: int = 0,
     metric: Metric = "mean_f1",
+    heard: Heard = unheard,
 ) -> Iterator[Epoch]:
     """Trains and yields each epoch's report; the caller stops by not asking on.
 
@@ -37,11 +39,12 @@ def fit(
         truth: labels of the validation examples, (n, num_labels) of 0 and 1, in the order of `validation`.
         after: epochs that `training` has behind it already.
         metric: that the decision rule is fitted for, and epochs are judged by.
+        heard: told how far each is.
     """
     counted = 0.0
     for number in range(after + 1, epochs + 1):
         started, before = time.monotonic(), training.compile_seconds
-        loss = training.epoch(number)
+        loss = training.epoch(number, heard)
         trained = time.monotonic()
         compiled, counted = training.compile_seconds - counted, training.compile_seconds
         seconds = {"train_seconds": trained - started - (counted - before), "compile_seconds": compiled}

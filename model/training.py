@@ -20,6 +20,7 @@ from captune.model.image_encoder import normalisations
 from captune.model.losses import log_odds
 from captune.model.objective import objective
 from captune.model.optimizer import make_optimizer
+from captune.model.part_of_epoch import Heard, PartOfEpoch, unheard
 from captune.model.stack import Stack
 from captune.model.storage import through
 from captune.model.views import (
@@ -36,6 +37,7 @@ from captune.model.views import (
 Arrays = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
 # Of the framework. On a CPU that spares a tenth of an epoch of large networks, a quarter of small ones.
 _STEPS_PER_CALL = 16
+_HEARD_SECONDS = 1.0
 
 
 class Batches(Protocol):
@@ -170,14 +172,27 @@ class Training:
         labels = [] if self._class_weights is None else [self._class_weights.values]
         return [*self._trained.variables, *self._trained.optimizer.variables, *labels]
 
-    def epoch(self, number: int) -> float:
-        """Trains on all batches of epoch `number` (from 1); returns the mean loss, NaN as soon as one batch has it."""
+    def epoch(self, number: int, heard: Heard = unheard) -> float:
+        """Trains on all batches of epoch `number` (from 1); returns the mean loss, NaN as soon as one batch has it.
+
+        Args:
+            heard: told how far it is.
+        """
         started, called = time.monotonic(), list[float]()
+        steps, told = self._passes * len(self._train), started
+
+        def after_call(last_step: int, logs: object = None) -> None:
+            nonlocal told
+            called.append(now := time.monotonic())
+            if now - told >= _HEARD_SECONDS:
+                told = now
+                heard(PartOfEpoch.after(number, min(1.0, (last_step + 1) / steps), called))
+
         optimizer = self._trained.optimizer
         averages = optimizer.use_ema
         # As it ends, fit would put the averaged weights in the place of the trained ones for good.
         apart = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda *_, **__: called.append(time.monotonic()),
+            on_train_batch_end=after_call,
             on_epoch_end=lambda *_: setattr(optimizer, "use_ema", False),
         )
         try:
@@ -195,7 +210,7 @@ class Training:
             self._class_weights.take_up()
         if not self._traced:
             self._traced = True
-            self.compile_seconds += _first_call(started, called, steps=self._passes * len(self._train))
+            self.compile_seconds += _first_call(started, called, steps=steps)
         return float(history.history["loss"][-1])
 
     def _read(self, number: int) -> Any:

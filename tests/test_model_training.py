@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from captune.model import metrics
 from captune.model.config import AugmentConfig, ImageConfig, ModelConfig, TextConfig, TrainConfig, TrialConfig
 from captune.model.f1 import f1_per_example
+from captune.model.part_of_epoch import PartOfEpoch
 from captune.model.rule import DecisionRule, cross_fitted, fit_rule
 
 pytestmark = pytest.mark.slow
@@ -117,6 +118,18 @@ def test_epochs_go_on_after_those_that_training_has_behind_it() -> None:
     rest = list(fit(learner, 3, of(validation, CAPTION), validation.labels.astype(np.uint8), after=1))
     assert without_seconds(rest) == without_seconds(fitted(**settings))[1:]
     assert list(fit(learner, 3, of(validation, CAPTION), validation.labels.astype(np.uint8), after=3)) == []
+
+
+def test_epoch_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from captune.model.training import Training
+
+    monkeypatch.setattr("captune.model.training._HEARD_SECONDS", 0.0)
+    train, told = of(task(38 * 16, 1), CAPTION), list[PartOfEpoch]()
+    config = TrialConfig(model=CAPTION, train=TrainConfig(epochs=2))
+    learner = Training(config, train, [1] * LABELS, seed=0)
+    learner.epoch(2, told.append)
+    assert [(part.epoch, part.share) for part in told] == [(2, 16 / 38), (2, 32 / 38), (2, 1.0)]
+    assert [part.seconds is None or part.seconds > 0 for part in told] == [True] * 3 and told[0].seconds is None
 
 
 SETTINGS = {"augment": AugmentConfig(rotation=20, flip=True), "ema": 0.9}
@@ -238,7 +251,7 @@ def test_nan_ends_the_epoch_at_once() -> None:
 def test_finite_loss_with_nan_probabilities_ends_the_trial_too(monkeypatch: pytest.MonkeyPatch) -> None:
     from captune.model.training import Training
 
-    def last_step_overflows(self: Training, number: int) -> float:
+    def last_step_overflows(self: Training, number: int, heard: Any) -> float:
         kernel = self.network.get_layer("logits").kernel
         kernel.assign(np.full(kernel.shape, np.nan))
         return 0.5
@@ -484,7 +497,7 @@ def test_scores_of_a_trial_are_those_of_its_bundle(tmp_path: Path) -> None:
 def test_nan_in_one_weight_ends_the_trial_whatever_the_storage(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from captune.model.training import Training
 
-    def one_weight_breaks(self: Training, number: int) -> float:
+    def one_weight_breaks(self: Training, number: int, heard: Any) -> float:
         kernel = self.network.get_layer("logits").kernel
         values = np.ones(kernel.shape, np.float32)
         values[3, 1] = np.nan

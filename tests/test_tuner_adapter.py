@@ -3,7 +3,8 @@
 import dataclasses
 import gc
 import pickle
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from builders import epoch
 
 from captune.data_prep.store import PreparedData
 from captune.model.metrics import Epoch
+from captune.model.part_of_epoch import PartOfEpoch
 from captune.results.run_folder import RunFolder
 from captune.tuner.decisions.director import Ended
 from captune.tuner.decisions.fates import Verdict
@@ -31,7 +33,7 @@ from captune.tuner.decisions.trial_events import (
 from captune.tuner.run.settings import create
 from captune.tuner.space.config import read_search
 
-pytestmark = pytest.mark.cluster  # imports Ray; one test starts it
+pytestmark = pytest.mark.cluster  # imports Ray; two tests start it
 
 HERE = Worker("here", "0a1b")
 
@@ -85,11 +87,29 @@ def cleaner() -> Cleaner:
     return Cleaner()
 
 
+class Parts:
+    """Of epochs, as workers told them."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, PartOfEpoch] = {}
+
+    def of(self, trial_ids: Collection[str]) -> dict[str, PartOfEpoch]:
+        return {trial_id: self.told[trial_id] for trial_id in trial_ids if trial_id in self.told}
+
+    def forget(self, trial_id: str) -> None:
+        self.told.pop(trial_id, None)
+
+
 @pytest.fixture
-def adapter(director: FakeDirector, cleaner: Cleaner, tmp_path: Path) -> Any:
+def parts() -> Parts:
+    return Parts()
+
+
+@pytest.fixture
+def adapter(director: FakeDirector, cleaner: Cleaner, parts: Parts, tmp_path: Path) -> Any:
     from captune.tuner.ray_tune.adapter import Adapter
 
-    return Adapter(director, RunFolder(tmp_path), cleaner, lambda: False)  # type: ignore[arg-type]
+    return Adapter(director, RunFolder(tmp_path), cleaner, lambda: False, parts)  # type: ignore[arg-type]
 
 
 def trial(name: str, **more: Any) -> Any:
@@ -195,7 +215,7 @@ def known(name: str, status: str = "PENDING") -> Known:
 
 
 def test_trials_that_wait_long_for_a_node_and_those_whose_worker_starts_are_counted(
-    adapter: Any, director: FakeDirector
+    adapter: Any, director: FakeDirector, parts: Parts
 ) -> None:
     trials = [known("waits"), known("starts"), known("runs", "RUNNING")]
     adapter.on_trial_add(Controller(*trials, placed="starts runs"), trials[-1])
@@ -203,8 +223,11 @@ def test_trials_that_wait_long_for_a_node_and_those_whose_worker_starts_are_coun
     director.running = {each.trial_id: attempt for each in trials}
     assert adapter.unplaced(-1.0) == 1
     assert adapter.unplaced(10**9) == 0
-    states = ((False, False), (True, False), (True, True))
-    assert adapter.running() == tuple({"placed": placed, "ready": ready} for placed, ready in states)
+    parts.told = {"runs": (half := PartOfEpoch(1, 0.5))}
+    states = ((False, False, None), (True, False, None), (True, True, half))
+    assert adapter.running() == tuple({"placed": at, "ready": ready, "part": part} for at, ready, part in states)
+    adapter.on_trial_error(None, trial("runs", pickled_error_file=None))
+    assert not parts.told, "what is over is forgotten"
 
 
 @pytest.mark.parametrize(
@@ -293,6 +316,40 @@ def test_worker_that_left_no_error_died(adapter: Any, director: FakeDirector, tm
     for file in (str(tmp_path / "none"), None):
         adapter.on_trial_error(None, trial("a", pickled_error_file=file))
     assert director.heard == [("a", WorkerDied("its worker died: no reason given"))] * 2
+
+
+def test_how_far_an_epoch_is_comes_from_the_worker_to_whoever_watches(
+    tmp_path: Path, captions_data: PreparedData
+) -> None:
+    from captune.tuner.decisions.progress import Progress
+    from captune.tuner.ray_tune.search import run_search
+    from captune.tuner.ray_tune.worker import TrialWorker
+
+    report, half, seen = epoch(1), PartOfEpoch(1, 0.5, 60.0), tmp_path / "seen"
+
+    class Half(TrialWorker):
+        def settle(self, threads: int, backend: str, gpus: float) -> None:
+            """No framework."""
+
+        def epochs_of(self, job: Any, checkpoints: Any) -> Iterator[Epoch]:
+            from captune.tuner.ray_tune.parts_of_epochs import tell
+
+            tell(self.trial_id, half)
+            ends = time.monotonic() + 60
+            while not seen.exists() and time.monotonic() < ends:
+                time.sleep(0.1)
+            yield report
+
+    def show(progress: Progress) -> None:
+        if any(trial.part == half and trial.phase == "first epoch" for trial in progress.running):
+            assert progress.first_epoch_left == 30.0 and progress.estimate == pytest.approx(30.0, abs=5)
+            seen.touch()
+
+    wanted = {"trials": 1, "cpus_per_trial": 1, "min_free": 0, "fixed": {"train.epochs": 1}, "space": {}}
+    config = read_search(None, preset="captions", default_preset="captions", overrides=wanted)
+    create(run := RunFolder(tmp_path / "run"), config, captions_data)
+    summary = run_search(run, config, captions_data, address=None, worker=Half, show=show, say=lambda _: None)
+    assert summary.trials["complete"] == 1 and seen.exists()
 
 
 @pytest.mark.soak

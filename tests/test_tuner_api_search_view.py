@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from captune.model.part_of_epoch import PartOfEpoch
 from captune.results.attributes import FATES
 from captune.tuner.api.search_view import chosen, clock, curve, in_words, view
 from captune.tuner.decisions.progress import Best, Progress, RunningTrial
@@ -22,6 +24,7 @@ TRIALS = st.builds(
     scores=st.lists(SCORES, max_size=40).map(tuple),
     node=st.none() | st.text(max_size=40) | st.just(EVIL),
     phase=st.sampled_from(["waiting for room", "starting a worker", "features, first epoch", "first epoch"]),
+    part=st.none() | st.builds(PartOfEpoch, st.integers(1, 10**4), st.floats(0, 1), st.none() | st.floats(0, 1e7)),
 )
 STATES = st.builds(
     Progress,
@@ -88,6 +91,28 @@ def test_log_has_the_same_in_one_line() -> None:
         "12 of 40 trials, about 4:26 left; 2:31 elapsed, 6.0 trials/min, 48.0 epochs/min; 9 complete, 3 stopped; "
         "refused: 14 over_budget, 2 infeasible; best mean F1 0.8123, 4.21 MiB, trial 7; 2 of 2 slots; "
         "1 starting a worker; no trial starts: the disk is full"
+    )
+
+
+def test_long_epochs_show_how_far_they_are() -> None:
+    training, first, _ = (replace(trial, part=PartOfEpoch(6, 0.426, 100.0)) for trial in running(3))
+    first = RunningTrial(9, 12, (), None, "first epoch", PartOfEpoch(1, 0.1, 250.0))
+    unknown = replace(first, number=10, part=PartOfEpoch(1, 0.031))
+    assert lines(search(running=(training, *running(2)[1:], first, unknown)), 60)[-4:] == [
+        "trial  0  epoch  5/12  0.5000  ▁▃▄▆█  43% of epoch 6",
+        "trial  1  epoch  5/12  0.5010  ▁▃▅▆█",
+        "trial  9  first epoch, 10%, 3:45 left",
+        "trial 10  first epoch, 3%",
+    ]
+
+
+def test_log_says_when_the_first_epoch_is_done_and_that_the_limit_comes_before() -> None:
+    first = RunningTrial(0, 12, (), None, "first epoch", PartOfEpoch(1, 0.1, 250.0))
+    begun = Progress(40.0, seconds_left=20.0, running=(first,), slots=1, seconds_at_work=25.0)
+    assert in_words(begun) == (
+        "0 trials, 0:20 left (time limit); 0:40 elapsed; 1 of 1 slots; 1 first epoch; the first in about 3:45; the "
+        "time limit ends the search before its first epoch is done, without a score: give it more time, fewer rows or "
+        "smaller pictures"
     )
 
 

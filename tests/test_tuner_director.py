@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from captune.cluster.nodes.resources import Room
 from captune.data_prep.store import PreparedData
+from captune.model.part_of_epoch import PartOfEpoch
 from captune.model.presets import PRESETS
 from captune.model.size import Budget, Contents
 from captune.results.attributes import TrialAttributes
@@ -269,6 +270,17 @@ def test_trial_in_a_slot_says_what_it_waits_for_and_then_its_scores(search: Sear
     shown = attempt.running(placed=True, ready=True)
     assert shown == RunningTrial(0, attempt.epochs, (0.25, shown.scores[1]), "here", "training")
     assert math.isnan(shown.scores[1]) and directed.director.epochs == 2
+
+
+def test_part_of_an_epoch_is_shown_while_the_epoch_trains(search: Search) -> None:
+    directed = search.direct()
+    directed.start("a")
+    attempt = directed.director.running["a"]
+    first, second = PartOfEpoch(1, 0.5), PartOfEpoch(2, 0.25)
+    assert attempt.running(placed=True, ready=True, part=first).part == first
+    directed.report("a", 1, 0.25)
+    assert attempt.running(placed=True, ready=True, part=first).part is None, "it is over"
+    assert attempt.running(placed=True, ready=True, part=second).part == second
 
 
 def test_trial_that_goes_on_shows_the_scores_of_its_earlier_attempt(search: Search) -> None:

@@ -4,17 +4,49 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from captune.model.part_of_epoch import PartOfEpoch
 from captune.tuner.decisions.progress import Best, Progress, RunningTrial, best_of
 
 
-def trial(number: int, epochs: int, done: int) -> RunningTrial:
-    return RunningTrial(number, epochs, (0.5,) * done, None, "training" if done else "first epoch")
+def trial(number: int, epochs: int, done: int, share: float = 0.0, seconds: float | None = None) -> RunningTrial:
+    part = PartOfEpoch(done + 1, share, seconds) if share else None
+    return RunningTrial(number, epochs, (0.5,) * done, None, "training" if done else "first epoch", part)
 
 
 def test_trials_that_run_count_by_the_share_of_their_epochs() -> None:
     progress = Progress(60.0, counted=3, wanted=8, running=(trial(4, 10, 5), trial(5, 4, 1)), seconds_at_work=30.0)
     assert progress.trials_done == 3.75
     assert progress.estimate == pytest.approx((8 - 3.75) * 30.0 / 3.75)
+
+
+def test_part_of_an_epoch_counts_so_that_something_is_foretold_within_the_first() -> None:
+    running = (trial(0, 2, 0, 0.5, 60.0), trial(1, 4, 1, 0.5))
+    progress = Progress(40.0, wanted=4, running=running, seconds_at_work=30.0)
+    assert progress.trials_done == 0.25 + 1.5 / 4
+    assert progress.estimate == pytest.approx((4 - 0.625) * 30.0 / 0.625)
+
+
+def test_first_epoch_is_foretold_by_the_trial_that_has_least_left() -> None:
+    running = (trial(0, 2, 0, 0.5, 60.0), trial(1, 2, 0, 0.1, 60.0), trial(2, 2, 0, 0.9), trial(3, 2, 0))
+    assert Progress(40.0, running=running).first_epoch_left == 30.0
+    assert Progress(40.0, running=running, epochs=1).first_epoch_left is None
+    assert Progress(40.0, running=running[2:]).first_epoch_left is None, "no pace is known"
+
+
+@pytest.mark.parametrize(
+    ("left", "epochs", "best", "late"),
+    [
+        (29.0, 0, None, True), (30.0, 0, None, False), (None, 0, None, False), (29.0, 1, None, False),
+        (29.0, 0, Best(0, 0.5, 1), False),
+    ],
+)  # fmt: skip
+def test_limit_that_comes_before_the_first_score_is_told(
+    left: float | None, epochs: int, best: Best | None, late: bool
+) -> None:
+    running = (trial(0, 2, 0, 0.5, 60.0),)
+    progress = Progress(40.0, ("the disk is full",), seconds_left=left, running=running, epochs=epochs, best=best)
+    assert progress.notes[0] == "the disk is full"
+    assert [text[:32] for text in progress.notes[1:]] == ["the time limit ends the search b"] * late
 
 
 def test_what_an_earlier_search_did_does_not_make_this_one_faster() -> None:
@@ -44,7 +76,13 @@ def test_best_of_equal_scores_is_the_first() -> None:
 @given(
     counted=st.integers(0, 3000), before=st.integers(0, 3000), wanted=st.none() | st.integers(1, 2000),
     seconds=st.floats(0, 1e6), left=st.none() | st.floats(0, 1e6),
-    running=st.lists(st.builds(trial, st.integers(0, 99), st.integers(1, 50), st.integers(0, 60)), max_size=5),
+    running=st.lists(
+        st.builds(
+            trial, st.integers(0, 99), st.integers(1, 50), st.integers(0, 60), st.floats(0, 1),
+            st.none() | st.floats(0, 1e6),
+        ),
+        max_size=5,
+    ),
 )  # fmt: skip
 def test_share_stays_between_0_and_1_and_no_estimate_is_below_0(
     counted: int,

@@ -198,6 +198,7 @@ def at_work(data: PreparedData, tiny: TrialConfig, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(captune.tuner.ray_tune.worker.ray, "get_runtime_context", Context)
     made = object.__new__(captune.tuner.ray_tune.worker.TrialWorker)
+    made._trial_info = None
     made.setup(
         {ASSIGNMENT: Assignment(Job(tiny, 3, origin=4))},
         data=str(data.path),

@@ -198,12 +198,18 @@ def store(namespace: bytes, key: str, value: bytes) -> None:
 
 def stored(namespace: bytes) -> dict[str, bytes]:
     """What is kept in a namespace at the head, by key."""
-    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
+    from ray.experimental.internal_kv import _internal_kv_list
 
-    values = {
-        key.decode(): _internal_kv_get(key, namespace=namespace) for key in _internal_kv_list("", namespace=namespace)
-    }
-    return {key: value for key, value in values.items() if value is not None}
+    keys = [key.decode() for key in _internal_kv_list("", namespace=namespace)]
+    return {key: found for key in keys if (found := value(namespace, key)) is not None}
+
+
+def value(namespace: bytes, key: str) -> bytes | None:
+    """The one that is kept under a key; None where none is."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    found: bytes | None = _internal_kv_get(key, namespace=namespace)
+    return found
 
 
 def remove(namespace: bytes, key: str) -> None:

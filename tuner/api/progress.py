@@ -107,11 +107,14 @@ def steps(what: str, *, unit: str = "epochs", shown: bool = True) -> Iterator[Ca
 
 
 @contextmanager
-def _bar(what: str, unit: str, *, shown: bool, at_once: bool = False) -> Iterator[Callable[[str, int, int, str], None]]:
+def _bar(
+    what: str, unit: str, *, shown: bool, at_once: bool = False
+) -> Iterator[Callable[[str, float, int, str], None]]:
     """Told what is being done, how many units of how many are, and a note."""
 
-    def count(done: int, total: int, note: str) -> str:
-        return visible(", ".join(filter(None, (f"{done} of {total} {unit}", note))))
+    def count(done: float, total: int, note: str) -> str:
+        counted = f"{done:.1f}".removesuffix(".0")
+        return visible(", ".join(filter(None, (f"{counted} of {total} {unit}", note))))
 
     if not shown:
         yield lambda *_: None
@@ -132,7 +135,7 @@ def _bar(what: str, unit: str, *, shown: bool, at_once: bool = False) -> Iterato
         )
         task = bars.add_task(visible(what), total=None, count="")
 
-        def redraw(what: str, done: int, total: int, note: str) -> None:
+        def redraw(what: str, done: float, total: int, note: str) -> None:
             counted = count(done, total, note if bars.console.width >= _WITH_NOTES else "")
             bars.update(task, description=visible(what), completed=done, total=total, count=counted)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from captune.errors import one_line, visible
 from captune.model.config import TITLES
 from captune.results.attributes import FATES
-from captune.tuner.decisions.progress import Progress, RunningTrial
+from captune.tuner.decisions.progress import Progress, RunningTrial, clock
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,7 +35,7 @@ def view(progress: Progress, width: int, height: int, *, ascii_only: bool = Fals
     from rich.text import Text
 
     above = [(line, style) for text, style in _sentences(progress) for line in textwrap.wrap(text, width)]
-    below = [(line, "yellow") for text in progress.waits for line in textwrap.wrap(one_line(text), width)]
+    below = [(line, "yellow") for text in progress.notes for line in textwrap.wrap(one_line(text), width)]
     trials, left_out = chosen(progress.running, height - 1 - len(above) - len(below))
     if left_out:
         below = [(f"+{left_out} more", "dim"), *below]
@@ -51,7 +51,8 @@ def in_words(progress: Progress) -> str:
         _listed(_goal(progress)),
         *(text for text, _ in _sentences(progress)),
         _counts((count, phase) for phase, count in phases.items()),
-        *map(one_line, progress.waits),
+        "" if progress.first_epoch_left is None else f"the first in about {clock(progress.first_epoch_left)}",
+        *map(one_line, progress.notes),
     ]
     return "; ".join(filter(None, parts))
 
@@ -77,13 +78,6 @@ def curve(scores: Sequence[float], low: float, high: float, width: int) -> str:
         _LEVELS[round(top * (score - low) / (high - low)) if high > low else 0] if math.isfinite(score) else " "
         for score in at
     )
-
-
-def clock(seconds: float) -> str:
-    """As 0:07, 12:30 or 1:05:30."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def _bar(progress: Progress, width: int) -> RenderableType:
@@ -147,19 +141,33 @@ def _rows(trials: Sequence[RunningTrial], progress: Progress, width: int, *, cur
     epochs = max((len(str(trial.epochs)) for trial in trials), default=0)
     longest = max((len(trial.scores) for trial in trials), default=0)
     taken = len("trial   epoch /  0.0000  ") + digits + 2 * epochs + (_NODE + 2 if progress.nodes > 1 else 0)
+    taken += max((2 + len(_part(trial)) for trial in trials if trial.scores), default=0)
     room = max(0, min(_CURVE, longest, width - taken)) if curves else 0
     lines = []
     for trial in trials:
-        line = f"trial {trial.number:>{digits}}  {trial.phase}"
+        cells = [f"trial {trial.number:>{digits}}", trial.phase]
         if trial.scores:
             at = f"{len(trial.scores):>{epochs}}/{trial.epochs:<{epochs}}"
-            bars = f"{curve(trial.scores, low, high, room):<{room}}"
-            line = f"trial {trial.number:>{digits}}  epoch {at}  {trial.scores[-1]:<6.4f}  {bars}"
+            cells[1:] = [f"epoch {at}", f"{trial.scores[-1]:<6.4f}", f"{curve(trial.scores, low, high, room):<{room}}"]
+        line = "  ".join(cells)
+        if part := _part(trial):
+            line += f"  {part}" if trial.scores else f", {part}"
         if progress.nodes > 1 and trial.node:
             line += f"  {one_line(trial.node)}"
         is_best = progress.best is not None and trial.number == progress.best.trial
         lines.append((line.rstrip(), "green" if is_best else ""))
     return lines
+
+
+def _part(trial: RunningTrial) -> str:
+    """How far the epoch is that it trains."""
+    part = trial.part
+    if part is None:
+        return ""
+    if trial.scores:
+        return f"{part.share:.0%} of epoch {part.epoch}"
+    left = "" if part.seconds is None else f", {clock((1 - part.share) * part.seconds)} left"
+    return f"{part.share:.0%}{left}"
 
 
 def _counts(counts: Iterable[tuple[int, str]]) -> str:

@@ -9,6 +9,7 @@ import optuna
 
 from captune.model.frozen_features import needed
 from captune.model.metrics import Epoch
+from captune.model.part_of_epoch import PartOfEpoch
 from captune.results.attributes import TrialAttributes, epoch_attribute, epochs_of, origin_of
 from captune.tuner.decisions.fates import Course
 from captune.tuner.decisions.gate import Admitted
@@ -57,14 +58,18 @@ class Attempt:
         tries = TrialAttributes.of(self.trial).tries or 1
         return Course(self.last, self.best, self.gpus, tries, self.stopped_at, self.overdue, self.dropped)
 
-    def running(self, *, placed: bool, ready: bool) -> RunningTrial:
-        """How it stands, for whoever watches. placed: a node has room for its worker. ready: the worker has begun."""
+    def running(self, *, placed: bool, ready: bool, part: PartOfEpoch | None = None) -> RunningTrial:
+        """How it stands, for whoever watches.
+
+        placed: a node has room for its worker. ready: the worker has begun. part: what it told last of an epoch.
+        """
         phase: Phase = "starting a worker" if placed else "waiting for room"
         if self.last is not None:
             phase = "training"
         elif ready:
-            phase = "features, first epoch" if needed(self.admitted.config) else "first epoch"
-        return RunningTrial(self.trial.number, self.epochs, tuple(self.scores), self.node, phase)
+            phase = "features, first epoch" if part is None and needed(self.admitted.config) else "first epoch"
+        under_way = part if part is not None and part.epoch == len(self.scores) + 1 else None
+        return RunningTrial(self.trial.number, self.epochs, tuple(self.scores), self.node, phase, under_way)
 
     def write(self, epoch: Epoch, order: int) -> None:
         """Writes a report. order: its place among all of the run."""

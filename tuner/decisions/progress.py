@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from captune.model.config import Metric
+from captune.model.part_of_epoch import PartOfEpoch
 
 Phase = Literal["waiting for room", "starting a worker", "features, first epoch", "first epoch", "training"]
 
@@ -16,7 +17,8 @@ class RunningTrial:
     """A trial that holds a slot.
 
     epochs: that its configuration trains. scores: after each epoch so far, NaN among them where it diverged.
-    node: host name of its machine, None before its first report.
+    node: host name of its machine, None before its first report. part: of the epoch after these, None where nothing was
+    told of it.
     """
 
     number: int
@@ -24,6 +26,12 @@ class RunningTrial:
     scores: tuple[float, ...]
     node: str | None
     phase: Phase
+    part: PartOfEpoch | None = None
+
+    @property
+    def epochs_done(self) -> float:
+        """With the part of the next one."""
+        return len(self.scores) + (0.0 if self.part is None else self.part.share)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Progress:
         wanted: trials, None for no limit.
         seconds_left: of the time limit, None without one.
         running: trials in slots, in the order in which they took them.
-        seconds_at_work: since the training of the first epoch that was reported, in this search.
+        seconds_at_work: since the training of the first epoch that was reported began, or is told of, in this search.
         epochs: that were reported in this search.
         slots, nodes: that there are.
         metric: of which all scores are.
@@ -82,7 +90,7 @@ class Progress:
     @property
     def trials_done(self) -> float:
         """Those that count, and of each that runs the share of its epochs that it has."""
-        return self.counted + sum(min(1.0, len(trial.scores) / trial.epochs) for trial in self.running)
+        return self.counted + sum(min(1.0, trial.epochs_done / trial.epochs) for trial in self.running)
 
     @property
     def estimate(self) -> float | None:
@@ -91,6 +99,25 @@ class Progress:
         if self.wanted is None or done <= 0 or self.seconds_at_work <= 0:
             return None
         return max(0.0, self.wanted - self.trials_done) * self.seconds_at_work / done
+
+    @property
+    def first_epoch_left(self) -> float | None:
+        """Seconds of training until the first epoch of this search is done; None after it, or while nobody can say."""
+        told = [trial.part for trial in self.running if trial.part is not None]
+        left = [(1 - part.share) * part.seconds for part in told if part.seconds is not None]
+        return None if self.epochs else min(left, default=None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """`waits`, and whether the time will be up before anything is trained, a sentence each."""
+        left, limit = self.first_epoch_left, self.seconds_left
+        if left is None or limit is None or left <= limit or self.best is not None:
+            return self.waits
+        late = (
+            "the time limit ends the search before its first epoch is done, without a score: "
+            "give it more time, fewer rows or smaller pictures"
+        )
+        return (*self.waits, late)
 
     @property
     def share(self) -> float | None:
@@ -107,3 +134,10 @@ class Progress:
         left = None if self.seconds_left is None else max(0.0, self.seconds_left - seconds)
         at_work = self.seconds_at_work and self.seconds_at_work + seconds
         return replace(self, seconds=self.seconds + seconds, seconds_left=left, seconds_at_work=at_work)
+
+
+def clock(seconds: float) -> str:
+    """As 0:07, 12:30 or 1:05:30."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -30,6 +30,7 @@ from captune.tuner.decisions.trial_events import (
     Report,
     WorkerDied,
 )
+from captune.tuner.ray_tune.parts_of_epochs import PartsOfEpochs
 from captune.tuner.ray_tune.private import WorkerError, actor_of, end_idle_workers, error_of, forget_ended, is_placed
 from captune.tuner.training.checkpoints import CheckpointCleaner
 
@@ -55,10 +56,16 @@ class Adapter(_NotSaved, FIFOScheduler):
         run: takes tracebacks.
         cleaner: told of every trial that is finished.
         over: whether the run is to end, whatever runs; asked about once a second.
+        parts: how far the epochs are that train.
     """
 
     def __init__(
-        self, director: Director, run: RunFolder, cleaner: CheckpointCleaner, over: Callable[[], bool]
+        self,
+        director: Director,
+        run: RunFolder,
+        cleaner: CheckpointCleaner,
+        over: Callable[[], bool],
+        parts: PartsOfEpochs,
     ) -> None:
         super().__init__()
         self._director = director
@@ -67,6 +74,7 @@ class Adapter(_NotSaved, FIFOScheduler):
         self._over = over
         self._trials: dict[str, Any] = {}  # Ray's own objects of unfinished trials, by Ray's id
         self._controller: Any = None  # Ray's own, as soon as there is a trial
+        self._parts = parts
         self.done = False  # nothing runs and nothing follows
         self.searcher = _Searcher(self)
         self.stopper = _Stopper(over)
@@ -126,6 +134,7 @@ class Adapter(_NotSaved, FIFOScheduler):
         return self._director.report(trial_id, report)
 
     def _end(self, trial_id: str, end: End) -> None:
+        self._parts.forget(trial_id)
         ended = self._director.end(trial_id, end, now=time.monotonic())
         if ended is not None:
             self._follow(ended)
@@ -165,10 +174,12 @@ class Adapter(_NotSaved, FIFOScheduler):
 
     def running(self) -> tuple[RunningTrial, ...]:
         """How each trial in a slot stands, in the order in which they took them."""
-        trials = ((self._trials[trial_id], attempt) for trial_id, attempt in self._director.running.items())
+        running = self._director.running
+        parts = self._parts.of(running)
+        trials = ((self._trials[trial_id], attempt, parts.get(trial_id)) for trial_id, attempt in running.items())
         return tuple(
-            attempt.running(placed=is_placed(self._controller, trial), ready=actor_of(trial) is not None)
-            for trial, attempt in trials
+            attempt.running(placed=is_placed(self._controller, trial), ready=actor_of(trial) is not None, part=part)
+            for trial, attempt, part in trials
         )
 
     def close(self, reason: str, *, resumable: bool) -> None:

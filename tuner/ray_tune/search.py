@@ -215,6 +215,7 @@ class _Search:
 
         from captune.tuner.decisions.director import SearchError
         from captune.tuner.ray_tune.adapter import ASSIGNMENT, Adapter, Over
+        from captune.tuner.ray_tune.parts_of_epochs import PartsOfEpochs
         from captune.tuner.ray_tune.private import NoReporter, Silence, mended_tune
         from captune.tuner.ray_tune.worker import TrialWorker, WorkerLimits
         from captune.tuner.training.checkpoints import CheckpointCleaner, CheckpointPolicy, checkpoints_at
@@ -228,7 +229,7 @@ class _Search:
         seconds, epochs = parse_interval(config.checkpoint_every)
         recorded = (lambda: True) if self.mirror is None else self.mirror.flush
         cleaner = CheckpointCleaner(checkpoints_at(folder), config.keep, director.records, recorded)
-        self.adapter = adapter = Adapter(director, self.run, cleaner, self._tick)
+        self.adapter = adapter = Adapter(director, self.run, cleaner, self._tick, PartsOfEpochs())
         trainable = tune.with_parameters(
             worker or TrialWorker,
             data=self.requirements.data,
@@ -302,9 +303,12 @@ class _Search:
     def _progress(self) -> Progress:
         director, now = self.director, time.monotonic()
         running = self.adapter.running()
-        if self.at_work is None and director.epochs:  # features and compiling come once, and tell nothing of the rest
+        if self.at_work is None:  # features and compiling come once, and tell nothing of the rest
             last = (attempt.last.seconds() for attempt in director.running.values() if attempt.last is not None)
-            self.at_work = now - max((seconds["train"] + seconds["evaluate"] for seconds in last), default=0.0)
+            spent = [seconds["train"] + seconds["evaluate"] for seconds in last]
+            spent += [trial.part.share * trial.part.seconds for trial in running if trial.part and trial.part.seconds]
+            if spent or director.epochs:
+                self.at_work = now - max(spent, default=0.0)
         mirrored = None if self.mirror is None else self.mirror.complaint
         waits = (director.waiting, director.complaint, mirrored, self._features(running))
         return Progress(

@@ -20,6 +20,7 @@ from captune.model.average import Network
 from captune.model.config import TextConfig, TrialConfig
 from captune.model.frozen_features import CaptionFeatures, FrozenFeatures
 from captune.model.metrics import Epoch
+from captune.model.part_of_epoch import Heard, unheard
 from captune.model.rule import DecisionRule
 from captune.model.transformers import weights_folder
 from captune.tuner.training import runtime
@@ -37,12 +38,20 @@ if TYPE_CHECKING:
 
 
 def train_trial(
-    job: Job, data: PreparedData, checkpoints: CheckpointWriter | None = None, *, spread: Spread | None = None
+    job: Job,
+    data: PreparedData,
+    checkpoints: CheckpointWriter | None = None,
+    *,
+    spread: Spread | None = None,
+    heard: Heard = unheard,
 ) -> Iterator[Epoch]:
     """Trains on the train split, scores on validation, one report an epoch; goes on from a checkpoint if there is one.
 
     A checkpoint is written when the next epoch is asked for: by then whoever asks has kept the report before. It can
     still be ahead of the record, where that was lost with a machine and its mirror is older: then it has the reports.
+
+    Args:
+        heard: told how far each epoch is.
     """
     from captune.model.held_out import fit
 
@@ -59,7 +68,8 @@ def train_trial(
         yield from checkpoint.reports_after(job.reported)
     after, earlier = (checkpoint.epoch, checkpoint.reports) if checkpoint is not None else (0, ())
     best, writing = max([job.best, *(report.score for report in earlier)]), 0.0
-    epochs = fit(trained, config.train.epochs, validation, data.labels[held_out], after=after, metric=job.metric)
+    truth = data.labels[held_out]
+    epochs = fit(trained, config.train.epochs, validation, truth, after=after, metric=job.metric, heard=heard)
     for epoch in epochs:
         started = time.monotonic()
         if checkpoints is not None and epoch.rule is not None and epoch.score > best:

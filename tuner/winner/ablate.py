@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ from captune.tuner.run.settings import RunSettings, read, refuse_other_files
 from captune.tuner.training import runtime
 from captune.tuner.winner.ablations import ablations, note_on
 from captune.tuner.winner.choose import choose, epoch_to_keep, epochs_of_refit
-from captune.tuner.winner.step import Message, Step
+from captune.tuner.winner.step import EpochSteps, Message
 
 if TYPE_CHECKING:
     from captune.results.records import Record
@@ -74,25 +75,15 @@ def ablate(
         wanted: dict[str, TrialConfig] = {WHOLE: config} | {part: variants[part] for part in parts or variants}
         left = {part: each for part, each in wanted.items() if ablation.without(part) is None}
         for place, (part, each) in enumerate(left.items()):
-            progress = _Progress(f"without {part}", place, len(left), ablation.epochs * seeds, say)
-            variant = _trained(part, each, record, data, ablation, progress)
+            epochs = ablation.epochs * seeds
+            steps = partial(EpochSteps, say, f"without {part}", len(left) * epochs)
+            variant = _trained(part, each, record, data, ablation, steps, place * epochs)
             ablation = ablation.model_copy(update={"variants": (*ablation.variants, variant)})
             ablation.write(run.ablation)
             if run.address is not None:
                 RemoteFolder(run.address).upload(run.ablation, run.ablation.name)
         shown = tuple(variant for variant in ablation.variants if variant.without in wanted)
         return ablation.model_copy(update={"variants": shown})
-
-
-class _Progress:
-    """One variant's share of the whole."""
-
-    def __init__(self, what: str, place: int, count: int, steps: int, say: Callable[[Message], None]) -> None:
-        self._what, self._done, self._total, self._say = what, place * steps, count * steps, say
-
-    def step(self, note: str = "") -> None:
-        self._say(Step(self._what, self._done, self._total, note))
-        self._done += 1
 
 
 def _begun(run: RunFolder, record: Record, data: PreparedData, seeds: int, metric: Metric) -> Ablation:
@@ -121,8 +112,10 @@ def _trained(
     record: Record,
     data: PreparedData,
     ablation: Ablation,
-    progress: _Progress,
+    steps: Callable[[int], EpochSteps],
+    before: int,
 ) -> Variant:
+    """steps: told of all epochs, by how many came before a training. before: those of other variants."""
     from captune.model.held_out import answer
     from captune.tuner.training.trial import begin, features_for, to_answer, validation_rows
 
@@ -134,9 +127,9 @@ def _trained(
     truth, of_seeds = data.labels[held_out], []
     for turn in range(ablation.seeds):
         training = begin(data, data.rows("train"), config, seed=record.seed + turn, features=features)
+        told = steps(before + turn * ablation.epochs)
         for number in range(1, ablation.epochs + 1):
-            progress.step()
-            training.epoch(number)
+            told.train(training, number)
         answered = answer(training, validation, truth, metric=ablation.metric)
         if answered is None:
             raise WorkError(f"without {part} the network diverged: an output is not finite")

@@ -26,7 +26,7 @@ from captune.results.run_folder import RunFolder
 from captune.tuner.training.checkpoints import best_name
 from captune.tuner.training.job import Job
 from captune.tuner.training.trial import begin, features_for, to_answer, validation_rows
-from captune.tuner.winner.step import Message, Step
+from captune.tuner.winner.step import EpochSteps, Message
 
 if TYPE_CHECKING:
     from captune.model.training import Spread
@@ -108,11 +108,9 @@ class Validation:
         data, config, epochs = self.data, job.config, record.best_epoch or 0
         features = features_for(config, data)
         training = begin(data, data.rows("train"), config, seed=job.seed, features=features, spread=self.spread)
-        what = f"trial {record.number} again, seed {job.seed}"
+        steps = EpochSteps(self.say, f"trial {record.number} again, seed {job.seed}", epochs)
         for number in range(1, epochs + 1):
-            loss = training.epoch(number)
-            self.say(Step(what, number, epochs, f"loss {loss:.4f}"))
-            if not math.isfinite(loss):
+            if not math.isfinite(steps.train(training, number)):
                 return None
         rows = to_answer(data, self.rows, config.model, features)
         parts = training.parts(rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ from captune.tuner.winner.proof import (
     largest_difference,
     probabilities_in_fresh_process,
 )
-from captune.tuner.winner.step import Message, Step
+from captune.tuner.winner.step import EpochSteps, Message, Step
 
 
 def refit(
@@ -129,20 +128,18 @@ class _Trial:
         config = unflatten(record.config)
         return cls(record, config, record.seed, epoch, epoch.rule, epochs_of_refit(record, epoch))
 
-    def weights(
-        self, data: PreparedData, turn: int, spread: Spread | None, tell: Callable[[int, float], None]
-    ) -> list[NDArray[Any]]:
+    def weights(self, data: PreparedData, turn: int, spread: Spread | None, steps: EpochSteps) -> list[NDArray[Any]]:
         """Of its network, trained on train + validation, as they were before any storage.
 
         Args:
             turn: added to its seed.
-            tell: called after each epoch with its number and loss.
+            steps: tells of its epochs.
         """
         features = features_for(self.config, data)
         rows = data.rows("train", "validation")
         training = begin(data, rows, self.config, seed=self.seed + turn, features=features, spread=spread)
         for number in range(1, self.epochs + 1):
-            tell(number, training.epoch(number))
+            steps.train(training, number)
         with training.stacked(self.epoch.stack), training.averaged():
             return training.network.get_weights()
 
@@ -209,11 +206,10 @@ class _Refit:
         what = f"refit {turn + 1} of {seeds}"
         self.say(f"{what}: {self.epochs} epochs on train + validation")
         done, total = turn * self.epochs, seeds * self.epochs
-        self.say(Step(what, done, total))
         weights = []
         for trial in self.trials:
-            tell = partial(self._tell, what, done, total)
-            weights.append(trial.weights(self.data, turn, self.spread, tell))
+            steps = EpochSteps(self.say, what, total, before=done)
+            weights.append(trial.weights(self.data, turn, self.spread, steps))
             done += trial.epochs
         network = assembled(self.network, weights)
         test = to_answer(self.data, self.rows, self.network)
@@ -224,9 +220,6 @@ class _Refit:
         if bundle is not None:
             make_bundle(network, self.network, self.rule, self.data).save(bundle)
         return _Scored(rounded, self._score(rounded), self._score(unrounded))
-
-    def _tell(self, what: str, done: int, total: int, number: int, loss: float) -> None:
-        self.say(Step(what, done + number, total, f"loss {loss:.4f}"))
 
     def proof(self, first: _Scored, others: list[float], bundle: Path) -> Proof:
         """Of the bundle, which is held against its size, the budget and what it answers in a fresh process.
