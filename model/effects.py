@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from captune.model.config import AugmentConfig, TrialConfig
-from captune.model.flat import flatten
+from captune.model.flat import Flat, flatten, unflatten
 
 _COMPACT_ONLY = {"image.stem", "image.width", "image.stages", "image.blocks", "image.last_halving"}
 _TRANSFORMER_ONLY = {f"image.{name}" for name in ("layers", "heads", "patch", "channels", "hidden")}
@@ -61,6 +61,14 @@ def idle(config: TrialConfig) -> set[str]:
     if train.weight_decay == 0:  # AdamW without it is Adam
         names.add("train.optimizer")
     return names
+
+
+def idle_in(config: Flat) -> set[str]:
+    """The same of a record's configuration; none where another captune had settings that this one does not know."""
+    try:
+        return idle(unflatten(config))
+    except ValueError:
+        return set()
 
 
 def key_of(config: TrialConfig) -> bytes:

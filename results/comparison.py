@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from captune.model.config import TITLES, Metric
-from captune.model.effects import idle
-from captune.model.flat import unflatten
+from captune.model.effects import idle_in
 from captune.results.baselines import Baseline
 from captune.results.frontier import frontier, qualifies
 from captune.results.records import Record
@@ -91,12 +90,18 @@ def compare(results: Sequence[RunResult]) -> Comparison:
     return Comparison(
         runs=tuple(map(_row, results, _names(results), best)),
         settings=_differing([result.facts.settings for result in results]),
-        winners=_differing([{} if record is None else _of_use(record.config) for record in best]),
+        winners=_differing([{} if record is None else _of_use(record) for record in best]),
     )
 
 
 def _best(result: RunResult) -> Record | None:
     return next(reversed(frontier(result.records, result.facts.budget)), None)
+
+
+def _of_use(record: Record) -> Mapping[str, Any]:
+    """Its configuration without the settings that do nothing in it."""
+    without = idle_in(record.config)
+    return {name: value for name, value in record.config.items() if name not in without}
 
 
 def _row(result: RunResult, name: str, best: Record | None) -> RunRow:
@@ -139,15 +144,6 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ..
     names = dict.fromkeys(name for each in settings for name in each)
     values = {name: tuple(each.get(name) for each in settings) for name in names}
     return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
-
-
-def _of_use(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A configuration without the settings that do nothing in it."""
-    try:
-        without = idle(unflatten(config))
-    except ValueError:  # of another captune, with settings that this one does not know
-        return config
-    return {name: value for name, value in config.items() if name not in without}
 
 
 FIGURES: Mapping[str, Callable[[RunRow], str]] = {

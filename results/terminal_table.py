@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from captune.errors import visible
@@ -107,19 +106,15 @@ def _best(records: Sequence[Record]) -> Record | None:
 
 def _without_idle(rows: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
     """The rows with None where a setting does nothing."""
-    from captune.model.effects import idle
-    from captune.model.flat import unflatten
+    from captune.model.effects import idle_in
 
-    idle_in: dict[str, list[Any]] = {}
+    places_of: dict[str, list[Any]] = {}
     for place in rows.index:
-        # A space of another captune may hold what this one does not know: it is shown as it is.
-        with suppress(ValueError):
-            for name in idle(unflatten(records[place].config)) if records[place].config else ():
-                idle_in.setdefault(name, []).append(place)
-    rows = rows.astype({name: object for name in idle_in if name in rows})
-    for name, places in idle_in.items():
-        if name in rows:
-            rows.loc[places, name] = None
+        for name in idle_in(records[place].config) & set(rows.columns):
+            places_of.setdefault(name, []).append(place)
+    rows = rows.astype(dict.fromkeys(places_of, object))
+    for name, places in places_of.items():
+        rows.loc[places, name] = None
     return rows
 
 

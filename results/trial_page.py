@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -11,12 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from captune.errors import visible
+from captune.model.effects import idle_in
 from captune.model.metrics import METRICS
 from captune.results.records import Record
 
+_WIDTH = 60  # of what is listed, where a terminal has no less
+
 
 def trial(record: Record, searched: Collection[str] = (), best: Record | None = None) -> list[Table]:
-    """Fate and cost, the settings that were searched, curve, the other settings.
+    """Fate and cost, the settings that were searched, curve, the other settings, of those that do nothing the names.
 
     Args:
         searched: dotted names of the dimensions.
@@ -40,8 +44,12 @@ def trial(record: Record, searched: Collection[str] = (), best: Record | None = 
         scores = (e.loss, *e.metrics().values())
         curve.add_row(str(e.epoch), *(f"{v:.4f}" for v in scores), str(e.rule or ""), *(f"{v:.1f}" for v in seconds))
     first = [name for name in record.config if name in searched]
-    rest = [name for name in record.config if name not in searched]
-    parts = [facts, _settings("searched", first, record, other), curve, _settings("setting", rest, record, other)]
+    without = idle_in(record.config) & (set(record.config) if other is None else idle_in(other.config)) - set(first)
+    rest = [name for name in record.config if name not in (*first, *without)]
+    settings = _settings("setting", rest, record, other)
+    if nothing := ", ".join(name for name in record.config if name in without and record.config[name] is not None):
+        _add(settings, "without effect", textwrap.fill(nothing, _WIDTH), None, other)
+    parts = [facts, _settings("searched", first, record, other), curve, settings]
     return [part for part in parts if part is curve or part.row_count]
 
 

@@ -62,6 +62,14 @@ def test_every_epoch_and_every_setting_has_a_line() -> None:
     assert [part.row_count for part in trial_page.trial(RECORD)][1] == 3
 
 
+def test_settings_that_do_nothing_are_named_alone_unless_they_do_something_in_the_best_trial() -> None:
+    nothing = shown(RECORD).partition("without effect")[2]
+    assert "train.gamma" in nothing and "train.weight_decay" in nothing and "train.learning_rate" not in nothing
+    decaying = {**RECORD.config, "train.optimizer": "adamw", "train.weight_decay": 0.01}
+    beside = [str(cell) for cell in trial_page.trial(RECORD, best=record(3, config=decaying))[-1].columns[0]._cells]
+    assert "train.weight_decay" in beside and beside[-1] == "without effect"
+
+
 @pytest.mark.parametrize("text", ["[/red]", "[bold]node[/bold]", "shape [batch,3]", "[link=x]"])
 def test_text_that_looks_like_markup_is_shown_as_it_is(text: str) -> None:
     record = replace(RECORD, reason=text, config={"image.weights": f"/data/{text}/x.weights.h5"})

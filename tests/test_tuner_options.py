@@ -134,6 +134,9 @@ def test_end_of_a_name_is_enough_where_no_other_setting_has_it() -> None:
     assert explanation("learning_rate") == explanation("train.learning_rate")
     assert explanation("grace") == explanation("halving.grace")
     assert explanation("trials").startswith("trials: "), "a whole name is itself"
+    assert explanation("halving.") == explanation("halving")
+    assert [line.split()[0] for line in explanation("halving").splitlines()] == ["halving.grace", "halving.reduction"]
+    assert "  text.kernel " in explanation("text") and "train." not in explanation("text").replace("pretrain", "")
     refused(lambda: explanation("dropout"), "image.dropout or text.dropout", error=ConfigError)
 
 

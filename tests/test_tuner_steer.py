@@ -70,8 +70,8 @@ def test_what_is_enqueued_is_checked_at_once_and_left_for_the_driver(captune: Ca
     assert Requests(begun).read(name).configurations == ({"text.embedding": 24}, {"train.learning_rate": 0.002})
     for text, *words in (
         ("- text.embedding: 8\n- text.embedding: 17\n", "line 2: 2: text.embedding: the space has from 8 to 24 by 8"),
-        ("text.embedding: 24\n", "line 1: 1: it is the same as one that waits to be tried; leave it out"),
-        ("text.embeddings: 16\n", "line 1: 1: text.embeddings: unknown name"),
+        ("text.embedding: 24\n", "line 1: it is the same as one that waits to be tried; leave it out"),
+        ("text.embeddings: 16\n", "line 1: text.embeddings: unknown name"),
         ("- {}\n", "line 1: 1: it is the same as trial 0"),
         ("text.embedding: [16]\n", "text.embedding"),
         ("", "is empty"),

@@ -18,7 +18,7 @@ from captune.model.flat import flatten, unflatten
 from captune.model.presets import PRESETS
 from captune.model.size import DEFAULT_BUDGET, Budget, Measure
 from captune.tuner.space.chosen import parameters_of
-from captune.tuner.space.declarations import Declaration, Group, declared
+from captune.tuner.space.declarations import Declaration, Group, configuration_settings, declared
 from captune.tuner.space.dimensions import SpaceError, parse_dimension
 from captune.tuner.space.meaning import as_declared, chosen_as_declared
 from captune.tuner.space.meaning import check as check_meaning
@@ -379,6 +379,12 @@ def _first(error: ValidationError) -> tuple[tuple[str, ...], str]:
     detail = error.errors()[0]
     location = tuple(str(step + 1 if isinstance(step, int) else step) for step in detail["loc"])  # places from 1
     if detail["type"] == "extra_forbidden":
+        of_trials = (name for name in configuration_settings() if f"{name}.".startswith(f"{location[0]}."))
+        if (name := next(of_trials, None)) is not None:
+            return (
+                location,
+                f"a setting of trials: write {name} under fixed, for all of them, or under space to search it",
+            )
         names = HalvingConfig.model_fields if location[0] == "halving" else SearchConfig.model_fields
         return location, f"unknown key; {among(location[-1], names)}"
     message = in_words(detail["msg"])

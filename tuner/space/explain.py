@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -28,7 +28,8 @@ def explanation(name: str) -> str:
 
     Args:
         name: dotted, of a search (`time_limit`, `halving.grace`) or of a configuration (`train.learning_rate`); or the
-            end of one (`learning_rate`) that no other setting has.
+            end of one (`learning_rate`) that no other setting has; or the part (`text`) that several are of, which are
+            listed.
 
     Raises:
         ConfigError: no such setting, or several; it names the closest ones.
@@ -39,6 +40,9 @@ def explanation(name: str) -> str:
     name = ends[0] if len(ends) == 1 else name
     setting = configuration.get(name) or search.get(name)
     if setting is None:
+        inside = [each for each in known.values() if each.name.startswith(f"{name.removesuffix('.')}.")]
+        if inside:
+            return _listed(inside)
         if ends:
             raise ConfigError(f"setting {name!r} may be {' or '.join(ends)}; write it whole")
         raise ConfigError(f"no setting {name!r}; {among(name, known)}; `captune explain` lists all")
@@ -53,12 +57,13 @@ def explanation(name: str) -> str:
 
 def listing() -> str:
     """All settings, a line each, under the headings of their groups."""
-    parts = []
-    for title, settings in _sections():
-        width = max(len(setting.name) for setting in settings)
-        lines = [f"  {setting.name:{width}}  {setting.meaning}" for setting in settings]
-        parts.append("\n".join([title, *lines]))
-    return "\n\n".join(parts)
+    return "\n\n".join(f"{title}\n{_listed(settings)}" for title, settings in _sections())
+
+
+def _listed(settings: Sequence[Declaration]) -> str:
+    """A line each."""
+    width = max(len(setting.name) for setting in settings)
+    return "\n".join(f"  {setting.name:{width}}  {setting.meaning}" for setting in settings)
 
 
 def reference() -> str:

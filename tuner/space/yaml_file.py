@@ -44,6 +44,7 @@ class YamlFile:
     def __init__(self, text: str, name: str, *, several: bool = False) -> None:
         self.name = name
         self._several = several
+        self._is_one = False  # of what may be several: its place is not told
         self._lines: dict[Keys, int] = {}
         self._count = 0
         self.content: dict[str, Any] = self._read(text)
@@ -68,7 +69,8 @@ class YamlFile:
         while nearest and nearest not in self._lines:
             nearest = nearest[:-1]
         line = f" line {self._lines[nearest]}" if nearest else ""
-        return ConfigError(": ".join((f"{self.name}{line}", *(one_line(key, 80) for key in location), message)))
+        named = location[1:] if self._is_one else location
+        return ConfigError(": ".join((f"{self.name}{line}", *(one_line(key, 80) for key in named), message)))
 
     def _read(self, text: str) -> dict[str, Any]:
         from ruamel.yaml import YAML
@@ -90,7 +92,8 @@ class YamlFile:
             return {}
         if not self._several:
             return self._keys(root, ()) or {}
-        roots = root.value if isinstance(root, SequenceNode) else [root]
+        self._is_one = not isinstance(root, SequenceNode)
+        roots = [root] if self._is_one else root.value
         return {str(place): self._keys(item, (str(place),)) for place, item in enumerate(roots, 1)}
 
     def _keys(self, node: Node, path: Keys) -> dict[str, Any] | None:
