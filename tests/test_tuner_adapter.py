@@ -176,9 +176,10 @@ def test_traceback_is_kept_and_a_disk_that_refuses_it_ends_nothing(
 
 
 def test_workers_of_trials_that_take_too_long_are_ended_where_there_is_one(
-    adapter: Any, monkeypatch: pytest.MonkeyPatch
+    adapter: Any, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[str] = []
+    parts.told = {"late": PartOfEpoch(1, 0.5)}
     monkeypatch.setattr("captune.tuner.ray_tune.adapter.ray.kill", ended.append)
     for name, actor in (("late", "actor of late"), ("not placed", None)):
         adapter._trials[name] = trial(name, temporary_state=SimpleNamespace(ray_actor=actor))
@@ -186,6 +187,7 @@ def test_workers_of_trials_that_take_too_long_are_ended_where_there_is_one(
     assert ended == ["actor of late"]
     adapter.close("time limit", resumable=False)
     assert ended == ["actor of late"] * 2, "it could write a checkpoint of a trial that is done"
+    assert not parts.told, "nothing is left at the head of a cluster that goes on"
 
 
 class Controller:

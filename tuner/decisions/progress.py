@@ -61,7 +61,7 @@ class Progress:
         wanted: trials, None for no limit.
         seconds_left: of the time limit, None without one.
         running: trials in slots, in the order in which they took them.
-        seconds_at_work: since the training of the first epoch that was reported began, or is told of, in this search.
+        seconds_at_work: since the first epoch began to train of which anything was heard in this search.
         epochs: that were reported in this search.
         slots, nodes: that there are.
         metric: of which all scores are.

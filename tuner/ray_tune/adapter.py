@@ -184,9 +184,10 @@ class Adapter(_NotSaved, FIFOScheduler):
 
     def close(self, reason: str, *, resumable: bool) -> None:
         """See `Director.close`. Workers are ended first, as they write checkpoints."""
-        for trial in self._trials.values():
+        for trial_id, trial in self._trials.items():
             if (actor := actor_of(trial)) is not None:
                 ray.kill(actor)
+            self._parts.forget(trial_id)
         for ended in self._director.close(reason, resumable=resumable):
             self._follow(ended)
 
