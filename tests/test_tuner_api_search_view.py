@@ -13,7 +13,7 @@ from rich.console import Console
 from captune.model.part_of_epoch import PartOfEpoch
 from captune.results.attributes import FATES
 from captune.tuner.api.search_view import chosen, clock, curve, in_words, view
-from captune.tuner.decisions.progress import Best, Progress, RunningTrial
+from captune.tuner.decisions.progress import Best, Features, Progress, RunningTrial
 
 EVIL = "\x1b[2J\x1b]0;title\x07[red]x[/red]\u202e\x9b\n\r"
 SCORES = st.floats(0, 1) | st.just(math.nan)
@@ -30,6 +30,7 @@ STATES = st.builds(
     Progress,
     seconds=st.floats(0, 1e7),
     waits=st.lists(st.text(max_size=300) | st.just(EVIL), max_size=3).map(tuple),
+    features=st.none() | st.builds(Features, st.integers(0), st.integers(0), st.none() | st.floats(0, 1e7)),
     fates=st.dictionaries(st.sampled_from(FATES), st.integers(0, 10**5)),
     impossible=st.integers(0, 99),
     counted=st.integers(0, 10**5),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captune.model.part_of_epoch import PartOfEpoch
-from captune.tuner.decisions.progress import Best, Progress, RunningTrial, best_of
+from captune.tuner.decisions.progress import Best, Features, FeaturesPace, Progress, RunningTrial, best_of
 
 
 def trial(number: int, epochs: int, done: int, share: float = 0.0, seconds: float | None = None) -> RunningTrial:
@@ -47,6 +47,24 @@ def test_limit_that_comes_before_the_first_score_is_told(
     progress = Progress(40.0, ("the disk is full",), seconds_left=left, running=running, epochs=epochs, best=best)
     assert progress.notes[0] == "the disk is full"
     assert [text[:32] for text in progress.notes[1:]] == ["the time limit ends the search b"] * late
+
+
+def test_features_are_foretold_by_those_that_came_since_they_were_looked_at_first() -> None:
+    pace = FeaturesPace()
+    looks = [(0.0, 100, 1000), (5.0, 100, 1000), (10.0, 300, 1000), (15.0, 300, 1000), (90.0, 300, 1000)]
+    left = [pace.look(rows, total, now).seconds_left for now, rows, total in looks]
+    assert left == [None, None, 35.0, 30.0, 0.0]
+    assert pace.look(0, 24_000, 91.0) == Features(0, 24_000), "other features"
+    assert str(pace.look(12_000, 24_000, 161.0)) == "features: 12,000 of 24,000 rows are computed, about 1:10 left"
+    assert pace.look(6_000, 24_000, 170.0).seconds_left is None, "some were given up"
+
+
+def test_limit_that_comes_before_the_features_is_told() -> None:
+    features = Features(10, 1000, 60.0)
+    said = Progress(40.0, seconds_left=50.0, features=features, running=(trial(0, 2, 0),)).notes
+    assert said[0] == str(features) and said[1].startswith("the time limit ends the search before its first epoch")
+    assert Progress(40.0, seconds_left=60.0, features=features).notes == (str(features),)
+    assert Progress(40.0, seconds_left=50.0, features=features, epochs=1).notes == (str(features),), "others train"
 
 
 def test_what_an_earlier_search_did_does_not_make_this_one_faster() -> None:

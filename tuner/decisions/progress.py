@@ -49,12 +49,45 @@ def best_of(scores: Iterable[Best | None]) -> Best | None:
 
 
 @dataclass(frozen=True)
+class Features:
+    """Rows whose frozen towers' features are there, of all. seconds_left: until all are; None while nobody can say."""
+
+    rows: int
+    total: int
+    seconds_left: float | None = None
+
+    def __str__(self) -> str:
+        left = "" if self.seconds_left is None else f", about {clock(self.seconds_left)} left"
+        return f"features: {self.rows:,} of {self.total:,} rows are computed{left}"
+
+
+class FeaturesPace:
+    """How long features still take, by how many came since they were looked at first. They come by the hundred."""
+
+    def __init__(self) -> None:
+        self._first = self._last = (0.0, 0)  # second of a clock, rows
+        self._total = -1
+
+    def look(self, rows: int, total: int, now: float) -> Features:
+        """At so many of so many, at a second of a clock."""
+        if total != self._total or rows < self._last[1]:  # others, or some were given up
+            self._total, self._first, self._last = total, (now, rows), (now, rows)
+        if rows > self._last[1]:
+            self._last = (now, rows)
+        seconds, came = self._last[0] - self._first[0], self._last[1] - self._first[1]
+        if not came:
+            return Features(rows, total)
+        return Features(rows, total, max(0.0, (total - rows) * seconds / came - (now - self._last[0])))
+
+
+@dataclass(frozen=True)
 class Progress:
     """How a search stands. The defaults are those of one that has not opened its study.
 
     Args:
         seconds: since it was called.
         waits: what is waited for, and what is wrong with checkpoints, a sentence each.
+        features: that trials wait for, where they can be seen.
         fates: trials that ended by fate, those of earlier searches of the run included.
         impossible: draws whose values are impossible together: no trials.
         counted: trials that count towards `wanted`, of which `counted_before` are of earlier searches.
@@ -86,6 +119,7 @@ class Progress:
     metric: Metric = "mean_f1"
     slot_hours: float = 0.0
     price: float | None = None
+    features: Features | None = None
 
     @property
     def trials_done(self) -> float:
@@ -109,15 +143,17 @@ class Progress:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """`waits`, and whether the time will be up before anything is trained, a sentence each."""
-        left, limit = self.first_epoch_left, self.seconds_left
-        if left is None or limit is None or left <= limit or self.best is not None:
-            return self.waits
+        """`waits`, features, and whether the time will be up before anything is scored, a sentence each."""
+        notes = self.waits if self.features is None else (*self.waits, str(self.features))
+        features = None if self.features is None or self.epochs else self.features.seconds_left
+        left, limit = max(self.first_epoch_left or 0.0, features or 0.0), self.seconds_left
+        if limit is None or left <= limit or self.best is not None:
+            return notes
         late = (
             "the time limit ends the search before its first epoch is done, without a score: "
             "give it more time, fewer rows or smaller pictures"
         )
-        return (*self.waits, late)
+        return (*notes, late)
 
     @property
     def share(self) -> float | None:

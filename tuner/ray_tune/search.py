@@ -26,7 +26,7 @@ from captune.results.optuna_private import quiet_optuna
 from captune.results.records import Record, load_records, records_of
 from captune.results.run_folder import RunError, RunFolder
 from captune.results.summary import Session, Summary, slot_hours, summarise
-from captune.tuner.decisions.progress import Progress, RunningTrial
+from captune.tuner.decisions.progress import Features, FeaturesPace, Progress, RunningTrial
 from captune.tuner.ray_tune.memory import measured_share
 from captune.tuner.ray_tune.rounds import Rounds
 from captune.tuner.run.locations import reading
@@ -154,6 +154,7 @@ class _Search:
     at_work: float | None = None  # since when
     began: float = field(default_factory=time.time)
     spent: float = 0.0  # seconds for which trials of earlier searches held a slot
+    features_pace: FeaturesPace = field(default_factory=FeaturesPace)
 
     def open(self) -> None:
         """The run's study, new with the preset as trial 0, or as an earlier search left it, put right."""
@@ -310,7 +311,7 @@ class _Search:
             if spent or director.epochs:
                 self.at_work = now - max(spent, default=0.0)
         mirrored = None if self.mirror is None else self.mirror.complaint
-        waits = (director.waiting, director.complaint, mirrored, self._features(running))
+        waits = (director.waiting, director.complaint, mirrored)
         return Progress(
             seconds=now - self.started,
             waits=tuple(str(what) for what in waits if what),
@@ -329,13 +330,14 @@ class _Search:
             metric=self.config.metric,
             slot_hours=(self.spent + director.seconds(now)) / 3600,
             price=self.config.price,
+            features=self._features(running, now),
         )
 
-    def _features(self, running: Sequence[RunningTrial]) -> str | None:
+    def _features(self, running: Sequence[RunningTrial], now: float) -> Features | None:
         """How far what trials wait for is computed, where that can be seen from here."""
         waiting = any(trial.phase == "features, first epoch" for trial in running)
         counts = under_way(Path(self.requirements.data), self.began) if waiting else None
-        return None if counts is None else f"features: {counts[0]:,} of {counts[1]:,} rows are computed"
+        return None if counts is None else self.features_pace.look(*counts, now)
 
     @property
     def is_over(self) -> bool:
