@@ -20,7 +20,7 @@ from captune.model.image_encoder import normalisations
 from captune.model.losses import log_odds
 from captune.model.objective import objective
 from captune.model.optimizer import make_optimizer
-from captune.model.part_of_epoch import Heard, PartOfEpoch, unheard
+from captune.model.part_of_epoch import Call, Heard, PartOfEpoch, seconds_of_step, unheard
 from captune.model.stack import Stack
 from captune.model.storage import through
 from captune.model.views import (
@@ -36,7 +36,8 @@ from captune.model.views import (
 
 Arrays = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
 # Of the framework. On a CPU that spares a tenth of an epoch of large networks, a quarter of small ones.
-_STEPS_PER_CALL = 16
+_MOST_STEPS = 16
+_LEAST_CALLS = 8  # of an epoch: large networks on few rows show how far they are, too
 _HEARD_SECONDS = 1.0
 
 
@@ -94,6 +95,7 @@ class Training:
         keras.utils.set_random_seed(seed)
         self._train = train
         self._passes = passes
+        self._steps = passes * len(train)  # of an epoch
         self._scope: Callable[[], AbstractContextManager[Any]] = nullcontext if spread is None else spread.scope
         self._multiple = 1 if spread is None else spread.devices
         self._storage = config.model.storage
@@ -128,7 +130,7 @@ class Training:
             )
             optimizer = make_optimizer(
                 config.train,
-                steps=config.train.epochs * self._passes * len(train),
+                steps=config.train.epochs * self._steps,
                 in_one_kernel=spread is None and not jit(),
                 tower=pretrained_weights(self._learner, config.model),
                 storage=self._storage,
@@ -141,7 +143,7 @@ class Training:
                 weighted_metrics=None if self._class_weights is None else [self._class_weights],
                 jit_compile=jit(),
                 # TensorFlow cannot take several at once where the last call of an epoch has fewer on several devices.
-                steps_per_execution=_STEPS_PER_CALL if spread is None else 1,
+                steps_per_execution=max(1, min(_MOST_STEPS, self._steps // _LEAST_CALLS)) if spread is None else 1,
             )
         self._traced = False
         self.compile_seconds = time.monotonic() - started  # and from then on until the first steps are done
@@ -178,15 +180,15 @@ class Training:
         Args:
             heard: told how far it is.
         """
-        started, called = time.monotonic(), list[float]()
-        steps, told = self._passes * len(self._train), started
+        started, calls = time.monotonic(), list[Call]()
+        told = started
 
         def after_call(last_step: int, logs: object = None) -> None:
             nonlocal told
-            called.append(now := time.monotonic())
+            calls.append((now := time.monotonic(), min(last_step + 1, self._steps)))
             if now - told >= _HEARD_SECONDS:
                 told = now
-                heard(PartOfEpoch.after(number, min(1.0, (last_step + 1) / steps), called))
+                heard(PartOfEpoch.after(number, calls, self._steps))
 
         optimizer = self._trained.optimizer
         averages = optimizer.use_ema
@@ -210,7 +212,8 @@ class Training:
             self._class_weights.take_up()
         if not self._traced:
             self._traced = True
-            self.compile_seconds += _first_call(started, called, steps=steps)
+            first, done = calls[0]
+            self.compile_seconds += max(0.0, first - started - done * (seconds_of_step(calls) or 0.0))
         return float(history.history["loss"][-1])
 
     def _read(self, number: int) -> Any:
@@ -297,19 +300,6 @@ class Training:
         finally:
             for weight, value in zip(weights, values, strict=True):
                 weight.assign(value)
-
-
-def _first_call(started: float, called: list[float], *, steps: int) -> float:
-    """Seconds by which the first call of an epoch took longer than its steps; all of it where there was no other.
-
-    Args:
-        called: when each call of up to _STEPS_PER_CALL steps had returned.
-        steps: of the epoch.
-    """
-    first, others = called[0] - started, steps - _STEPS_PER_CALL
-    if len(called) < 2 or others <= 0:
-        return first
-    return max(0.0, first - _STEPS_PER_CALL * (called[-1] - called[0]) / others)
 
 
 def _examples(batches: Batches) -> int:

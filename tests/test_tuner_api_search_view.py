@@ -105,6 +105,7 @@ def test_long_epochs_show_how_far_they_are() -> None:
         "trial  9  first epoch, 10%, 3:45 left",
         "trial 10  first epoch, 3%",
     ]
+    assert lines(search(running=(training,)), 45)[-1] == "trial 0  epoch  5/12  0.5000  ▁▃▅▆█  43%"
 
 
 def test_log_says_when_the_first_epoch_is_done_and_that_the_limit_comes_before() -> None:
@@ -112,8 +113,8 @@ def test_log_says_when_the_first_epoch_is_done_and_that_the_limit_comes_before()
     begun = Progress(40.0, seconds_left=20.0, running=(first,), slots=1, seconds_at_work=25.0)
     assert in_words(begun) == (
         "0 trials, 0:20 left (time limit); 0:40 elapsed; 1 of 1 slots; 1 first epoch; the first in about 3:45; the "
-        "time limit ends the search before its first epoch is done, without a score: give it more time, fewer rows or "
-        "smaller pictures"
+        "time limit ends the search before its first epoch is done, without a score: give it more time, smaller "
+        "pictures or smaller networks"
     )
 
 

@@ -1,5 +1,7 @@
 """How far a search is, and how long it still takes."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,10 +29,11 @@ def test_part_of_an_epoch_counts_so_that_something_is_foretold_within_the_first(
 
 
 def test_first_epoch_is_foretold_by_the_trial_that_has_least_left() -> None:
-    running = (trial(0, 2, 0, 0.5, 60.0), trial(1, 2, 0, 0.1, 60.0), trial(2, 2, 0, 0.9), trial(3, 2, 0))
+    running = (trial(0, 2, 0, 0.5, 60.0), trial(1, 2, 0, 0.1, 60.0), replace(trial(3, 2, 0), phase="waiting for room"))
     assert Progress(40.0, running=running).first_epoch_left == 30.0
     assert Progress(40.0, running=running, epochs=1).first_epoch_left is None
-    assert Progress(40.0, running=running[2:]).first_epoch_left is None, "no pace is known"
+    for unknown in (trial(2, 2, 0, 0.9), trial(3, 2, 0)):
+        assert Progress(40.0, running=(*running, unknown)).first_epoch_left is None, "it may be the first"
 
 
 @pytest.mark.parametrize(
@@ -61,10 +64,13 @@ def test_features_are_foretold_by_those_that_came_since_they_were_looked_at_firs
 
 def test_limit_that_comes_before_the_features_is_told() -> None:
     features = Features(10, 1000, 60.0)
-    said = Progress(40.0, seconds_left=50.0, features=features, running=(trial(0, 2, 0),)).notes
+    waiting = (replace(trial(0, 2, 0), phase="features, first epoch"),)
+    said = Progress(40.0, seconds_left=50.0, features=features, running=waiting).notes
     assert said[0] == str(features) and said[1].startswith("the time limit ends the search before its first epoch")
     assert Progress(40.0, seconds_left=60.0, features=features).notes == (str(features),)
-    assert Progress(40.0, seconds_left=50.0, features=features, epochs=1).notes == (str(features),), "others train"
+    others = Progress(40.0, seconds_left=50.0, features=features, running=(trial(0, 2, 0), trial(1, 2, 0)))
+    assert others.notes == (str(features),), "they may be done in time"
+    assert Progress(40.0, seconds_left=50.0, features=features, epochs=1).notes == (str(features),)
 
 
 def test_what_an_earlier_search_did_does_not_make_this_one_faster() -> None:

@@ -196,6 +196,10 @@ def at_work(data: PreparedData, tiny: TrialConfig, tmp_path: Path, monkeypatch: 
         def get_node_id() -> str:
             return "0a1b"
 
+        @staticmethod
+        def get_job_id() -> str:
+            return "01000000"
+
     monkeypatch.setattr(captune.tuner.ray_tune.worker.ray, "get_runtime_context", Context)
     made = object.__new__(captune.tuner.ray_tune.worker.TrialWorker)
     made._trial_info = None

@@ -21,6 +21,7 @@ Line = tuple[str, str]  # with its style
 _LEVELS = "▁▂▃▄▅▆▇█"
 _CURVE, _NODE = 24, 16  # characters at most
 _BAR = 10  # characters at least
+_WITH_WORDS = 60  # characters of a terminal
 
 
 def view(progress: Progress, width: int, height: int, *, ascii_only: bool = False) -> RenderableType:
@@ -141,7 +142,7 @@ def _rows(trials: Sequence[RunningTrial], progress: Progress, width: int, *, cur
     epochs = max((len(str(trial.epochs)) for trial in trials), default=0)
     longest = max((len(trial.scores) for trial in trials), default=0)
     taken = len("trial   epoch /  0.0000  ") + digits + 2 * epochs + (_NODE + 2 if progress.nodes > 1 else 0)
-    taken += max((2 + len(_part(trial)) for trial in trials if trial.scores), default=0)
+    taken += max((2 + len(_part(trial, width)) for trial in trials if trial.scores), default=0)
     room = max(0, min(_CURVE, longest, width - taken)) if curves else 0
     lines = []
     for trial in trials:
@@ -150,7 +151,7 @@ def _rows(trials: Sequence[RunningTrial], progress: Progress, width: int, *, cur
             at = f"{len(trial.scores):>{epochs}}/{trial.epochs:<{epochs}}"
             cells[1:] = [f"epoch {at}", f"{trial.scores[-1]:<6.4f}", f"{curve(trial.scores, low, high, room):<{room}}"]
         line = "  ".join(cells)
-        if part := _part(trial):
+        if part := _part(trial, width):
             line += f"  {part}" if trial.scores else f", {part}"
         if progress.nodes > 1 and trial.node:
             line += f"  {one_line(trial.node)}"
@@ -159,15 +160,15 @@ def _rows(trials: Sequence[RunningTrial], progress: Progress, width: int, *, cur
     return lines
 
 
-def _part(trial: RunningTrial) -> str:
-    """How far the epoch is that it trains."""
+def _part(trial: RunningTrial, width: int) -> str:
+    """How far the epoch is that it trains, in few words on a narrow terminal."""
     part = trial.part
     if part is None:
         return ""
     if trial.scores:
-        return f"{part.share:.0%} of epoch {part.epoch}"
-    left = "" if part.seconds is None else f", {clock((1 - part.share) * part.seconds)} left"
-    return f"{part.share:.0%}{left}"
+        return f"{part.share:.0%} of epoch {part.epoch}" if width >= _WITH_WORDS else f"{part.share:.0%}"
+    left = part.seconds_left
+    return f"{part.share:.0%}" if left is None else f"{part.share:.0%}, {clock(left)} left"
 
 
 def _counts(counts: Iterable[tuple[int, str]]) -> str:

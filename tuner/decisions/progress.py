@@ -136,22 +136,27 @@ class Progress:
 
     @property
     def first_epoch_left(self) -> float | None:
-        """Seconds of training until the first epoch of this search is done; None after it, or while nobody can say."""
-        told = [trial.part for trial in self.running if trial.part is not None]
-        left = [(1 - part.share) * part.seconds for part in told if part.seconds is not None]
-        return None if self.epochs else min(left, default=None)
+        """Seconds of training until the first epoch of this search is done.
+
+        None after it, and as long as of a trial that has a node nobody can say: it may come before all others.
+        """
+        at_work = [trial for trial in self.running if trial.phase != "waiting for room"]
+        left = [None if trial.part is None else trial.part.seconds_left for trial in at_work]
+        known = [seconds for seconds in left if seconds is not None]
+        return min(known) if known and len(known) == len(left) and not self.epochs else None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """`waits`, features, and whether the time will be up before anything is scored, a sentence each."""
         notes = self.waits if self.features is None else (*self.waits, str(self.features))
-        features = None if self.features is None or self.epochs else self.features.seconds_left
-        left, limit = max(self.first_epoch_left or 0.0, features or 0.0), self.seconds_left
-        if limit is None or left <= limit or self.best is not None:
+        left, limit = self.first_epoch_left, self.seconds_left
+        if self.features is not None and not any(trial.phase in ("first epoch", "training") for trial in self.running):
+            left = self.features.seconds_left
+        if left is None or limit is None or left <= limit or self.epochs or self.best is not None:
             return notes
         late = (
             "the time limit ends the search before its first epoch is done, without a score: "
-            "give it more time, fewer rows or smaller pictures"
+            "give it more time, smaller pictures or smaller networks"
         )
         return (*notes, late)
 

@@ -32,7 +32,7 @@ from captune.tuner.decisions.trial_events import (
     Worker,
 )
 from captune.tuner.ray_tune.adapter import ASSIGNMENT, MESSAGE
-from captune.tuner.ray_tune.parts_of_epochs import tell
+from captune.tuner.ray_tune.parts_of_epochs import Teller
 from captune.tuner.run.locations import open_data
 from captune.tuner.training import runtime
 from captune.tuner.training.checkpoints import CheckpointPolicy, CheckpointWriter
@@ -98,10 +98,13 @@ class TrialWorker(tune.Trainable):
         """Settles this process before its first trial. What has several GPUs trains each trial on all of them."""
         runtime.settle(threads, backend, gpus)
         self._spread = runtime.spread(int(gpus))
+        self._teller = Teller()
 
     def epochs_of(self, job: Job, checkpoints: CheckpointWriter) -> Iterator[Epoch]:
         """The epochs of one trial."""
-        return train_trial(job, self.data, checkpoints, spread=self._spread, heard=partial(tell, self.trial_id))
+        return train_trial(
+            job, self.data, checkpoints, spread=self._spread, heard=partial(self._teller.tell, self.trial_id)
+        )
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begins the next trial in this process; where nothing worked before, once more from the beginning."""
