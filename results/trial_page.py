@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -15,8 +14,6 @@ from captune.errors import visible
 from captune.model.effects import idle_in
 from captune.model.metrics import METRICS
 from captune.results.records import Record
-
-_WIDTH = 60  # of what is listed, where a terminal has no less
 
 
 def trial(record: Record, searched: Collection[str] = (), best: Record | None = None) -> list[Table]:
@@ -44,13 +41,18 @@ def trial(record: Record, searched: Collection[str] = (), best: Record | None = 
         scores = (e.loss, *e.metrics().values())
         curve.add_row(str(e.epoch), *(f"{v:.4f}" for v in scores), str(e.rule or ""), *(f"{v:.1f}" for v in seconds))
     first = [name for name in record.config if name in searched]
-    without = idle_in(record.config) & (set(record.config) if other is None else idle_in(other.config)) - set(first)
-    rest = [name for name in record.config if name not in (*first, *without)]
-    settings = _settings("setting", rest, record, other)
-    if nothing := ", ".join(name for name in record.config if name in without and record.config[name] is not None):
-        _add(settings, "without effect", textwrap.fill(nothing, _WIDTH), None, other)
-    parts = [facts, _settings("searched", first, record, other), curve, settings]
-    return [part for part in parts if part is curve or part.row_count]
+    nothing = idle_in(record.config) - set(first)
+    if other is not None:  # what it does not have does nothing there either
+        nothing &= idle_in(other.config) | (record.config.keys() - other.config.keys())
+    rest = [name for name in record.config if name not in (*first, *nothing)]
+    parts = [facts, _settings("searched", first, record, other), curve, _settings("setting", rest, record, other)]
+    parts = [part for part in parts if part is curve or part.row_count]
+    if names := [name for name in record.config if name in nothing and record.config[name] is not None]:
+        without = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        without.add_column("without effect")
+        without.add_row(Text(visible(", ".join(names))))
+        parts.append(without)
+    return parts
 
 
 def without_nan(value: Any) -> Any:

@@ -66,8 +66,11 @@ def test_settings_that_do_nothing_are_named_alone_unless_they_do_something_in_th
     nothing = shown(RECORD).partition("without effect")[2]
     assert "train.gamma" in nothing and "train.weight_decay" in nothing and "train.learning_rate" not in nothing
     decaying = {**RECORD.config, "train.optimizer": "adamw", "train.weight_decay": 0.01}
-    beside = [str(cell) for cell in trial_page.trial(RECORD, best=record(3, config=decaying))[-1].columns[0]._cells]
-    assert "train.weight_decay" in beside and beside[-1] == "without effect"
+    pictures = {name: value for name, value in decaying.items() if not name.startswith("text.")} | {"text": None}
+    for best, without in ((decaying, "train.gamma"), (pictures, "text.weights")):
+        *_, settings, nothing = trial_page.trial(RECORD, best=record(3, config=best))
+        named = [str(cell) for cell in settings.columns[0]._cells]
+        assert "train.weight_decay" in named and without not in named and without in str(nothing.columns[0]._cells[0])
 
 
 @pytest.mark.parametrize("text", ["[/red]", "[bold]node[/bold]", "shape [batch,3]", "[link=x]"])

@@ -22,6 +22,7 @@ from captune.tuner.space.declarations import Declaration, Group, configuration_s
 from captune.tuner.space.dimensions import SpaceError, parse_dimension
 from captune.tuner.space.meaning import as_declared, chosen_as_declared
 from captune.tuner.space.meaning import check as check_meaning
+from captune.tuner.space.misplaced import at_the_top, inside
 from captune.tuner.space.space import Space
 from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Milliseconds, Objectives, shortened
 from captune.tuner.space.yaml_file import ConfigError, YamlFile
@@ -268,7 +269,14 @@ def read_search(
     else:
         shipped = preset or default_preset
         file = YamlFile(shipped_space(shipped), f"the space of preset {shipped}")
-    values = _written({"preset": default_preset} | {k: v for k, v in file.content.items() if v is not None})
+    values = _written(
+        {"preset": default_preset}
+        | {
+            key: value
+            for key, value in file.content.items()
+            if value is not None or key not in SearchConfig.model_fields
+        }
+    )
     if preset is not None:
         values["preset"] = preset
     base = PRESETS.get(values["preset"]) if isinstance(values["preset"], str) else None
@@ -284,6 +292,10 @@ def read_search(
         values["fixed"] = {**values["fixed"], "storage": storage}
         values["space"] = {name: value for name, value in values["space"].items() if name != "storage"}
     try:
+        for group in ("fixed", "space"):
+            for key, value in values[group].items():
+                if (advice := inside(key, value, search_settings())) is not None:
+                    raise SpaceError(advice, group, key)
         values["fixed"], values["space"] = as_declared(values["fixed"], values["space"])
         values["first"] = chosen_as_declared(values["first"], "first")
         config = SearchConfig.model_validate(values)
@@ -299,7 +311,9 @@ def read_search(
             raise SettingError(": ".join(error.location), str(error)) from None
         raise file.error(str(error), *error.location) from None
     if config.trials is None and config.time_limit is None and config.patience is None:
-        raise ConfigError("a search needs an end: give --trials N, --time-limit 30m, --patience N, or several")
+        raise ConfigError(
+            "a search needs an end: give --trials N, --time-limit 30m, --patience N, or several, here or in the file"
+        )
     if config.latency_format is not None and config.latency is None:
         raise ConfigError("latency_format says which file has to keep a --latency; give one, as --latency 20ms")
     return config
@@ -379,13 +393,10 @@ def _first(error: ValidationError) -> tuple[tuple[str, ...], str]:
     detail = error.errors()[0]
     location = tuple(str(step + 1 if isinstance(step, int) else step) for step in detail["loc"])  # places from 1
     if detail["type"] == "extra_forbidden":
-        of_trials = (name for name in configuration_settings() if f"{name}.".startswith(f"{location[0]}."))
-        if (name := next(of_trials, None)) is not None:
-            return (
-                location,
-                f"a setting of trials: write {name} under fixed, for all of them, or under space to search it",
-            )
-        names = HalvingConfig.model_fields if location[0] == "halving" else SearchConfig.model_fields
+        if len(location) == 1 and (advice := at_the_top(location[0], detail["input"], search_settings())) is not None:
+            return location, advice
+        at_top = configuration_settings() if "." in location[0] else SearchConfig.model_fields
+        names = HalvingConfig.model_fields if location[0] == "halving" else at_top
         return location, f"unknown key; {among(location[-1], names)}"
     message = in_words(detail["msg"])
     value = shortened(detail["input"])
