@@ -33,6 +33,11 @@ SMALL: Mapping[str, Any] = {
     "head_units": 16,
 }
 
+PREFLIGHT = (
+    "budget ", "rows ", "epochs ", "fits ", "sizes ", "constant ", "space ", "note  ", "disk ", "runs ", "never ",
+)  # fmt: skip
+"""How the lines begin that come before a search."""
+
 
 def rest_in_soak(cases: Iterable[Any], *kept: Any) -> list[Any]:
     """Cases of a parametrized test, of which `make test` runs those that are kept and `make soak` the others."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import refused
+from builders import PREFLIGHT, refused
 
 import captune
 from captune.data_prep.store import PreparedData
@@ -166,17 +166,6 @@ def test_worker_that_cannot_import_captune_ends_the_search_in_one_line(
     assert done.returncode == 1, done
     *report, last = done.stderr.strip().splitlines()
     assert last.startswith("error: workers cannot load captune: ImportError: cannot import name 'x' from 'y'"), last
-    ours = (
-        "budget ",
-        "fits ",
-        "space ",
-        "sizes ",
-        "constant ",
-        "disk ",
-        "runs ",
-        "never ",
-        "preset ",
-        "no trial done of 3",
-    )
+    ours = (*PREFLIGHT, "no trial done of 3")
     assert [line for line in report if not line.startswith(ours)] == []
     assert done.stdout == ""

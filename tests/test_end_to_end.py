@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import rest_in_soak
+from builders import PREFLIGHT, rest_in_soak
 from chromium import CHROMIUM
 from conftest import Captune, Ran, refused
 from test_results_report_page_browser import assert_whole as assert_whole_page
@@ -55,17 +55,6 @@ space:
 TIGHT_BUDGET = 20_000
 ROW_KEYS = {"number", "fate", "mean_f1", "epochs", "weights_bytes", "seconds", "node", "reason", "config"}
 ROW_KEYS |= {"bundle_bytes", "margin_bytes"}
-PREFLIGHT = (
-    "budget ",
-    "rows ",
-    "fits ",
-    "sizes ",
-    "constant ",
-    "space ",
-    "note  ",
-    "disk ",
-    "runs ",
-)  # how the lines before a search begin
 # Prints its address, and lives until its standard input closes; Ray then stops what it started.
 CLUSTER = """\
 import sys, ray

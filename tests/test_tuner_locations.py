@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -380,8 +381,10 @@ def test_search_whose_address_is_taken_over_ends_and_says_by_whom(
     while not RemoteFolder(run).list("study.journal"):
         time.sleep(0.2)
         assert process.poll() is None
-    with reading(run) as found:
-        Mirror(found.path, run, interval=3600)
-        _, err = process.communicate(timeout=60)
+    for _ in range(20):  # until nothing is written between the reading and the taking over
+        with reading(run) as found, suppress(StorageError):
+            Mirror(found.path, run, interval=3600)
+            break
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"was taken over by process {os.getpid()} on " in err
