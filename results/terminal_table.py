@@ -66,7 +66,7 @@ def terminal(
     from rich.console import Group
     from rich.text import Text
 
-    best, rows = _best(records), table.frame(records, sort=sort, where=where, limit=limit)
+    best, rows = best_so_far(records), table.frame(records, sort=sort, where=where, limit=limit)
     rows = _without_idle(rows, records)
     metric: Metric = next((record.metric for record in records if record.curve), "mean_f1")
     if columns is None:
@@ -99,7 +99,7 @@ def _able(records: Sequence[Record]) -> list[Record]:
     return [r for r in records if r.fate in (*SCORED, "running") and r.score is not None and r.margin_bytes >= 0]
 
 
-def _best(records: Sequence[Record]) -> Record | None:
+def best_so_far(records: Sequence[Record]) -> Record | None:
     """The highest score so far inside the budget, the smallest of equal ones: what a refit would choose at the end."""
     return max(_able(records), key=lambda r: (r.score or 0.0, r.margin_bytes, -r.number), default=None)
 

@@ -235,8 +235,9 @@ def test_winner_is_there_whole_or_not_at_all_and_the_status_says_what_ended_it(
         until(lambda: len(desk.processes()) > 1)
     else:
         until(lambda: any(run.glob(f".captune-*.tmp/{'winner' if verb == 'refit' else 'copy.keras'}")))
-    status, _ = end(process, how, ours)
+    status, said = end(process, how, ours)
     assert status == STATUS[signal_of(how)]
+    assert ("interrupted; no winner was written" in said) == ((verb, how) == ("refit", "SIGINT"))
     assert_gone(desk, scratch=how != "SIGKILL")
     assert names(run) - {"lock", "refit.lock", "baselines.json"} == before
 

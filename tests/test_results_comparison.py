@@ -121,7 +121,7 @@ def test_range_of_a_dimension_is_written_as_people_say_it() -> None:
 def test_command_compares_in_every_format(tmp_path: Path, captune: Captune) -> None:
     paths = [fill(new_run(tmp_path / "a")).path, fill(new_run(tmp_path / "b", fingerprint="e" * 64)).path]
     shown = captune("compare", *paths)
-    assert shown.code == 0 and "0.8000" in shown.out and "different data" in shown.out
+    assert shown.code == 0 and "0.8000" in shown.out and "prepared apart" in shown.out
     content = json.loads(captune("compare", *paths, "--format", "json").out)
     assert content["same_data"] is False and [run["mean_f1"] for run in content["runs"]] == [0.8, 0.8]
     assert "| mean F1 | 0.8000 | 0.8000 |" in captune("compare", *paths, "--format", "markdown").out

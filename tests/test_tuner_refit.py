@@ -71,6 +71,8 @@ def winner(captions_data: PreparedData, config: TrialConfig, tmp_path_factory: p
     returned = refit(run, record(config, best=2), captions_data, BUDGET, seeds=2, say=said.append)
     assert Proof.read(run.proof) == returned
     assert sum(isinstance(step, Step) and "loss" in step.note for step in said) == 4, "two epochs for each of two seeds"
+    told = [line for line in said if isinstance(line, str) and "at the pace of the search" in line]
+    assert told[0] == "refit 1 of 2: 2 epochs on train + validation, 0:04 at the pace of the search" and len(told) == 2
     return run
 
 

@@ -36,7 +36,7 @@ def compare(
         print_json(without_nan(comparison.to_json()))
         return
     if not comparison.same_data:
-        tell("The runs are of different data: their scores are not of the same rows.")
+        tell("The runs are of data sets that were prepared apart: where validation rows differ, scores do not compare.")
     for table in tables_of(comparison):
         (_print if format == "table" else _print_markdown)(table)
 

@@ -88,22 +88,24 @@ def _watch(run: Run, *, frontier: bool, sort: str | None, limit: int | None, **o
 
 def show(
     run: RunPath,
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="its number, or best: the one that refit would choose")],
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="its number, or best: the one marked in `trials`")],
     as_json: AsJson = False,
 ) -> None:
     """One trial: fate and cost, searched settings, curve, other settings, beside the best where it differs."""
     from dataclasses import asdict
 
     from captune.results import trial_page
+    from captune.results.terminal_table import best_so_far
     from captune.tuner.api.runs import Run
 
-    record = Run(run).best if trial == "best" else Run(run).trial(_number(trial))
+    best = best_so_far(Run(run).records())
+    record = best if trial == "best" else Run(run).trial(_number(trial))
     if record is None:
         fail(f"{run} has no best trial yet: none has a score inside the budget; captune trials {shell_word(run)}")
     if as_json:
         print_json(trial_page.without_nan({**record.row(), "curve": [asdict(epoch) for epoch in record.curve]}))
         return
-    for part in trial_page.trial(record, Run(run).settings.space, Run(run).best):
+    for part in trial_page.trial(record, Run(run).settings.space, best):
         print_table(part)
 
 

@@ -99,16 +99,19 @@ def refit(
         follow_job(address, send(address, sys.argv[1:], context.parent))
         return
     refitted = Run(run)
-    proof = refitted.refit(
-        trial=trial,
-        seeds=seeds,
-        average=average,
-        confirm=confirm or 0,
-        address=address,
-        gpus=gpus,
-        cpus=cpus,
-        anyway=anyway,
-    ).proof
+    try:
+        proof = refitted.refit(
+            trial=trial,
+            seeds=seeds,
+            average=average,
+            confirm=confirm or 0,
+            address=address,
+            gpus=gpus,
+            cpus=cpus,
+            anyway=anyway,
+        ).proof
+    except KeyboardInterrupt:
+        fail("interrupted; no winner was written, and the same command trains it anew", exit_status(signal.SIGINT))
     test = proof.test
     trials = [member.trial for member in proof.members]
     what = f"average of trials {' and '.join(map(str, trials))}" if trials else f"trial {proof.trial}"

@@ -25,6 +25,7 @@ from captune.results.baselines import answers_on_test
 from captune.results.error_analysis import analyse
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
+from captune.tuner.decisions.progress import clock
 from captune.tuner.run.settings import contents_of
 from captune.tuner.training.trial import begin, features_for, make_bundle, to_answer
 from captune.tuner.winner.average import Members, average_of
@@ -115,6 +116,11 @@ class _Trial:
     rule: DecisionRule
     epochs: int  # that it is trained
 
+    @property
+    def seconds_of_epoch(self) -> float:
+        """That the search trained, in the mean."""
+        return sum(epoch.train_seconds for epoch in self.record.curve) / max(1, len(self.record.curve))
+
     @classmethod
     def of(cls, record: Record) -> _Trial:
         """Raises RunError, see `refit`."""
@@ -204,7 +210,9 @@ class _Refit:
         from captune.model.training import predict, put_through
 
         what = f"refit {turn + 1} of {seeds}"
-        self.say(f"{what}: {self.epochs} epochs on train + validation")
+        more = len(self.data.rows("train", "validation")) / max(1, len(self.data.rows("train")))
+        seconds = more * sum(trial.epochs * trial.seconds_of_epoch for trial in self.trials)
+        self.say(f"{what}: {self.epochs} epochs on train + validation, {clock(seconds)} at the pace of the search")
         done, total = turn * self.epochs, seeds * self.epochs
         weights = []
         for trial in self.trials:
