@@ -19,12 +19,16 @@ from captune.data_prep.store import prepare
 
 SHARED = Path("/srv")  # what all machines see
 ROOT = Path(__file__).parents[2]
+_OWN_FOLDERS = ("/tmp", "/root")  # of each machine
 
 
 def lacking(*commands: str) -> str | None:
     """Why there can be no machines here, None where there can."""
     if os.geteuid() != 0:
         return "needs root"
+    own = next((folder for folder in _OWN_FOLDERS if Path(sys.prefix).is_relative_to(folder)), None)
+    if own is not None:
+        return f"needs a checkout that is not in {own}, as each machine has one of its own"
     absent = [name for name in ("setpriv", "unshare", "nsenter", "ip", *commands) if not shutil.which(name, path=_PATH)]
     if absent:
         return f"needs {', '.join(absent)}: make clusters"
@@ -102,7 +106,7 @@ class Machine:
 
 
 # PID 1 reaps what others leave.
-_BOOT = """
+_BOOT = f"""
 set -e
 mount --make-rprivate /
 mount --bind "$3" "$4"
@@ -110,7 +114,7 @@ mount --bind "$2" /etc/hosts
 mount -t tmpfs tmpfs /run
 mkdir /run/python
 mount --bind "$5" /run/python
-for folder in /tmp /root; do mount -t tmpfs tmpfs "$folder"; done
+for folder in {" ".join(_OWN_FOLDERS)}; do mount -t tmpfs tmpfs "$folder"; done
 chmod 1777 /tmp
 chmod 700 /root
 mkdir -p "$5"
