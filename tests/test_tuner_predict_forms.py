@@ -184,7 +184,7 @@ def test_one_picture_with_its_caption_is_answered(captune: Captune, of_both: Pat
     [
         ((), "--image"),
         (("--caption", "x", "--out", "o.csv"), "--out"),
-        (("rows.csv",), "--out"),
+        (("rows.csv",), "a picture is given by --image rows.csv"),
         (("rows.csv", "--caption", "x", "--out", "o.csv"), "--caption"),
     ],
 )

@@ -101,7 +101,7 @@ def predict(
     if image is not None or caption is not None:
         raise ArgumentError("caption" if image is None else "image", "is answered alone; leave the CSV out")
     if out is None:
-        raise ArgumentError("out", "is needed with a CSV: the file to write")
+        raise ArgumentError("out", f"is needed with a CSV: the file to write; a picture is given by --image {csv}")
     check_new(out)  # before what takes seconds
     count = _load(bundle).predict_file(
         csv, images, out=out, probabilities=probabilities, top=top, names=names, batch=batch, on_bad=on_bad
