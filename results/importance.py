@@ -41,7 +41,8 @@ def importance(trials: Sequence[FrozenTrial], scores: Mapping[int, float]) -> Im
     """
     scored = [trial for trial in trials if trial.number in scores and trial.params]
     if len(scored) < LEAST_TRIALS:
-        return Importance({}, len(scored), missing=f"{len(scored)} scored trials are too few: it takes {LEAST_TRIALS}.")
+        few = f"{len(scored)} trials that ended with a score are too few: it takes {LEAST_TRIALS}."
+        return Importance({}, len(scored), missing=few)
     if len(scored) > _MOST_TRIALS:
         scored = random.Random(0).sample(scored, _MOST_TRIALS)
     names = dict.fromkeys(name for trial in scored for name in trial.params)
