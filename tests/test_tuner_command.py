@@ -753,6 +753,24 @@ def test_show_of_a_trial_with_or_without_scores_is_readable(captune: Captune, ru
     assert json.loads(captune("show", run, number, "--json").out)["number"] == number
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_refit_that_is_interrupted_says_whether_there_is_a_winner(
+    captune: Captune, run: Path, is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from captune.tuner.api.runs import Run
+
+    def interrupted(self: Run, **_: object) -> None:
+        if is_there:
+            (run / "winner").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "refit", interrupted)
+    ran = captune("refit", run)
+    assert ran.code == 130
+    said = f"{run}/winner is whole and proved" if is_there else "no winner was written, and the same command trains it"
+    assert ran.err.startswith(f"error: interrupted; {said}")
+
+
 def test_show_best_is_the_trial_that_refit_would_choose(captune: Captune, run: Path) -> None:
     assert json.loads(captune("show", run, "best", "--json").out)["number"] == 0
 

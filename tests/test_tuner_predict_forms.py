@@ -184,7 +184,8 @@ def test_one_picture_with_its_caption_is_answered(captune: Captune, of_both: Pat
     [
         ((), "--image"),
         (("--caption", "x", "--out", "o.csv"), "--out"),
-        (("rows.csv",), "a picture is given by --image rows.csv"),
+        (("rows.csv",), "is needed with a CSV: the file to write"),
+        (("a dog.jpg",), "a picture is given by --image 'a dog.jpg'"),
         (("rows.csv", "--caption", "x", "--out", "o.csv"), "--caption"),
     ],
 )

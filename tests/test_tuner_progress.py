@@ -56,7 +56,8 @@ def test_features_are_foretold_by_those_that_came_since_they_were_looked_at_firs
     pace = FeaturesPace()
     looks = [(0.0, 100, 1000), (5.0, 100, 1000), (10.0, 300, 1000), (15.0, 300, 1000), (90.0, 300, 1000)]
     left = [pace.look(rows, total, now).seconds_left for now, rows, total in looks]
-    assert left == [None, None, 35.0, 30.0, 0.0]
+    assert left == [None, None, 35.0, 30.0, None], "after a minute without rows nobody can say"
+    assert pace.look(300, 1000, 25.0).seconds_left == 25.0, "no less than without the rows that are late"
     assert pace.look(0, 24_000, 91.0) == Features(0, 24_000), "other features"
     assert str(pace.look(12_000, 24_000, 161.0)) == "features: 12,000 of 24,000 rows are computed, about 1:10 left"
     assert pace.look(6_000, 24_000, 170.0).seconds_left is None, "some were given up"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from captune.errors import ArgumentError
+from captune.errors import ArgumentError, shell_word
 from captune.tuner.api.progress import bar, say
 from captune.tuner.command.arguments import AsJson, BundlePath, Pictures
 from captune.tuner.command.console import NO_BETTER, print_json, tell
@@ -101,7 +101,8 @@ def predict(
     if image is not None or caption is not None:
         raise ArgumentError("caption" if image is None else "image", "is answered alone; leave the CSV out")
     if out is None:
-        raise ArgumentError("out", f"is needed with a CSV: the file to write; a picture is given by --image {csv}")
+        picture = "" if csv.suffix.lower() == ".csv" else f"; a picture is given by --image {shell_word(csv)}"
+        raise ArgumentError("out", f"is needed with a CSV: the file to write{picture}")
     check_new(out)  # before what takes seconds
     count = _load(bundle).predict_file(
         csv, images, out=out, probabilities=probabilities, top=top, names=names, batch=batch, on_bad=on_bad

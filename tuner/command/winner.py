@@ -111,7 +111,11 @@ def refit(
             anyway=anyway,
         ).proof
     except KeyboardInterrupt:
-        fail("interrupted; no winner was written, and the same command trains it anew", exit_status(signal.SIGINT))
+        winner = Path(run) / "winner"  # at an address it is looked at by whoever asks again
+        left = "no winner was written, and the same command trains it anew"
+        if winner.exists():
+            left = f"{winner} is whole and proved, but its page, card or files for other languages may be missing"
+        fail(f"interrupted; {left}", exit_status(signal.SIGINT))
     test = proof.test
     trials = [member.trial for member in proof.members]
     what = f"average of trials {' and '.join(map(str, trials))}" if trials else f"trial {proof.trial}"

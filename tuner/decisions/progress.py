@@ -9,6 +9,7 @@ from typing import Literal
 from captune.model.config import Metric
 from captune.model.part_of_epoch import PartOfEpoch
 
+_STALLED = 5  # times that rows take at other times, after which nobody can say how long the others take
 Phase = Literal["waiting for room", "starting a worker", "features, first epoch", "first epoch", "training"]
 
 
@@ -66,6 +67,7 @@ class FeaturesPace:
 
     def __init__(self) -> None:
         self._first = self._last = (0.0, 0)  # second of a clock, rows
+        self._came = 0  # at once, the last time
         self._total = -1
 
     def look(self, rows: int, total: int, now: float) -> Features:
@@ -73,11 +75,15 @@ class FeaturesPace:
         if total != self._total or rows < self._last[1]:  # others, or some were given up
             self._total, self._first, self._last = total, (now, rows), (now, rows)
         if rows > self._last[1]:
+            self._came = rows - self._last[1]
             self._last = (now, rows)
-        seconds, came = self._last[0] - self._first[0], self._last[1] - self._first[1]
-        if not came:
+        if self._last == self._first:
             return Features(rows, total)
-        return Features(rows, total, max(0.0, (total - rows) * seconds / came - (now - self._last[0])))
+        pace = (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])
+        quiet, usual = now - self._last[0], pace * self._came
+        if quiet > _STALLED * usual:
+            return Features(rows, total)
+        return Features(rows, total, max(0.0, (total - rows) * pace - min(quiet, usual)))
 
 
 @dataclass(frozen=True)

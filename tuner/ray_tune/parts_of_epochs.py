@@ -71,8 +71,12 @@ class PartsOfEpochs:
         if now >= self._next:
             self._next, ids = now + max(_SECONDS, len(trial_ids) / _A_SECOND), tuple(trial_ids)
             self._aside.do(lambda: self._read(ids))
-        told = {trial_id: self._told[trial_id] for trial_id in trial_ids if trial_id in self._told}
-        return {id_: PartOfEpoch(**json.loads(text)).later(now - since) for id_, (text, since) in told.items()}
+        told = self._told  # the thread puts another one in its place
+        return {
+            trial_id: PartOfEpoch(**json.loads(told[trial_id][0])).later(now - told[trial_id][1])
+            for trial_id in trial_ids
+            if trial_id in told
+        }
 
     def _read(self, trial_ids: Collection[str]) -> None:
         values = {trial_id: ray_private.value(_NAMESPACE, _key(self._job, trial_id)) for trial_id in trial_ids}

@@ -294,7 +294,7 @@ def read_search(
     try:
         for group in ("fixed", "space"):
             for key, value in values[group].items():
-                if (advice := inside(key, value, search_settings())) is not None:
+                if (advice := inside(key, value, declared(SearchConfig))) is not None:
                     raise SpaceError(advice, group, key)
         values["fixed"], values["space"] = as_declared(values["fixed"], values["space"])
         values["first"] = chosen_as_declared(values["first"], "first")
@@ -393,7 +393,10 @@ def _first(error: ValidationError) -> tuple[tuple[str, ...], str]:
     detail = error.errors()[0]
     location = tuple(str(step + 1 if isinstance(step, int) else step) for step in detail["loc"])  # places from 1
     if detail["type"] == "extra_forbidden":
-        if len(location) == 1 and (advice := at_the_top(location[0], detail["input"], search_settings())) is not None:
+        if (
+            len(location) == 1
+            and (advice := at_the_top(location[0], detail["input"], declared(SearchConfig))) is not None
+        ):
             return location, advice
         at_top = configuration_settings() if "." in location[0] else SearchConfig.model_fields
         names = HalvingConfig.model_fields if location[0] == "halving" else at_top

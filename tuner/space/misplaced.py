@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from captune.tuner.space.declarations import configuration_settings
@@ -15,11 +15,10 @@ def at_the_top(key: str, value: Any, of_search: Collection[str]) -> str | None:
         of_search: dotted names of the search's own settings.
     """
     whole = key.removeprefix("fixed.").removeprefix("space.")
-    if inside_group := [name for name in _meant(whole, of_search) if "." in name]:
-        group, _, field = inside_group[0].partition(".")
-        return f"write it inside {group}, as {group}: {{{field}: ...}}"
+    if (name := _of_search(whole, of_search)) is not None:
+        return f"write it by itself, as {name}"
     settings = configuration_settings()
-    for each in (f"{whole}.{inner}" for inner in _dotted(value)) if isinstance(value, dict) else (whole,):
+    for each in _names(whole, value):
         if names := " or ".join(_meant(each, settings)):
             return f"a setting of trials: write {names} under fixed, for all of them, or under space to search it"
     if example := next((name for name in settings if name.startswith(f"{whole}.")), ""):
@@ -32,12 +31,21 @@ def inside(key: str, value: Any, of_search: Collection[str]) -> str | None:
     settings = configuration_settings()
     if key in settings:
         return None
-    if key in of_search:
-        return f"a setting of the search: write {key} at the top of the file"
-    nested = (f"{key}.{inner}" for inner in _dotted(value)) if isinstance(value, dict) else ()
-    if (name := next((name for name in nested if name in settings), None)) is not None:
-        return f"names are dotted here: write {name}"
+    for each in _names(key, value):
+        if (name := _of_search(each, of_search)) is not None:
+            return f"a setting of the search: write {name} at the top of the file"
+        if names := " or ".join(_meant(each, settings)):
+            return f"names are dotted here: write {names}"
     return None
+
+
+def _of_search(name: str, of_search: Collection[str]) -> str | None:
+    """How a setting of the search is written at the top, by its name or the end of it."""
+    meant = next((each for each in _meant(name, of_search)), None)
+    if meant is None:
+        return None
+    group, _, field = meant.rpartition(".")
+    return f"{group}: {{{field}: ...}}" if group else f"{field}: ..."
 
 
 def _meant(name: str, settings: Collection[str]) -> list[str]:
@@ -45,10 +53,9 @@ def _meant(name: str, settings: Collection[str]) -> list[str]:
     return [name] if name in settings else [each for each in settings if each.endswith(f".{name}")]
 
 
-def _dotted(values: Mapping[Any, Any]) -> list[str]:
-    """Names of values inside each other."""
-    return [
-        f"{name}.{inner}" if inner else str(name)
-        for name, value in values.items()
-        for inner in (_dotted(value) if isinstance(value, dict) else [""])
-    ]
+def _names(key: str, value: Any) -> Iterator[str]:
+    """Dotted names of a key and of all that stands inside it, from the outside in."""
+    yield key
+    if isinstance(value, dict):
+        for inner, content in value.items():
+            yield from _names(f"{key}.{inner}", content)

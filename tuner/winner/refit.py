@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,7 @@ class _Trial:
 
     @property
     def seconds_of_epoch(self) -> float:
-        """That the search trained, in the mean."""
+        """That the search trained, in the mean; NaN of an earlier captune that did not keep it."""
         return sum(epoch.train_seconds for epoch in self.record.curve) / max(1, len(self.record.curve))
 
     @classmethod
@@ -212,7 +213,8 @@ class _Refit:
         what = f"refit {turn + 1} of {seeds}"
         more = len(self.data.rows("train", "validation")) / max(1, len(self.data.rows("train")))
         seconds = more * sum(trial.epochs * trial.seconds_of_epoch for trial in self.trials)
-        self.say(f"{what}: {self.epochs} epochs on train + validation, {clock(seconds)} at the pace of the search")
+        foretold = f", {clock(seconds)} at the pace of the search" if math.isfinite(seconds) else ""
+        self.say(f"{what}: {self.epochs} epochs on train + validation{foretold}")
         done, total = turn * self.epochs, seeds * self.epochs
         weights = []
         for trial in self.trials:
