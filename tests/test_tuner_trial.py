@@ -91,7 +91,7 @@ def test_trial_that_diverges_reports_nan_and_ends(data: PreparedData, tiny: Tria
     from captune.tuner.training.trial import train_trial
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Training, "epoch", lambda self, number: math.nan)
+        patch.setattr(training.Training, "epoch", lambda self, number, heard: math.nan)
         (only,) = train_trial(Job(tiny, 0, 0), data)
     assert math.isnan(only.loss) and math.isnan(only.mean_f1)
 

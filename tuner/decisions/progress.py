@@ -63,7 +63,7 @@ class Features:
 
 
 class FeaturesPace:
-    """How long features still take, by how many came since they were looked at first. They come by the hundred."""
+    """How long features still take, by how many came since they were looked at first. They come by the thousand."""
 
     def __init__(self) -> None:
         self._first = self._last = (0.0, 0)  # second of a clock, rows
