@@ -67,7 +67,7 @@ def test_limit_that_comes_before_the_features_is_told() -> None:
     features = Features(10, 1000, 60.0)
     waiting = (replace(trial(0, 2, 0), phase="features, first epoch"),)
     said = Progress(40.0, seconds_left=50.0, features=features, running=waiting).notes
-    assert said[0] == str(features) and said[1].startswith("the time limit ends the search before its first epoch")
+    assert said[0] == str(features) and said[1].startswith("the time limit ends the search before they are, ")
     assert Progress(40.0, seconds_left=60.0, features=features).notes == (str(features),)
     others = Progress(40.0, seconds_left=50.0, features=features, running=(trial(0, 2, 0), trial(1, 2, 0)))
     assert others.notes == (str(features),), "they may be done in time"

@@ -156,15 +156,13 @@ class Progress:
         """`waits`, features, and whether the time will be up before anything is scored, a sentence each."""
         notes = self.waits if self.features is None else (*self.waits, str(self.features))
         left, limit = self.first_epoch_left, self.seconds_left
+        way_out = "its first epoch is done, without a score: give it more time, smaller pictures or smaller networks"
         if self.features is not None and not any(trial.phase in ("first epoch", "training") for trial in self.running):
             left = self.features.seconds_left
+            way_out = "they are, without a score: give it more time; what is computed stays for the next search"
         if left is None or limit is None or left <= limit or self.epochs or self.best is not None:
             return notes
-        late = (
-            "the time limit ends the search before its first epoch is done, without a score: "
-            "give it more time, smaller pictures or smaller networks"
-        )
-        return (*notes, late)
+        return (*notes, f"the time limit ends the search before {way_out}")
 
     @property
     def share(self) -> float | None:
