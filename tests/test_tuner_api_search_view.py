@@ -12,8 +12,10 @@ from rich.console import Console
 
 from captune.model.part_of_epoch import PartOfEpoch
 from captune.results.attributes import FATES
-from captune.tuner.api.search_view import chosen, clock, curve, in_words, view
-from captune.tuner.decisions.progress import Best, Features, Progress, RunningTrial
+from captune.tuner.api.search_view import chosen, curve, in_words, view
+from captune.tuner.decisions.features_pace import Features
+from captune.tuner.decisions.progress import Best, Progress, RunningTrial
+from captune.tuner.space.units import clock
 
 EVIL = "\x1b[2J\x1b]0;title\x07[red]x[/red]\u202e\x9b\n\r"
 SCORES = st.floats(0, 1) | st.just(math.nan)

@@ -771,6 +771,19 @@ def test_refit_that_is_interrupted_says_whether_there_is_a_winner(
     assert ran.err.startswith(f"error: interrupted; {said}")
 
 
+def test_refit_at_an_address_that_is_interrupted_claims_nothing(
+    captune: Captune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from captune.tuner.api.runs import Run
+
+    def interrupted(self: Run, **_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "refit", interrupted)
+    ran = captune("refit", "s3://bucket/run")
+    assert ran.code == 130 and "where s3://bucket/run/winner is there it is whole and proved; else" in ran.err
+
+
 def test_show_best_is_the_trial_that_refit_would_choose(captune: Captune, run: Path) -> None:
     assert json.loads(captune("show", run, "best", "--json").out)["number"] == 0
 

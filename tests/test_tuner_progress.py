@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captune.model.part_of_epoch import PartOfEpoch
-from captune.tuner.decisions.progress import Best, Features, FeaturesPace, Progress, RunningTrial, best_of
+from captune.tuner.decisions.features_pace import Features, FeaturesPace
+from captune.tuner.decisions.progress import Best, Progress, RunningTrial, best_of
 
 
 def trial(number: int, epochs: int, done: int, share: float = 0.0, seconds: float | None = None) -> RunningTrial:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from captune.errors import one_line, visible
 from captune.model.config import TITLES
 from captune.results.attributes import FATES
-from captune.tuner.decisions.progress import Progress, RunningTrial, clock
+from captune.tuner.decisions.progress import Progress, RunningTrial
+from captune.tuner.space.units import clock
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

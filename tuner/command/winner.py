@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from captune.cluster.object_storage.addresses import is_url
 from captune.interrupt import exit_status
 from captune.tuner.api.progress import say
 from captune.tuner.command.arguments import Address, AsJson, RunPath, StorageOption
@@ -111,9 +112,11 @@ def refit(
             anyway=anyway,
         ).proof
     except KeyboardInterrupt:
-        winner = Path(run) / "winner"  # at an address it is looked at by whoever asks again
+        winner = Path(run) / "winner"
         left = "no winner was written, and the same command trains it anew"
-        if winner.exists():
+        if is_url(run):
+            left = f"where {run}/winner is there it is whole and proved; else the same command trains it anew"
+        elif winner.exists():
             left = f"{winner} is whole and proved, but its page, card or files for other languages may be missing"
         fail(f"interrupted; {left}", exit_status(signal.SIGINT))
     test = proof.test

@@ -8,8 +8,8 @@ from typing import Literal
 
 from captune.model.config import Metric
 from captune.model.part_of_epoch import PartOfEpoch
+from captune.tuner.decisions.features_pace import Features
 
-_STALLED = 5  # times that rows take at other times, after which nobody can say how long the others take
 Phase = Literal["waiting for room", "starting a worker", "features, first epoch", "first epoch", "training"]
 
 
@@ -47,43 +47,6 @@ class Best:
 def best_of(scores: Iterable[Best | None]) -> Best | None:
     """The highest, of equal ones the first."""
     return max((each for each in scores if each is not None), key=lambda best: best.score, default=None)
-
-
-@dataclass(frozen=True)
-class Features:
-    """Rows whose frozen towers' features are there, of all. seconds_left: until all are; None while nobody can say."""
-
-    rows: int
-    total: int
-    seconds_left: float | None = None
-
-    def __str__(self) -> str:
-        left = "" if self.seconds_left is None else f", about {clock(self.seconds_left)} left"
-        return f"features: {self.rows:,} of {self.total:,} rows are computed{left}"
-
-
-class FeaturesPace:
-    """How long features still take, by how many came since they were looked at first. They come by the thousand."""
-
-    def __init__(self) -> None:
-        self._first = self._last = (0.0, 0)  # second of a clock, rows
-        self._came = 0  # at once, the last time
-        self._total = -1
-
-    def look(self, rows: int, total: int, now: float) -> Features:
-        """At so many of so many, at a second of a clock."""
-        if total != self._total or rows < self._last[1]:  # others, or some were given up
-            self._total, self._first, self._last = total, (now, rows), (now, rows)
-        if rows > self._last[1]:
-            self._came = rows - self._last[1]
-            self._last = (now, rows)
-        if self._last == self._first:
-            return Features(rows, total)
-        pace = (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])
-        quiet, usual = now - self._last[0], pace * self._came
-        if quiet > _STALLED * usual:
-            return Features(rows, total)
-        return Features(rows, total, max(0.0, (total - rows) * pace - min(quiet, usual)))
 
 
 @dataclass(frozen=True)
@@ -179,10 +142,3 @@ class Progress:
         left = None if self.seconds_left is None else max(0.0, self.seconds_left - seconds)
         at_work = self.seconds_at_work and self.seconds_at_work + seconds
         return replace(self, seconds=self.seconds + seconds, seconds_left=left, seconds_at_work=at_work)
-
-
-def clock(seconds: float) -> str:
-    """As 0:07, 12:30 or 1:05:30."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

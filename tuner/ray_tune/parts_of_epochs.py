@@ -1,7 +1,7 @@
 """How far the epochs that train are: workers tell it at the head of the cluster, the driver reads it there.
 
-Ray Tune carries what a step of a worker returns, and a step is an epoch; one may take an hour. Neither a worker nor the
-driver waits for the head: what cannot be told or read now is left out.
+Ray Tune carries what a step of a worker returns, and a step is an epoch; one may take an hour. Neither a worker that
+trains nor the driver that reads waits for the head: what cannot be told or read now is left out.
 """
 
 from __future__ import annotations

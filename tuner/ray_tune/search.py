@@ -26,7 +26,8 @@ from captune.results.optuna_private import quiet_optuna
 from captune.results.records import Record, load_records, records_of
 from captune.results.run_folder import RunError, RunFolder
 from captune.results.summary import Session, Summary, slot_hours, summarise
-from captune.tuner.decisions.progress import Features, FeaturesPace, Progress, RunningTrial
+from captune.tuner.decisions.features_pace import Features, FeaturesPace
+from captune.tuner.decisions.progress import Progress, RunningTrial
 from captune.tuner.ray_tune.memory import measured_share
 from captune.tuner.ray_tune.rounds import Rounds
 from captune.tuner.run.locations import reading

@@ -22,7 +22,7 @@ from captune.tuner.space.declarations import Declaration, Group, configuration_s
 from captune.tuner.space.dimensions import SpaceError, parse_dimension
 from captune.tuner.space.meaning import as_declared, chosen_as_declared
 from captune.tuner.space.meaning import check as check_meaning
-from captune.tuner.space.misplaced import at_the_top, inside
+from captune.tuner.space.misplaced import at_the_top, check_inside
 from captune.tuner.space.space import Space
 from captune.tuner.space.units import Bytes, Duration, Gpus, Interval, Milliseconds, Objectives, shortened
 from captune.tuner.space.yaml_file import ConfigError, YamlFile
@@ -269,14 +269,7 @@ def read_search(
     else:
         shipped = preset or default_preset
         file = YamlFile(shipped_space(shipped), f"the space of preset {shipped}")
-    values = _written(
-        {"preset": default_preset}
-        | {
-            key: value
-            for key, value in file.content.items()
-            if value is not None or key not in SearchConfig.model_fields
-        }
-    )
+    values = {"preset": default_preset} | _written(file.content)
     if preset is not None:
         values["preset"] = preset
     base = PRESETS.get(values["preset"]) if isinstance(values["preset"], str) else None
@@ -292,10 +285,7 @@ def read_search(
         values["fixed"] = {**values["fixed"], "storage": storage}
         values["space"] = {name: value for name, value in values["space"].items() if name != "storage"}
     try:
-        for group in ("fixed", "space"):
-            for key, value in values[group].items():
-                if (advice := inside(key, value, declared(SearchConfig))) is not None:
-                    raise SpaceError(advice, group, key)
+        check_inside({"fixed": values["fixed"], "space": values["space"]}, declared(SearchConfig))
         values["fixed"], values["space"] = as_declared(values["fixed"], values["space"])
         values["first"] = chosen_as_declared(values["first"], "first")
         config = SearchConfig.model_validate(values)
@@ -371,9 +361,11 @@ def _build_space(preset: str, fixed: Mapping[str, Any], space: Mapping[str, Any]
 
 
 def _written(content: dict[str, Any]) -> dict[str, Any]:
-    """A file's values, with bare numbers as texts where a unit belongs, so that they are refused."""
+    """A file's values, with bare numbers as texts where a unit belongs, so that they are refused; what is null is left
+    out, where it is a setting."""
     refused = {name for name, setting in declared(SearchConfig).items() if setting.unit and setting.unit.bare_refused}
-    return {k: str(v) if k in refused and isinstance(v, int | float) else v for k, v in content.items()}
+    given = {k: v for k, v in content.items() if v is not None or k not in SearchConfig.model_fields}
+    return {k: str(v) if k in refused and isinstance(v, int | float) else v for k, v in given.items()}
 
 
 def _nested(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -393,10 +385,8 @@ def _first(error: ValidationError) -> tuple[tuple[str, ...], str]:
     detail = error.errors()[0]
     location = tuple(str(step + 1 if isinstance(step, int) else step) for step in detail["loc"])  # places from 1
     if detail["type"] == "extra_forbidden":
-        if (
-            len(location) == 1
-            and (advice := at_the_top(location[0], detail["input"], declared(SearchConfig))) is not None
-        ):
+        advice = at_the_top(location[0], detail["input"], declared(SearchConfig)) if len(location) == 1 else None
+        if advice is not None:
             return location, advice
         at_top = configuration_settings() if "." in location[0] else SearchConfig.model_fields
         names = HalvingConfig.model_fields if location[0] == "halving" else at_top

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from captune.tuner.space.declarations import configuration_settings
+from captune.tuner.space.dimensions import SpaceError
 
 
 def at_the_top(key: str, value: Any, of_search: Collection[str]) -> str | None:
@@ -26,8 +27,16 @@ def at_the_top(key: str, value: Any, of_search: Collection[str]) -> str | None:
     return None
 
 
-def inside(key: str, value: Any, of_search: Collection[str]) -> str | None:
-    """The same of a key under `fixed` or `space`."""
+def check_inside(groups: Mapping[str, Mapping[str, Any]], of_search: Collection[str]) -> None:
+    """Raises SpaceError for the first key under `fixed` or `space` that belongs elsewhere. groups: both, by name."""
+    for group, values in groups.items():
+        for key, value in values.items():
+            if (advice := _inside(key, value, of_search)) is not None:
+                raise SpaceError(advice, group, key)
+
+
+def _inside(key: str, value: Any, of_search: Collection[str]) -> str | None:
+    """What is said of such a key; None of any other."""
     settings = configuration_settings()
     if key in settings:
         return None
@@ -41,7 +50,7 @@ def inside(key: str, value: Any, of_search: Collection[str]) -> str | None:
 
 def _of_search(name: str, of_search: Collection[str]) -> str | None:
     """How a setting of the search is written at the top, by its name or the end of it."""
-    meant = next((each for each in _meant(name, of_search)), None)
+    meant = next(iter(_meant(name, of_search)), None)
     if meant is None:
         return None
     group, _, field = meant.rpartition(".")

@@ -151,3 +151,10 @@ Gpus = Annotated[float | Literal["auto"], BeforeValidator(_gpus), Unit("GPUS", "
 Objectives = Annotated[
     tuple[str, ...], BeforeValidator(_objectives), Unit("NAMES", "mean_f1, or mean_f1,bytes", ",".join)
 ]
+
+
+def clock(seconds: float) -> str:
+    """As 0:07, 12:30 or 1:05:30."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -26,8 +26,8 @@ from captune.results.baselines import answers_on_test
 from captune.results.error_analysis import analyse
 from captune.results.records import Record
 from captune.results.run_folder import RunError, RunFolder
-from captune.tuner.decisions.progress import clock
 from captune.tuner.run.settings import contents_of
+from captune.tuner.space.units import clock
 from captune.tuner.training.trial import begin, features_for, make_bundle, to_answer
 from captune.tuner.winner.average import Members, average_of
 from captune.tuner.winner.choose import epoch_to_keep, epochs_of_refit, refuse_another
